@@ -1,0 +1,74 @@
+"""Every error of the package, each saying what was expected, what was got and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LaryPolicyError(Exception):
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        expected: What the code needed.
+        got: What it was given.
+        fix: What the user can do, ideally an exact command.
+    """
+
+    def __init__(self, *, expected: str, got: str, fix: str) -> None:
+        self.expected, self.got, self.fix = expected, got, fix
+        super().__init__(f"expected {expected}; got {got}. {fix}")
+
+
+class UnknownNameError(LaryPolicyError):
+    """A name is not in its registry; the message lists the valid ones and the closest match."""
+
+    def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
+        names = sorted(valid)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        super().__init__(
+            expected=f"a known {kind}",
+            got=f"'{name}'",
+            fix=f"{hint}Valid names: {', '.join(names) or '(none)'}.",
+        )
+
+
+class ConfigError(LaryPolicyError):
+    """A configuration value is missing, of the wrong type or contradicts another."""
+
+
+class WeightsMissingError(LaryPolicyError):
+    """Pretrained weights are not on this machine and were not allowed to be random."""
+
+
+class WeightsMismatchError(LaryPolicyError):
+    """A weight file does not fit the architecture, or its hash differs from the pinned one."""
+
+
+class FrameFormatError(LaryPolicyError):
+    """Frames are not uint8 RGB of shape [b t h w 3], or an image cannot be decoded."""
+
+
+class DatasetError(LaryPolicyError):
+    """A dataset file is missing, has no such column, or contradicts its neighbours."""
+
+
+class UnsafePathError(LaryPolicyError):
+    """A path leaves the folder it must stay in."""
+
+
+class StoreError(LaryPolicyError):
+    """A latent store is corrupt, belongs to another encoder, or cannot be written."""
+
+
+class ShapeError(LaryPolicyError):
+    """A tensor has the wrong shape, dtype or range."""
+
+
+class EmbodimentError(LaryPolicyError):
+    """Action layouts, statistics or conventions do not fit each other."""
+
+
+class SimulationError(LaryPolicyError):
+    """A task, camera, world count or action does not fit the simulated environment."""

@@ -1,0 +1,78 @@
+"""Where things lie on disk, and the guard that keeps paths inside their root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lary_policy.errors import ConfigError, StoreError, UnsafePathError
+
+
+def configs_dir() -> Path:
+    """Return the folder of the Hydra groups: package data in a wheel, `configs/` in a checkout.
+
+    Raises:
+        ConfigError: Neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "configs", package.parent / "configs"):
+        if (candidate / "embodiment").is_dir():
+            return candidate
+    raise ConfigError(
+        expected="the configs folder beside the package",
+        got=f"nothing under {package}",
+        fix="Reinstall the package: pip install --force-reinstall lerobot_policy_lary.",
+    )
+
+
+def resolve_inside(root: Path, relative: str | Path) -> Path:
+    """Resolve `relative` below `root`, following symlinks.
+
+    Raises:
+        UnsafePathError: The path is absolute, contains `..` or ends outside `root`.
+    """
+    path = Path(relative)
+    resolved = (root / path).resolve()
+    if path.is_absolute() or ".." in path.parts or not resolved.is_relative_to(root.resolve()):
+        raise UnsafePathError(
+            expected=f"a path inside {root}",
+            got=f"'{relative}'",
+            fix="Use a path relative to the dataset root, without '..' and without links that leave it.",
+        )
+    return resolved
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it only if the block succeeds.
+
+    Raises:
+        StoreError: The disk is full or not writable; the previous file, if any, is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _disk_error(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        expected=f"room and permission to write {path}",
+        got=f"{type(error).__name__}: {error.strerror or error}",
+        fix="Free disk space or choose another output folder, then start the same command again; finished parts are kept.",
+    )
