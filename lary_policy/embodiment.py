@@ -131,7 +131,7 @@ class Embodiment:
         self.check(anchor)
         if actions.shape[-1] != self.action_dim or actions.shape[:-2] != anchor.shape[:-1]:
             raise ShapeError(
-                expected=f"actions [..., k, {self.action_dim}] and anchors [..., {self.action_dim}] of equal batch",
+                expected=f"actions [..., k, {self.action_dim}] and anchors [..., {self.action_dim}]",
                 got=f"{tuple(actions.shape)} and {tuple(anchor.shape)}",
                 fix="Pass one anchor pose for each chunk.",
             )

@@ -72,3 +72,11 @@ class EmbodimentError(LaryPolicyError):
 
 class SimulationError(LaryPolicyError):
     """A task, camera, world count or action does not fit the simulated environment."""
+
+
+class TrainingError(LaryPolicyError):
+    """Training met a non-finite loss or has nothing to learn from."""
+
+
+class HeadMismatchError(LaryPolicyError):
+    """A saved head belongs to another encoder, embodiment or version, or its file is incomplete."""

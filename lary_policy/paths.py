@@ -74,5 +74,6 @@ def _disk_error(path: Path, error: OSError) -> StoreError:
     return StoreError(
         expected=f"room and permission to write {path}",
         got=f"{type(error).__name__}: {error.strerror or error}",
-        fix="Free disk space or choose another output folder, then start the same command again; finished parts are kept.",
+        fix="Free disk space or choose another output folder, then start the same command again: "
+        "finished parts are kept.",
     )

@@ -3,7 +3,7 @@
 Matrices are the hub: every representation converts to and from `[..., 3, 3]`.
 
 Conventions:
-    quat_wxyz: scalar first (MuJoCo). quat_xyzw: scalar last (ROS, scipy, AgiBot). Unit norm, returned with w >= 0.
+    quat_wxyz: scalar first (MuJoCo). quat_xyzw: scalar last (ROS, scipy, AgiBot). Returned with w >= 0.
     euler_xyz: angles (roll, pitch, yaw) in radians about the FIXED axes x, then y, then z: R = Rz Ry Rx,
         scipy's lower-case "xyz".
     axis_angle: rotation vector in radians, norm in [0, pi].

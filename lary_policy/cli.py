@@ -1,0 +1,71 @@
+"""The `lary` command: `lary <verb> group=choice key=value`. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from lary_policy.errors import LaryPolicyError, UnknownNameError
+
+_VERBS = {
+    "suite": (
+        "Run data, extract, probe, rollout and report for the tasks and encoders of a suite.",
+        "stages.verbs",
+    ),
+    "data": (
+        "Write simulated demonstrations in the LARYBench layout; `lary data verify` checks them.",
+        "stages.verbs",
+    ),
+    "extract": ("Encode each unique frame once into the latent store.", "stages.verbs"),
+    "probe": ("Train action experts and attentive probes on stored latents, report on test.", "stages.verbs"),
+    "rollout": ("Drive the simulated robot with trained heads, closed loop.", "stages.verbs"),
+    "report": ("Write report.html and report.json from everything finished so far.", "stages.verbs"),
+    "encoders": ("List the encoders: tokens, parameters, licence, weights.", "encoder_table"),
+    "doctor": ("Say what is missing on this machine and the command that fixes it.", "doctor"),
+}
+
+_EXAMPLES = """examples:
+  lary suite                                     the quick suite: two tasks, three encoders, one report
+  lary suite suite=full                          all tasks, more demonstrations and cameras; resumable
+  lary probe encoder=dinov2-small env=reach      probes of one encoder on one task
+  lary rollout encoder=pixels env=pick_place episodes=100
+  lary data verify                               check every dataset and latent store under outputs/
+"""
+
+
+def usage() -> str:
+    """Return the text of `lary --help`."""
+    lines = ["usage: lary <verb> [group=choice] [key=value] ...", "", "verbs:"]
+    lines += [f"  {name:<10} {text}" for name, (text, _) in _VERBS.items()]
+    lines += ["", "`lary <verb> --help` lists the settings of a verb.", "", _EXAMPLES]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 something found wrong, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from lary_policy import __version__
+
+        print(__version__)
+        return 0
+    verb, *rest = arguments
+    try:
+        if verb not in _VERBS:
+            raise UnknownNameError("verb", verb, _VERBS)
+        module = importlib.import_module(f"lary_policy.{_VERBS[verb][1]}")
+        return int(module.main(verb, rest))
+    except LaryPolicyError as error:
+        print(f"lary {verb}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"lary {verb}: stopped; finished parts are kept, the same command continues.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

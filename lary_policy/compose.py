@@ -1,0 +1,82 @@
+"""Hydra at the edge: group choices and overrides of the command line become one plain dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
+from lary_policy.paths import configs_dir
+
+
+def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose `configs/<verb>.yaml` with command-line overrides.
+
+    Raises:
+        UnknownNameError: A group has no such choice; the valid ones are listed.
+        ConfigError: An override cannot be parsed or names an unknown key.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for override in overrides:
+        _check_choice(override)
+    try:
+        with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
+            config = hydra_compose(config_name=verb, overrides=list(overrides))
+        values = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(verb, error) from error
+    return {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
+
+
+def group_names() -> tuple[str, ...]:
+    """Return the config groups."""
+    return tuple(sorted(p.name for p in configs_dir().iterdir() if p.is_dir()))
+
+
+def choices(group: str) -> tuple[str, ...]:
+    """Return the choices of a config group."""
+    return tuple(sorted(p.stem for p in (configs_dir() / group).glob("*.yaml")))
+
+
+def settings_text(verb: str) -> str:
+    """Return the text of `lary <verb> --help`: groups with their choices, then every key with its value."""
+    from omegaconf import OmegaConf
+
+    values = compose(verb, [])
+    used = [g for g in group_names() if g in ("suite", *values)]
+    groups = [f"  {group}={'|'.join(choices(group))}" for group in used]
+    return "\n".join(
+        [f"usage: lary {verb} [group=choice] [key=value] ...", "", "groups:", *groups, "", "settings:"]
+    ) + ("\n" + "\n".join("  " + line for line in OmegaConf.to_yaml(values).rstrip().splitlines()))
+
+
+def _check_choice(override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator:
+        raise ConfigError(
+            expected="an override of the form key=value",
+            got=f"'{override}'",
+            fix="Example: lary probe env=reach.",
+        )
+    group = key.lstrip("+~")
+    if group in group_names() and value not in choices(group):
+        raise UnknownNameError(group, value, choices(group))
+    if Path(value).suffix == ".yaml":
+        raise ConfigError(
+            expected="a choice's name without .yaml",
+            got=f"'{override}'",
+            fix=f"Write {key}={Path(value).stem}.",
+        )
+
+
+def _explain(verb: str, error: Exception) -> LaryPolicyError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ConfigError(
+        expected=f"settings that `lary {verb} --help` lists", got=first, fix=f"Run `lary {verb} --help`."
+    )

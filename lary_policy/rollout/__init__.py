@@ -1,0 +1,16 @@
+"""Closed loop: a trained head drives simulated robots from pixels."""
+
+from lary_policy.rollout.agents import Agent, ExpertAgent, HeadAgent, Observation
+from lary_policy.rollout.rollout import EpisodeFrames, RolloutResult, run_episodes
+from lary_policy.rollout.video import tile_video
+
+__all__ = [
+    "Agent",
+    "EpisodeFrames",
+    "ExpertAgent",
+    "HeadAgent",
+    "Observation",
+    "RolloutResult",
+    "run_episodes",
+    "tile_video",
+]

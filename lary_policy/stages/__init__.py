@@ -1,0 +1,1 @@
+"""Glue between configuration and library: one function a stage, each resumable."""

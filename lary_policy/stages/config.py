@@ -1,0 +1,157 @@
+"""The schema of a run: plain dataclasses, filled from the Hydra groups at the command line's edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lary_policy.compose import choices
+from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.paths import configs_dir
+
+PROBE_MODES = ("pair", "policy", "atomic")
+TARGETS = {"pair": ("absolute", "relative"), "policy": ("absolute", "relative"), "atomic": ("class",)}
+ROLLOUT_MODES = {
+    "subgoal": "pair",
+    "policy": "policy",
+}  # mode of the loop -> mode of the probe whose head it uses
+PROTOCOLS = ("native",)
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder, and how its frames and weights are treated (one file of configs/encoder)."""
+
+    name: str
+    weights: str = "auto"
+    preprocess: str = "native"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Episodes of each split, and noise injected into the executed targets (DART) in metres and radians."""
+
+    train: int
+    val: int
+    test: int
+    noise_std_m: float = 0.0
+    noise_std_rad: float = 0.0
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """One head to train: `pair` (source and target frame), `policy` (source frame) or `atomic` (classes)."""
+
+    mode: str
+    target: str
+    head: str
+    proprio: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in PROBE_MODES:
+            raise UnknownNameError("probe mode", self.mode, PROBE_MODES)
+        if self.target not in TARGETS[self.mode]:
+            raise UnknownNameError(f"target of a {self.mode} probe", self.target, TARGETS[self.mode])
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """One way to close the loop with the head of a probe."""
+
+    mode: str
+    target: str
+
+    def __post_init__(self) -> None:
+        if self.mode not in ROLLOUT_MODES:
+            raise UnknownNameError("rollout mode", self.mode, ROLLOUT_MODES)
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """Everything a run depends on. See configs/_run.yaml and configs/suite/ for the meaning of each field."""
+
+    name: str
+    tasks: tuple[str, ...]
+    encoders: tuple[EncoderChoice, ...]
+    cameras: tuple[str, ...]
+    image_px: int
+    demos: DemoConfig
+    probes: tuple[ProbeConfig, ...]
+    rollouts: tuple[RolloutConfig, ...]
+    embodiment: str = "arm7"
+    stride: int = 5
+    seed: int = 0
+    protocol: str = "native"
+    episodes: int = 50
+    num_worlds: int = 50
+    device: str = "auto"
+    output_dir: Path = field(default_factory=lambda: Path("outputs"))
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
+        for name, value in (
+            ("episodes", self.episodes),
+            ("num_worlds", self.num_worlds),
+            ("stride", self.stride),
+        ):
+            if value < 1:
+                raise ConfigError(
+                    expected=f"{name} >= 1", got=str(value), fix=f"Pass {name}=50, for example."
+                )
+        trained = {(p.mode, p.target) for p in self.probes}
+        for rollout in self.rollouts:
+            if (ROLLOUT_MODES[rollout.mode], rollout.target) not in trained:
+                raise ConfigError(
+                    expected=f"a probe {ROLLOUT_MODES[rollout.mode]}/{rollout.target} for rollout mode {rollout.mode}",
+                    got=f"probes {sorted(trained)}",
+                    fix="Add the probe to `probes` or drop the rollout.",
+                )
+
+    def probe_for(self, rollout: RolloutConfig) -> ProbeConfig:
+        """Return the probe whose head a rollout uses."""
+        wanted = (ROLLOUT_MODES[rollout.mode], rollout.target)
+        return next(p for p in self.probes if (p.mode, p.target) == wanted)
+
+
+def suite_config(raw: dict[str, Any]) -> SuiteConfig:
+    """Turn a resolved Hydra config into a `SuiteConfig`.
+
+    The group choices `env` and `encoder`, where present, narrow `tasks` and `encoders` to one.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type.
+        UnknownNameError: A task, encoder, mode, target or protocol does not exist.
+    """
+    import draccus
+
+    raw = dict(raw)
+    env, encoder = raw.pop("env", None), raw.pop("encoder", None)
+    if env is not None:
+        raw["tasks"] = [env["task"]]
+    names = [encoder] if encoder is not None else raw.get("encoders", [])
+    raw["encoders"] = [name if isinstance(name, dict) else read_group("encoder", name) for name in names]
+    try:
+        return draccus.decode(SuiteConfig, raw)
+    except draccus.utils.DecodingError as error:
+        raise ConfigError(
+            expected="fields " + ", ".join(SuiteConfig.__dataclass_fields__),
+            got=str(error),
+            fix="See configs/suite/quick.yaml for a complete example.",
+        ) from error
+
+
+def read_group(group: str, name: str) -> dict[str, Any]:
+    """Read one file of a config group.
+
+    Raises:
+        UnknownNameError: The group has no such file.
+    """
+    if name not in choices(group):
+        raise UnknownNameError(group, name, choices(group))
+    return yaml.safe_load((configs_dir() / group / f"{name}.yaml").read_text())
