@@ -1,0 +1,26 @@
+"""Datasets, pairs of frames and the latent store."""
+
+from __future__ import annotations
+
+from lary_policy.data.extract import ExtractReport, extract
+from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.pairs import PairRow, PairTable
+from lary_policy.data.primitives import PRIMITIVES, derive_primitives
+from lary_policy.data.sources import load_pairs
+from lary_policy.data.store import LatentStore
+from lary_policy.data.table import LatentTable, load_latents
+
+__all__ = [
+    "PRIMITIVES",
+    "ExtractReport",
+    "LatentStore",
+    "LatentTable",
+    "PairRow",
+    "PairTable",
+    "decode_frame",
+    "derive_primitives",
+    "extract",
+    "frame_id",
+    "load_latents",
+    "load_pairs",
+]

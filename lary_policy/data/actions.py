@@ -1,0 +1,59 @@
+"""Reading action chunks and poses from `.npy` files, without ever unpickling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lary_policy.errors import DatasetError
+
+_MAX_HEADER_BYTES = 4096  # a plain numeric .npy header is 128 bytes; anything near this is not one
+_MAX_ITEM_BYTES = 16  # long double
+
+
+def read_chunk(path: Path, steps: int, action_dim: int) -> NDArray[np.float32]:
+    """Read a chunk of actions as float32 `[k, a]`.
+
+    Any array whose row-major flattening has k * a numbers is accepted, as the reference does.
+
+    Raises:
+        DatasetError: The file is missing or not a numeric array, has another length, or is not finite.
+    """
+    need = steps * action_dim
+    array = _load(path, need)
+    if array.size != need:
+        raise DatasetError(
+            expected=f"{steps} x {action_dim} = {need} numbers in {path.name}",
+            got=f"{array.size} (shape {array.shape})",
+            fix="Choose the stride and embodiment this dataset was made with, or write the file anew.",
+        )
+    values = np.ascontiguousarray(array, dtype=np.float32).reshape(steps, action_dim)
+    if not np.isfinite(values).all():
+        raise DatasetError(
+            expected=f"finite numbers in {path.name}",
+            got=f"{int((~np.isfinite(values)).sum())} that are NaN or infinite",
+            fix="Write the file anew or leave the row out of the CSV.",
+        )
+    return values
+
+
+def _load(path: Path, need: int) -> NDArray[np.generic]:
+    try:
+        if path.stat().st_size > need * _MAX_ITEM_BYTES + _MAX_HEADER_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes, far more than {need} numbers need")
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"dtype {array.dtype}")
+    except (OSError, ValueError, EOFError) as error:
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        )
+        raise DatasetError(
+            expected=f"a numeric .npy array at {path}",
+            got=reason,
+            fix="Restore the file, or write the dataset anew with `lary data`.",
+        ) from error
+    return array

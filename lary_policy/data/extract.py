@@ -1,0 +1,205 @@
+"""Encode each unique frame once and put its latent into a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.store import STORE_DTYPES, LatentStore
+from lary_policy.errors import FrameFormatError, ShapeError, StoreError
+from lary_policy.types import LatentSpec, Quarantined
+
+Progress = Callable[[int, int], None]
+SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
+SHARD_FRAMES = 512  # an interruption costs at most this many encodes
+
+
+class FrameEncoder(Protocol):
+    """The part of `LatentEncoder` that extraction relies on."""
+
+    fingerprint: str
+    latent: LatentSpec
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Map uint8 `[b t h w 3]` to latents `[b t n d]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What one extraction did.
+
+    Attributes:
+        requested: Frame files asked for.
+        unique: Different frames among the readable ones.
+        encoded: Frames encoded now.
+        reused: Unique frames that the store held already.
+        quarantined: Files that could not be read or decoded.
+        seconds: Wall time.
+        encode_seconds: The part of it spent inside the encoder.
+    """
+
+    requested: int
+    unique: int
+    encoded: int
+    reused: int
+    quarantined: tuple[Quarantined, ...]
+    seconds: float
+    encode_seconds: float
+
+
+def extract(
+    paths: Iterable[Path],
+    encoder: FrameEncoder,
+    store: LatentStore,
+    *,
+    batch_size: int = 32,
+    on_progress: Progress | None = None,
+) -> ExtractReport:
+    """Encode every frame that the store lacks, once each however many files hold it; start again to continue.
+
+    Args:
+        paths: Image files.
+        encoder: A `frame` encoder.
+        store: Store with the encoder's fingerprint and latent shape.
+        batch_size: Frames encoded at once.
+        on_progress: Called with (frames done, frames to encode).
+
+    Raises:
+        StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full.
+        ShapeError: The encoder does not put out one latent of the stated shape for each frame.
+    """
+    start = time.perf_counter()
+    _check_match(encoder, store)
+    requested = list(paths)
+    files, quarantined = _identify(requested)
+    absent = store.missing(files)
+    todo = [(f, files[f]) for f in absent]
+    writer = _ShardWriter(store)
+    encode_seconds, done = 0.0, 0
+    for ids, frames, bad in _decoded(todo, batch_size):
+        quarantined.extend(bad)
+        for group_ids, group in _same_size(ids, frames):
+            began = time.perf_counter()
+            latents = _encode(encoder, group)
+            encode_seconds += time.perf_counter() - began
+            writer.add(group_ids, latents)
+        done += len(ids) + len(bad)
+        if on_progress is not None:
+            on_progress(done, len(todo))
+    writer.flush()
+    return ExtractReport(
+        requested=len(requested),
+        unique=len(files),
+        encoded=writer.written,
+        reused=len(files) - len(absent),
+        quarantined=tuple(quarantined),
+        seconds=time.perf_counter() - start,
+        encode_seconds=encode_seconds,
+    )
+
+
+class _ShardWriter:
+    """Collects latents and publishes a shard whenever enough are there."""
+
+    def __init__(self, store: LatentStore) -> None:
+        self.written = 0
+        self._store = store
+        frame_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
+        self._limit = max(1, min(SHARD_FRAMES, SHARD_BYTES // frame_bytes))
+        self._ids: list[str] = []
+        self._latents: list[Tensor] = []
+
+    def add(self, ids: Sequence[str], latents: Tensor) -> None:
+        self._ids.extend(ids)
+        self._latents.append(latents.detach().to("cpu", torch.float32))
+        if len(self._ids) >= self._limit:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._ids:
+            self._store.write_shard(self._ids, torch.cat(self._latents))
+            self.written += len(self._ids)
+            self._ids, self._latents = [], []
+
+
+def _identify(paths: Sequence[Path]) -> tuple[dict[str, Path], list[Quarantined]]:
+    files: dict[str, Path] = {}
+    quarantined = []
+    for path in dict.fromkeys(paths):
+        try:
+            files.setdefault(frame_id(path), path)
+        except FrameFormatError as error:
+            quarantined.append(Quarantined(str(path), str(error), "extract"))
+    return files, quarantined
+
+
+Decoded = tuple[list[str], list[Tensor], list[Quarantined]]
+
+
+def _decode_batch(batch: Sequence[tuple[str, Path]]) -> Decoded:
+    ids: list[str] = []
+    frames: list[Tensor] = []
+    bad: list[Quarantined] = []
+    for frame, path in batch:
+        try:
+            frames.append(decode_frame(path))
+            ids.append(frame)
+        except FrameFormatError as error:
+            bad.append(Quarantined(str(path), str(error), "extract"))
+    return ids, frames, bad
+
+
+def _decoded(todo: Sequence[tuple[str, Path]], batch_size: int) -> Iterator[Decoded]:
+    """Yield decoded batches, the next one being decoded in a thread while the caller works."""
+    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = [pool.submit(_decode_batch, b) for b in batches[:1]]
+        for i in range(len(batches)):
+            result = pending.pop().result()
+            if i + 1 < len(batches):
+                pending.append(pool.submit(_decode_batch, batches[i + 1]))
+            yield result
+
+
+def _same_size(ids: Sequence[str], frames: Sequence[Tensor]) -> Iterator[tuple[list[str], Tensor]]:
+    groups: dict[torch.Size, list[int]] = {}
+    for i, frame in enumerate(frames):
+        groups.setdefault(frame.shape, []).append(i)
+    for members in groups.values():
+        yield [ids[i] for i in members], torch.stack([frames[i] for i in members])
+
+
+def _encode(encoder: FrameEncoder, frames: Tensor) -> Tensor:
+    latents = encoder.encode(frames.unsqueeze(1))
+    expected = (len(frames), 1, encoder.latent.tokens, encoder.latent.width)
+    if tuple(latents.shape) != expected:
+        raise ShapeError(
+            expected=f"latents {expected} [b t n d] from the encoder",
+            got=f"{tuple(latents.shape)}",
+            fix="Correct the encoder or its LatentSpec.",
+        )
+    return latents.squeeze(1)
+
+
+def _check_match(encoder: FrameEncoder, store: LatentStore) -> None:
+    if encoder.latent.kind != "frame":
+        raise ShapeError(
+            expected="an encoder with one latent a frame",
+            got=f"kind '{encoder.latent.kind}'",
+            fix="Frame-keyed extraction needs a frame encoder.",
+        )
+    if (encoder.fingerprint, encoder.latent) != (store.fingerprint, store.latent):
+        raise StoreError(
+            expected=f"a store of encoder {encoder.fingerprint} with {encoder.latent}",
+            got=f"{store.fingerprint} with {store.latent}",
+            fix="Open the store with the encoder's own fingerprint and latent.",
+        )

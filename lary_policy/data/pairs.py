@@ -1,0 +1,113 @@
+"""Pairs of frames k control steps apart with the chunk of actions between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lary_policy.types import Quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """One usable row of a metadata CSV; all paths are absolute and inside the dataset root.
+
+    Attributes:
+        line: Line in the CSV, the header being line 1.
+        episode: Name of the episode (its number in simulated data).
+        src_step: Control step of the source frame, or None if the file name has none.
+        tgt_step: Control step of the target frame, or None.
+        src_frames: Source image of each camera.
+        tgt_frames: Target image of each camera.
+        action: File of the chunk.
+        label: Atomic primitive, or "" for none.
+        noise_steps: Steps of the chunk at which a disturbance was added to the executed pose.
+    """
+
+    line: int
+    episode: str
+    src_step: int | None
+    tgt_step: int | None
+    src_frames: tuple[Path, ...]
+    tgt_frames: tuple[Path, ...]
+    action: Path
+    label: str
+    noise_steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """Rows of one split with their actions in memory.
+
+    Attributes:
+        rows: The N usable rows.
+        cameras: Names of the c cameras, in the order of `PairRow.src_frames`.
+        quarantined: Rows set aside when the table was read, with reasons.
+        source: The CSV it was read from.
+        has_states: Whether anchors are measured poses; otherwise they are the first action of each chunk.
+        has_labels: Whether the CSV has a `label` column.
+    """
+
+    rows: tuple[PairRow, ...]
+    cameras: tuple[str, ...]
+    quarantined: tuple[Quarantined, ...]
+    source: Path
+    has_states: bool
+    has_labels: bool
+    action_values: Tensor
+    executed_values: Tensor
+    anchor_values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def frame_paths(self) -> tuple[Path, ...]:
+        """Return every frame file once, in order of first use."""
+        return tuple(dict.fromkeys(p for r in self.rows for p in (*r.src_frames, *r.tgt_frames)))
+
+    def actions(self) -> Tensor:
+        """Return the recorded (clean) absolute actions, float32 `[N, k, a]`."""
+        return self.action_values
+
+    def executed(self) -> Tensor:
+        """Return the poses that were really executed, float32 `[N, k, a]`.
+
+        They differ from `actions()` where a disturbance was injected (`noise_steps` > 0). An inverse model of
+        (source, target) wants these, because only they explain the target frame.
+        """
+        return self.executed_values
+
+    def anchors(self) -> Tensor:
+        """Return the pose at each source frame, float32 `[N, a]` (see `has_states`)."""
+        return self.anchor_values
+
+    def noise_steps(self) -> Tensor:
+        """Return the disturbed steps of each chunk, int64 `[N]`; behaviour cloning wants the rows with 0."""
+        return torch.tensor([r.noise_steps for r in self.rows], dtype=torch.int64)
+
+    def episodes(self) -> Tensor:
+        """Return the episode of each row, int64 `[N]`: its number, or an index if names are not numbers."""
+        names = [r.episode for r in self.rows]
+        if all(name.isdecimal() for name in names):
+            return torch.tensor([int(name) for name in names], dtype=torch.int64)
+        order = {name: i for i, name in enumerate(sorted(set(names)))}
+        return torch.tensor([order[name] for name in names], dtype=torch.int64)
+
+    def labels(self) -> tuple[str, ...] | None:
+        """Return the atomic primitive of each row ("" for none), or None if the CSV has no such column."""
+        return tuple(r.label for r in self.rows) if self.has_labels else None
+
+    def select(self, indices: Sequence[int] | Tensor) -> PairTable:
+        """Return the table of the rows at `indices`, in that order."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(
+            self,
+            rows=tuple(self.rows[i] for i in index.tolist()),
+            action_values=self.action_values[index],
+            executed_values=self.executed_values[index],
+            anchor_values=self.anchor_values[index],
+        )

@@ -1,0 +1,72 @@
+"""Atomic primitives: 26 signed directions and Open / Close (protocol section 1.6)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from lary_policy.errors import ShapeError
+
+DEFAULT_THRESHOLD_M = 0.01  # 4 cm/s over a chunk of 0.25 s: slower than any deliberate motion of the experts
+DEFAULT_GRIPPER_THRESHOLD = 0.25  # fraction of the full opening
+OPEN, CLOSE, NO_LABEL = "Open", "Close", ""
+
+# World frame of the package: x forward, y left, z up. Word for sign +1 and for sign -1 of each axis.
+_AXES = (("Forward", "Backward"), ("Left", "Right"), ("Up", "Down"))
+
+
+def direction_name(signs: tuple[int, int, int]) -> str:
+    """Return the name of a sign pattern (x, y, z); (1, 1, 1) is `Forward_Left_Up`, zeros are left out."""
+    words = [plus if s > 0 else minus for s, (plus, minus) in zip(signs, _AXES, strict=True) if s]
+    return "_".join(words)
+
+
+DIRECTIONS = tuple(
+    direction_name((x, y, z)) for x, y, z in itertools.product((1, 0, -1), repeat=3) if x or y or z
+)
+PRIMITIVES = (*DIRECTIONS, OPEN, CLOSE)
+
+
+def derive_primitives(
+    displacement_m: Tensor,
+    gripper_change: Tensor,
+    *,
+    threshold_m: float = DEFAULT_THRESHOLD_M,
+    gripper_threshold: float = DEFAULT_GRIPPER_THRESHOLD,
+) -> tuple[str, ...]:
+    """Label each chunk by its cumulative end-effector displacement or its change of the gripper command.
+
+    A gripper change wins over a direction, because the arm may drift while the gripper moves. An axis counts
+    when its displacement is at least `threshold_m`; with no axis and no gripper change the label is "".
+
+    Args:
+        displacement_m: Target position minus source position in the base frame, `[N, 3]`.
+        gripper_change: Opening commanded at the end of the chunk minus before it, `[N]`, in fractions.
+        threshold_m: Smallest displacement along an axis that counts.
+        gripper_threshold: Smallest change of the opening that counts.
+
+    Raises:
+        ShapeError: Shapes do not fit, a value is not finite, or a threshold is not positive.
+    """
+    finite = bool(torch.isfinite(displacement_m).all() and torch.isfinite(gripper_change).all())
+    shapes_fit = displacement_m.shape == (len(gripper_change), 3) and gripper_change.dim() == 1
+    if not (finite and shapes_fit and threshold_m > 0 and gripper_threshold > 0):
+        raise ShapeError(
+            expected="finite displacements [N, 3], gripper changes [N] and positive thresholds",
+            got=f"{displacement_m.shape}, {gripper_change.shape}, {threshold_m}, {gripper_threshold}",
+            fix="Pass one displacement and one gripper change for each chunk.",
+        )
+    signs = torch.where(displacement_m.abs() >= threshold_m, displacement_m.sign(), torch.zeros(()))
+    labels = [direction_name((int(x), int(y), int(z))) for x, y, z in signs.tolist()]
+    changes = gripper_change.tolist()
+    return tuple(
+        _label(name, change, gripper_threshold) for name, change in zip(labels, changes, strict=True)
+    )
+
+
+def _label(direction: str, gripper_change: float, threshold: float) -> str:
+    if abs(gripper_change) < threshold:
+        return direction
+    return OPEN if gripper_change > 0 else CLOSE

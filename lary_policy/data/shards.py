@@ -1,0 +1,95 @@
+"""One safetensors shard of latents: its file name is the sha256 of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lary_policy.errors import StoreError
+from lary_policy.paths import atomic_write
+
+SUFFIX = ".safetensors"
+_TENSOR, _IDS = "latents", "frame_ids"
+
+
+def write_shard(folder: Path, frame_ids: Sequence[str], latents: Tensor) -> str:
+    """Publish latents `[f n d]` atomically in `folder` and return the shard's sha256, which is its name.
+
+    Raises:
+        StoreError: The disk is full or not writable; nothing half-written remains.
+    """
+    data = save({_TENSOR: latents.contiguous()}, metadata={_IDS: json.dumps(list(frame_ids))})
+    digest = hashlib.sha256(data).hexdigest()
+    with atomic_write(folder / f"{digest}{SUFFIX}") as temporary:
+        temporary.write_bytes(data)
+    return digest
+
+
+def check_shard(path: Path) -> None:
+    """Raise StoreError unless the file's bytes have the sha256 that its name says."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(path, f"{type(error).__name__}: {error.strerror}") from error
+    if digest != path.stem:
+        raise _damaged(path, f"bytes with sha256 {digest}")
+
+
+def shard_frame_ids(path: Path) -> tuple[str, ...]:
+    """Read the frame ids of a shard in row order.
+
+    Raises:
+        StoreError: The shard is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(json.loads(file.metadata()[_IDS]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def read_shard(path: Path) -> Tensor:
+    """Read all latents `[f n d]` of a shard.
+
+    Raises:
+        StoreError: The shard is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents: Tensor = file.get_tensor(_TENSOR)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    return latents
+
+
+def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast to the store's dtype on the CPU.
+
+    Raises:
+        StoreError: A value is not finite, before or after the cast (float16 ends at 65504).
+    """
+    cast = latents.detach().to("cpu", dtype)
+    if not torch.isfinite(cast).all():
+        was = int((~torch.isfinite(latents)).sum())
+        raise StoreError(
+            expected=f"latents that are finite in {dtype}",
+            got=f"{int((~torch.isfinite(cast)).sum())} non-finite values, {was} of them before the cast",
+            fix="Use dtype=bfloat16 for this store, or check the encoder's precision.",
+        )
+    return cast
+
+
+def _damaged(path: Path, got: str) -> StoreError:
+    return StoreError(
+        expected=f"an intact shard {path}",
+        got=got,
+        fix=f"Delete it (rm '{path}') and run `lary extract` again: only its frames are encoded anew.",
+    )
