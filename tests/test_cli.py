@@ -1,0 +1,88 @@
+"""The command line as a user meets it."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lary_policy import cli
+from lary_policy.compose import choices, compose, settings_text
+from lary_policy.errors import ConfigError, UnknownNameError
+
+VERBS = ("data", "extract", "probe", "rollout", "report", "suite", "encoders", "doctor")
+
+
+def test_help_lists_every_verb_and_answers_within_a_second():
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "lary_policy.cli", "--help"], capture_output=True, text=True)
+    assert time.perf_counter() - started < 1.0
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert f"\n  {verb} " in done.stdout
+
+
+def test_unknown_verb_prints_the_valid_ones(capsys):
+    assert cli.main(["probee"]) == 2
+    message = capsys.readouterr().err
+    assert "Did you mean 'probe'?" in message
+    assert all(verb in message for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "override", "valid"),
+    [
+        ("probe", "encoder=dinov2-smal", "dinov2-small"),
+        ("rollout", "env=pickplace", "pick_place"),
+        ("suite", "suite=ful", "full"),
+    ],
+)
+def test_wrong_choice_prints_the_valid_ones(capsys, verb, override, valid):
+    assert cli.main([verb, override]) == 2
+    assert valid in capsys.readouterr().err
+
+
+def test_unknown_setting_and_malformed_override_are_named(capsys):
+    assert cli.main(["suite", "episods=3"]) == 2
+    assert "episods" in capsys.readouterr().err
+    assert cli.main(["suite", "episodes"]) == 2
+    assert "key=value" in capsys.readouterr().err
+
+
+def test_groups_narrow_and_overrides_reach_the_config():
+    raw = compose("probe", ["env=push", "encoder=pixels", "demos.train=7", "suite=full"])
+    assert raw["env"]["task"] == "push"
+    assert raw["encoder"]["name"] == "pixels"
+    assert raw["demos"]["train"] == 7
+    assert raw["name"] == "full"
+
+
+def test_verb_help_shows_groups_and_settings():
+    text = settings_text("suite")
+    assert "suite=full|quick" in text
+    assert "episodes: 50" in text
+
+
+def test_every_group_file_is_a_choice():
+    assert {"quick", "full"} <= set(choices("suite"))
+    assert "arm7" in choices("embodiment")
+
+
+def test_errors_are_of_the_right_kind():
+    with pytest.raises(UnknownNameError):
+        compose("suite", ["suite=nope"])
+    with pytest.raises(ConfigError):
+        compose("suite", ["nope=1"])
+
+
+def test_cuda_without_cuda_is_a_named_error():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    from lary_policy.device import resolve_device
+
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match="device=cpu"):
+        resolve_device("cuda")
+    with pytest.raises(ConfigError, match="got 'gpu'"):
+        resolve_device("gpu")

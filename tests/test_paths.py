@@ -1,0 +1,55 @@
+"""Paths stay inside their root and files are replaced whole or not at all."""
+
+import errno
+import os
+
+import pytest
+
+from lary_policy.errors import StoreError, UnsafePathError
+from lary_policy.paths import atomic_write, configs_dir, resolve_inside
+
+
+@pytest.mark.parametrize("bad", ["../x", "a/../../x", "/etc/passwd", "a/.."])
+def test_paths_that_leave_the_root_are_refused(tmp_path, bad):
+    with pytest.raises(UnsafePathError, match="inside"):
+        resolve_inside(tmp_path, bad)
+
+
+def test_link_out_of_the_root_is_refused(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path)
+    with pytest.raises(UnsafePathError):
+        resolve_inside(root, "link/secret.png")
+
+
+def test_inner_path_resolves(tmp_path):
+    assert resolve_inside(tmp_path, "images/ep_1/frame.png") == tmp_path.resolve() / "images/ep_1/frame.png"
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_full_disk_is_a_named_error_and_keeps_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "a.json"
+    target.write_text("old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left") as caught, atomic_write(target) as temporary:
+        temporary.write_text("new")
+    assert "Free disk space" in caught.value.fix
+    assert target.read_text() == "old"
+
+
+def test_configs_are_found():
+    assert (configs_dir() / "suite" / "quick.yaml").is_file()
