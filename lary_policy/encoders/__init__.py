@@ -1,0 +1,56 @@
+"""Frozen encoders: uint8 frames in, latent tokens out, one registry for all of them."""
+
+from __future__ import annotations
+
+from lary_policy.encoders import dino, efficientnet, pixels
+from lary_policy.encoders.base import (
+    EncoderOptions,
+    EncoderSpec,
+    LatentEncoder,
+    encoder_fingerprint,
+    encoder_spec,
+    list_encoders,
+    load_encoder,
+    register_encoder,
+)
+from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
+from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource, WeightsStatus, WheelFile
+from lary_policy.encoders.weights import weights_status as _weights_status
+
+__all__ = [
+    "EncoderOptions",
+    "EncoderSpec",
+    "FrameEncoder",
+    "HubRepo",
+    "LatentEncoder",
+    "Preprocess",
+    "Weights",
+    "WeightsSource",
+    "WeightsStatus",
+    "WheelFile",
+    "check_frames",
+    "dino",
+    "efficientnet",
+    "encoder_fingerprint",
+    "encoder_spec",
+    "list_encoders",
+    "load_encoder",
+    "pixels",
+    "prepare_frames",
+    "register_encoder",
+    "weights_status",
+]
+
+
+def weights_status(name: str) -> WeightsStatus:
+    """Return where an encoder's weights would come from on this machine; downloads nothing.
+
+    Args:
+        name: Registry name of the encoder.
+
+    Raises:
+        UnknownNameError: No such encoder; the message lists the valid names.
+        WeightsMismatchError: A weight file is there but its hash is not the pinned one.
+    """
+    return _weights_status(encoder_spec(name).weights)
