@@ -127,6 +127,21 @@ class Embodiment:
         """Invert `to_relative`: `[..., k, a]` relative actions and `[..., a]` anchor to absolute actions."""
         return self._convert(relative, anchor, inverse=True)
 
+    def rotation_error_deg(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Return the geodesic angle (degrees) between the rotations of two actions `[..., a]`.
+
+        One entry `[...]` for each rotation group, named after it, or `group/arm` where two arms share a name.
+        """
+        groups = [g for g in self.groups if g.kind == "rotation"]
+        repeated = len({g.name for g in groups}) < len(groups)
+        errors = {}
+        for group in groups:
+            index = list(group.indices)
+            matrices = [_TO_MATRIX[group.convention](v[..., index]) for v in (first, second)]
+            name = f"{group.name}/{group.arm}" if repeated else group.name
+            errors[name] = torch.rad2deg(rotation.geodesic_angle_rad(*matrices))
+        return errors
+
     def _convert(self, actions: Tensor, anchor: Tensor, *, inverse: bool) -> Tensor:
         self.check(anchor)
         if actions.shape[-1] != self.action_dim or actions.shape[:-2] != anchor.shape[:-1]:

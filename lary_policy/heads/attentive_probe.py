@@ -1,0 +1,218 @@
+"""The classification head: a learned query that attends to all tokens of all frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lary_policy.errors import ConfigError, ShapeError
+from lary_policy.heads.pool import LatentShape
+
+_INIT_STD = 0.02  # protocol section 4.1
+
+
+@dataclass(frozen=True)
+class AttentiveProbeConfig:
+    """Size of an `AttentiveProbe`; the defaults are LARYBench's probe (protocol section 4.1).
+
+    Attributes:
+        width: Model width.
+        num_self_blocks: Self-attention blocks before the pooling cross-attention.
+        num_heads: Attention heads; must divide `width`.
+        mlp_ratio: Hidden width of the MLPs over `width`.
+        max_frames: Length of the temporal embedding; longer clips interpolate it.
+
+    Raises:
+        ConfigError: A size is not positive or the heads do not divide the width.
+    """
+
+    width: int = 768
+    num_self_blocks: int = 3
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    max_frames: int = 128
+    kind: ClassVar[str] = "attentive"
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.num_heads, self.max_frames) < 1 or self.num_self_blocks < 0:
+            raise ConfigError(
+                expected="positive sizes and num_self_blocks >= 0", got=f"{self}", fix="Correct the head."
+            )
+        if self.width % self.num_heads:
+            raise ConfigError(
+                expected="num_heads that divides width",
+                got=f"{self.num_heads} heads for width {self.width}",
+                fix="Correct head.num_heads or head.width.",
+            )
+
+    @property
+    def label(self) -> str:
+        """Short name used in scores, e.g. `attentive768x4`."""
+        return f"attentive{self.width}x{self.num_self_blocks + 1}"
+
+
+class Mlp(nn.Module):
+    """Linear -> GELU -> Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map `[... d]` to `[... d]`."""
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class SelfBlock(nn.Module):
+    """Pre-norm transformer block: x + attention(LN(x)), then x + MLP(LN(x))."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map `[b n d]` to `[b n d]`."""
+        query, key, value = _split_heads(self.qkv(self.norm1(tokens)), 3, self.num_heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.proj(mixed.transpose(1, 2).flatten(2))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class PoolingBlock(nn.Module):
+    """Cross-attention of a query to tokens, without norm on the query and without output projection."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """Pool tokens `[b n d]` into queries `[b q d]`."""
+        heads = _split_heads(self.q(query), 1, self.num_heads)[0]
+        key, value = _split_heads(self.kv(self.norm1(tokens)), 2, self.num_heads)
+        mixed = F.scaled_dot_product_attention(heads, key, value)
+        query = query + mixed.transpose(1, 2).flatten(2)
+        return query + self.mlp(self.norm2(query))
+
+    def weights(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """Return the attention `[b heads q n]` that `forward` uses; it sums to 1 over n."""
+        heads = _split_heads(self.q(query), 1, self.num_heads)[0]
+        key = _split_heads(self.kv(self.norm1(tokens)), 2, self.num_heads)[0]
+        return (heads @ key.transpose(-1, -2) / math.sqrt(heads.shape[-1])).softmax(-1)
+
+
+class AttentiveProbe(nn.Module):
+    """LARYBench's probe: projector, temporal embedding, self-attention blocks, one pooling query, linear.
+
+    Tokens of all cameras of a frame stand side by side; frames carry a learned temporal embedding, which a
+    single frame or clip latent (t = 1) does not get.
+
+    Args:
+        latent_shape: (t, c, n, d) of the latents.
+        num_classes: Classes.
+        width: Model width (reference: 768).
+        num_self_blocks: Self-attention blocks (reference: 3).
+        num_heads: Attention heads (reference: 16).
+        mlp_ratio: Hidden width of the MLPs over `width` (reference: 4).
+        max_frames: Length of the temporal embedding (reference: 128); longer clips interpolate it.
+    """
+
+    def __init__(
+        self,
+        latent_shape: LatentShape,
+        num_classes: int,
+        *,
+        width: int = 768,
+        num_self_blocks: int = 3,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        max_frames: int = 128,
+    ) -> None:
+        super().__init__()
+        self.latent_shape, self.num_classes = latent_shape, num_classes
+        self.projector = nn.Sequential(nn.Linear(latent_shape[-1], width), nn.LayerNorm(width), nn.GELU())
+        self.temporal_embed = nn.Parameter(torch.zeros(1, max_frames, 1, width))
+        self.query_tokens = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList(SelfBlock(width, num_heads, mlp_ratio) for _ in range(num_self_blocks))
+        self.cross_attention_block = PoolingBlock(width, num_heads, mlp_ratio)
+        self.linear = nn.Linear(width, num_classes)
+        self._initialise()
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents `[b t c n d]` to logits `[b classes]`.
+
+        Raises:
+            ShapeError: The latents are not of the shape given at construction.
+        """
+        tokens = self._tokens(latents)
+        query = self.query_tokens.expand(len(tokens), -1, -1)
+        return self.linear(self.cross_attention_block(query, tokens).squeeze(1))
+
+    def attention(self, latents: Tensor) -> Tensor:
+        """Return the pooling query's weights `[b t c n]`, averaged over heads; each sample sums to 1."""
+        tokens = self._tokens(latents)
+        query = self.query_tokens.expand(len(tokens), -1, -1)
+        weights = self.cross_attention_block.weights(query, tokens)
+        return weights.mean(1).reshape(latents.shape[:-1])
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        if tuple(latents.shape[1:]) != tuple(self.latent_shape):
+            raise ShapeError(
+                expected=f"latents [b, {', '.join(map(str, self.latent_shape))}] (b t c n d)",
+                got=f"{tuple(latents.shape)}",
+                fix="Build the head for these latents, or feed it the encoder it was trained on.",
+            )
+        tokens = self.projector(latents.flatten(2, 3))  # [b t c*n width]
+        if tokens.shape[1] > 1:
+            tokens = tokens + self._temporal(tokens.shape[1])
+        tokens = tokens.flatten(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def _temporal(self, frames: int) -> Tensor:
+        if frames <= self.temporal_embed.shape[1]:
+            return self.temporal_embed[:, :frames]
+        along_time = self.temporal_embed.squeeze(2).transpose(1, 2)  # [1 width max_frames]
+        longer = F.interpolate(along_time, size=frames, mode="linear", align_corners=False)
+        return longer.transpose(1, 2).unsqueeze(2)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Initialise as the reference does; the classifier keeps PyTorch's default.
+
+        Truncated normal of std 0.02, zero biases; output matrices of block i are divided by
+        sqrt(2 (i + 1)) and the pooling block's last one by the factor of the last self-attention block.
+        """
+        pooled = [self.projector, self.blocks, self.cross_attention_block]
+        for module in (m for part in pooled for m in part.modules()):
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=_INIT_STD)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.temporal_embed, std=_INIT_STD)
+        nn.init.trunc_normal_(self.query_tokens, std=_INIT_STD)
+        for depth, block in enumerate(self.blocks, start=1):
+            for name in ("proj", "mlp.fc2"):
+                block.get_submodule(name).get_parameter("weight").div_(math.sqrt(2 * depth))
+        last = max(len(self.blocks), 1)
+        self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2 * last))
+
+
+def _split_heads(packed: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """Split `[b n parts*d]` into `parts` tensors `[b heads n d/heads]`."""
+    return packed.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -1,0 +1,56 @@
+"""What a head is trained on and what its best epoch is chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lary_policy.heads.batches import Batch
+
+BatchTerm = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss and a selection score.
+
+    Attributes:
+        name: Name of the score in histories.
+        loss: Head and batch to the scalar that is minimised; it owns the forward pass, so that generative
+            heads can add noise and call the head with it.
+        score: Head and batch to one number a sample `[b]`, lower is better; its mean over the val split
+            selects the epoch.
+    """
+
+    name: str
+    loss: BatchTerm
+    score: BatchTerm
+
+
+def _huber(head: nn.Module, batch: Batch) -> Tensor:
+    return F.huber_loss(head(*batch.inputs).float(), batch.targets, delta=1.0)
+
+
+def _squared_error(head: nn.Module, batch: Batch) -> Tensor:
+    return (head(*batch.inputs).float() - batch.targets).square().flatten(1).mean(1)
+
+
+def _error_rate(head: nn.Module, batch: Batch) -> Tensor:
+    return (head(*batch.inputs).argmax(-1) != batch.targets).float()
+
+
+def action_objective() -> Objective:
+    """Huber loss (delta 1) on normalised actions, selected by their MSE (protocol sections 5.2 and 5.4)."""
+    return Objective("mse", _huber, _squared_error)
+
+
+def class_objective(label_smoothing: float = 0.1) -> Objective:
+    """Cross-entropy with label smoothing (protocol section 4.2), selected by the top-1 error rate."""
+
+    def loss(head: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(head(*batch.inputs).float(), batch.targets, label_smoothing=label_smoothing)
+
+    return Objective("error_rate", loss, _error_rate)

@@ -1,0 +1,134 @@
+"""From token latents to one vector: the part of a head that decides its capacity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lary_policy.errors import ConfigError, ShapeError
+
+LatentShape = tuple[int, int, int, int]
+TokenGrid = tuple[int, ...]
+PoolKind = Literal["flatten", "grid", "mean", "project"]
+POOL_KINDS: tuple[PoolKind, ...] = ("flatten", "grid", "mean", "project")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How tokens become one vector.
+
+    Attributes:
+        kind: `flatten` keeps every number (LARYBench's regression probe, protocol section 5.1), `grid`
+            averages the token grid to `grid` x `grid`, `mean` averages all tokens, `project` maps each token
+            to `width` numbers with one matrix shared by all tokens, frames and cameras.
+        width: Numbers kept of each token, for `project`.
+        grid: Side of the averaged grid, for `grid`.
+
+    Raises:
+        ConfigError: The kind is unknown or a size is not positive.
+    """
+
+    kind: PoolKind = "flatten"
+    width: int = 32
+    grid: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in POOL_KINDS:
+            raise ConfigError(
+                expected=f"a pool kind of {', '.join(POOL_KINDS)}",
+                got=f"'{self.kind}'",
+                fix="Correct head.pool.kind.",
+            )
+        if self.width < 1 or self.grid < 1:
+            raise ConfigError(
+                expected="positive pool sizes",
+                got=f"width {self.width}, grid {self.grid}",
+                fix="Correct head.pool.width or head.pool.grid.",
+            )
+
+    @property
+    def label(self) -> str:
+        """Short name with the size that matters, e.g. `project32`."""
+        sizes = {"grid": str(self.grid), "project": str(self.width)}
+        return f"{self.kind}{sizes.get(self.kind, '')}"
+
+
+class Pool(nn.Module):
+    """Latents `[b t c n d]` to vectors `[b out_features]`.
+
+    Frames t and cameras c always stay apart; only tokens are reduced. No normalisation happens here: the
+    reference normalises the flattened vector, which is the first layer of the head behind the pool.
+
+    Args:
+        config: Kind and sizes.
+        latent_shape: (t, c, n, d) of the latents.
+        token_grid: Layout of the n tokens, (h, w) or `LatentSpec.grid` = (t, h, w); needed by `grid` only.
+
+    Raises:
+        ConfigError: `grid` is asked for and the tokens have no such layout.
+    """
+
+    def __init__(
+        self, config: PoolConfig, latent_shape: LatentShape, token_grid: TokenGrid | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_shape = latent_shape
+        frames, cameras, tokens, width = latent_shape
+        self.token_grid = _layout(config, tokens, token_grid)
+        self.projection = nn.Linear(width, config.width) if config.kind == "project" else nn.Identity()
+        kept = {
+            "flatten": tokens * width,
+            "grid": self.token_grid[0] * config.grid**2 * width,
+            "mean": width,
+            "project": tokens * config.width,
+        }
+        self.out_features: int = frames * cameras * kept[config.kind]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Reduce `[b t c n d]` to `[b out_features]`.
+
+        Raises:
+            ShapeError: The latents are not of the shape given at construction.
+        """
+        if tuple(latents.shape[1:]) != tuple(self.latent_shape):
+            raise ShapeError(
+                expected=f"latents [b, {', '.join(map(str, self.latent_shape))}] (b t c n d)",
+                got=f"{tuple(latents.shape)}",
+                fix="Build the head for these latents, or feed it the encoder it was trained on.",
+            )
+        if self.config.kind == "mean":
+            latents = latents.mean(-2)
+        elif self.config.kind == "grid":
+            latents = self._average_grid(latents)
+        return self.projection(latents).flatten(1)
+
+    def _average_grid(self, latents: Tensor) -> Tensor:
+        time, height, width = self.token_grid
+        maps = latents.flatten(0, 2).unflatten(1, (time, height, width)).movedim(-1, 2)  # [btc time d h w]
+        averaged = F.adaptive_avg_pool2d(maps.flatten(0, 1), self.config.grid)
+        return averaged.movedim(1, -1).reshape(latents.shape[0], -1)
+
+
+def _layout(config: PoolConfig, tokens: int, token_grid: TokenGrid | None) -> tuple[int, int, int]:
+    """Return (time, h, w) of the tokens; only the `grid` pool cares."""
+    if config.kind != "grid":
+        return (1, 1, tokens)
+    if token_grid is None or len(token_grid) not in (2, 3) or math.prod(token_grid) != tokens:
+        raise ConfigError(
+            expected=f"a token grid (h, w) or (t, h, w) of {tokens} tokens for the pool 'grid'",
+            got=f"{token_grid}",
+            fix="Use an encoder whose tokens have positions, or the pool 'mean', 'project' or 'flatten'.",
+        )
+    time, height, width = (1, *token_grid)[-3:]
+    if config.grid > min(height, width):
+        raise ConfigError(
+            expected=f"head.pool.grid of at most {min(height, width)} for a {height} x {width} token grid",
+            got=f"{config.grid}",
+            fix="Lower head.pool.grid.",
+        )
+    return (time, height, width)
