@@ -1,0 +1,52 @@
+"""Legs that scripted experts are made of, and helpers to write their waypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lary_envs.spec import WorldState
+
+
+def _reached(_: WorldState) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One leg of an expert.
+
+    Attributes:
+        name: For people.
+        waypoint: State to target pose `[w, 7]`.
+        tolerance_m: The leg is over when commanded and measured position are this near to the waypoint ...
+        done: ... and this condition, bool `[w]`, holds.
+        speed_m: Longest move in one control step, metres.
+        free: Far from contact: noise may be injected.
+        track: Keep reading the object's pose; False uses the pose at the start of the leg.
+    """
+
+    name: str
+    waypoint: Callable[[WorldState], Tensor]
+    tolerance_m: float
+    done: Callable[[WorldState], Tensor | bool] = _reached
+    speed_m: float = 0.02
+    free: bool = False
+    track: bool = False
+
+
+def pose(position: Tensor, yaw_rad: Tensor | float, gripper: float) -> Tensor:
+    """Return downward poses `[w, 7]` at `[w, 3]` positions."""
+    out = position.new_zeros(len(position), 7)
+    out[:, :3] = position
+    out[:, 5] = yaw_rad
+    out[:, 6] = gripper
+    return out
+
+
+def at_height(position: Tensor, height_m: float) -> Tensor:
+    """Return `[w, 3]` positions with their z replaced."""
+    return torch.cat([position[:, :2], torch.full_like(position[:, 2:], height_m)], -1)

@@ -1,0 +1,95 @@
+"""The table scene: floor, table, lights, cameras and the robot; tasks add their objects to it."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from lary_envs import panda
+from lary_envs.spec import Task
+from lary_envs.textures import wood
+
+TIMESTEP_S = 0.005
+_TABLE_CENTRE_M, _TABLE_HALF_M, _TABLE_THICK_M = (0.45, 0.0), (0.65, 0.75), 0.03
+# Camera: position, point looked at, vertical field of view in degrees. Close to the workspace, so that one
+# pixel of a 112 px frame is about 5 mm on the table.
+_CAMERAS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], float]] = {
+    "front": ((1.20, 0.0, 0.62), (0.46, 0.0, 0.085), 38.0),
+    "agent": ((0.42, -0.95, 0.42), (0.47, 0.0, 0.10), 38.0),
+}
+
+
+def look_at_quat(pos: tuple[float, float, float], target: tuple[float, float, float]) -> np.ndarray:
+    """Return the wxyz quaternion of a camera at `pos` that looks at `target` with the horizon level."""
+    back = np.subtract(pos, target).astype(np.float64)
+    back /= np.linalg.norm(back)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    matrix = np.stack([right, np.cross(back, right), back], axis=1)
+    quat = np.empty(4)
+    mujoco.mju_mat2Quat(quat, matrix.ravel())
+    return quat
+
+
+def build_model(task: Task) -> mujoco.MjModel:
+    """Compile the table scene with the robot first and the task's bodies after it."""
+    scene = mujoco.MjSpec()
+    scene.modelname = "lary_table"
+    scene.compiler.degree = False
+    _set_options(scene)
+    _add_surroundings(scene)
+    panda.add_materials(scene)
+    panda.add_arm(scene)
+    task.build(scene)
+    return scene.compile()
+
+
+def _set_options(scene: mujoco.MjSpec) -> None:
+    option = scene.option
+    option.timestep = TIMESTEP_S
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    option.impratio = 10  # keeps grasped objects from slipping
+    option.ls_iterations = 50
+
+
+def _add_surroundings(scene: mujoco.MjSpec) -> None:
+    texture = scene.add_texture(
+        name="wood", type=mujoco.mjtTexture.mjTEXTURE_2D, width=256, height=256, nchannel=3
+    )
+    texture.data = wood(256).tobytes()
+    scene.add_texture(
+        name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=[0.78, 0.82, 0.88], rgb2=[0.50, 0.55, 0.62], width=64, height=384,
+    )  # fmt: skip
+    table = scene.add_material(name="table", specular=0.1, shininess=0.2, texrepeat=[1, 1])
+    table.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "wood"
+    scene.add_material(name="floor", rgba=[0.55, 0.58, 0.62, 1], specular=0.0)
+    world = scene.worldbody
+    world.add_geom(
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, pos=[0, 0, -0.75], size=[4, 4, 0.1], material="floor",
+        contype=0, conaffinity=0,
+    )  # fmt: skip
+    world.add_geom(
+        name="table", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[*_TABLE_CENTRE_M, -_TABLE_THICK_M],
+        size=[*_TABLE_HALF_M, _TABLE_THICK_M], material="table", contype=panda.STATIC,
+        conaffinity=panda.OBJECT | panda.GRIPPER, friction=[0.8, 0.005, 0.0001],
+    )  # fmt: skip
+    _add_lights(scene)
+    for name, (pos, target, fovy) in _CAMERAS.items():
+        world.add_camera(name=name, pos=pos, quat=look_at_quat(pos, target), fovy=fovy)
+
+
+def _add_lights(scene: mujoco.MjSpec) -> None:
+    """One light casts shadows (they carry height), the fill light does not (a second shadow costs a ray)."""
+    head = scene.visual.headlight
+    head.ambient, head.diffuse, head.specular = [0.28] * 3, [0.22] * 3, [0.05] * 3
+    directional = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+    scene.worldbody.add_light(
+        name="key", type=directional, pos=[0.8, 0.6, 2.0], dir=[-0.18, -0.22, -1.0], castshadow=True,
+        diffuse=[0.60, 0.60, 0.58], specular=[0.2] * 3,
+    )  # fmt: skip
+    scene.worldbody.add_light(
+        name="fill", type=directional, pos=[1.0, -1.0, 1.5], dir=[-0.6, 0.6, -0.7], castshadow=False,
+        diffuse=[0.18, 0.18, 0.20], specular=[0.0] * 3,
+    )  # fmt: skip
