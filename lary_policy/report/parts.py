@@ -1,0 +1,207 @@
+"""The pieces of a report besides scores: trajectories, confusions, videos, failures. Plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from lary_policy.errors import ConfigError, ShapeError
+from lary_policy.types import EpisodeResult
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+def build[T](cls: type[T], row: dict[str, Any]) -> T:
+    """Build the dataclass `cls` from a JSON object.
+
+    Raises:
+        ConfigError: A field is missing or unknown; the message lists the valid ones.
+    """
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    if set(row) - set(known) or required - set(row):
+        raise ConfigError(
+            expected=f"the fields {', '.join(known)} of a {cls.__name__}",
+            got=f"{', '.join(sorted(row)) or 'no fields'}",
+            fix="Write the report again with this version: lary report.",
+        )
+    return cls(**row)
+
+
+def _rows(values: Any, what: str, width: int) -> Rows:
+    """Turn nested sequences or an array `[steps, width]` into tuples of finite floats."""
+    nested = values.tolist() if hasattr(values, "tolist") else values
+    rows = tuple(tuple(float(x) for x in row) for row in nested)
+    if not rows or any(len(row) != width for row in rows):
+        raise ShapeError(
+            expected=f"{what} of shape [steps, {width}], one column a label",
+            got=f"{len(rows)} rows of lengths {sorted({len(row) for row in rows})}",
+            fix="Pass one episode, its chunks joined in time.",
+        )
+    if not all(math.isfinite(x) for row in rows for x in row):
+        raise ShapeError(
+            expected=f"finite {what}",
+            got="NaN or infinite values",
+            fix="Train the head again with a lower learning rate, or run `lary data verify`.",
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """True and predicted actions over the steps of one episode.
+
+    Attributes:
+        encoder: Registry name.
+        task: Task or dataset name.
+        mode: `pair` or `policy`.
+        target: `absolute` or `relative`.
+        episode: Which episode, e.g. `test 412`.
+        labels: One name an action dimension (a of them).
+        true: Rows [steps, a]; arrays and tensors are accepted.
+        predicted: Rows [steps, a].
+        units: Unit of each dimension, or empty.
+    """
+
+    encoder: str
+    task: str
+    mode: str
+    target: str
+    episode: str
+    labels: tuple[str, ...]
+    true: Rows
+    predicted: Rows
+    units: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "units", tuple(self.units))
+        object.__setattr__(self, "true", _rows(self.true, "true actions", len(self.labels)))
+        object.__setattr__(self, "predicted", _rows(self.predicted, "predicted actions", len(self.labels)))
+        if len(self.true) != len(self.predicted) or len(self.units) not in (0, len(self.labels)):
+            raise ShapeError(
+                expected=f"{len(self.true)} predicted steps and 0 or {len(self.labels)} units",
+                got=f"{len(self.predicted)} predicted steps and {len(self.units)} units",
+                fix="Pass predictions for the same steps as the true actions.",
+            )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of predicted classes for each true class.
+
+    Attributes:
+        encoder: Registry name.
+        task: Task or dataset name.
+        labels: Class names (c of them).
+        counts: Rows [c, c]: true class down, predicted class across.
+        mode: Score mode it belongs to.
+    """
+
+    encoder: str
+    task: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    mode: str = "atomic"
+
+    def __post_init__(self) -> None:
+        rows = _rows(self.counts, "confusion counts", len(self.labels))
+        if len(rows) != len(self.labels) or any(x < 0 or x != int(x) for row in rows for x in row):
+            raise ShapeError(
+                expected=f"a {len(self.labels)} x {len(self.labels)} matrix of counts",
+                got=f"{len(rows)} rows, least value {min(min(row) for row in rows)}",
+                fix="Pass counts (not shares) with true classes as rows.",
+            )
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "counts", tuple(tuple(int(x) for x in row) for row in rows))
+
+
+@dataclass(frozen=True)
+class Video:
+    """One mp4 file to embed.
+
+    Attributes:
+        path: Path relative to the folder of the report (or an absolute path inside it).
+        caption: What is tiled in it.
+        seeds: Seeds of the tiled episodes in reading order, or empty.
+        successes: Whether each of them succeeded.
+    """
+
+    path: str
+    caption: str
+    seeds: tuple[int, ...] = ()
+    successes: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "seeds", tuple(int(s) for s in self.seeds))
+        object.__setattr__(self, "successes", tuple(bool(s) for s in self.successes))
+        if len(self.seeds) != len(self.successes):
+            raise ShapeError(
+                expected="one success flag a tiled seed",
+                got=f"{len(self.seeds)} seeds and {len(self.successes)} flags",
+                fix="Pass both for every tile, or neither.",
+            )
+
+
+@dataclass(frozen=True)
+class EpisodeFailure:
+    """Episodes of one rollout cell that were stopped for the same reason.
+
+    Attributes:
+        encoder: Registry name or `-`.
+        head: Head description.
+        task: Task name.
+        mode: `subgoal` or `policy`.
+        failure: Name, e.g. `non_finite_action`.
+        seeds: Seeds of the stopped episodes.
+        episodes: Episodes run in this cell.
+    """
+
+    encoder: str
+    head: str
+    task: str
+    mode: str
+    failure: str
+    seeds: tuple[int, ...]
+    episodes: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(int(s) for s in self.seeds))
+
+
+@dataclass(frozen=True)
+class ConstantDimension:
+    """An action dimension that never changes in training data: its normalised error says nothing.
+
+    Attributes:
+        task: Task or dataset name.
+        target: `absolute` or `relative`.
+        label: Name of the dimension.
+        value: Its only value.
+    """
+
+    task: str
+    target: str
+    label: str
+    value: float
+
+
+def collect_failures(
+    encoder: str, head: str, task: str, mode: str, results: Sequence[EpisodeResult]
+) -> tuple[EpisodeFailure, ...]:
+    """Group the stopped episodes of one rollout cell by failure name (none stopped: an empty tuple)."""
+    names = sorted({r.failure for r in results if r.failure is not None})
+    return tuple(
+        EpisodeFailure(
+            encoder, head, task, mode, n, tuple(r.seed for r in results if r.failure == n), len(results)
+        )
+        for n in names
+    )
+
+
+def to_rows(parts: Iterable[Any]) -> list[dict[str, Any]]:
+    """Turn dataclass instances into JSON-serialisable dicts."""
+    return [asdict(part) for part in parts]

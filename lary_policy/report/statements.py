@@ -1,0 +1,192 @@
+"""The answers in plain sentences, computed from the scores alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, Cell, cell_label, cells, overlap
+from lary_policy.report.correlate import Panel
+from lary_policy.report.labels import format_score, join_words
+from lary_policy.types import Score
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence about one cell.
+
+    Attributes:
+        label: Which cell.
+        text: The sentence.
+        encoder: The best encoder.
+        conclusive: No other interval overlaps with that of the best.
+    """
+
+    label: str
+    text: str
+    encoder: str
+    conclusive: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        question: The question.
+        verdict: One sentence over all cells.
+        statements: One sentence a cell.
+    """
+
+    question: str
+    verdict: str
+    statements: tuple[Statement, ...]
+
+
+def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]:
+    """Answer which latents decode action better, whose head succeeds, and whether the two agree."""
+    mse, top1 = cells(bundle.scores, "probe", "mse"), cells(bundle.scores, "probe", "top1")
+    success = cells(bundle.scores, "rollout", "success")
+    lowest, best = "the lowest test MSE", "the highest top-1 accuracy"
+    found = [
+        Answer(
+            "Whose latents decode action better?",
+            _verdict(mse, f"has {lowest}", "No probe error was measured."),
+            tuple(_statement(c, mse, f"has {lowest}", bundle) for c in mse),
+        )
+    ]
+    if top1:
+        found.append(
+            Answer(
+                "Whose latents name the motion better?",
+                _verdict(top1, f"has {best}", ""),
+                tuple(_statement(c, top1, f"has {best}", bundle) for c in top1),
+            )
+        )
+    verb = "succeeds most often"
+    found.append(
+        Answer(
+            "Whose head makes the robot succeed in closed loop?",
+            _verdict(success, verb, "No closed-loop episode was run."),
+            tuple(_success_statement(c, success, verb, bundle) for c in success),
+        )
+    )
+    found.append(Answer("Does the probe score foretell success?", agreement(panels), ()))
+    return tuple(found)
+
+
+def question(bundle: ReportBundle) -> str:
+    """Return the question of the page with the encoders that were compared."""
+    names = list(bundle.encoders())
+    who = f"Of {join_words(names)}" if names else "Of no encoder at all (this report holds no scores)"
+    return (
+        f"{who}: whose latents decode action better, and whose head makes the robot succeed in closed loop?"
+    )
+
+
+def agreement(panels: Sequence[Panel]) -> str:
+    """Say in how many cells the encoder with the lowest MSE is also the one that succeeds most."""
+    usable = [p for p in panels if len(p.points) > 1]
+    if not usable:
+        return "No task has both a probe score and a closed-loop score for two or more encoders."
+    same = sum(_same_winner(p) for p in usable)
+    pairs, agreeing = sum(p.pairs for p in usable), sum(p.agreeing for p in usable)
+    counted = f"{agreeing} of the {pairs} pairs of encoders that differ in both are in the same order"
+    counted = counted if pairs else "no pair of encoders differs in both"
+    return (
+        f"The encoder with the lowest test MSE also succeeds most often (or shares that place) in {same} of "
+        f"{len(usable)} task and mode {_plural(len(usable), 'cell')}; {counted}."
+    )
+
+
+def _same_winner(panel: Panel) -> bool:
+    lowest = min(p.probe.value for p in panel.points)
+    highest = max(p.success.value for p in panel.points)
+    return any(p.probe.value == lowest and p.success.value == highest for p in panel.points)
+
+
+def _verdict(found: Sequence[Cell], verb: str, empty: str) -> str:
+    """Sum the cells up: who wins how many, and how many of these wins the intervals support."""
+    compared = [c for c in found if len(c.scores) > 1]
+    if not compared:
+        return "Only one encoder was measured: there is nothing to compare." if found else empty
+    wins = Counter(c.best.encoder for c in compared if not c.tied())
+    clear = Counter(c.best.encoder for c in compared if not c.overlapping())
+    total = f"{len(compared)} {_plural(len(compared), 'comparison')}"
+    leaders = [name for name, count in wins.items() if count == max(wins.values())]
+    if len(leaders) != 1:
+        parts = [f"{n} {verb} in {wins[n]}" for n in leaders]
+        ending = join_words(parts) if parts else "all end in ties"
+        return f"No encoder stands out: of {total}, {ending}."
+    leader = leaders[0]
+    support = "all" if clear[leader] == wins[leader] else str(clear[leader]) if clear[leader] else "none"
+    return (
+        f"{leader} {verb} in {wins[leader]} of {total}; its interval is clear of every other encoder's in "
+        f"{support} of these."
+    )
+
+
+def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
+    """State who is best in a cell and which intervals overlap with it."""
+    label, best = cell_label(cell, siblings), cell.best
+    missing = [n for n in bundle.encoders() if n not in {s.encoder for s in cell.scores}]
+    absent = f" Not measured here: {join_words(missing)}." if missing else ""
+    if len(cell.scores) == 1:
+        text = f"only {best.encoder} was measured, {format_score(best)}: nothing to compare.{absent}"
+        return Statement(label, text, best.encoder, False)
+    near, far, tied = cell.overlapping(), cell.separated(), cell.tied()
+    if tied:
+        names = join_words([best.encoder, *(s.encoder for s in tied)])
+        text = f"{names} are level at {format_score(best)}"
+        rest = [s for s in near if s not in tied]
+        tail = [f"overlapping with {_listed(rest)}"] if rest else []
+        tail += [f"clear of {_listed(far)}"] if far else []
+        text = f"{text}{', ' if tail else ''}{join_words(tail) if tail else ''}.{absent}"
+        return Statement(label, text, best.encoder, False)
+    text = f"{best.encoder} {verb}, {format_score(best)}"
+    if not near:
+        text += f"; its interval does not overlap with {_listed(far, 'or')}."
+    else:
+        text += f", but its interval overlaps with {_listed(near)}: this run does not tell them apart."
+        text += f" It does not overlap with {_listed(far, 'or')}." if far else ""
+    return Statement(label, text + absent, best.encoder, not near)
+
+
+def _success_statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
+    """Like `_statement`, with the random head and the scripted expert named as floor and ceiling."""
+    base = _statement(cell, siblings, verb, bundle)
+    floor = _reference(bundle.scores, cell, FLOOR_HEAD, max)
+    ceiling = _reference(bundle.scores, cell, CEILING_HEAD, max)
+    extra = ""
+    if floor is None or ceiling is None:
+        names = [n for n, s in (("random head", floor), ("scripted expert", ceiling)) if s is None]
+        extra += f" No {join_words(names, 'and no')} was run here."
+    if floor is not None:
+        same = overlap(cell.best, floor)
+        extra += f" Random head: {format_score(floor)}"
+        extra += ", not told apart from the best." if same else "."
+    if ceiling is not None:
+        extra += f" Scripted expert: {format_score(ceiling)}."
+    return Statement(base.label, base.text + extra, base.encoder, base.conclusive)
+
+
+def _reference(scores: Sequence[Score], cell: Cell, head: str, choose: Callable[..., Score]) -> Score | None:
+    """Find the floor or ceiling of a cell: same task, and same mode unless it has none."""
+    found = [
+        s
+        for s in scores
+        if (s.stage, s.metric, s.head) == ("rollout", "success", head)
+        and (s.embodiment, s.task) == (cell.embodiment, cell.task)
+        and s.mode in (cell.mode, "-", head)
+    ]
+    return choose(found, key=lambda s: s.value) if found else None
+
+
+def _listed(scores: Sequence[Score], last: str = "and") -> str:
+    return join_words([f"{s.encoder} {format_score(s)}" for s in scores], last)
+
+
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"

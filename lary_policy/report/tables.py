@@ -1,0 +1,173 @@
+"""The tables of the page as plain data; every number on them comes from a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, overlap, rank
+from lary_policy.report.labels import format_number, metric_info, mode_label, target_label
+from lary_policy.types import Score
+
+
+@dataclass(frozen=True)
+class Number:
+    """One cell of a table.
+
+    Attributes:
+        value: Value as text.
+        interval: Interval as text.
+        low: Left end of the interval bar, percent of its track.
+        mid: Value on the track.
+        high: Right end.
+        mark: `best` (clear of all others), `lead` (best, but overlapping) or empty.
+        n: Samples or episodes behind it.
+    """
+
+    value: str
+    interval: str
+    low: float
+    mid: float
+    high: float
+    mark: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: names at the left, numbers (None where not measured) at the right."""
+
+    names: tuple[str, ...]
+    numbers: tuple[Number | None, ...]
+    encoder: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table with its heading and column names."""
+
+    title: str
+    columns: tuple[str, ...]
+    encoders: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def _number(score: Score, peers: Sequence[Score], top: float) -> Number:
+    """Format a score; `peers` are the scores it competes with, `top` is the end of the bar's track."""
+    info = metric_info(score.metric)
+    value, interval = format_number(score.value, score.ci95, percent=info.percent)
+    low, mid, high = (
+        100.0 * min(1.0, max(0.0, x / top)) for x in (score.ci95[0], score.value, score.ci95[1])
+    )
+    return Number(value, interval, low, mid, high, _mark(score, peers), score.n)
+
+
+def _mark(score: Score, peers: Sequence[Score]) -> str:
+    if len(peers) < 2 or metric_info(score.metric).higher_is_better is None:
+        return ""
+    order = rank(peers)
+    if score.value != order[0].value:
+        return ""
+    return "lead" if any(overlap(score, s) for s in order if s is not score) else "best"
+
+
+def probe_tables(scores: Sequence[Score]) -> tuple[Table, ...]:
+    """Build one table for each embodiment, task and mode: metrics down, encoders across."""
+    probes = [s for s in scores if s.stage != "rollout"]
+    groups: dict[tuple[str, str, str], list[Score]] = {}
+    for s in probes:
+        groups.setdefault((s.embodiment, s.task, s.mode), []).append(s)
+    many = len({s.embodiment for s in probes}) > 1
+    return tuple(_probe_table(key, members, many) for key, members in groups.items())
+
+
+def _probe_table(key: tuple[str, str, str], members: Sequence[Score], with_embodiment: bool) -> Table:
+    columns = list(dict.fromkeys(_column(s) for s in members))
+    titles = _column_titles(columns)
+    keys = sorted(
+        {(s.target, s.metric) for s in members}, key=lambda k: (k[0], metric_info(k[1]).order, k[1])
+    )
+    rows = []
+    for target, metric in keys:
+        line = {_column(s): s for s in members if (s.target, s.metric) == (target, metric)}
+        top = max(s.ci95[1] for s in line.values()) or 1.0
+        info = metric_info(metric)
+        top = 1.0 if info.percent else top
+        name = f"{info.label} ({info.unit})" if info.unit else info.label
+        numbers = tuple(_number(line[c], list(line.values()), top) if c in line else None for c in columns)
+        rows.append(Row((target_label(target), name), numbers, kind="main" if "/" not in metric else "part"))
+    title = f"{key[1]}, {mode_label(key[2])}" + (f", {key[0]}" if with_embodiment else "")
+    return Table(title, titles, tuple(c[0] for c in columns), tuple(rows))
+
+
+def _column(score: Score) -> tuple[str, ...]:
+    return (score.encoder, score.head, score.split, f"seed {score.seed}", score.protocol)
+
+
+def _column_titles(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Name columns by the encoder and whatever else differs between them."""
+    varying = [i for i in range(1, 5) if len({c[i] for c in columns}) > 1]
+    return tuple(" · ".join([c[0], *(c[i] for i in varying)]) for c in columns)
+
+
+def rollout_table(scores: Sequence[Score]) -> Table:
+    """Build the table of closed-loop rates: by task and mode: expert, heads (best first), random head."""
+    rollouts = [s for s in scores if s.stage == "rollout"]
+    metrics = sorted({s.metric for s in rollouts}, key=lambda m: (metric_info(m).order, m))
+    lines: dict[tuple[str, ...], dict[str, Score]] = {}
+    for s in rollouts:
+        key = (
+            s.task,
+            s.mode,
+            s.target,
+            s.embodiment,
+            s.encoder,
+            s.head,
+            s.split,
+            f"seed {s.seed}",
+            s.protocol,
+        )
+        lines.setdefault(key, {})[s.metric] = s
+    tasks = list(dict.fromkeys(k[0] for k in lines))
+    modes = list(dict.fromkeys(k[1] for k in lines))
+
+    def order(key: tuple[str, ...]) -> tuple[float, ...]:
+        place = {CEILING_HEAD: 0.0, FLOOR_HEAD: 2.0}.get(key[5], 1.0)
+        main = lines[key].get("success")
+        return (tasks.index(key[0]), modes.index(key[1]), place, -(main.value if main else 0.0))
+
+    extras = [i for i in (3, 6, 7, 8) if len({k[i] for k in lines}) > 1]
+    rows = tuple(_rollout_row(key, lines, metrics, extras) for key in sorted(lines, key=order))
+    titles = tuple(metric_info(m).label for m in metrics)
+    return Table("Closed loop", titles, (), rows)
+
+
+def _rollout_row(
+    key: tuple[str, ...],
+    lines: dict[tuple[str, ...], dict[str, Score]],
+    metrics: Sequence[str],
+    extras: Sequence[int],
+) -> Row:
+    """Build one line; heads compete within one task, mode, embodiment, split, seed and protocol."""
+    own = lines[key]
+    reference = {CEILING_HEAD: "ceiling", FLOOR_HEAD: "floor"}.get(key[5], "")
+    rivals = [
+        line
+        for other, line in lines.items()
+        if other[:2] == key[:2] and other[3] == key[3] and other[6:] == key[6:]
+        if other[5] not in (CEILING_HEAD, FLOOR_HEAD)
+    ]
+    numbers = []
+    for metric in metrics:
+        peers = [line[metric] for line in rivals if metric in line] if not reference else []
+        info = metric_info(metric)
+        top = (
+            1.0
+            if info.percent
+            else max(line[metric].ci95[1] for line in lines.values() if metric in line) or 1.0
+        )
+        numbers.append(_number(own[metric], peers, top) if metric in own else None)
+    who = {"ceiling": "scripted expert", "floor": f"random head on {key[4]}"}.get(reference, key[4])
+    names = (key[0], key[1], " · ".join([who, *(key[i] for i in extras)]), key[2], key[5])
+    return Row(names, tuple(numbers), key[4], reference)
