@@ -1,0 +1,130 @@
+"""Runs scripted experts in parallel worlds and records what a demonstration needs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lary_policy.data.disturbance import Disturbance
+
+if TYPE_CHECKING:
+    from lary_envs import EndEffectorController, Expert, SimEnv
+
+PNG_LEVEL = 1  # zlib level: 2-3 times faster than Pillow's default for files a few per cent larger
+
+
+@dataclass(frozen=True)
+class EpisodeJob:
+    """An episode to record: its number, seed and split."""
+
+    episode: int
+    seed: int
+    split: str
+
+
+@dataclass
+class Recording:
+    """Everything recorded of one episode so far.
+
+    Attributes:
+        job: Which episode.
+        images: PNG bytes at each chunk boundary, one a camera.
+        states: Measured pose `[a]` at each chunk boundary.
+        clean: The expert's target `[a]` of each control step.
+        executed: The pose `[a]` really commanded at each control step.
+        disturbed: Whether each control step was disturbed.
+        start_pose: Commanded pose `[a]` before the first step.
+        success_step: Control steps until the first success, or None.
+        failure: Why it cannot be used, or "".
+    """
+
+    job: EpisodeJob
+    start_pose: Tensor
+    images: list[list[bytes]] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    clean: list[Tensor] = field(default_factory=list)
+    executed: list[Tensor] = field(default_factory=list)
+    disturbed: list[bool] = field(default_factory=list)
+    success_step: int | None = None
+    failure: str = ""
+
+
+def record_episodes(
+    env: SimEnv,
+    controller: EndEffectorController,
+    expert: Expert,
+    jobs: Sequence[EpisodeJob],
+    disturbance: Disturbance,
+    *,
+    stride: int,
+) -> list[Recording]:
+    """Record one episode in each of the first `len(jobs)` worlds; further worlds idle.
+
+    Frames and states are taken at chunk boundaries 0, k, 2k, ... only. An episode ends at the first boundary
+    that lies a whole chunk or more after its first success, or at the last one within the task's step limit.
+
+    Args:
+        env: Environment, already reset to the seeds of the jobs.
+        controller: Controller, already reset to the environment's joints.
+        expert: Scripted expert, already reset.
+        jobs: Episodes to record, at most one a world.
+        disturbance: Offsets added to the expert's targets.
+        stride: Chunk length k.
+    """
+    last = controller.pose()
+    recordings = [Recording(job, last[i].clone()) for i, job in enumerate(jobs)]
+    running = list(range(len(jobs)))
+    limit = env.task.max_steps // stride * stride
+    for step in range(limit + 1):
+        if step % stride == 0:
+            _take_frames(env, [recordings[i] for i in running], running)
+            running = [i for i in running if not _is_over(recordings[i], step, stride, limit)]
+            if not running:
+                break
+        clean = expert.act(last)
+        offset = disturbance.offsets(step, expert.free_space())
+        disturbed = offset.any(-1)
+        target = clean + offset
+        for i in running:
+            recordings[i].failure = recordings[i].failure or controller.check(target)[i] or ""
+        env.step(controller.command(target))
+        last = torch.where(disturbed.unsqueeze(-1), controller.pose(), target)
+        success = env.success()
+        for i in running:
+            _take_step(recordings[i], clean[i], last[i], bool(disturbed[i]))
+            if recordings[i].success_step is None and success[i]:
+                recordings[i].success_step = step + 1
+    for recording in recordings:
+        if recording.success_step is None and not recording.failure:
+            recording.failure = f"the expert did not succeed within {limit} steps"
+    return recordings
+
+
+def _is_over(recording: Recording, step: int, stride: int, limit: int) -> bool:
+    done = recording.success_step is not None and step >= recording.success_step + stride
+    return done or step >= limit or bool(recording.failure)
+
+
+def _take_frames(env: SimEnv, recordings: Sequence[Recording], worlds: Sequence[int]) -> None:
+    frames, states = env.frames(list(worlds)).cpu(), env.proprio()
+    for recording, views, world in zip(recordings, frames, worlds, strict=True):
+        recording.images.append([_png(view) for view in views])
+        recording.states.append(states[world].cpu().clone())
+
+
+def _take_step(recording: Recording, clean: Tensor, executed: Tensor, disturbed: bool) -> None:
+    recording.clean.append(clean.clone())
+    recording.executed.append(executed.clone())
+    recording.disturbed.append(disturbed)
+
+
+def _png(frame: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame.numpy()).save(buffer, format="PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
