@@ -51,7 +51,7 @@ def test_unknown_setting_and_malformed_override_are_named(capsys):
 
 def test_groups_narrow_and_overrides_reach_the_config():
     raw = compose("probe", ["env=push", "encoder=pixels", "demos.train=7", "suite=full"])
-    assert raw["env"]["task"] == "push"
+    assert raw["env"]["name"] == "push"
     assert raw["encoder"]["name"] == "pixels"
     assert raw["demos"]["train"] == 7
     assert raw["name"] == "full"

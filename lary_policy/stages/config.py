@@ -23,12 +23,16 @@ PROTOCOLS = ("native",)
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """Which encoder, and how its frames and weights are treated (one file of configs/encoder)."""
+    """Which encoder, and how its frames and weights are treated (one file of configs/encoder).
+
+    `image_px` null means the size of the suite's frames, so that nothing is scaled up.
+    """
 
     name: str
     weights: str = "auto"
     preprocess: str = "native"
     dtype: str = "float32"
+    image_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class SuiteConfig:
         for rollout in self.rollouts:
             if (ROLLOUT_MODES[rollout.mode], rollout.target) not in trained:
                 raise ConfigError(
-                    expected=f"a probe {ROLLOUT_MODES[rollout.mode]}/{rollout.target} for rollout mode {rollout.mode}",
+                    expected=f"a probe {ROLLOUT_MODES[rollout.mode]}/{rollout.target} for rollouts",
                     got=f"probes {sorted(trained)}",
                     fix="Add the probe to `probes` or drop the rollout.",
                 )
@@ -133,7 +137,7 @@ def suite_config(raw: dict[str, Any]) -> SuiteConfig:
     raw = dict(raw)
     env, encoder = raw.pop("env", None), raw.pop("encoder", None)
     if env is not None:
-        raw["tasks"] = [env["task"]]
+        raw["tasks"] = [env["name"]]
     names = [encoder] if encoder is not None else raw.get("encoders", [])
     raw["encoders"] = [name if isinstance(name, dict) else read_group("encoder", name) for name in names]
     try:

@@ -1,0 +1,156 @@
+"""What all stages of one run share: configuration, folders, device, loaded encoders."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lary_policy import __version__
+from lary_policy.device import resolve_device
+from lary_policy.embodiment import Embodiment, load_embodiment
+from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder, weights_status
+from lary_policy.errors import UnknownNameError, WeightsMissingError
+from lary_policy.stages.cells import Cell, digest
+from lary_policy.stages.config import EncoderChoice, SuiteConfig
+from lary_policy.threads import available_cores
+
+# Raised when a stage computes something else from the same inputs, so that old cells are not reused.
+STAGE_VERSIONS = {"data": 1, "extract": 1, "probe": 1, "rollout": 1}
+PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
+
+
+@dataclass
+class RunContext:
+    """One run of one or more stages.
+
+    Attributes:
+        config: What to do.
+        device: Resolved torch device.
+        cache: Folder of finished cells, shared by all runs of an output folder.
+        cores: CPU cores that may be used.
+    """
+
+    config: SuiteConfig
+    device: str
+    cache: Path
+    cores: int
+    _encoders: dict[EncoderChoice, LatentEncoder] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, config: SuiteConfig) -> RunContext:
+        """Resolve the device and check every name before anything is computed.
+
+        Raises:
+            UnknownNameError: A task, encoder, embodiment or camera does not exist.
+            WeightsMissingError: The weights of an encoder are absent.
+            ConfigError: CUDA is asked for and not there.
+        """
+        from lary_envs import task_spec
+
+        for task in config.tasks:
+            spec = task_spec(task)
+            for camera in config.cameras:
+                if camera not in spec.cameras:
+                    raise UnknownNameError(f"camera of task {task}", camera, spec.cameras)
+        load_embodiment(config.embodiment)
+        context = cls(config, resolve_device(config.device), config.output_dir / "cache", available_cores())
+        for choice in config.encoders:
+            encoder_spec(choice.name).latent_at(context.image_px(choice))
+            context.weights_key(choice)
+        return context
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """Action layout of the run."""
+        return load_embodiment(self.config.embodiment)
+
+    def image_px(self, choice: EncoderChoice) -> int:
+        """Return the input size of an encoder: its own choice or the size of the frames."""
+        return choice.image_px or self.config.image_px
+
+    def encoder(self, choice: EncoderChoice) -> LatentEncoder:
+        """Load an encoder once."""
+        if choice not in self._encoders:
+            self._encoders[choice] = load_encoder(
+                choice.name,
+                weights=choice.weights,
+                image_px=self.image_px(choice),
+                preprocess=choice.preprocess,
+                dtype=choice.dtype,
+                device=self.device,
+                seed=self.config.seed,
+            )
+        return self._encoders[choice]
+
+    def encoder_key(self, choice: EncoderChoice) -> dict[str, Any]:
+        """Return what an encoder's latents depend on, without building it."""
+        return {
+            "choice": replace(choice, image_px=self.image_px(choice)),
+            "weights": self.weights_key(choice),
+            "code": encoder_spec(choice.name).code_version,
+        }
+
+    def weights_key(self, choice: EncoderChoice) -> str:
+        """Return the hash of the weights an encoder would load.
+
+        Raises:
+            WeightsMissingError: They are nowhere on this machine.
+        """
+        if choice.weights != "auto":
+            return choice.weights
+        status = _weights_status(choice.name)
+        if not status.available:
+            raise WeightsMissingError(
+                expected=f"pretrained weights of '{choice.name}'", got="none on this machine", fix=status.fix
+            )
+        return status.sha256 or status.source
+
+    def cell(self, stage: str, label: str, *inputs: Any) -> Cell:
+        """Return the cell of a stage for the given inputs."""
+        return Cell(stage, label, digest(STAGE_VERSIONS[stage], __version__, *inputs), self.cache)
+
+
+@functools.cache
+def _weights_status(name: str) -> Any:
+    return weights_status(name)
+
+
+def environment(context: RunContext) -> dict[str, str]:
+    """Return versions, device, cores, seed and git revision, as every result carries them."""
+    import torch
+
+    versions = {name: _version(name) for name in PACKAGES}
+    gpu = torch.cuda.get_device_name(context.device) if context.device != "cpu" else "none"
+    return {
+        "lary_policy": __version__,
+        **versions,
+        "python": platform.python_version(),
+        "device": context.device,
+        "gpu": gpu,
+        "cpu cores": str(context.cores),
+        "git": git_revision(),
+        "seed": str(context.config.seed),
+        "protocol": context.config.protocol,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def git_revision() -> str:
+    """Return the commit of the checkout the package runs from (`-dirty` if changed), or `not a checkout`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return "not a checkout"
+    return done.stdout.strip() if done.returncode == 0 else "not a checkout"

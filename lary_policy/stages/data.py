@@ -1,0 +1,98 @@
+"""Stage `data`: demonstrations of a task, and those that the closed loop follows in mode `subgoal`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lary_policy.data import PairTable, load_pairs
+from lary_policy.data.simulated import DemonstrationReport, collect_demonstrations
+from lary_policy.progress import progress
+from lary_policy.stages.cells import Cell
+from lary_policy.stages.context import RunContext
+from lary_policy.types import Quarantined
+
+# Disjoint seed ranges: what is evaluated was never trained on.
+FIRST_SEED = {"train": 0, "val": 100_000, "test": 200_000, "rollout": 300_000}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Where the demonstrations of one task lie.
+
+    Attributes:
+        task: Task name.
+        root: Dataset with the splits train, val and test.
+        goals_root: Dataset with the split rollout: one demonstration for each evaluated seed.
+        seconds: Time both took to collect.
+        failed: Expert episodes that were left out.
+    """
+
+    task: str
+    root: Path
+    goals_root: Path
+    seconds: float
+    failed: tuple[Quarantined, ...]
+
+    def pairs(self, context: RunContext, split: str) -> PairTable:
+        """Read the pairs of a split."""
+        root = self.goals_root if split == "rollout" else self.root
+        return load_pairs(
+            root,
+            self.task,
+            split,
+            embodiment=context.embodiment,
+            stride=context.config.stride,
+            cameras=context.config.cameras,
+        )
+
+
+def seeds_of(split: str, count: int) -> list[int]:
+    """Return the episode seeds of a split."""
+    return list(range(FIRST_SEED[split], FIRST_SEED[split] + count))
+
+
+def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell]:
+    """Return the cells of the demonstrations and of the goals of a task."""
+    c = context.config
+    shared = (task, c.cameras, c.image_px, c.stride, c.embodiment)
+    demos = context.cell("data", task, *shared, c.demos)
+    return demos, context.cell("data", f"{task}-goals", *shared, c.episodes)
+
+
+def run_data(context: RunContext, task: str) -> TaskData:
+    """Collect the demonstrations of a task, or reuse the complete ones on disk.
+
+    Raises:
+        StoreError: The disk is full; finished episodes are kept and the next call continues.
+        DatasetError: The expert failed on a whole split.
+    """
+    demos, goals = data_cells(context, task)
+    counts = asdict(context.config.demos)
+    noise = {key: counts[key] for key in ("noise_std_m", "noise_std_rad")}
+    splits = {split: seeds_of(split, counts[split]) for split in SPLITS}
+    first = _collect(context, demos, task, splits, noise)
+    second = _collect(context, goals, task, {"rollout": seeds_of("rollout", context.config.episodes)}, {})
+    failed = (*first.failed, *second.failed)
+    return TaskData(task, first.root, second.root, first.seconds + second.seconds, failed)
+
+
+def _collect(
+    context: RunContext, cell: Cell, task: str, splits: dict[str, list[int]], noise: dict[str, Any]
+) -> DemonstrationReport:
+    c = context.config
+    kwargs: dict[str, Any] = {
+        "splits": splits,
+        "cameras": c.cameras,
+        "image_px": c.image_px,
+        "stride": c.stride,
+        "num_worlds": c.num_worlds,
+        "render_device": context.device,
+        **noise,
+    }
+    if cell.folder.exists():
+        return collect_demonstrations(cell.folder, task, **kwargs)
+    with progress(f"data {cell.label}") as update:
+        return collect_demonstrations(cell.folder, task, on_progress=update, **kwargs)

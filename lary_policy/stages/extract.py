@@ -1,0 +1,78 @@
+"""Stage `extract`: every unique frame of a task through one encoder, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lary_policy.data import LatentStore, LatentTable, PairTable, extract, load_latents
+from lary_policy.progress import progress
+from lary_policy.stages.cells import Cell
+from lary_policy.stages.config import EncoderChoice
+from lary_policy.stages.context import RunContext
+from lary_policy.stages.data import SPLITS, TaskData, data_cells
+from lary_policy.threads import intra_op_threads
+
+
+@dataclass(frozen=True)
+class SplitLatents:
+    """Pairs of one split and the latents of their frames."""
+
+    pairs: PairTable
+    table: LatentTable
+
+
+def open_store(context: RunContext, choice: EncoderChoice) -> LatentStore:
+    """Open the latents of an encoder, shared by all tasks and runs of an output folder."""
+    encoder = context.encoder(choice)
+    root = context.cache / "latents" / f"{choice.name}-{encoder.fingerprint}"
+    return LatentStore(root, encoder.fingerprint, encoder.latent)
+
+
+def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
+    """Return the cell of a task's frames through an encoder."""
+    inputs = [cell.key for cell in data_cells(context, task)]
+    return context.cell(
+        "extract", f"{task}-{choice.name}", inputs, context.encoder_key(choice), context.device
+    )
+
+
+def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> dict[str, Any]:
+    """Encode what the store lacks and return counts, seconds and quarantined files.
+
+    Raises:
+        StoreError: The disk is full or the store is damaged; finished shards are kept.
+        WeightsMissingError: The weights of the encoder are absent.
+    """
+    cell = extract_cell(context, data.task, choice)
+    if cell.done:
+        return cell.result()
+    encoder = context.encoder(choice)
+    store = open_store(context, choice)
+    tables = [data.pairs(context, split) for split in (*SPLITS, "rollout")]
+    paths = list(dict.fromkeys(path for pairs in tables for path in pairs.frame_paths()))
+    with progress(f"extract {cell.label}") as update, intra_op_threads(context.cores):
+        report = extract(paths, encoder, store, on_progress=update)
+    return cell.finish(
+        {
+            "task": data.task,
+            "encoder": choice.name,
+            "fingerprint": encoder.fingerprint,
+            "requested": report.requested,
+            "unique": report.unique,
+            "encoded": report.encoded,
+            "reused": report.reused,
+            "quarantined": [*report.quarantined, *(q for pairs in tables for q in pairs.quarantined)],
+            "seconds": report.seconds,
+        }
+    )
+
+
+def load_split(context: RunContext, data: TaskData, choice: EncoderChoice, split: str) -> SplitLatents:
+    """Load the pairs of a split with their latents.
+
+    Raises:
+        StoreError: Latents are missing: run `extract` first.
+    """
+    pairs = data.pairs(context, split)
+    return SplitLatents(pairs, load_latents(pairs, open_store(context, choice)))

@@ -1,0 +1,290 @@
+"""Stage `probe`: train one head on stored latents, select on val, report on test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lary_policy.embodiment import ActionStats, Embodiment
+from lary_policy.heads import (
+    HeadMeta,
+    LatentBatches,
+    TrainResult,
+    action_objective,
+    build_head,
+    class_objective,
+    evaluate_action,
+    evaluate_class,
+    load_head_config,
+    save_head,
+    train,
+)
+from lary_policy.progress import progress
+from lary_policy.report.metrics import bootstrap_mean_ci
+from lary_policy.stages.cells import Cell
+from lary_policy.stages.config import EncoderChoice, ProbeConfig
+from lary_policy.stages.context import RunContext
+from lary_policy.stages.data import SPLITS, TaskData
+from lary_policy.stages.extract import SplitLatents, extract_cell, load_split
+from lary_policy.threads import intra_op_threads
+from lary_policy.types import Quarantined, Score
+
+Splits = dict[str, SplitLatents]
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """One head to train.
+
+    Attributes:
+        data: Demonstrations of the task.
+        encoder: Encoder whose latents it reads.
+        probe: Mode, target, head and proprioception.
+    """
+
+    data: TaskData
+    encoder: EncoderChoice
+    probe: ProbeConfig
+
+    @property
+    def label(self) -> str:
+        """Readable name of the cell."""
+        return f"{self.data.task}-{self.encoder.name}-{self.probe.mode}-{self.probe.target}"
+
+
+def probe_cell(context: RunContext, job: ProbeJob) -> Cell:
+    """Return the cell of a trained head."""
+    head = load_head_config(job.probe.head)
+    upstream = extract_cell(context, job.data.task, job.encoder).key
+    seed = (context.config.seed, context.config.protocol)
+    return context.cell("probe", job.label, upstream, job.probe, head, seed, context.device)
+
+
+def run_probe(context: RunContext, job: ProbeJob, splits: Splits | None = None) -> dict[str, Any]:
+    """Train, evaluate and save one head, or return the finished result.
+
+    Args:
+        context: The run.
+        job: What to train.
+        splits: Latents of the three splits, if the caller has them already.
+
+    Returns:
+        Scores, an example trajectory or the confusion matrix, constant dimensions, set-aside rows, history.
+    """
+    cell = probe_cell(context, job)
+    if cell.done:
+        return cell.result()
+    splits = splits or load_splits(context, job.data, job.encoder)
+    with progress(f"probe {job.label}") as update, intra_op_threads(context.cores):
+        run = _atomic if job.probe.mode == "atomic" else _action
+        result = run(context, job, splits, cell, update)
+    return cell.finish(result)
+
+
+def load_splits(context: RunContext, data: TaskData, encoder: EncoderChoice) -> Splits:
+    """Load the latents of train, val and test."""
+    return {split: load_split(context, data, encoder, split) for split in SPLITS}
+
+
+def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fields: Any) -> HeadMeta:
+    encoder = context.encoder(job.encoder)
+    return HeadMeta(
+        model=load_head_config(job.probe.head).model,
+        encoder=job.encoder.name,
+        fingerprint=encoder.fingerprint,
+        latent_shape=sample.latent_shape,
+        cameras=context.config.cameras,
+        embodiment=context.config.embodiment,
+        task=job.data.task,
+        mode=job.probe.mode,  # type: ignore[arg-type]
+        target=job.probe.target,  # type: ignore[arg-type]
+        token_grid=encoder.latent.grid,
+        seed=context.config.seed,
+        **fields,
+    )
+
+
+def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
+    embodiment = context.embodiment
+    raw = {name: _targets(split, job.probe, embodiment) for name, split in splits.items()}
+    stats = ActionStats.fit(raw["train"].actions)
+    proprio_stats = ActionStats.fit(raw["train"].anchors) if job.probe.proprio else None
+    batches = {name: value.batches(stats, proprio_stats) for name, value in raw.items()}
+    meta = _head_meta(
+        context,
+        job,
+        batches["train"],
+        chunk=context.config.stride,
+        action_dim=embodiment.action_dim,
+        stats=stats,
+        proprio_stats=proprio_stats,
+    )
+    head = build_head(meta)
+    trained = _train(context, job, head, batches, action_objective(), update)
+    evaluation = evaluate_action(head, batches["test"], stats, embodiment, device=context.device)
+    save_head(cell.folder, head, meta)
+    episodes = raw["test"].episodes.numpy()
+    values = {name: tensor.numpy() for name, tensor in evaluation.per_sample().items()}
+    scores = [
+        _score(context, job, meta, name, bootstrap_mean_ci(v, episodes), len(v), trained)
+        for name, v in values.items()
+        if name == "mse" or name.split("/")[1] in embodiment.group_indices()
+    ]
+    position = (
+        evaluation.per_sample(physical=True)["mse/position"].numpy() * 3e4
+    )  # mean of 3 axes, m^2 -> cm^2
+    mean, interval = bootstrap_mean_ci(position, episodes)
+    root = (math.sqrt(mean), (math.sqrt(interval[0]), math.sqrt(interval[1])))
+    scores.append(_score(context, job, meta, "rmse_cm/position", root, len(position), trained))
+    for name, degrees in evaluation.rotation_error_deg.items():
+        estimate = bootstrap_mean_ci(degrees.mean(1).numpy(), episodes)
+        scores.append(_score(context, job, meta, f"deg/{name}", estimate, len(degrees), trained))
+    constant = stats.constant(raw["train"].actions)
+    return {
+        **_common(job, meta, trained, [q for split in splits.values() for q in split.table.quarantined]),
+        "scores": [s.to_dict() for s in scores],
+        "constant": [[embodiment.labels[i], stats.mean[i]] for i in constant],
+        "trajectory": _trajectory(raw["test"], evaluation.targets, evaluation.predictions),
+    }
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Physical targets of one split."""
+
+    bank: Tensor
+    index: Tensor
+    actions: Tensor
+    anchors: Tensor
+    episodes: Tensor
+
+    def batches(self, stats: ActionStats, proprio_stats: ActionStats | None) -> LatentBatches:
+        proprio = None if proprio_stats is None else proprio_stats.normalise(self.anchors)
+        return LatentBatches(self.bank, self.index, stats.normalise(self.actions), proprio)
+
+
+def _targets(split: SplitLatents, probe: ProbeConfig, embodiment: Embodiment) -> _Targets:
+    """Pick actions and frames: inverse models explain what was executed, policies imitate what was meant."""
+    table, kept = split.table, split.table.kept
+    pairs = split.pairs.select(kept)
+    pair_mode = probe.mode == "pair"
+    rows = torch.arange(len(pairs)) if pair_mode else torch.nonzero(pairs.noise_steps() == 0).flatten()
+    actions = (pairs.executed() if pair_mode else pairs.actions())[rows]
+    anchors = pairs.anchors()[rows]
+    if probe.target == "relative":
+        actions = embodiment.to_relative(actions, anchors)
+    index = table.index[rows] if pair_mode else table.index[rows, :1]
+    return _Targets(table.bank, index, actions, anchors, pairs.episodes()[rows])
+
+
+def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
+    labels = {name: s.pairs.select(s.table.kept).labels() or () for name, s in splits.items()}
+    classes = tuple(sorted({label for label in labels["train"] if label}))
+    batches, aside = {}, [q for split in splits.values() for q in split.table.quarantined]
+    rows: dict[str, list[int]] = {}
+    for name, split in splits.items():
+        rows[name] = [i for i, label in enumerate(labels[name]) if label in classes]
+        unknown = [label for label in labels[name] if label and label not in classes]
+        aside += [Quarantined(u, f"class of split {name} that train lacks", "probe") for u in unknown]
+        targets = torch.tensor([classes.index(labels[name][i]) for i in rows[name]])
+        batches[name] = LatentBatches(split.table.bank, split.table.index[rows[name]], targets)
+    meta = _head_meta(context, job, batches["train"], class_names=classes)
+    head = build_head(meta)
+    trained = _train(context, job, head, batches, class_objective(), update)
+    evaluation = evaluate_class(head, batches["test"], classes, device=context.device)
+    save_head(cell.folder, head, meta)
+    test = splits["test"].pairs.select(splits["test"].table.kept)
+    episodes = test.episodes()[rows["test"]].numpy()
+    metrics = {"top1": evaluation.correct, "top1_macro": evaluation.macro_terms}
+    scores = []
+    for name, terms in metrics.items():
+        value, (low, high) = bootstrap_mean_ci(terms.numpy(), episodes)
+        # Macro terms weigh rare classes up, so a resample's mean can pass 1; an accuracy cannot.
+        estimate = (value, (low, min(high, 1.0)))
+        scores.append(_score(context, job, meta, name, estimate, len(terms), trained))
+    return {
+        **_common(job, meta, trained, aside),
+        "scores": [s.to_dict() for s in scores],
+        "unlabelled": sum(label == "" for name in SPLITS for label in labels[name]),
+        "confusion": {"labels": classes, "counts": evaluation.confusion.tolist()},
+    }
+
+
+def _train(
+    context: RunContext,
+    job: ProbeJob,
+    head: Any,
+    batches: dict[str, LatentBatches],
+    objective: Any,
+    update: Any,
+) -> TrainResult:
+    config = load_head_config(job.probe.head).train
+    config = replace(config, device=context.device, seed=config.seed + context.config.seed)
+    return train(
+        head,
+        batches["train"],
+        batches["val"],
+        objective,
+        config,
+        on_epoch=lambda record: update(record.epoch, record.epochs),
+    )
+
+
+def _score(
+    context: RunContext,
+    job: ProbeJob,
+    meta: HeadMeta,
+    metric: str,
+    estimate: tuple[float, tuple[float, float]],
+    n: int,
+    trained: TrainResult,
+) -> Score:
+    return Score(
+        stage="probe",
+        encoder=job.encoder.name,
+        head=meta.label,
+        embodiment=meta.embodiment,
+        task=job.data.task,
+        mode=job.probe.mode,
+        target=job.probe.target,
+        metric=metric,
+        value=estimate[0],
+        ci95=estimate[1],
+        n=n,
+        split="test",
+        seed=context.config.seed,
+        protocol=context.config.protocol,
+        fingerprint=meta.fingerprint,
+        seconds=trained.seconds,
+    )
+
+
+def _common(job: ProbeJob, meta: HeadMeta, trained: TrainResult, aside: list[Quarantined]) -> dict[str, Any]:
+    return {
+        "task": job.data.task,
+        "encoder": job.encoder.name,
+        "mode": job.probe.mode,
+        "target": job.probe.target,
+        "head": meta.label,
+        "num_params": trained.num_params,
+        "best_epoch": trained.best_epoch,
+        "precision": trained.precision,
+        "history": [[r.train_loss, r.val_score] for r in trained.history],
+        "quarantined": aside,
+        "seconds": trained.seconds,
+    }
+
+
+def _trajectory(targets: _Targets, true: Tensor, predicted: Tensor) -> dict[str, Any]:
+    """Return the chunks of the first test episode, joined in time."""
+    episode = int(targets.episodes.min())
+    chosen = targets.episodes == episode
+    return {
+        "episode": f"test {episode}",
+        "true": true[chosen].flatten(0, 1).tolist(),
+        "predicted": predicted[chosen].flatten(0, 1).tolist(),
+    }

@@ -1,0 +1,251 @@
+"""Stage `rollout`: trained heads drive the robot; random head and scripted expert are floor and ceiling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lary_policy.data.episodes import read_episodes
+from lary_policy.errors import DatasetError
+from lary_policy.heads import build_head, load_head
+from lary_policy.progress import progress
+from lary_policy.report.metrics import wilson_ci
+from lary_policy.rollout import Agent, EpisodeFrames, ExpertAgent, HeadAgent, run_episodes, tile_video
+from lary_policy.stages.cells import Cell
+from lary_policy.stages.config import EncoderChoice, RolloutConfig
+from lary_policy.stages.context import RunContext
+from lary_policy.stages.data import TaskData, data_cells, seeds_of
+from lary_policy.stages.extract import load_split
+from lary_policy.stages.probe import ProbeJob, probe_cell
+from lary_policy.threads import intra_op_threads
+from lary_policy.types import EpisodeResult, Score
+
+if TYPE_CHECKING:
+    from lary_envs import SimEnv
+
+FILMED = 4
+RANDOM_SEED = 987_654_321  # of the untrained head; any number that is no training seed
+
+
+@dataclass(frozen=True)
+class RolloutJob:
+    """One cell of the closed-loop table.
+
+    Attributes:
+        data: Demonstrations of the task.
+        rollout: Mode and target.
+        encoder: Encoder of the head, or None for the scripted expert.
+        random: Whether the head keeps random weights.
+    """
+
+    data: TaskData
+    rollout: RolloutConfig
+    encoder: EncoderChoice | None = None
+    random: bool = False
+
+    @property
+    def label(self) -> str:
+        """Readable name of the cell."""
+        who = "expert" if self.encoder is None else self.encoder.name + ("-random" if self.random else "")
+        return f"{self.data.task}-{who}-{self.rollout.mode}-{self.rollout.target}"
+
+
+def rollout_cell(context: RunContext, job: RolloutJob) -> Cell:
+    """Return the cell of a job."""
+    upstream: list[str] = [cell.key for cell in data_cells(context, job.data.task)]
+    if job.encoder is not None:
+        upstream.append(probe_cell(context, _probe_job(context, job)).key)
+    inputs = (job.rollout, job.random, context.config.episodes, FILMED)
+    return context.cell("rollout", job.label, upstream, *inputs, context.device)
+
+
+def run_rollout(context: RunContext, job: RolloutJob) -> dict[str, Any]:
+    """Run the episodes of one cell, or return the finished result.
+
+    Returns:
+        Scores, every episode, the failures by name and the video's path relative to the cache.
+    """
+    cell = rollout_cell(context, job)
+    if cell.done:
+        return cell.result()
+    started = time.perf_counter()
+    seeds = seeds_of("rollout", context.config.episodes)
+    film_path = cell.folder / "episodes.mp4"
+    episodes: list[EpisodeResult] = []
+    with progress(f"rollout {job.label}") as update:
+        for first in range(0, len(seeds), context.config.num_worlds):
+            batch = seeds[first : first + context.config.num_worlds]
+            film = EpisodeFrames(tuple(range(min(FILMED, len(batch))))) if first == 0 else None
+            done, total = first, len(seeds)
+
+            def report(
+                step: int, steps: int, done: int = done, size: int = len(batch), total: int = total
+            ) -> None:
+                update(int(100 * (done + size * step / steps) / total), 100)
+
+            episodes += _run_batch(context, job, batch, film, report)
+            if film is not None:
+                tile_video(film, film_path)
+    head, fingerprint = _head_label(context, job)
+    seconds = time.perf_counter() - started
+    return cell.finish(
+        {
+            "task": job.data.task,
+            "encoder": job.encoder.name if job.encoder else "-",
+            "head": head,
+            "mode": job.rollout.mode,
+            "target": job.rollout.target,
+            "scores": [s.to_dict() for s in _scores(context, job, episodes, head, fingerprint, seconds)],
+            "episodes": [asdict(e) for e in episodes],
+            "video": str(film_path.relative_to(context.cache)),
+            "seconds": seconds,
+        }
+    )
+
+
+def _run_batch(
+    context: RunContext,
+    job: RolloutJob,
+    seeds: list[int],
+    film: EpisodeFrames | None,
+    update: Callable[[int, int], None],
+) -> list[EpisodeResult]:
+    from lary_envs import EndEffectorController, SimEnv, task_spec
+
+    c = context.config
+    env = SimEnv(
+        job.data.task, len(seeds), cameras=c.cameras, image_px=c.image_px, render_device=context.device
+    )
+    make_agent, impossible = _agent(context, job, env, seeds)
+    try:
+        with intra_op_threads(1):
+            result = run_episodes(
+                env,
+                EndEffectorController(len(seeds)),
+                make_agent,
+                seeds,
+                max_steps=task_spec(job.data.task).max_steps,
+                film=film,
+                impossible=impossible,
+                on_progress=update,
+            )
+    finally:
+        env.close()
+    return list(result.episodes)
+
+
+def _agent(
+    context: RunContext, job: RolloutJob, env: SimEnv, seeds: list[int]
+) -> tuple[Callable[[], Agent], list[str | None]]:
+    """Return how to make the agent of a job, and the seeds that cannot be run at all."""
+    if job.encoder is None:
+        from lary_envs import make_expert
+
+        return lambda: ExpertAgent(make_expert(job.data.task, env)), [None] * len(seeds)
+    choice = job.encoder
+    encoder = context.encoder(choice)
+    folder = probe_cell(context, _probe_job(context, job)).folder
+    head, meta = load_head(
+        folder, context.device, fingerprint=encoder.fingerprint, embodiment=context.config.embodiment
+    )
+    if job.random:
+        head = build_head(meta, seed=RANDOM_SEED).to(context.device)
+    if meta.stats is None:
+        raise DatasetError(
+            expected=f"an action head in {folder}", got="a class head", fix="Roll out a pair or policy probe."
+        )
+    goals, lengths, impossible = None, None, [None] * len(seeds)
+    if job.rollout.mode == "subgoal":
+        goals, lengths, impossible = _goals(context, job.data, choice, seeds)
+    agent = HeadAgent(
+        encoder,
+        head,
+        context.embodiment,
+        meta.stats,
+        target=meta.target,
+        proprio_stats=meta.proprio_stats,
+        goals=goals,
+        goal_lengths=lengths,
+        threads=context.cores,
+    )
+    return lambda: agent, impossible
+
+
+def _goals(
+    context: RunContext, data: TaskData, choice: EncoderChoice, seeds: list[int]
+) -> tuple[Tensor, Tensor, list[str | None]]:
+    """Return demonstration latents `[w j c n d]`, their lengths `[w]`, and which seeds have none."""
+    split = load_split(context, data, choice, "rollout")
+    episode_of = {record.seed: record.episode for record in read_episodes(data.goals_root)}
+    rows_of: dict[int, list[int]] = {}
+    episodes = split.pairs.select(split.table.kept).episodes().tolist()
+    for row, episode in enumerate(episodes):
+        rows_of.setdefault(episode, []).append(row)
+    chains: list[Tensor] = []
+    missing: list[str | None] = []
+    for seed in seeds:
+        rows = rows_of.get(episode_of.get(seed, -1), [])
+        missing.append(None if rows else "no_demonstration")
+        index = split.table.index[rows or [0]]  # [m 2 c]
+        chains.append(torch.cat([index[:, 0], index[-1:, 1]]))  # [m+1 c]: all sources, then the last target
+    lengths = torch.tensor([len(chain) for chain in chains])
+    longest = int(lengths.max())
+    padded = torch.stack([torch.cat([c, c[-1:].expand(longest - len(c), -1)]) for c in chains])
+    return split.table.bank[padded], lengths, missing
+
+
+def _probe_job(context: RunContext, job: RolloutJob) -> ProbeJob:
+    if job.encoder is None:
+        raise DatasetError(expected="an encoder", got="the scripted expert", fix="Experts have no probe.")
+    return ProbeJob(job.data, job.encoder, context.config.probe_for(job.rollout))
+
+
+def _head_label(context: RunContext, job: RolloutJob) -> tuple[str, str]:
+    if job.encoder is None:
+        return "expert", "-"
+    result = probe_cell(context, _probe_job(context, job)).result()
+    fingerprint = context.encoder(job.encoder).fingerprint
+    return ("random" if job.random else str(result["head"])), fingerprint
+
+
+def _scores(
+    context: RunContext,
+    job: RolloutJob,
+    episodes: list[EpisodeResult],
+    head: str,
+    fingerprint: str,
+    seconds: float,
+) -> list[Score]:
+    counts = {
+        "success": sum(e.success for e in episodes),
+        "success_at_end": sum(e.success_at_end for e in episodes),
+    }
+    rows = []
+    for metric, count in counts.items():
+        value, interval = wilson_ci(count, len(episodes))
+        rows.append(
+            Score(
+                stage="rollout",
+                encoder=job.encoder.name if job.encoder else "-",
+                head=head,
+                embodiment=context.config.embodiment,
+                task=job.data.task,
+                mode=job.rollout.mode,
+                target=job.rollout.target,
+                metric=metric,
+                value=value,
+                ci95=interval,
+                n=len(episodes),
+                split=f"seeds {episodes[0].seed}-{episodes[-1].seed}",
+                seed=context.config.seed,
+                protocol=context.config.protocol,
+                fingerprint=fingerprint,
+                seconds=seconds,
+            )
+        )
+    return rows

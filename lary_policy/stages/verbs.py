@@ -1,0 +1,49 @@
+"""The verbs of the command line that run stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lary_policy.compose import compose, settings_text
+from lary_policy.errors import UnknownNameError
+
+DATA_ACTIONS = ("verify",)
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Run a verb and return the exit code.
+
+    Raises:
+        LaryPolicyError: Anything wrong with names, settings, weights or data.
+    """
+    if any(a in ("-h", "--help") for a in arguments):
+        print(settings_text(verb))  # noqa: T201
+        return 0
+    action = next((a for a in arguments if "=" not in a), None)
+    if verb == "data" and action is not None:
+        if action not in DATA_ACTIONS:
+            raise UnknownNameError("action of `lary data`", action, DATA_ACTIONS)
+        return _verify([a for a in arguments if a != action])
+    return _run(verb, arguments)
+
+
+def _run(verb: str, arguments: Sequence[str]) -> int:
+    raw = compose(verb, arguments)  # names and settings are checked before the slow imports
+    from lary_policy.stages.config import suite_config
+
+    config = suite_config(raw)
+    from lary_policy.stages.suite import print_outcome, run_suite
+
+    outcome = run_suite(config, until="report" if verb in ("suite", "report") else verb, verb=verb)
+    print_outcome(outcome)
+    print(outcome.report or outcome.folder)  # noqa: T201
+    return 0
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    """Check every dataset and latent store under the output folder; 1 if anything is wrong."""
+    raw = compose("data", arguments)
+    from lary_policy.stages.verify import verify_outputs
+
+    return 0 if verify_outputs(Path(raw["output_dir"])) else 1
