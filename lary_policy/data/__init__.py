@@ -5,6 +5,7 @@ from __future__ import annotations
 from lary_policy.data.episodes import EpisodeRecord, read_episodes
 from lary_policy.data.extract import ExtractReport, extract
 from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.integrity import IntegrityReport, verify_dataset, verify_store
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.primitives import PRIMITIVES, derive_primitives
 from lary_policy.data.publish import DemonstrationReport
@@ -18,6 +19,7 @@ __all__ = [
     "DemonstrationReport",
     "EpisodeRecord",
     "ExtractReport",
+    "IntegrityReport",
     "LatentStore",
     "LatentTable",
     "PairRow",
@@ -30,4 +32,6 @@ __all__ = [
     "load_latents",
     "load_pairs",
     "read_episodes",
+    "verify_dataset",
+    "verify_store",
 ]

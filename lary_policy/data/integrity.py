@@ -1,0 +1,218 @@
+"""Checks of whole datasets and latent stores; what `lary data verify` runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lary_policy.data import layout
+from lary_policy.data.actions import read_chunk
+from lary_policy.data.episodes import read_episodes, read_json
+from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.leakage import find_leaks
+from lary_policy.data.pairs import PairTable
+from lary_policy.data.resolver import PathResolver
+from lary_policy.data.shards import check_shard, read_shard, shard_frame_ids
+from lary_policy.data.sources import load_pairs, read_metadata
+from lary_policy.data.store import LatentStore
+from lary_policy.embodiment import load_embodiment
+from lary_policy.errors import DatasetError, FrameFormatError, LaryPolicyError, StoreError
+from lary_policy.types import Quarantined
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class IntegrityReport:
+    """Result of a check.
+
+    Attributes:
+        root: What was checked.
+        checked: How many of each kind of thing were looked at.
+        problems: Everything that is wrong; empty when all is well.
+    """
+
+    root: Path
+    checked: dict[str, int]
+    problems: tuple[Quarantined, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def verify_dataset(
+    root: Path,
+    *,
+    embodiment: str | None = None,
+    stride: int | None = None,
+    workers: int = 4,
+    on_progress: Progress | None = None,
+) -> IntegrityReport:
+    """Read every file that the metadata CSVs of a dataset name, completely.
+
+    Found are: unreadable CSVs, rows with a missing, damaged, wrongly sized or non-finite file or an unsafe
+    path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, and episodes
+    or frames that two splits share.
+
+    Args:
+        root: Dataset root.
+        embodiment: Embodiment name; None to take it from `dataset.json`.
+        stride: Chunk length; None to take it from `dataset.json`.
+        workers: Threads that decode images.
+        on_progress: Called with (images decoded, images in all).
+
+    Raises:
+        DatasetError: There is no metadata CSV, or embodiment or stride is neither given nor in dataset.json.
+    """
+    root = Path(root)
+    embodiment, stride = _settings(root, embodiment, stride)
+    arm = load_embodiment(embodiment)
+    tables: dict[str, PairTable] = {}
+    problems: list[Quarantined] = []
+    for path in _metadata_files(root):
+        dataset, _, split = path.stem.partition("_metadata_")
+        try:
+            table = load_pairs(root, dataset, split, embodiment=arm, stride=stride)
+        except LaryPolicyError as error:
+            problems.append(Quarantined(path.name, str(error), "metadata"))
+            continue
+        tables[path.stem] = table
+        problems.extend(table.quarantined)
+        problems.extend(_duplicates(table))
+        problems.extend(_bad_target_states(root, table, arm.action_dim))
+    ids, bad_images = _decode_all(tables, workers, on_progress)
+    problems.extend(bad_images)
+    problems.extend(find_leaks(tables, ids))
+    problems.extend(_episode_problems(root, tables, stride))
+    checked = {
+        "csv": len(_metadata_files(root)),
+        "rows": sum(len(t) + len(t.quarantined) for t in tables.values()),
+        "images": len(ids) + len(bad_images),
+        "episodes": len({r.episode for t in tables.values() for r in t.rows}),
+    }
+    return IntegrityReport(root, checked, tuple(problems))
+
+
+def verify_store(root: Path, *, on_progress: Progress | None = None) -> IntegrityReport:
+    """Hash every shard of a latent store and compare it with the index.
+
+    Found are: flipped bytes, missing shards, shards that hold other frames than the index says, non-finite
+    latents, and an unreadable `store.json` or index.
+
+    Args:
+        root: Folder of the store.
+        on_progress: Called with (shards checked, shards in all).
+    """
+    try:
+        store = LatentStore.open(root)
+    except LaryPolicyError as error:
+        return IntegrityReport(Path(root), {}, (Quarantined(str(root), str(error), "store"),))
+    problems = list(store.quarantined)
+    shards = store.shards()
+    for number, path in enumerate(shards, start=1):
+        try:
+            check_shard(path)
+            if not all(store.contains(frame) for frame in shard_frame_ids(path)):
+                problems.append(Quarantined(str(path), "holds frames that the index does not name", "store"))
+            if not bool(read_shard(path).isfinite().all()):
+                problems.append(Quarantined(str(path), "holds non-finite latents", "store"))
+        except StoreError as error:
+            problems.append(Quarantined(str(path), str(error), "store"))
+        if on_progress is not None:
+            on_progress(number, len(shards))
+    return IntegrityReport(Path(root), {"shards": len(shards), "frames": len(store)}, tuple(problems))
+
+
+def _settings(root: Path, embodiment: str | None, stride: int | None) -> tuple[str, int]:
+    path = root / layout.DATASET_FILE
+    known = read_json(path) if path.is_file() else {}
+    embodiment, stride = embodiment or known.get("embodiment"), stride or known.get("stride")
+    if not isinstance(embodiment, str) or not isinstance(stride, int):
+        raise DatasetError(
+            expected=f"embodiment and stride in {path}",
+            got=f"embodiment {embodiment}, stride {stride}",
+            fix="Name both: nothing is guessed.",
+        )
+    return embodiment, stride
+
+
+def _metadata_files(root: Path) -> list[Path]:
+    files = sorted(root.glob("*_metadata_*.csv"))
+    if not files:
+        raise DatasetError(
+            expected=f"files *_metadata_*.csv in {root}",
+            got="none",
+            fix="Choose the root of a dataset, or write one with `lary data`.",
+        )
+    return files
+
+
+def _duplicates(table: PairTable) -> Iterator[Quarantined]:
+    counts = Counter((row.src_frames, row.tgt_frames) for row in table.rows)
+    for (src, tgt), count in counts.items():
+        if count > 1:
+            reason = f"the pair {src[0].name}, {tgt[0].name} of {src[0].parent.name} stands in {count} rows"
+            yield Quarantined(table.source.name, reason, "duplicates")
+
+
+def _bad_target_states(root: Path, table: PairTable, action_dim: int) -> Iterator[Quarantined]:
+    """Check the poses at the target frames, which loading does not need."""
+    columns, cells = read_metadata(table.source)
+    if not table.has_states or "tgt_state" not in columns:
+        return
+    resolver = PathResolver(root)
+    for row in table.rows:
+        try:
+            read_chunk(resolver(cells[row.line - 2]["tgt_state"], layout.STATES), 1, action_dim)
+        except LaryPolicyError as error:
+            yield Quarantined(f"{table.source.name}:{row.line}", str(error), "tgt_state")
+
+
+def _decode_all(
+    tables: Mapping[str, PairTable], workers: int, on_progress: Progress | None
+) -> tuple[dict[Path, str], list[Quarantined]]:
+    paths = list(dict.fromkeys(p for table in tables.values() for p in table.frame_paths()))
+    ids: dict[Path, str] = {}
+    bad: list[Quarantined] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for number, (path, result) in enumerate(zip(paths, pool.map(_check_image, paths), strict=True), 1):
+            if isinstance(result, FrameFormatError):
+                bad.append(Quarantined(str(path), str(result), "images"))
+            else:
+                ids[path] = result
+            if on_progress is not None:
+                on_progress(number, len(paths))
+    return ids, bad
+
+
+def _check_image(path: Path) -> str | FrameFormatError:
+    try:
+        decode_frame(path)
+        return frame_id(path)
+    except FrameFormatError as error:
+        return error
+
+
+def _episode_problems(root: Path, tables: Mapping[str, PairTable], stride: int) -> Iterator[Quarantined]:
+    """Compare the rows with what `episodes.json` says, where there is one."""
+    if not (root / layout.EPISODES_FILE).is_file():
+        return
+    try:
+        records = {(str(r.episode), r.split): r.steps // stride for r in read_episodes(root)}
+    except DatasetError as error:
+        yield Quarantined(layout.EPISODES_FILE, str(error), "episodes")
+        return
+    found: Counter[tuple[str, str]] = Counter()
+    for name, table in tables.items():
+        split = name.partition("_metadata_")[2]
+        found.update((row.episode, split) for row in table.rows)
+    for episode, split in sorted(records.keys() | found.keys()):
+        stated, rows = records.get((episode, split), 0), found[episode, split]
+        if stated != rows:
+            reason = f"{layout.EPISODES_FILE} states {stated} chunks, the CSV has {rows} usable rows"
+            yield Quarantined(f"episode {episode} ({split})", reason, "episodes")
