@@ -138,7 +138,7 @@ class SimEnv:
         return self._held >= self.task.hold_steps
 
     def state(self) -> dict[str, Tensor]:
-        """Return the task's bodies: `object_pos` `[w, 3]`, `object_yaw` `[w]`, `goal_pos` `[w, 3]` (m, rad)."""
+        """Return `object_pos` `[w, 3]`, `object_yaw` `[w]`, `goal_pos` `[w, 3]` in m, rad."""
         out: dict[str, Tensor] = {}
         for name, body in self._bodies.items():
             out[f"{name}_pos"] = self._physics.field("xpos")[:, body].float()

@@ -20,8 +20,8 @@ TCP_M = 0.1034
 JOINT_LOWER_RAD = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
 JOINT_UPPER_RAD = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
 FINGER_OPEN_M = 0.04  # travel of one finger; both open: 8 cm
-# Gripper straight down, TCP at (0.40, 0, 0.28): outside the objects, inside every camera.
-JOINT_HOME_RAD = (0.0, -0.39004335, 0.0, -2.60949104, 0.0, 2.21944769, math.pi / 4)
+# Gripper straight down, TCP at (0.40, 0, 0.22): outside the objects, inside every camera.
+JOINT_HOME_RAD = (0.0, -0.27684350, 0.0, -2.68210970, 0.0, 2.40526619, math.pi / 4)
 
 _DOWN = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 

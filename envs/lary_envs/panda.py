@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mujoco
 
 from lary_envs import kinematics as kin
+from lary_envs.cameras import WRIST_CAMERA, Vec3, add_camera
 
 ARM_JOINTS = tuple(f"joint{i}" for i in range(1, 8))
 FINGER_JOINTS = ("finger_left", "finger_right")
@@ -21,9 +22,7 @@ _FINGER_KP, _FINGER_KV, _FINGER_FORCE_N = 400.0, 30.0, 40.0
 # Link masses in kg as in the identified model of Gaz et al. 2019 (link 1 to 7), hand and finger: data sheet.
 _MASS_KG = (4.97, 0.647, 3.229, 3.588, 1.226, 1.667, 0.735)
 _HAND_KG, _FINGER_KG = 0.73, 0.03
-WHITE, DARK, STEEL = "robot_white", "robot_dark", "robot_steel"
-
-type Vec3 = tuple[float, float, float]
+WHITE, DARK, STEEL, TIP = "robot_white", "robot_dark", "robot_steel", "robot_tip"  # blue tips are easy to see
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class _Part:
 
 _CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
 _BASE = (
-    _Part((0, 0, 0.0), (0, 0, 0.03), 0.10, DARK, _CYLINDER),
+    _Part((0, 0, 0.0), (0, 0, 0.03), 0.10, STEEL, _CYLINDER),
     _Part((-0.06, 0, 0.06), (0, 0, 0.06), 0.06),
     _Part((0, 0, 0.03), (0, 0, 0.15), 0.065, WHITE, _CYLINDER),
 )
@@ -76,6 +75,7 @@ def add_materials(scene: mujoco.MjSpec) -> None:
     """Add the robot's materials."""
     scene.add_material(name=WHITE, rgba=[0.93, 0.93, 0.95, 1], specular=0.4, shininess=0.5)
     scene.add_material(name=DARK, rgba=[0.16, 0.17, 0.20, 1], specular=0.4, shininess=0.5)
+    scene.add_material(name=TIP, rgba=[0.10, 0.30, 0.95, 1], specular=0.2, shininess=0.3)
     scene.add_material(name=STEEL, rgba=[0.30, 0.32, 0.36, 1], specular=0.3, shininess=0.4)
 
 
@@ -115,8 +115,7 @@ def _add_hand(flange_link: mujoco.MjsBody) -> None:
         type=box, pos=[0, 0, 0.058], size=[0.02, 0.095, 0.004], material=DARK, mass=_HAND_KG / 2, **solid
     )
     hand.add_site(name="tcp", pos=[0, 0, kin.TCP_M], quat=[0, 1, 0, 0], size=[0.005, 0, 0])
-    # Between the hand and the fingertips, looking along the fingers from the far side of the hand.
-    hand.add_camera(name="wrist", pos=[0.075, 0, 0.0], quat=_wrist_quat(), fovy=75)
+    add_camera(hand, "wrist", WRIST_CAMERA)
     for name, side in zip(FINGER_JOINTS, (1.0, -1.0), strict=True):
         finger = hand.add_body(name=name, pos=[0, 0, 0.0584], gravcomp=1)
         finger.add_joint(
@@ -129,28 +128,10 @@ def _add_hand(flange_link: mujoco.MjsBody) -> None:
         )  # fmt: skip
         # Pads: torsional friction (condim 4) and priority, so that the cube's own friction does not matter.
         finger.add_geom(
-            type=box, pos=[0, side * 0.008, 0.038], size=[0.010, 0.008, 0.016], material=DARK,
+            type=box, pos=[0, side * 0.008, 0.038], size=[0.010, 0.008, 0.016], material=TIP,
             name=f"pad_{name}", mass=_FINGER_KG / 2, condim=4, friction=[1.2, 0.02, 0.0001], priority=1,
             solref=[0.01, 1], **solid,
         )  # fmt: skip
-
-
-def _wrist_quat() -> list[float]:
-    """Camera looking along the hand's z axis (a camera looks along its own -z), tilted to the fingertips."""
-    tilt = math.radians(20)
-    down = [0.0, 1.0, 0.0, 0.0]
-    turn = [math.cos(-math.pi / 4), 0.0, 0.0, math.sin(-math.pi / 4)]
-    lean = [math.cos(tilt / 2), math.sin(tilt / 2), 0.0, 0.0]
-    out = list(down)
-    for factor in (turn, lean):
-        a, b = out, factor
-        out = [
-            a[0] * b[0] - a[1] * b[1] - a[2] * b[2] - a[3] * b[3],
-            a[0] * b[1] + a[1] * b[0] + a[2] * b[3] - a[3] * b[2],
-            a[0] * b[2] - a[1] * b[3] + a[2] * b[0] + a[3] * b[1],
-            a[0] * b[3] + a[1] * b[2] - a[2] * b[1] + a[3] * b[0],
-        ]
-    return out
 
 
 def _add_actuators(scene: mujoco.MjSpec) -> None:

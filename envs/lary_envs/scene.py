@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import mujoco
-import numpy as np
 
 from lary_envs import panda
+from lary_envs.cameras import WORLD_CAMERAS, add_camera
 from lary_envs.spec import Task
 from lary_envs.textures import wood
 
 TIMESTEP_S = 0.005
 _TABLE_CENTRE_M, _TABLE_HALF_M, _TABLE_THICK_M = (0.45, 0.0), (0.65, 0.75), 0.03
-# Camera: position, point looked at, vertical field of view in degrees. Close to the workspace, so that one
-# pixel of a 112 px frame is about 5 mm on the table.
-_CAMERAS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], float]] = {
-    "front": ((1.20, 0.0, 0.62), (0.46, 0.0, 0.085), 38.0),
-    "agent": ((0.42, -0.95, 0.42), (0.47, 0.0, 0.10), 38.0),
-}
-
-
-def look_at_quat(pos: tuple[float, float, float], target: tuple[float, float, float]) -> np.ndarray:
-    """Return the wxyz quaternion of a camera at `pos` that looks at `target` with the horizon level."""
-    back = np.subtract(pos, target).astype(np.float64)
-    back /= np.linalg.norm(back)
-    right = np.cross([0.0, 0.0, 1.0], back)
-    right /= np.linalg.norm(right)
-    matrix = np.stack([right, np.cross(back, right), back], axis=1)
-    quat = np.empty(4)
-    mujoco.mju_mat2Quat(quat, matrix.ravel())
-    return quat
 
 
 def build_model(task: Task) -> mujoco.MjModel:
@@ -76,8 +58,8 @@ def _add_surroundings(scene: mujoco.MjSpec) -> None:
         conaffinity=panda.OBJECT | panda.GRIPPER, friction=[0.8, 0.005, 0.0001],
     )  # fmt: skip
     _add_lights(scene)
-    for name, (pos, target, fovy) in _CAMERAS.items():
-        world.add_camera(name=name, pos=pos, quat=look_at_quat(pos, target), fovy=fovy)
+    for name, place in WORLD_CAMERAS.items():
+        add_camera(world, name, place)
 
 
 def _add_lights(scene: mujoco.MjSpec) -> None:

@@ -9,8 +9,8 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.phases import Phase, at_height, pose
 from lary_envs.objects import add_cube, add_goal_disc
+from lary_envs.phases import Phase, at_height, pose
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = 0.02, 0.05
@@ -26,7 +26,7 @@ SPEC = TaskSpec(
     name="pick_place",
     instruction="pick up the red cube and place it on the green disc",
     success="the cube was lifted by 5 cm or more, and now for 0.25 s: its centre is within 4 cm of the "
-    "disc's (horizontally), it rests on the table, moves slower than 5 cm/s, and the fingers are over 6 cm apart",
+    "disc's (horizontally), it rests on the table, is slower than 5 cm/s, the fingers are over 6 cm apart",
     max_steps=120,
     hold_s=0.25,
 )

@@ -8,8 +8,8 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.phases import Phase, pose
 from lary_envs.objects import add_goal_sphere
+from lary_envs.phases import Phase, pose
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
