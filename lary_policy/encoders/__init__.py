@@ -5,7 +5,6 @@ from __future__ import annotations
 from lary_policy.encoders import dino, efficientnet, pixels
 from lary_policy.encoders.base import (
     EncoderOptions,
-    EncoderSpec,
     LatentEncoder,
     encoder_fingerprint,
     encoder_spec,
@@ -15,7 +14,9 @@ from lary_policy.encoders.base import (
 )
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
-from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource, WeightsStatus, WheelFile
+from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
+from lary_policy.encoders.spec import EncoderSpec
+from lary_policy.encoders.weights import Weights, WeightsStatus
 from lary_policy.encoders.weights import weights_status as _weights_status
 
 __all__ = [

@@ -8,19 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderOptions, EncoderSpec, register_encoder
+from lary_policy.encoders.base import EncoderOptions, register_encoder
+from lary_policy.encoders.checkpoint import raise_on_mismatch, read_tensors
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from lary_policy.encoders.weights import (
-    HubRepo,
-    Weights,
-    WeightsSource,
-    WheelFile,
-    raise_on_mismatch,
-    random_weights,
-    read_tensors,
-    resolve_weights,
-)
+from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
+from lary_policy.encoders.spec import EncoderSpec
+from lary_policy.encoders.weights import Weights, random_weights, resolve_weights
 from lary_policy.encoders.wheel_dinov2 import read_wheel_tensors
 from lary_policy.errors import WeightsMismatchError
 from lary_policy.types import LatentSpec

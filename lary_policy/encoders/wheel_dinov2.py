@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.encoders.weights import require_module
+from lary_policy.encoders.checkpoint import require_module
 from lary_policy.errors import WeightsMismatchError
 
 PREFIX = "backbone."

@@ -1,0 +1,81 @@
+"""Everything known about an encoder before it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lary_policy.encoders.preprocess import Preprocess
+from lary_policy.encoders.sources import WeightsSource
+from lary_policy.errors import ConfigError
+from lary_policy.types import LatentSpec
+
+EncoderFamily = Literal["semantic", "pixel", "embodied-lam", "general-lam"]
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Everything known about one encoder before it is built.
+
+    Attributes:
+        name: Registry name.
+        family: LARYBench's family of the encoder.
+        weights: Where pretrained weights come from, with pinned revision and hash; empty without weights.
+        image_px: Side of the square input the published weights are used at.
+        patch_px: Pixels between neighbouring tokens.
+        size_multiple: Other input sides must be a multiple of this.
+        latent: Output at `image_px`.
+        preprocess: Input pipelines by name: always `native`, and `lary` where the reference differs.
+        dtype: Dtype of the published weights.
+        licence: SPDX licence of the weights.
+        paper: Where they are described.
+        params_m: Parameters of what `encode` runs, in millions.
+        gflops_per_frame: Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9.
+        reference_key: Name of the same model in LARYBench, or None.
+        code_version: Raised when this package's code changes the output for the same weights.
+    """
+
+    name: str
+    family: EncoderFamily
+    weights: WeightsSource
+    image_px: int
+    patch_px: int
+    size_multiple: int
+    latent: LatentSpec
+    preprocess: dict[str, Preprocess]
+    dtype: str
+    licence: str
+    paper: str
+    params_m: float
+    gflops_per_frame: float
+    reference_key: str | None = None
+    code_version: int = 1
+
+    def latent_at(self, image_px: int) -> LatentSpec:
+        """Return the latent of a square input of `image_px` pixels.
+
+        Raises:
+            ConfigError: The side is not a positive multiple of `size_multiple`.
+        """
+        if image_px < self.size_multiple or image_px % self.size_multiple:
+            raise ConfigError(
+                expected=f"image_px of '{self.name}' as a positive multiple of {self.size_multiple}",
+                got=str(image_px),
+                fix=f"Use image_px={max(1, round(image_px / self.size_multiple)) * self.size_multiple}.",
+            )
+        side = -(-image_px // self.patch_px)
+        return replace(self.latent, tokens=side * side, grid=(1, side, side))
+
+    def preprocess_named(self, name: str) -> Preprocess:
+        """Return the input pipeline `native` or `lary`.
+
+        Raises:
+            ConfigError: This encoder has no such pipeline.
+        """
+        if name not in self.preprocess:
+            raise ConfigError(
+                expected=f"a preprocess of '{self.name}': {', '.join(self.preprocess)}",
+                got=f"'{name}'",
+                fix="Use preprocess=native; `lary` exists only for models that the reference benchmark runs.",
+            )
+        return self.preprocess[name]
