@@ -58,11 +58,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _disk_error(path, error) from error
     os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
     temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; results are as readable as any other
         temporary.replace(path)
     except OSError as error:
         raise _disk_error(path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -32,20 +33,13 @@ def tile_video(film: EpisodeFrames, path: Path, *, tile_px: int = 224, hz: float
     """
     if not film.frames:
         raise ShapeError(expected="at least one filmed step", got="none", fix="Pass a film to run_episodes.")
-    with (
-        atomic_write(path) as temporary,
-        imageio.get_writer(
-            str(temporary),
-            format="FFMPEG",
-            mode="I",
-            fps=hz / film.every,
-            codec="libx264",
-            macro_block_size=2,
-        ) as writer,
-    ):
-        for frames, success in zip(film.frames, film.success, strict=True):
-            tiles = [_tile(f, bool(s), tile_px) for f, s in zip(frames.numpy(), success, strict=True)]
-            writer.append_data(_grid(tiles))
+    options: dict[str, Any] = {"fps": hz / film.every, "codec": "libx264", "macro_block_size": 2}
+    with atomic_write(path) as temporary:
+        writer: Any = imageio.get_writer(str(temporary), format="FFMPEG", mode="I", **options)
+        with writer:
+            for frames, success in zip(film.frames, film.success, strict=True):
+                tiles = [_tile(f, bool(s), tile_px) for f, s in zip(frames.numpy(), success, strict=True)]
+                writer.append_data(_grid(tiles))
     return path
 
 

@@ -159,7 +159,9 @@ def _agent(
         raise DatasetError(
             expected=f"an action head in {folder}", got="a class head", fix="Roll out a pair or policy probe."
         )
-    goals, lengths, impossible = None, None, [None] * len(seeds)
+    goals: Tensor | None = None
+    lengths: Tensor | None = None
+    impossible: list[str | None] = [None] * len(seeds)
     if job.rollout.mode == "subgoal":
         goals, lengths, impossible = _goals(context, job.data, choice, seeds)
     agent = HeadAgent(
