@@ -91,7 +91,8 @@ def rank(scores: Sequence[Score]) -> tuple[Score, ...]:
 
 def cell_label(cell: Cell, siblings: Sequence[Cell]) -> str:
     """Name a cell by task, target and mode, and by whatever else differs between its siblings."""
-    parts = [cell.task, target_label(cell.target), mode_label(cell.mode)]
+    targets = [] if cell.target == "class" else [target_label(cell.target)]
+    parts = [cell.task, *targets, mode_label(cell.mode)]
     for name, words in _EXTRAS.items():
         if len({getattr(c, name) for c in siblings}) > 1 and getattr(cell, name) != "":
             parts.append(words.format(getattr(cell, name)))

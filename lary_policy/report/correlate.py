@@ -36,7 +36,7 @@ class Panel:
         protocol: Protocol of both scores.
         points: One point an encoder (and head and training seed).
         pearson_r: Correlation of MSE with success (-1 is perfect), or None when it is undefined.
-        pearson_ci95: Its interval, or None.
+        pearson_ci95: Its interval, or None below `MIN_POINTS` points: resampling them feigns certainty.
         mmrv: Mean maximum rank violation of ranking by MSE (0 is perfect), in success rate, or None.
         agreeing: Pairs of encoders that both scores put in the same order.
         pairs: Pairs of encoders that differ in both scores.
@@ -120,6 +120,7 @@ def _panel(cell: tuple[str, str, str, str, str], points: Sequence[Point]) -> Pan
     interval: tuple[float, float] | None = None
     if len(points) >= 3 and np.ptp(error) > 0 and np.ptp(success) > 0:
         r, interval = pearson(error, success)
+        interval = interval if len(points) >= MIN_POINTS else None
     violation = float(mmrv(-error, success)) if len(points) >= 2 else None
     note = _note(len(points), varied=bool(np.ptp(success) > 0))
     return Panel(*cell, tuple(points), r, interval, violation, agreeing, pairs, note)

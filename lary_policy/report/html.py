@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lary_policy.paths import atomic_write
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.correlate import correlate
-from lary_policy.report.labels import format_score, mode_label, target_label
+from lary_policy.report.correlate import MIN_POINTS, correlate
+from lary_policy.report.labels import mode_label, target_label
 from lary_policy.report.media import embed_videos
 from lary_policy.report.parts import Trajectory
 from lary_policy.report.statements import answers, question
 from lary_policy.report.tables import probe_tables, rollout_table
 from lary_policy.types import Score
+
+_NUMBER = re.compile(r"-?\d[\d.]*(?: %)? \[[^\]<>&]*\]")
 
 
 def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None = None) -> Path:
@@ -57,8 +60,13 @@ def render_html(bundle: ReportBundle, media_root: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(score=format_score, mode=mode_label, target=target_label)
+    environment.filters.update(mode=mode_label, target=target_label, whole=_keep_whole)
     return environment.get_template("template.html").render(_context(bundle, media_root))
+
+
+def _keep_whole(text: str) -> Markup:
+    """Escape a sentence and keep each number on one line with its interval."""
+    return Markup(_NUMBER.sub(r'<span class="whole">\g<0></span>', str(escape(text))))
 
 
 def _context(bundle: ReportBundle, media_root: Path) -> dict[str, Any]:
@@ -90,6 +98,8 @@ def _context(bundle: ReportBundle, media_root: Path) -> dict[str, Any]:
         "videos": embed_videos(bundle.videos, media_root),
         "episodes": sum(s.n for s in bundle.scores if s.stage == "rollout" and s.metric == "success"),
         "fingerprints": sorted({(s.encoder, s.fingerprint) for s in bundle.scores if s.encoder != "-"}),
+        "seeds": len({s.seed for s in bundle.scores}),
+        "min_points": MIN_POINTS,
         "columns": Score.columns(),
     }
 

@@ -28,7 +28,7 @@ class MetricInfo:
 
 
 METRICS: dict[str, MetricInfo] = {
-    "mse": MetricInfo("MSE, normalised", False, order=0),
+    "mse": MetricInfo("MSE", False, order=0),
     "rmse_cm": MetricInfo("RMS error", False, unit="cm", order=10),
     "deg": MetricInfo("angle error", False, unit="degrees", order=11),
     "top1": MetricInfo("top-1 accuracy", True, percent=True, order=20),
@@ -39,7 +39,7 @@ METRICS: dict[str, MetricInfo] = {
 MODES: dict[str, str] = {
     "pair": "inverse model",
     "subgoal": "subgoal mode",
-    "policy": "policy",
+    "policy": "policy mode",
     "atomic": "atomic primitives",
 }
 TARGETS: dict[str, str] = {

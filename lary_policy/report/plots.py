@@ -95,7 +95,8 @@ def trajectory(members: Sequence[Trajectory], dimension: int, colours: Mapping[s
         axes.set_title(f"{first.labels[dimension]}{unit}", loc="left")
         axes.margins(x=0.01)
         _grid(axes)
-        return _svg(figure, name)
+        figure.subplots_adjust(left=0.19, right=0.985, bottom=0.14, top=0.86)  # equal axes side by side
+        return _svg(figure, name, crop=False)
 
 
 def confusion(matrix: Confusion, colour: str, name: str) -> str:
@@ -113,7 +114,7 @@ def confusion(matrix: Confusion, colour: str, name: str) -> str:
         axes.pcolormesh(cells, cmap=ramp, vmin=0, vmax=1, linewidth=0)
         if classes <= MAX_ANNOTATED_CLASSES:
             for i, j in zip(*np.nonzero(counts), strict=True):
-                ink = "#ffffff" if share[i, j] > 0.55 else INK
+                ink = "#ffffff" if share[i, j] > 0.75 else INK
                 axes.text(
                     j + 0.5, i + 0.5, f"{int(counts[i, j])}", ha="center", va="center", color=ink, size=8
                 )
@@ -132,12 +133,11 @@ def _grid(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def _svg(figure: Figure, name: str, *, crop: bool = True) -> str:
     """Serialise without XML header, addresses and fixed size, with ids that no other figure uses."""
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata={"Date": None}
-    )
+    box_inches = "tight" if crop else None
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches=box_inches, pad_inches=0.04)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lary_policy.report.bundle import ReportBundle
@@ -69,7 +69,7 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
     found.append(
         Answer(
             "Whose head makes the robot succeed in closed loop?",
-            _verdict(success, verb, "No closed-loop episode was run."),
+            _verdict(success, verb, "No closed-loop episode was run.") + _above_floor(success, bundle),
             tuple(_success_statement(c, success, verb, bundle) for c in success),
         )
     )
@@ -157,23 +157,30 @@ def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBu
 def _success_statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
     """Like `_statement`, with the random head and the scripted expert named as floor and ceiling."""
     base = _statement(cell, siblings, verb, bundle)
-    floor = _reference(bundle.scores, cell, FLOOR_HEAD, max)
-    ceiling = _reference(bundle.scores, cell, CEILING_HEAD, max)
+    floor, ceiling = (_reference(bundle.scores, cell, head) for head in (FLOOR_HEAD, CEILING_HEAD))
     extra = ""
     if floor is None or ceiling is None:
         names = [n for n, s in (("random head", floor), ("scripted expert", ceiling)) if s is None]
         extra += f" No {join_words(names, 'and no')} was run here."
     if floor is not None:
-        same = overlap(cell.best, floor)
-        extra += f" Random head: {format_score(floor)}"
-        extra += ", not told apart from the best." if same else "."
+        same = ", not told apart from the best" if overlap(cell.best, floor) else ""
+        extra += f" Random head: {format_score(floor)}{same}."
     if ceiling is not None:
         extra += f" Scripted expert: {format_score(ceiling)}."
     return Statement(base.label, base.text + extra, base.encoder, base.conclusive)
 
 
-def _reference(scores: Sequence[Score], cell: Cell, head: str, choose: Callable[..., Score]) -> Score | None:
-    """Find the floor or ceiling of a cell: same task, and same mode unless it has none."""
+def _above_floor(found: Sequence[Cell], bundle: ReportBundle) -> str:
+    """Say in how many cells the best head is told apart from a random one."""
+    floors = [(c, _reference(bundle.scores, c, FLOOR_HEAD)) for c in found]
+    known = [(c, f) for c, f in floors if f is not None]
+    above = sum(f.value < c.best.value and not overlap(c.best, f) for c, f in known)
+    ending = f"{len(known)} {_plural(len(known), 'cell')}"
+    return f" The best head is told apart from a random one in {above} of {ending}." if known else ""
+
+
+def _reference(scores: Sequence[Score], cell: Cell, head: str) -> Score | None:
+    """Find the floor or ceiling of a cell: same task and mode, the best encoder's own if there is one."""
     found = [
         s
         for s in scores
@@ -181,7 +188,7 @@ def _reference(scores: Sequence[Score], cell: Cell, head: str, choose: Callable[
         and (s.embodiment, s.task) == (cell.embodiment, cell.task)
         and s.mode in (cell.mode, "-", head)
     ]
-    return choose(found, key=lambda s: s.value) if found else None
+    return max(found, key=lambda s: (s.encoder == cell.best.encoder, s.value)) if found else None
 
 
 def _listed(scores: Sequence[Score], last: str = "and") -> str:

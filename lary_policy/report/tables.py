@@ -86,7 +86,7 @@ def _probe_table(key: tuple[str, str, str], members: Sequence[Score], with_embod
     columns = list(dict.fromkeys(_column(s) for s in members))
     titles = _column_titles(columns)
     keys = sorted(
-        {(s.target, s.metric) for s in members}, key=lambda k: (k[0], metric_info(k[1]).order, k[1])
+        dict.fromkeys((s.target, s.metric) for s in members), key=lambda k: (k[0], metric_info(k[1]).order)
     )
     rows = []
     for target, metric in keys:
@@ -168,6 +168,12 @@ def _rollout_row(
             else max(line[metric].ci95[1] for line in lines.values() if metric in line) or 1.0
         )
         numbers.append(_number(own[metric], peers, top) if metric in own else None)
-    who = {"ceiling": "scripted expert", "floor": f"random head on {key[4]}"}.get(reference, key[4])
-    names = (key[0], key[1], " · ".join([who, *(key[i] for i in extras)]), key[2], key[5])
+    who = {"ceiling": "scripted expert", "floor": f"random head, {key[4]}"}.get(reference, key[4])
+    names = (
+        key[0],
+        "any mode" if key[1] == "-" else key[1],
+        " · ".join([who, *(key[i] for i in extras)]),
+        key[2],
+        key[5],
+    )
     return Row(names, tuple(numbers), key[4], reference)

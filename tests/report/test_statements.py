@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.correlate import correlate
+from lary_policy.report.statements import Answer, answers, question
+from lary_policy.types import Score
+
+from .synthetic import MSE, SUCCESS, all_scores, probe_scores, rollout_scores
+
+Make = Callable[..., ReportBundle]
+
+
+def answer(scores: list[Score], index: int) -> Answer:
+    bundle = ReportBundle("t", "quick", tuple(scores))
+    return answers(bundle, correlate(scores)[0])[index]
+
+
+def decode(mse: dict[str, float], half: float = 0.02) -> tuple[str, str]:
+    found = answer(probe_scores("pick_place", "pair", mse, half), 0)
+    relative = [s for s in found.statements if "relative" in s.label]
+    assert len(relative) == 1
+    return found.verdict, f"{relative[0].label}: {relative[0].text}"
+
+
+def test_separated_intervals_are_stated_with_their_numbers() -> None:
+    verdict, text = decode(MSE)
+    assert text == (
+        "pick_place, relative targets, inverse model: dinov2-small has the lowest test MSE, "
+        "0.31 [0.29, 0.33]; its interval does not overlap with efficientnet-lite0 0.40 [0.38, 0.42] "
+        "or pixels 0.52 [0.50, 0.54]."
+    )
+    assert verdict == (
+        "dinov2-small has the lowest test MSE in 2 of 2 comparisons; its interval is clear of every other "
+        "encoder's in all of these."
+    )
+
+
+def test_swapped_values_swap_the_sentence() -> None:
+    swapped = {**MSE, "pixels": MSE["dinov2-small"], "dinov2-small": MSE["pixels"]}
+    verdict, text = decode(swapped)
+    assert "pixels has the lowest test MSE, 0.31 [0.29, 0.33]" in text
+    assert "or dinov2-small 0.52 [0.50, 0.54]." in text
+    assert verdict.startswith("pixels has the lowest")
+
+
+def test_overlapping_intervals_are_said_to_overlap() -> None:
+    verdict, text = decode(MSE, half=0.06)
+    assert (
+        "but its interval overlaps with efficientnet-lite0 0.40 [0.34, 0.46]: this run does not tell" in text
+    )
+    assert "It does not overlap with pixels 0.52 [0.46, 0.58]." in text
+    assert verdict.endswith("in none of these.")
+
+
+def test_equal_values_are_level_and_nobody_stands_out() -> None:
+    verdict, text = decode({**MSE, "efficientnet-lite0": 0.31})
+    assert "efficientnet-lite0 and dinov2-small are level at 0.31" in text
+    assert verdict == "No encoder stands out: of 2 comparisons, all end in ties."
+
+
+def test_split_wins_name_both_encoders() -> None:
+    scores = probe_scores("reach", "pair", MSE) + probe_scores(
+        "push", "pair", {**MSE, "pixels": 0.31, "dinov2-small": 0.52}
+    )
+    verdict = answer(scores, 0).verdict
+    assert verdict.startswith("No encoder stands out: of 4 comparisons, ")
+    assert "dinov2-small has the lowest test MSE in 2 and pixels has the lowest test MSE in 2" in verdict
+
+
+def test_one_encoder_and_no_scores_are_named() -> None:
+    verdict, text = decode({"pixels": 0.5})
+    assert "nothing to compare" in verdict
+    assert "only pixels was measured" in text
+    empty = ReportBundle("t", "quick", ())
+    verdicts = [a.verdict for a in answers(empty, ())]
+    assert verdicts[0] == "No probe error was measured."
+    assert verdicts[1] == "No closed-loop episode was run."
+    assert "no scores" in question(empty)
+
+
+def test_a_missing_encoder_is_named_in_its_cell() -> None:
+    scores = probe_scores("reach", "pair", MSE) + probe_scores(
+        "push", "pair", {"pixels": 0.5, "dinov2-small": 0.4}
+    )
+    texts = {s.label: s.text for s in answer(scores, 0).statements}
+    assert "Not measured here: efficientnet-lite0." in texts["push, relative targets, inverse model"]
+    assert "Not measured" not in texts["reach, relative targets, inverse model"]
+
+
+def test_closed_loop_names_floor_and_ceiling() -> None:
+    found = answer(rollout_scores("reach", "subgoal", SUCCESS), 1)
+    text = found.statements[0].text
+    assert text.startswith("dinov2-small succeeds most often, 56 % [42, 69], but its interval overlaps with")
+    assert "Random head: 0 % [0, 7]." in text
+    assert "Scripted expert: 100 % [93, 100]." in text
+    assert found.verdict.endswith("told apart from a random one in 1 of 1 cell.")
+
+
+def test_a_head_no_better_than_random_is_said_to_be() -> None:
+    found = answer(rollout_scores("reach", "subgoal", {**dict.fromkeys(SUCCESS, 0.0), "pixels": 0.04}), 1)
+    assert "Random head: 0 % [0, 7], not told apart from the best." in found.statements[0].text
+    assert found.verdict.endswith("told apart from a random one in 0 of 1 cell.")
+
+
+def test_missing_references_are_named() -> None:
+    scores = [s for s in rollout_scores("reach", "policy", SUCCESS) if s.head not in ("random", "expert")]
+    found = answer(scores, 1)
+    assert "No random head and no scripted expert was run here." in found.statements[0].text
+    assert "random" not in found.verdict
+
+
+def test_agreement_follows_the_data() -> None:
+    assert "in 4 of 4 task and mode cells; 12 of the 12 pairs" in answer(all_scores(), 3).verdict
+    worse = [
+        s for s in all_scores() if not (s.stage == "rollout" and (s.task, s.mode) == ("reach", "subgoal"))
+    ] + rollout_scores("reach", "subgoal", dict(zip(MSE, (0.9, 0.5, 0.1), strict=True)))
+    assert "in 3 of 4 task and mode cells; 9 of the 12 pairs" in answer(worse, 3).verdict
+
+
+def test_two_heads_of_one_encoder_are_compared_head_by_head() -> None:
+    other = [
+        Score.from_dict({**s.to_dict(), "head": "mlp4096-flatten"})
+        for s in probe_scores("reach", "pair", MSE)
+    ]
+    labels = [s.label for s in answer(probe_scores("reach", "pair", MSE) + other, 0).statements]
+    assert len(labels) == 4
+    assert "reach, relative targets, inverse model, head mlp4096-flatten" in labels
+
+
+def test_question_names_the_encoders(make_bundle: Make) -> None:
+    assert question(make_bundle()).startswith("Of pixels, efficientnet-lite0 and dinov2-small: ")
