@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from lary_policy.errors import FrameFormatError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def frame_id(path: Path) -> str:
@@ -31,6 +35,8 @@ def decode_frame(path: Path) -> Tensor:
     """
     data = _read(path)
     try:
+        if data.startswith(_PNG_SIGNATURE):
+            _check_png(data)
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             pixels = np.array(image.convert("RGB"))
@@ -42,6 +48,23 @@ def decode_frame(path: Path) -> Tensor:
             fix="Restore the file; rows that use it are quarantined until then.",
         ) from error
     return torch.from_numpy(pixels)
+
+
+def _check_png(data: bytes) -> None:
+    """Raise ValueError unless every chunk up to IEND is there with its checksum.
+
+    Pillow stops reading when it has all rows, so it misses damage in the last bytes.
+    """
+    at, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        head = data[at : at + 8]
+        if len(head) < 8:
+            raise ValueError("the PNG ends before its IEND chunk")
+        length, kind = struct.unpack(">I4s", head)
+        end = at + 8 + length
+        if data[end : end + 4] != struct.pack(">I", zlib.crc32(data[at + 4 : end])):
+            raise ValueError(f"checksum of PNG chunk {kind!r} is wrong or cut off")
+        at = end + 4
 
 
 def _read(path: Path) -> bytes:
