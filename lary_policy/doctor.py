@@ -117,12 +117,11 @@ def _weights() -> list[Finding]:
 
 
 def _video() -> list[Finding]:
-    import imageio_ffmpeg
+    import av
 
-    try:
-        return [Finding("mp4 encoder", True, f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")]
-    except RuntimeError as error:
-        return [Finding("mp4 encoder", False, str(error), 'pip install --force-reinstall "imageio[ffmpeg]"')]
+    ok = "libx264" in av.codecs_available
+    fix = "" if ok else 'pip install --force-reinstall "av>=15,<16"'
+    return [Finding("mp4 encoder", ok, f"libx264 of PyAV {av.__version__}" if ok else "no libx264", fix)]
 
 
 def _cuda() -> list[Finding]:

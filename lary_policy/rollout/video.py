@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import imageio.v2 as imageio
+import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,13 +32,11 @@ def tile_video(film: EpisodeFrames, path: Path, *, tile_px: int = 224, hz: float
     """
     if not film.frames:
         raise ShapeError(expected="at least one filmed step", got="none", fix="Pass a film to run_episodes.")
-    options: dict[str, Any] = {"fps": hz / film.every, "codec": "libx264", "macro_block_size": 2}
-    with atomic_write(path) as temporary:
-        writer: Any = imageio.get_writer(str(temporary), format="FFMPEG", mode="I", **options)
-        with writer:
-            for frames, success in zip(film.frames, film.success, strict=True):
-                tiles = [_tile(f, bool(s), tile_px) for f, s in zip(frames.numpy(), success, strict=True)]
-                writer.append_data(_grid(tiles))
+    with atomic_write(path) as temporary, imageio.imopen(temporary, "w", plugin="pyav") as writer:
+        writer.init_video_stream("libx264", fps=round(hz / film.every))
+        for frames, success in zip(film.frames, film.success, strict=True):
+            tiles = [_tile(f, bool(s), tile_px) for f, s in zip(frames.numpy(), success, strict=True)]
+            writer.write_frame(_grid(tiles))
     return path
 
 
