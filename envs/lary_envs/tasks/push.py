@@ -16,8 +16,8 @@ from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = 0.025, 0.1
 _LOW_M, _HIGH_M = (0.38, -0.12), (0.50, 0.12)
-_AWAY_M = (0.14, 0.22)  # distance from cube to disc
-_AHEAD_RAD = math.radians(65)  # the disc lies within this angle of straight ahead
+_AWAY_M = (0.14, 0.20)  # distance from cube to disc
+_AHEAD_RAD = math.radians(60)  # the disc lies within this angle of straight ahead
 _TURN_RAD = math.radians(20)
 _WITHIN_M, _SLOW_M_S = 0.04, 0.05
 _HOVER_M, _PUSH_Z_M = 0.11, 0.025
@@ -80,7 +80,7 @@ def phases() -> tuple[Phase, ...]:
 
 @register_task(SPEC, phases)
 class Push:
-    """A 5 cm cube and a disc 14 to 22 cm further on."""
+    """A 5 cm cube and a disc 14 to 20 cm further on."""
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add cube and disc."""

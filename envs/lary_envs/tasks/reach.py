@@ -13,7 +13,7 @@ from lary_envs.phases import Phase, pose
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
-_LOW_M, _HIGH_M = (0.38, -0.18, 0.08), (0.62, 0.18, 0.30)
+_LOW_M, _HIGH_M = (0.44, -0.18, 0.08), (0.64, 0.18, 0.28)  # in front of the hand, never hidden by it
 
 SPEC = TaskSpec(
     name="reach",
@@ -31,7 +31,7 @@ def phases() -> tuple[Phase, ...]:
 
 @register_task(SPEC, phases)
 class Reach:
-    """A sphere in a box of 24 x 36 x 22 cm above the table."""
+    """A sphere in a box of 20 x 36 x 20 cm above the table."""
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add the sphere."""
