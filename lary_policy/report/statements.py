@@ -12,6 +12,8 @@ from lary_policy.report.correlate import Panel
 from lary_policy.report.labels import format_score, join_words
 from lary_policy.types import Score
 
+_MAX_LISTED = 4
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -192,7 +194,11 @@ def _reference(scores: Sequence[Score], cell: Cell, head: str) -> Score | None:
 
 
 def _listed(scores: Sequence[Score], last: str = "and") -> str:
-    return join_words([f"{s.encoder} {format_score(s)}" for s in scores], last)
+    """List scores; beyond four only the first two are spelled out, the tables have the rest."""
+    shown = scores if len(scores) <= _MAX_LISTED else scores[:2]
+    words = [f"{s.encoder} {format_score(s)}" for s in shown]
+    rest = len(scores) - len(shown)
+    return join_words([*words, f"{rest} more encoders"] if rest else words, last)
 
 
 def _plural(count: int, word: str) -> str:

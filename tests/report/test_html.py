@@ -156,7 +156,7 @@ def test_untrusted_names_are_escaped_everywhere(make_bundle: Make, tmp_path: Pat
 def test_quarantine_is_counted_and_listed(make_bundle: Make, tmp_path: Path) -> None:
     rows = [Quarantined(f"images/ep_{i}/f.png", "truncated", "extract") for i in range(40)]
     text = Page(render_html(make_bundle(quarantined=rows, **NO_FIGURES), tmp_path)).text
-    assert "40 inputs of 1840 checked were set aside." in text
+    assert "Set aside: 40 of 1840 checked inputs." in text
     assert all(row.item in text for row in rows)
 
 
@@ -171,7 +171,7 @@ def test_empty_parts_are_named(make_bundle: Make, tmp_path: Path) -> None:
         "No trajectory was recorded.",
         "No atomic probe was run.",
         "No video was recorded.",
-        "None of 1840 checked were set aside.",
+        "Set aside: none of 1840 checked inputs.",
         "None of 0 closed-loop episodes was stopped",
         "Seconds per stage were not recorded.",
         "The environment was not recorded.",

@@ -131,3 +131,10 @@ def test_two_heads_of_one_encoder_are_compared_head_by_head() -> None:
 
 def test_question_names_the_encoders(make_bundle: Make) -> None:
     assert question(make_bundle()).startswith("Of pixels, efficientnet-lite0 and dinov2-small: ")
+
+
+def test_many_encoders_are_not_all_spelled_out() -> None:
+    _, text = decode({f"e{i}": 0.3 + 0.1 * i for i in range(7)})
+    assert text.endswith(
+        "does not overlap with e1 0.40 [0.38, 0.42], e2 0.50 [0.48, 0.52] or 4 more encoders."
+    )
