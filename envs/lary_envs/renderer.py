@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import mujoco
 import torch
@@ -19,7 +20,7 @@ from lary_envs.backend import POSE_FIELDS, Physics
 
 wp.config.log_level = wp.LOG_WARNING  # it reports every kernel module otherwise
 
-_GROUP_WORLDS = 4  # of a CPU launch: small enough to share among threads, large enough to hide the launch
+_GROUP_WORLDS = 8  # of a CPU launch: small enough to share among threads, large enough to hide the launch
 
 
 class _Tracer:
@@ -47,7 +48,7 @@ class _Tracer:
         count = len(poses["geom_xpos"])
         for name, view in self._poses.items():
             view[:count].copy_(poses[name].reshape(count, *view.shape[1:]))
-        with wp.ScopedDevice(self._device):
+        with _on_torch_stream(self._device):
             self._mjw.refit_bvh(self._model, self._data, self._context)
             self._mjw.render(self._model, self._data, self._context)
         packed = wp.to_torch(self._context.rgb_data).view(torch.uint8).reshape(self._shape)
@@ -101,6 +102,13 @@ class RayTracer:
         if self._pool is not None:
             self._pool.shutdown()
         self._tracers.clear()
+
+
+def _on_torch_stream(device: str) -> AbstractContextManager[object]:
+    """Order launches after the pose copies: on CUDA by sharing torch's stream, on a CPU they are anyway."""
+    if device == "cpu":
+        return wp.ScopedDevice(device)
+    return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(torch.device(device))))
 
 
 def _trace_all(tracer: _Tracer, groups: Sequence[dict[str, Tensor]]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Frames of the ray tracer: sane, repeatable, alike in every batch, and like MuJoCo's own renderer."""
 
+import os
 import subprocess
 import sys
 
@@ -101,8 +102,6 @@ with mujoco.Renderer(env._model, 112, 112) as renderer:
 
 def test_like_mujocos_own_renderer():
     """Mean absolute difference below 5/255; in a process of its own, because OpenGL is chosen at import."""
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", _PARITY],
         env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True, text=True, timeout=120, check=False,
@@ -112,3 +111,16 @@ def test_like_mujocos_own_renderer():
     errors = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MAE")]
     assert len(errors) == 2
     assert np.max(errors) < 5.0
+
+
+@pytest.mark.gpu
+def test_cuda_frames_equal_cpu_frames():
+    """Only edge pixels may differ: the GPU uses fast math."""
+    frames = {}
+    for device in ("cpu", "cuda"):
+        env = SimEnv("pick_place", 6, cameras=CAMERAS, image_px=56, render_device=device)
+        env.reset(range(6))
+        frames[device] = env.frames([5, 0, 3])
+        env.close()
+    assert frames["cuda"].device.type == "cuda"
+    assert (frames["cuda"].cpu().float() - frames["cpu"].float()).abs().mean() < 1.0
