@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights, random_weights, resolve_weights
 from lary_policy.encoders.wheel_dinov2 import read_wheel_tensors
-from lary_policy.errors import WeightsMismatchError
 from lary_policy.types import LatentSpec
 
 PATCH_PX = 14
@@ -127,26 +128,39 @@ def _architecture(width: int) -> nn.Module:
 def _pretrained(width: int, path: Path, weights: Weights) -> nn.Module:
     """Load a checkpoint with old or new key names; transformers renames, nothing may be left over."""
     from transformers import Dinov2Model
-    from transformers.utils import logging
 
     tensors = read_wheel_tensors(path) if path.suffix == ".onnx" else read_tensors(path)
-    bar_was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        # transformers does not declare that it returns a pair here.
+    with _quiet_transformers():
+        # Sizes are compared below, where the message names every layer; the type does not declare the pair.
         loaded: Any = Dinov2Model.from_pretrained(
-            None, config=_config(width), state_dict=tensors, output_loading_info=True
+            None,
+            config=_config(width),
+            state_dict=tensors,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        model, info = loaded
-    except RuntimeError as error:
-        raise WeightsMismatchError(
-            expected=f"DINOv2 weights of width {width}",
-            got=f"{weights.source}: {error}",
-            fix="Give the weights of this size, or choose the encoder that they belong to.",
-        ) from error
-    finally:
-        if bar_was_on:
-            logging.enable_progress_bar()
-    problems = [f"{kind} {key}" for kind, keys in info.items() for key in sorted(map(str, keys))]
+    model, info = loaded
+    problems = [
+        *(f"{key} missing" for key in sorted(info["missing_keys"])),
+        *(f"{key} not in the model" for key in sorted(info["unexpected_keys"])),
+        *(f"{key} is {tuple(a)}, model {tuple(b)}" for key, a, b in sorted(info["mismatched_keys"])),
+        *info["error_msgs"],
+    ]
     raise_on_mismatch(problems, weights)
     return model
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hide transformers' own progress bar and load report; what is wrong is raised as an error instead."""
+    from transformers.utils import logging
+
+    level, bar_was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar_was_on:
+            logging.enable_progress_bar()

