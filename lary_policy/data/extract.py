@@ -19,7 +19,7 @@ from lary_policy.types import LatentSpec, Quarantined
 
 Progress = Callable[[int, int], None]
 SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
-SHARD_FRAMES = 512  # an interruption costs at most this many encodes
+SHARD_FRAMES = 512  # ten seconds of a small ViT on two cores
 
 
 class FrameEncoder(Protocol):
@@ -62,6 +62,7 @@ def extract(
     store: LatentStore,
     *,
     batch_size: int = 32,
+    shard_frames: int = SHARD_FRAMES,
     on_progress: Progress | None = None,
 ) -> ExtractReport:
     """Encode every frame that the store lacks, once each however many files hold it; start again to continue.
@@ -71,6 +72,7 @@ def extract(
         encoder: A `frame` encoder.
         store: Store with the encoder's fingerprint and latent shape.
         batch_size: Frames encoded at once.
+        shard_frames: Most frames of one shard; an interruption costs at most this many encodes.
         on_progress: Called with (frames done, frames to encode).
 
     Raises:
@@ -83,7 +85,7 @@ def extract(
     files, quarantined = _identify(requested)
     absent = store.missing(files)
     todo = [(f, files[f]) for f in absent]
-    writer = _ShardWriter(store)
+    writer = _ShardWriter(store, shard_frames)
     encode_seconds, done = 0.0, 0
     for ids, frames, bad in _decoded(todo, batch_size):
         quarantined.extend(bad)
@@ -110,11 +112,11 @@ def extract(
 class _ShardWriter:
     """Collects latents and publishes a shard whenever enough are there."""
 
-    def __init__(self, store: LatentStore) -> None:
+    def __init__(self, store: LatentStore, shard_frames: int) -> None:
         self.written = 0
         self._store = store
         frame_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
-        self._limit = max(1, min(SHARD_FRAMES, SHARD_BYTES // frame_bytes))
+        self._limit = max(1, min(shard_frames, SHARD_BYTES // frame_bytes))
         self._ids: list[str] = []
         self._latents: list[Tensor] = []
 

@@ -18,7 +18,7 @@ class PathResolver:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._folders: dict[str, Path] = {}
+        self._folders: dict[tuple[str, str], Path] = {}
 
     def __call__(self, path: str | None, folder: str) -> Path:
         """Return the absolute path of a CSV cell, in either style (with or without `folder` in front).
@@ -33,11 +33,14 @@ class PathResolver:
                 got="an empty cell" if not path else "a path with a NUL byte",
                 fix="Complete the row in the CSV.",
             )
-        if path.startswith("/") or ".." in PurePosixPath(path).parts:
-            return resolve_inside(self._root, path)  # raises with the path as it stands in the CSV
-        relative = PurePosixPath(layout.with_prefix(path, folder))
-        parent = str(relative.parent)
-        if parent not in self._folders:
-            self._folders[parent] = resolve_inside(self._root, parent)
-        resolved = self._folders[parent] / relative.name
-        return resolve_inside(self._root, str(relative)) if resolved.is_symlink() else resolved
+        parent, _, name = path.rpartition("/")
+        if path.startswith("/") or name in ("", ".", ".."):
+            return resolve_inside(self._root, path)
+        key = (parent, folder)
+        if key not in self._folders:
+            whole = PurePosixPath(layout.with_prefix(path, folder))
+            self._folders[key] = resolve_inside(self._root, str(whole.parent))
+        resolved = self._folders[key] / name
+        if resolved.is_symlink():
+            return resolve_inside(self._root, layout.with_prefix(path, folder))
+        return resolved

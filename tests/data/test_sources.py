@@ -108,7 +108,7 @@ def _empty_action(made):
 
 def _escaping_action(made):
     made.rows[2]["action"] = "actions/../../secret.npy"
-    return "'actions/../../secret.npy'"
+    return "'actions/../..'"
 
 
 def _absolute_image(made):

@@ -1,0 +1,134 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lary_policy.data import LatentStore, decode_frame, extract, frame_id, load_pairs
+from lary_policy.errors import ShapeError, StoreError
+from lary_policy.types import LatentSpec
+
+
+@pytest.fixture
+def paths(synthetic, arm7):
+    return load_pairs(synthetic.root, "calvin", "val", embodiment=arm7, stride=5).frame_paths()
+
+
+@pytest.fixture
+def store(tmp_path, pool_encoder):
+    return LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
+
+
+def test_each_unique_frame_is_encoded_once_however_many_files_hold_it(paths, pool_encoder, store):
+    copy = paths[0].with_name("copy.png")
+    shutil.copy(paths[0], copy)
+    report = extract([*paths, *paths, copy], pool_encoder, store, batch_size=4)
+    assert pool_encoder.frames_seen == len(paths) == 15
+    assert (report.requested, report.unique, report.encoded, report.reused) == (31, 15, 15, 0)
+    assert max(pool_encoder.batches) == 4
+
+
+def test_stored_latents_are_those_of_the_encoder(paths, pool_encoder, store):
+    extract(paths, pool_encoder, store, batch_size=4)
+    read = store.read([frame_id(p) for p in paths])
+    for latent, path in zip(read, paths, strict=True):
+        expected = pool_encoder.encode(decode_frame(path)[None, None])[0, 0]
+        assert torch.equal(latent, expected.half())
+
+
+def test_batch_size_does_not_change_the_result(paths, make_encoder, tmp_path):
+    stores = []
+    for size in (1, 7, 100):
+        encoder = make_encoder()
+        stores.append(LatentStore(tmp_path / f"s{size}", encoder.fingerprint, encoder.latent))
+        extract(paths, encoder, stores[-1], batch_size=size)
+    ids = [frame_id(p) for p in paths]
+    assert torch.equal(stores[0].read(ids), stores[1].read(ids))
+    assert torch.equal(stores[0].read(ids), stores[2].read(ids))
+
+
+def test_a_second_run_encodes_nothing(paths, pool_encoder, store):
+    extract(paths, pool_encoder, store)
+    reopened = LatentStore(store.root, pool_encoder.fingerprint, pool_encoder.latent)
+    report = extract(paths, pool_encoder, reopened)
+    assert (report.encoded, report.reused, pool_encoder.frames_seen) == (0, 15, 15)
+
+
+def test_an_interrupted_run_continues_behind_its_last_shard(paths, make_encoder, store):
+    def stop(done, total):
+        assert total == 15
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(paths, make_encoder(), store, batch_size=2, shard_frames=4, on_progress=stop)
+    encoder = make_encoder()
+    reopened = LatentStore(store.root, encoder.fingerprint, encoder.latent)
+    report = extract(paths, encoder, reopened, batch_size=2, shard_frames=4)
+    assert (report.reused, report.encoded, encoder.frames_seen) == (8, 7, 7)
+    assert reopened.verify() == []
+    assert len(reopened) == 15
+
+
+def test_a_full_disk_keeps_finished_shards(paths, make_encoder, store, monkeypatch):
+    real, calls = LatentStore.write_shard, []
+
+    def third_fails(self, ids, latents):
+        calls.append(len(ids))
+        if len(calls) == 3:
+            monkeypatch.setattr(
+                "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            )
+        return real(self, ids, latents)
+
+    monkeypatch.setattr(LatentStore, "write_shard", third_fails)
+    with pytest.raises(StoreError, match="No space left"):
+        extract(paths, make_encoder(), store, batch_size=2, shard_frames=4)
+    assert len(LatentStore.open(store.root)) == 8
+
+
+def test_damaged_images_are_quarantined_and_the_rest_is_encoded(paths, pool_encoder, store):
+    paths[3].write_bytes(paths[3].read_bytes()[:200])
+    paths[5].unlink()
+    report = extract(paths, pool_encoder, store, batch_size=4)
+    assert report.encoded == 13
+    assert {q.item for q in report.quarantined} == {str(paths[3]), str(paths[5])}
+    assert all(q.reason.startswith("expected") for q in report.quarantined)
+
+
+def test_images_of_several_sizes_are_encoded(tmp_path, pool_encoder, store):
+    files = []
+    for number, px in enumerate((16, 24, 16, 32)):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.full((px, px, 3), number, np.uint8)).save(files[-1])
+    assert extract(files, pool_encoder, store).encoded == 4
+    means = store.read([frame_id(f) for f in files]).float().mean((1, 2)) * 255
+    torch.testing.assert_close(means, torch.arange(4.0), atol=0.01, rtol=0)
+
+
+def test_progress_ends_at_the_total(paths, pool_encoder, store):
+    seen = []
+    extract(paths, pool_encoder, store, batch_size=4, on_progress=lambda *args: seen.append(args))
+    assert seen == [(4, 15), (8, 15), (12, 15), (15, 15)]
+
+
+def test_mismatched_store_and_wrong_latents_are_refused(paths, make_encoder, store):
+    with pytest.raises(StoreError, match="feedfeedfeedfeed"):
+        extract(paths, make_encoder("feedfeedfeedfeed"), store)
+    pair = make_encoder()
+    pair.latent = LatentSpec("pair", 16, 3)
+    with pytest.raises(ShapeError, match="'pair'"):
+        extract(paths, pair, store)
+    short = make_encoder()
+    short.encode = lambda frames: torch.zeros(len(frames), 1, 15, 3)
+    with pytest.raises(ShapeError, match="16, 3"):
+        extract(paths, short, store)
+
+
+def test_overflow_in_float16_names_the_way_out(paths, make_encoder, tmp_path):
+    encoder = make_encoder(scale=1e6)
+    with pytest.raises(StoreError, match="bfloat16"):
+        extract(paths, encoder, LatentStore(tmp_path / "h", encoder.fingerprint, encoder.latent))
+    wide = LatentStore(tmp_path / "b", encoder.fingerprint, encoder.latent, dtype="bfloat16")
+    assert extract(paths, encoder, wide).encoded == 15

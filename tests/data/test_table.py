@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from lary_policy.data import LatentStore, decode_frame, extract, load_latents, load_pairs
+from lary_policy.errors import DatasetError, StoreError
+
+
+@pytest.fixture
+def pairs(synthetic, arm7):
+    return load_pairs(synthetic.root, "calvin", "val", embodiment=arm7, stride=5)
+
+
+@pytest.fixture
+def store(tmp_path, pool_encoder):
+    return LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
+
+
+def test_every_row_finds_the_latents_of_its_own_frames(pairs, pool_encoder, store):
+    extract(pairs.frame_paths(), pool_encoder, store)
+    table = load_latents(pairs, store)
+    assert table.bank.shape == (15, 16, 3)
+    assert table.bank.dtype == torch.float16
+    assert table.index.shape == (12, 2, 1)
+    assert torch.equal(table.kept, torch.arange(12))
+    for row, index in zip(pairs.rows, table.index, strict=True):
+        for side, path in enumerate((row.src_frames[0], row.tgt_frames[0])):
+            expected = pool_encoder.encode(decode_frame(path)[None, None])[0, 0].half()
+            assert torch.equal(table.bank[index[side, 0]], expected)
+
+
+def test_rows_with_damaged_images_are_left_out_and_listed(pairs, pool_encoder, store):
+    damaged = pairs.rows[1].tgt_frames[0]  # also the source of row 2
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    pairs.rows[11].tgt_frames[0].unlink()
+    extract(pairs.frame_paths(), pool_encoder, store)
+    table = load_latents(pairs, store)
+    assert table.kept.tolist() == [0, *range(3, 11)]
+    assert [q.item for q in table.quarantined] == [f"calvin_metadata_val.csv:{n}" for n in (3, 4, 13)]
+    assert damaged.name in table.quarantined[0].reason
+    assert len(pairs.actions()[table.kept]) == len(table)
+
+
+def test_a_good_frame_that_was_never_extracted_is_an_error_not_a_gap(pairs, pool_encoder, store):
+    extract(pairs.frame_paths()[:-2], pool_encoder, store)
+    with pytest.raises(StoreError, match=r"2 frames without.*lary extract"):
+        load_latents(pairs, store)
+
+
+def test_a_flipped_byte_stops_loading(pairs, pool_encoder, store):
+    extract(pairs.frame_paths(), pool_encoder, store)
+    data = bytearray(store.shards()[0].read_bytes())
+    data[-5] ^= 4
+    store.shards()[0].write_bytes(data)
+    with pytest.raises(StoreError, match="sha256"):
+        load_latents(pairs, LatentStore.open(store.root))
+
+
+def test_nothing_usable_is_an_error(pairs, pool_encoder, store):
+    for path in pairs.frame_paths():
+        path.write_bytes(b"")
+    extract(pairs.frame_paths(), pool_encoder, store)
+    with pytest.raises(DatasetError, match="12 rows set aside"):
+        load_latents(pairs, store)
