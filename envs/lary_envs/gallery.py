@@ -61,7 +61,7 @@ def measure_expert(task: str, seeds: Sequence[int]) -> ExpertRate:
 
 
 def write_picture(task: str, path: Path, *, step: int, seed: int = 0, image_px: int = 200) -> None:
-    """Write a PNG of all cameras side by side, `step` control steps into the expert's episode (edges smoothed)."""
+    """Write a PNG of all cameras side by side, `step` steps into the expert's episode (edges smoothed)."""
     env = SimEnv(task, 1, cameras=("front", "agent", "wrist"), image_px=2 * image_px)
     for done in play_expert(env, [seed]):
         if done == step:
