@@ -14,6 +14,7 @@ from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.heads.pool import LatentShape
 
 _INIT_STD = 0.02  # protocol section 4.1
+_MAX_PLAIN_SCORES = 1 << 24  # attention scores held in memory at once, 32 MB in bfloat16
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,20 @@ class SelfBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `[b n d]` to `[b n d]`."""
-        query, key, value = _split_heads(self.qkv(self.norm1(tokens)), 3, self.num_heads)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        packed = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1))
+        mixed = _attend(*packed.permute(2, 0, 3, 1, 4).unbind(0))
         tokens = tokens + self.proj(mixed.transpose(1, 2).flatten(2))
         return tokens + self.mlp(self.norm2(tokens))
 
 
 class PoolingBlock(nn.Module):
-    """Cross-attention of a query to tokens, without norm on the query and without output projection."""
+    """Cross-attention of one learned query to tokens, without norm on the query and output projection.
+
+    The query is the same for every sample, so keys and values of the tokens are never formed: scores are
+    tokens @ (W_k^T q), and values W_v (sum of weighted tokens). That is the same function (the key bias
+    cancels in the softmax, the value bias passes through as weights sum to 1) for 2 heads instead of 2 width
+    multiplications a number.
+    """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -102,18 +109,23 @@ class PoolingBlock(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """Pool tokens `[b n d]` into queries `[b q d]`."""
-        heads = _split_heads(self.q(query), 1, self.num_heads)[0]
-        key, value = _split_heads(self.kv(self.norm1(tokens)), 2, self.num_heads)
-        mixed = F.scaled_dot_product_attention(heads, key, value)
-        query = query + mixed.transpose(1, 2).flatten(2)
-        return query + self.mlp(self.norm2(query))
+        """Pool tokens `[b n d]` with the query `[d]` into `[b d]`."""
+        context = self.norm1(tokens)
+        pooled = self._weights(query, context) @ context  # [b heads d]
+        matrix, bias = (p.unflatten(0, (2, self.num_heads, -1))[1] for p in (self.kv.weight, self.kv.bias))
+        values = torch.einsum("bhd,hed->bhe", pooled, matrix) + bias
+        hidden = query + values.flatten(1)
+        return hidden + self.mlp(self.norm2(hidden))
 
     def weights(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """Return the attention `[b heads q n]` that `forward` uses; it sums to 1 over n."""
-        heads = _split_heads(self.q(query), 1, self.num_heads)[0]
-        key = _split_heads(self.kv(self.norm1(tokens)), 2, self.num_heads)[0]
-        return (heads @ key.transpose(-1, -2) / math.sqrt(heads.shape[-1])).softmax(-1)
+        """Return the attention `[b heads n]` that `forward` uses; it sums to 1 over n."""
+        return self._weights(query, self.norm1(tokens))
+
+    def _weights(self, query: Tensor, context: Tensor) -> Tensor:
+        heads = self.q(query).unflatten(-1, (self.num_heads, -1))  # [heads e]
+        matrix = self.kv.weight.unflatten(0, (2, self.num_heads, -1))[0]  # [heads e d]
+        seen = torch.einsum("he,hed->hd", heads, matrix) / math.sqrt(heads.shape[-1])
+        return (context @ seen.T).transpose(1, 2).softmax(-1)
 
 
 class AttentiveProbe(nn.Module):
@@ -147,7 +159,7 @@ class AttentiveProbe(nn.Module):
         self.latent_shape, self.num_classes = latent_shape, num_classes
         self.projector = nn.Sequential(nn.Linear(latent_shape[-1], width), nn.LayerNorm(width), nn.GELU())
         self.temporal_embed = nn.Parameter(torch.zeros(1, max_frames, 1, width))
-        self.query_tokens = nn.Parameter(torch.zeros(1, 1, width))
+        self.query_tokens = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(SelfBlock(width, num_heads, mlp_ratio) for _ in range(num_self_blocks))
         self.cross_attention_block = PoolingBlock(width, num_heads, mlp_ratio)
         self.linear = nn.Linear(width, num_classes)
@@ -160,14 +172,11 @@ class AttentiveProbe(nn.Module):
             ShapeError: The latents are not of the shape given at construction.
         """
         tokens = self._tokens(latents)
-        query = self.query_tokens.expand(len(tokens), -1, -1)
-        return self.linear(self.cross_attention_block(query, tokens).squeeze(1))
+        return self.linear(self.cross_attention_block(self.query_tokens, tokens))
 
     def attention(self, latents: Tensor) -> Tensor:
         """Return the pooling query's weights `[b t c n]`, averaged over heads; each sample sums to 1."""
-        tokens = self._tokens(latents)
-        query = self.query_tokens.expand(len(tokens), -1, -1)
-        weights = self.cross_attention_block.weights(query, tokens)
+        weights = self.cross_attention_block.weights(self.query_tokens, self._tokens(latents))
         return weights.mean(1).reshape(latents.shape[:-1])
 
     def _tokens(self, latents: Tensor) -> Tensor:
@@ -213,6 +222,13 @@ class AttentiveProbe(nn.Module):
         self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2 * last))
 
 
-def _split_heads(packed: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-    """Split `[b n parts*d]` into `parts` tensors `[b heads n d/heads]`."""
-    return packed.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention over `[b heads n e]`.
+
+    Torch's fused CPU kernel has a slow backward pass: for 128 tokens in bfloat16 on AMX two plain products
+    and a softmax take a quarter of its time. They need memory for the scores, so long inputs stay fused.
+    """
+    scores = query.shape[:-1].numel() * key.shape[-2]
+    if query.device.type != "cpu" or scores > _MAX_PLAIN_SCORES:
+        return F.scaled_dot_product_attention(query, key, value)
+    return (query / math.sqrt(query.shape[-1]) @ key.transpose(-1, -2)).softmax(-1) @ value
