@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +65,7 @@ def extract(
     *,
     batch_size: int = 32,
     shard_frames: int = SHARD_FRAMES,
+    decode_threads: int = 1,
     on_progress: Progress | None = None,
 ) -> ExtractReport:
     """Encode every frame that the store lacks, once each however many files hold it; start again to continue.
@@ -73,6 +76,7 @@ def extract(
         store: Store with the encoder's fingerprint and latent shape.
         batch_size: Frames encoded at once.
         shard_frames: Most frames of one shard; an interruption costs at most this many encodes.
+        decode_threads: Threads that decode the next batches meanwhile; one does 2,000 112 px frames a second.
         on_progress: Called with (frames done, frames to encode).
 
     Raises:
@@ -87,7 +91,7 @@ def extract(
     todo = [(f, files[f]) for f in absent]
     writer = _ShardWriter(store, shard_frames)
     encode_seconds, done = 0.0, 0
-    for ids, frames, bad in _decoded(todo, batch_size):
+    for ids, frames, bad in _decoded(todo, batch_size, decode_threads):
         quarantined.extend(bad)
         for group_ids, group in _same_size(ids, frames):
             began = time.perf_counter()
@@ -160,15 +164,19 @@ def _decode_batch(batch: Sequence[tuple[str, Path]]) -> Decoded:
     return ids, frames, bad
 
 
-def _decoded(todo: Sequence[tuple[str, Path]], batch_size: int) -> Iterator[Decoded]:
-    """Yield decoded batches, the next one being decoded in a thread while the caller works."""
-    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = [pool.submit(_decode_batch, b) for b in batches[:1]]
-        for i in range(len(batches)):
-            result = pending.pop().result()
-            if i + 1 < len(batches):
-                pending.append(pool.submit(_decode_batch, batches[i + 1]))
+def _decoded(todo: Sequence[tuple[str, Path]], batch_size: int, threads: int) -> Iterator[Decoded]:
+    """Yield decoded batches in order, the next ones being decoded in threads while the caller works."""
+    batches = iter(range(0, len(todo), batch_size))
+    with ThreadPoolExecutor(threads) as pool:
+
+        def submit(count: int) -> list[Future[Decoded]]:
+            starts = itertools.islice(batches, count)
+            return [pool.submit(_decode_batch, todo[i : i + batch_size]) for i in starts]
+
+        pending = deque(submit(threads))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(submit(1))
             yield result
 
 

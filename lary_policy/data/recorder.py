@@ -91,12 +91,12 @@ def record_episodes(
         offset = disturbance.offsets(step, expert.free_space())
         disturbed = offset.any(-1)
         target = clean + offset
-        for i in running:
-            recordings[i].failure = recordings[i].failure or controller.check(target)[i] or ""
+        refused = controller.check(target)
         env.step(controller.command(target))
         last = torch.where(disturbed.unsqueeze(-1), controller.pose(), target)
         success = env.success()
         for i in running:
+            recordings[i].failure = refused[i] or recordings[i].failure
             _take_step(recordings[i], clean[i], last[i], bool(disturbed[i]))
             if recordings[i].success_step is None and success[i]:
                 recordings[i].success_step = step + 1

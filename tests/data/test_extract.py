@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from lary_policy.data import LatentStore, decode_frame, extract, frame_id, load_pairs
+from lary_policy.encoders import load_encoder
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.types import LatentSpec
 
@@ -37,12 +38,12 @@ def test_stored_latents_are_those_of_the_encoder(paths, pool_encoder, store):
         assert torch.equal(latent, expected.half())
 
 
-def test_batch_size_does_not_change_the_result(paths, make_encoder, tmp_path):
+def test_batch_size_and_threads_do_not_change_the_result(paths, make_encoder, tmp_path):
     stores = []
-    for size in (1, 7, 100):
+    for size, threads in ((1, 1), (7, 1), (2, 3)):
         encoder = make_encoder()
         stores.append(LatentStore(tmp_path / f"s{size}", encoder.fingerprint, encoder.latent))
-        extract(paths, encoder, stores[-1], batch_size=size)
+        extract(paths, encoder, stores[-1], batch_size=size, decode_threads=threads)
     ids = [frame_id(p) for p in paths]
     assert torch.equal(stores[0].read(ids), stores[1].read(ids))
     assert torch.equal(stores[0].read(ids), stores[2].read(ids))
@@ -132,3 +133,12 @@ def test_overflow_in_float16_names_the_way_out(paths, make_encoder, tmp_path):
         extract(paths, encoder, LatentStore(tmp_path / "h", encoder.fingerprint, encoder.latent))
     wide = LatentStore(tmp_path / "b", encoder.fingerprint, encoder.latent, dtype="bfloat16")
     assert extract(paths, encoder, wide).encoded == 15
+
+
+def test_a_registered_encoder_fits(paths, tmp_path):
+    encoder = load_encoder("pixels", image_px=28)
+    store = LatentStore(tmp_path / "pixels", encoder.fingerprint, encoder.latent)
+    assert extract(paths, encoder, store).encoded == 15
+    frames = torch.stack([decode_frame(p) for p in paths]).unsqueeze(1)
+    read = store.read([frame_id(p) for p in paths])
+    torch.testing.assert_close(read.float(), encoder.encode(frames)[:, 0], atol=1e-3, rtol=0)

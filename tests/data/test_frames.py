@@ -46,8 +46,9 @@ def test_truncated_images_are_refused(tmp_path, pixels, suffix, share):
         decode_frame(path)
 
 
-def test_damage_never_escapes_as_a_foreign_exception(tmp_path, pixels):
-    path = tmp_path / "a.png"
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
+def test_damage_never_escapes_as_a_foreign_exception(tmp_path, pixels, suffix):
+    path = tmp_path / f"a.{suffix}"
     Image.fromarray(pixels).save(path)
     data, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(300):
@@ -59,7 +60,7 @@ def test_damage_never_escapes_as_a_foreign_exception(tmp_path, pixels):
             assert decode_frame(path).shape[-1] == 3
         except FrameFormatError:
             refused += 1
-    assert refused == 300
+    assert refused == 300 or suffix != "png"  # only PNG has checksums
 
 
 def test_missing_file_and_folder_are_refused(tmp_path):

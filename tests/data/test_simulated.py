@@ -7,7 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from lary_policy.data import collect_demonstrations, load_pairs, read_episodes, verify_dataset
+from lary_policy.data import (
+    LatentStore,
+    collect_demonstrations,
+    decode_frame,
+    extract,
+    load_latents,
+    load_pairs,
+    read_episodes,
+    verify_dataset,
+)
 from lary_policy.data.primitives import PRIMITIVES
 from lary_policy.errors import DatasetError, StoreError
 
@@ -94,6 +103,18 @@ def test_both_cameras_show_different_pictures_of_the_asked_size(reach, arm7):
     assert load_pairs(root, "reach", "val", embodiment=arm7, stride=5, cameras=["wrist"]).cameras == (
         "wrist",
     )
+
+
+def test_latents_of_two_cameras_are_found_by_their_own_column(reach, arm7, pool_encoder, tmp_path):
+    pairs = load_pairs(reach[0], "reach", "train", embodiment=arm7, stride=5)
+    store = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
+    extract(pairs.frame_paths(), pool_encoder, store)
+    table = load_latents(pairs, store)
+    assert table.index.shape == (len(pairs), 2, 2)
+    for row, index in zip(pairs.rows, table.index, strict=True):
+        for side, files_of_side in enumerate((row.src_frames, row.tgt_frames)):
+            frames = torch.stack([decode_frame(p) for p in files_of_side]).unsqueeze(1)
+            assert torch.equal(table.bank[index[side]], pool_encoder.encode(frames)[:, 0].half())
 
 
 def test_csv_has_the_columns_of_the_benchmark_first(reach):
