@@ -105,14 +105,17 @@ def euler_xyz_to_matrix(euler_xyz_rad: Tensor) -> Tensor:
 def matrix_to_euler_xyz(matrix: Tensor) -> Tensor:
     """Convert matrices `[..., 3, 3]` to fixed-axis angles `[..., 3]` (rad).
 
-    Pitch is in [-pi/2, pi/2]. At gimbal lock (|pitch| = pi/2) roll is set to 0 and yaw takes the turn.
+    Pitch is in [-pi/2, pi/2]. At gimbal lock (|pitch| = pi/2) roll is set to 0 and yaw takes the turn. Roll
+    is read after undoing yaw, so that near the lock, where both are ill-conditioned, their errors cancel.
     """
     cos_pitch = torch.hypot(matrix[..., 0, 0], matrix[..., 1, 0])
     pitch = torch.atan2(-matrix[..., 2, 0], cos_pitch)
     locked = cos_pitch < 1e-6
-    roll = torch.where(locked, torch.zeros_like(pitch), torch.atan2(matrix[..., 2, 1], matrix[..., 2, 2]))
     yaw_free = torch.atan2(matrix[..., 1, 0], matrix[..., 0, 0])
     yaw = torch.where(locked, torch.atan2(-matrix[..., 0, 1], matrix[..., 1, 1]), yaw_free)
+    levelled = yaw.cos()[..., None] * matrix[..., 1, 1:] - yaw.sin()[..., None] * matrix[..., 0, 1:]
+    roll_free = torch.atan2(-levelled[..., 1], levelled[..., 0])
+    roll = torch.where(locked, torch.zeros_like(pitch), roll_free)
     return torch.stack([roll, pitch, yaw], -1)
 
 
