@@ -52,6 +52,5 @@ def weights_status(name: str) -> WeightsStatus:
 
     Raises:
         UnknownNameError: No such encoder; the message lists the valid names.
-        WeightsMismatchError: A weight file is there but its hash is not the pinned one.
     """
     return _weights_status(encoder_spec(name).weights)

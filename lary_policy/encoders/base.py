@@ -161,7 +161,7 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             expected="a torch device of this machine",
-            got=f"'{name}' ({str(error).splitlines()[0]})",
+            got=f"'{name}' ({str(error).partition('\n')[0]})",
             fix="Use device=cpu, or install a torch build for your GPU.",
         ) from error
     return device

