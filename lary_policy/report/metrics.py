@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,46 @@ def bootstrap_mean_ci(
     sums, counts = _cluster_sums(_vector("values", values), clusters)
     weights = _draw(len(sums), seed, resamples)
     return float(sums.sum() / counts.sum()), _percentiles((weights @ sums) / (weights @ counts), level)
+
+
+def bootstrap_macro_ci(
+    correct: ArrayLike,
+    classes: ArrayLike,
+    clusters: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Estimate:
+    """Return the mean over classes of the mean of `correct` `[N]` within each class, and its interval.
+
+    Classes are weighted anew in every resample, over those it contains, so the interval stays within the
+    range of `correct`.
+
+    Args:
+        correct: 1 for a hit, 0 for a miss.
+        classes: True class of each sample `[N]`.
+        clusters: As in `bootstrap_mean_ci`.
+        seed: Of the resampling.
+        resamples: Bootstrap samples.
+        level: Coverage.
+
+    Raises:
+        ShapeError: Nothing to average, lengths differ, or a value is not finite.
+    """
+    values = _vector("correct", correct)
+    _, member = np.unique(_matching("class", values, classes), return_inverse=True)
+    one_hot = np.eye(int(member.max()) + 1)[member]  # [N classes]
+    groups = np.arange(len(values)) if clusters is None else _matching("cluster", values, clusters)
+    _, group = np.unique(groups, return_inverse=True)
+    hits, counts = (np.zeros((int(group.max()) + 1, one_hot.shape[1])) for _ in range(2))
+    np.add.at(hits, group, one_hot * values[:, None])
+    np.add.at(counts, group, one_hot)
+    weights = np.vstack([np.ones(len(hits)), _draw(len(hits), seed, resamples)])
+    hit, count = weights @ hits, weights @ counts
+    rates = np.divide(hit, count, out=np.zeros_like(hit), where=count > 0)
+    macro = rates.sum(axis=1) / (count > 0).sum(axis=1)
+    return float(macro[0]), _percentiles(macro[1:], level)
 
 
 def paired_bootstrap_diff(
@@ -185,16 +226,21 @@ def _cluster_sums(values: Floats, clusters: ArrayLike | None) -> tuple[Floats, F
     """Sum and count of values in each cluster."""
     if clusters is None:
         return values, np.ones(len(values))
-    names = np.asarray(clusters)
-    if names.shape != values.shape:
-        raise ShapeError(
-            expected=f"one cluster for each of {len(values)} values",
-            got=f"{names.shape}",
-            fix="Pass episode ids.",
-        )
-    _, member = np.unique(names, return_inverse=True)
+    _, member = np.unique(_matching("cluster", values, clusters), return_inverse=True)
     sums = np.bincount(member, weights=values).astype(np.float64)
     return sums, np.bincount(member).astype(np.float64)
+
+
+def _matching(name: str, values: Floats, labels: ArrayLike) -> NDArray[Any]:
+    """Return `labels` as an array, one for each value."""
+    array = np.asarray(labels)
+    if array.shape != values.shape:
+        raise ShapeError(
+            expected=f"one {name} for each of {len(values)} values",
+            got=f"{array.shape}",
+            fix="Pass one label for each sample, e.g. its episode.",
+        )
+    return array
 
 
 def _draw(units: int, seed: int, resamples: int) -> Floats:

@@ -1,0 +1,131 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lary_policy.errors import HeadMismatchError, StoreError, WeightsMismatchError
+from lary_policy.heads import (
+    AttentiveProbeConfig,
+    build_head,
+    checkpoint,
+    load_head,
+    load_meta,
+    save_head,
+)
+
+
+@pytest.fixture
+def saved(tmp_path, meta):
+    head = build_head(meta)
+    save_head(tmp_path / "head", head, meta)
+    return tmp_path / "head", head
+
+
+def edit(folder, **changes):
+    raw = json.loads((folder / "head.json").read_text())
+    (folder / "head.json").write_text(json.dumps({**raw, **changes}))
+
+
+def test_action_head_round_trip_is_exact(saved, meta):
+    folder, head = saved
+    loaded, loaded_meta = load_head(folder, fingerprint="0123456789abcdef", embodiment="arm7")
+    assert loaded_meta == meta
+    assert not loaded.training
+    latents, proprio = torch.randn(2, *meta.latent_shape), torch.randn(2, 7)
+    assert torch.equal(loaded(latents, proprio), head(latents, proprio))
+
+
+def test_class_head_round_trip_is_exact(tmp_path, meta):
+    meta = replace(
+        meta,
+        model=AttentiveProbeConfig(16, 1, 2),
+        mode="atomic",
+        target="class",
+        chunk=0,
+        action_dim=0,
+        stats=None,
+        proprio_stats=None,
+        class_names=("+x", "-x", "Open"),
+        token_grid=None,
+    )
+    head = build_head(meta)
+    save_head(tmp_path, head, meta)
+    loaded, loaded_meta = load_head(tmp_path)
+    assert loaded_meta == meta
+    latents = torch.randn(2, *meta.latent_shape)
+    assert torch.equal(loaded(latents), head.eval()(latents))
+
+
+def test_initial_weights_depend_on_the_seed_alone(meta):
+    torch.manual_seed(1)
+    first = build_head(meta)
+    torch.manual_seed(2)
+    assert torch.equal(first.fc_in.weight, build_head(meta).fc_in.weight)
+    assert not torch.equal(first.fc_in.weight, build_head(meta, seed=99).fc_in.weight)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "both"),
+    [
+        ({"fingerprint": "ffffffffffffffff"}, ("0123456789abcdef", "ffffffffffffffff")),
+        ({"embodiment": "arm12"}, ("arm7", "arm12")),
+    ],
+)
+def test_another_encoder_or_embodiment_is_refused_with_both_values(saved, wanted, both):
+    with pytest.raises(HeadMismatchError) as error:
+        load_head(saved[0], **wanted)
+    assert all(value in str(error.value) for value in both)
+
+
+def test_description_and_weights_of_two_heads_do_not_mix(saved, meta):
+    raw = json.loads((saved[0] / "head.json").read_text())
+    edit(saved[0], model={**raw["model"], "width": 17})
+    with pytest.raises(WeightsMismatchError, match="mlp17-project3"):
+        load_head(saved[0])
+
+
+def test_missing_or_additional_weights_are_refused(saved, meta):
+    folder = saved[0]
+    short = torch.nn.Module()
+    short.register_parameter("fc_out", torch.nn.Parameter(torch.zeros(2)))
+    save_head(folder, short, meta)
+    with pytest.raises(WeightsMismatchError, match=r"Missing key.*Unexpected key"):
+        load_head(folder)
+
+
+@pytest.mark.parametrize("name", ["head.json", "head.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{ not json"])
+def test_missing_and_damaged_files_are_named(saved, name, content):
+    path = saved[0] / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(HeadMismatchError, match=name):
+        load_head(saved[0])
+
+
+def test_other_versions_and_unknown_or_missing_fields_are_refused(saved):
+    folder, _ = saved
+    edit(folder, format_version=2)
+    with pytest.raises(HeadMismatchError, match=r"format 1; got 2"):
+        load_meta(folder)
+    edit(folder, format_version=1, colour="red")
+    with pytest.raises(HeadMismatchError, match="colour"):
+        load_meta(folder)
+    raw = json.loads((folder / "head.json").read_text())
+    del raw["colour"], raw["stats"]
+    (folder / "head.json").write_text(json.dumps(raw))
+    with pytest.raises(HeadMismatchError, match="stats"):
+        load_meta(folder)
+
+
+def test_a_full_disk_is_named_and_keeps_the_previous_head(saved, meta, monkeypatch):
+    folder, head = saved
+    before = (folder / "head.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StoreError, match="No space left"):
+        save_head(folder, head, meta)
+    assert (folder / "head.safetensors").read_bytes() == before
