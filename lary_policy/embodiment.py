@@ -16,6 +16,10 @@ from lary_policy.paths import configs_dir
 
 GroupKind = Literal["position", "rotation", "gripper"]
 STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
+# Differences below these do not matter to a robot (metres, radians, fraction of the gripper's opening): a few
+# times the controller's tracking error. Scaling them up to unit variance would make heads learn, and closed
+# loops amplify, noise.
+LEAST_SCALE = {"position": 0.005, "rotation": 0.02, "gripper": 0.05}
 
 _TO_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
     "euler_xyz": rotation.euler_xyz_to_matrix,
@@ -100,6 +104,11 @@ class Embodiment:
             joined[group.name] = (*joined.get(group.name, ()), *group.indices)
         return joined
 
+    def least_scale(self) -> tuple[float, ...]:
+        """Return for each of the a numbers the least deviation worth resolving (`LEAST_SCALE`)."""
+        scale = {i: LEAST_SCALE[g.kind] for g in self.groups for i in g.indices}
+        return tuple(scale[i] for i in range(self.action_dim))
+
     def check(self, actions: Tensor) -> None:
         """Raise ShapeError unless `actions` is `[..., a]` and finite."""
         if actions.shape[-1] != self.action_dim:
@@ -168,7 +177,7 @@ class Embodiment:
 class ActionStats:
     """Mean and population standard deviation of each action number over all time steps of the train split.
 
-    A dimension whose std is below `STD_FLOOR` is constant: it is scaled by 1 and named in `constant`.
+    A dimension whose std is below `STD_FLOOR` is constant and named by `constant`.
     """
 
     mean: tuple[float, ...]
@@ -176,8 +185,13 @@ class ActionStats:
     count: int
 
     @classmethod
-    def fit(cls, actions: Tensor) -> ActionStats:
+    def fit(cls, actions: Tensor, least_std: Sequence[float] | None = None) -> ActionStats:
         """Compute statistics of `[..., a]` in float64.
+
+        Args:
+            actions: Any actions or poses.
+            least_std: Smaller deviations are raised to these, one a dimension (see `Embodiment.least_scale`);
+                None replaces those below `STD_FLOOR` by 1, as LARYBench does.
 
         Raises:
             EmbodimentError: There are no actions.
@@ -190,7 +204,10 @@ class ActionStats:
                 fix="Check the train split with `lary data verify`.",
             )
         std = flat.std(0, correction=0)
-        std = torch.where(std < STD_FLOOR, torch.ones_like(std), std)
+        if least_std is None:
+            std = torch.where(std < STD_FLOOR, torch.ones_like(std), std)
+        else:
+            std = torch.maximum(std, std.new_tensor(least_std))
         return cls(tuple(flat.mean(0).tolist()), tuple(std.tolist()), len(flat))
 
     def normalise(self, actions: Tensor) -> Tensor:

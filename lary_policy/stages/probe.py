@@ -111,8 +111,9 @@ def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fiel
 def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
     embodiment = context.embodiment
     raw = {name: _targets(split, job.probe, embodiment) for name, split in splits.items()}
-    stats = ActionStats.fit(raw["train"].actions)
-    proprio_stats = ActionStats.fit(raw["train"].anchors) if job.probe.proprio else None
+    least = embodiment.least_scale()
+    stats = ActionStats.fit(raw["train"].actions, least)
+    proprio_stats = ActionStats.fit(raw["train"].anchors, least) if job.probe.proprio else None
     batches = {name: value.batches(stats, proprio_stats) for name, value in raw.items()}
     meta = _head_meta(
         context,
