@@ -188,7 +188,9 @@ class AttentiveProbe(nn.Module):
             )
         tokens = self.projector(latents.flatten(2, 3))  # [b t c*n width]
         if tokens.shape[1] > 1:
-            tokens = tokens + self._temporal(tokens.shape[1])
+            tokens = tokens + self._temporal(tokens.shape[1]).to(
+                tokens.dtype
+            )  # or autocast widens all that follows
         tokens = tokens.flatten(1, 2)
         for block in self.blocks:
             tokens = block(tokens)
