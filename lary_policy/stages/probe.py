@@ -24,7 +24,7 @@ from lary_policy.heads import (
     train,
 )
 from lary_policy.progress import progress
-from lary_policy.report.metrics import bootstrap_mean_ci
+from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
@@ -200,13 +200,12 @@ def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
     save_head(cell.folder, head, meta)
     test = splits["test"].pairs.select(splits["test"].table.kept)
     episodes = test.episodes()[rows["test"]].numpy()
-    metrics = {"top1": evaluation.correct, "top1_macro": evaluation.macro_terms}
-    scores = []
-    for name, terms in metrics.items():
-        value, (low, high) = bootstrap_mean_ci(terms.numpy(), episodes)
-        # Macro terms weigh rare classes up, so a resample's mean can pass 1; an accuracy cannot.
-        estimate = (value, (low, min(high, 1.0)))
-        scores.append(_score(context, job, meta, name, estimate, len(terms), trained))
+    correct, true = evaluation.correct.numpy(), evaluation.targets.numpy()
+    estimates = {
+        "top1": bootstrap_mean_ci(correct, episodes),
+        "top1_macro": bootstrap_macro_ci(correct, true, episodes),
+    }
+    scores = [_score(context, job, meta, name, e, len(correct), trained) for name, e in estimates.items()]
     return {
         **_common(job, meta, trained, aside),
         "scores": [s.to_dict() for s in scores],
