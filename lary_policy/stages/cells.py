@@ -71,9 +71,9 @@ class Cell:
             ) from error
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Publish the result atomically and return it."""
+        """Publish the result atomically and return it as every later run will read it."""
         write_json(self.folder / RESULT, result)
-        return result
+        return self.result()
 
 
 def write_json(path: Path, value: Any) -> None:
