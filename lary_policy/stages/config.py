@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from lary_policy.compose import choices
-from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.paths import configs_dir
 
 PROBE_MODES = ("pair", "policy", "atomic")
@@ -19,6 +20,8 @@ ROLLOUT_MODES = {
     "policy": "policy",
 }  # mode of the loop -> mode of the probe whose head it uses
 PROTOCOLS = ("native",)
+LISTS = ("tasks", "encoders", "cameras", "probes", "rollouts")
+RESERVED_RUNS = ("cache", "latest")  # names that the output folder uses itself
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class DemoConfig:
     test: int
     noise_std_m: float = 0.0
     noise_std_rad: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val", "test"):
+            _at_least_one(f"demos.{name}", getattr(self, name))
+        for name in ("noise_std_m", "noise_std_rad"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    expected=f"demos.{name} >= 0", got=str(getattr(self, name)), fix=f"Pass demos.{name}=0."
+                )
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,19 @@ class SuiteConfig:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
-        for name, value in (
-            ("episodes", self.episodes),
-            ("num_worlds", self.num_worlds),
-            ("stride", self.stride),
+        for name in ("episodes", "num_worlds", "stride"):
+            _at_least_one(name, getattr(self, name))
+        _some_and_different("tasks", self.tasks)
+        _some_and_different("encoders", [e.name for e in self.encoders])
+        _some_and_different("cameras", self.cameras)
+        if self.run is not None and (
+            self.run != Path(self.run).name or self.run in ("", "..", *RESERVED_RUNS)
         ):
-            if value < 1:
-                raise ConfigError(
-                    expected=f"{name} >= 1", got=str(value), fix=f"Pass {name}=50, for example."
-                )
+            raise ConfigError(
+                expected=f"run as the plain name of a folder, other than {', '.join(RESERVED_RUNS)}",
+                got=f"'{self.run}'",
+                fix="Pass run=first-try, for example, and output_dir=<folder> for another place.",
+            )
         trained = {(p.mode, p.target) for p in self.probes}
         for rollout in self.rollouts:
             if (ROLLOUT_MODES[rollout.mode], rollout.target) not in trained:
@@ -123,6 +139,20 @@ class SuiteConfig:
         return next(p for p in self.probes if (p.mode, p.target) == wanted)
 
 
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(expected=f"{name} >= 1", got=str(value), fix=f"Pass {name}=50, for example.")
+
+
+def _some_and_different(name: str, values: Sequence[str]) -> None:
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(
+            expected=f"at least one of {name}, each once",
+            got=f"[{', '.join(values)}]",
+            fix=f"Pass {name}=[first,second], for example.",
+        )
+
+
 def suite_config(raw: dict[str, Any]) -> SuiteConfig:
     """Turn a resolved Hydra config into a `SuiteConfig`.
 
@@ -135,6 +165,11 @@ def suite_config(raw: dict[str, Any]) -> SuiteConfig:
     import draccus
 
     raw = dict(raw)
+    for name in LISTS:
+        if isinstance(raw.get(name), str):
+            raise ConfigError(
+                expected=f"a list of {name}", got=f"'{raw[name]}'", fix=f"Write {name}=[{raw[name]}]."
+            )
     env, encoder = raw.pop("env", None), raw.pop("encoder", None)
     if env is not None:
         raw["tasks"] = [env["name"]]
@@ -143,11 +178,19 @@ def suite_config(raw: dict[str, Any]) -> SuiteConfig:
     try:
         return draccus.decode(SuiteConfig, raw)
     except draccus.utils.DecodingError as error:
-        raise ConfigError(
-            expected="fields " + ", ".join(SuiteConfig.__dataclass_fields__),
-            got=str(error),
-            fix="See configs/suite/quick.yaml for a complete example.",
-        ) from error
+        raise _cause(error) from error
+
+
+def _cause(error: Exception) -> LaryPolicyError:
+    """Return the named error below a decoding error, where one of our own checks raised it."""
+    below: BaseException | None = error
+    while below is not None and not isinstance(below, LaryPolicyError):
+        below = below.__cause__ or below.__context__
+    return below or ConfigError(
+        expected="fields " + ", ".join(SuiteConfig.__dataclass_fields__),
+        got=str(error),
+        fix="See configs/suite/quick.yaml for a complete example.",
+    )
 
 
 def read_group(group: str, name: str) -> dict[str, Any]:

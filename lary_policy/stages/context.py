@@ -15,6 +15,7 @@ from lary_policy.device import resolve_device
 from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder, weights_status
 from lary_policy.errors import UnknownNameError, WeightsMissingError
+from lary_policy.heads import load_head_config
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.threads import available_cores
@@ -46,7 +47,7 @@ class RunContext:
         """Resolve the device and check every name before anything is computed.
 
         Raises:
-            UnknownNameError: A task, encoder, embodiment or camera does not exist.
+            UnknownNameError: A task, encoder, head, embodiment or camera does not exist.
             WeightsMissingError: The weights of an encoder are absent.
             ConfigError: CUDA is asked for and not there.
         """
@@ -58,6 +59,8 @@ class RunContext:
                 if camera not in spec.cameras:
                     raise UnknownNameError(f"camera of task {task}", camera, spec.cameras)
         load_embodiment(config.embodiment)
+        for probe in config.probes:
+            load_head_config(probe.head)
         context = cls(config, resolve_device(config.device), config.output_dir / "cache", available_cores())
         for choice in config.encoders:
             encoder_spec(choice.name).latent_at(context.image_px(choice))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lary_policy.data import LatentStore, LatentTable, PairTable, extract, load_latents
@@ -25,8 +26,24 @@ class SplitLatents:
 def open_store(context: RunContext, choice: EncoderChoice) -> LatentStore:
     """Open the latents of an encoder, shared by all tasks and runs of an output folder."""
     encoder = context.encoder(choice)
-    root = context.cache / "latents" / f"{choice.name}-{encoder.fingerprint}"
+    root = _store_root(context, choice, encoder.fingerprint)
     return LatentStore(root, encoder.fingerprint, encoder.latent)
+
+
+def _store_root(context: RunContext, choice: EncoderChoice, fingerprint: str) -> Path:
+    return context.cache / "latents" / f"{choice.name}-{fingerprint}"
+
+
+def _store_is_whole(context: RunContext, choice: EncoderChoice, result: dict[str, Any]) -> bool:
+    """Tell whether no shard disappeared since the cell was finished; the encoder is not loaded for this.
+
+    A damaged shard is deleted by the user, as the error that names it says, and is then missing here.
+    """
+    root = _store_root(context, choice, result["fingerprint"])
+    if not root.is_dir():
+        return False
+    store = LatentStore.open(root)
+    return not store.quarantined and len(store) >= result["encoded"] + result["reused"]
 
 
 def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
@@ -45,7 +62,7 @@ def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> d
         WeightsMissingError: The weights of the encoder are absent.
     """
     cell = extract_cell(context, data.task, choice)
-    if cell.done:
+    if cell.done and _store_is_whole(context, choice, cell.result()):
         return cell.result()
     encoder = context.encoder(choice)
     store = open_store(context, choice)
