@@ -40,8 +40,24 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Look at Python, packages, weights, video encoder, GPU and disk."""
-    checks: tuple[Callable[[], list[Finding]], ...] = (_python, _packages, _weights, _video, _cuda, _disk)
-    return [finding for check in checks for finding in check()]
+    checks: dict[str, Callable[[], list[Finding]]] = {
+        "Python": _python,
+        "packages": _packages,
+        "weights": _weights,
+        "mp4 encoder": _video,
+        "CUDA device": _cuda,
+        "disk space": _disk,
+    }
+    return [finding for name, check in checks.items() for finding in _look(name, check)]
+
+
+def _look(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Run one check; a package it needs itself may be what is missing."""
+    try:
+        return check()
+    except ImportError as error:
+        fix = "Install the missing packages, then run `lary doctor` again."
+        return [Finding(name, False, f"could not be looked at: {error}", fix)]
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -58,7 +74,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         )
         console.print(f"{mark} {finding.name:<34} {finding.detail}", soft_wrap=True)
         if finding.fix:
-            console.print(f"        fix: {finding.fix}", soft_wrap=True)
+            console.print(f"        fix: {finding.fix}", soft_wrap=True, markup=False)
     broken = [f for f in results if f.required and not f.ok]
     console.print(
         f"\n{len(broken)} of {len(results)} checks need attention."
@@ -87,7 +103,8 @@ def _packages() -> list[Finding]:
             ok = requirement.specifier.contains(version, prereleases=True)
         except importlib.metadata.PackageNotFoundError:
             version, ok = "not installed", False
-        wanted = f"{requirement.name}{requirement.specifier}"
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        wanted = f"{requirement.name}{extras}{requirement.specifier}"
         fix = (
             ""
             if ok
