@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -14,7 +13,8 @@ from lary_policy import __version__
 from lary_policy.device import resolve_device
 from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder, weights_status
-from lary_policy.errors import UnknownNameError, WeightsMissingError
+from lary_policy.encoders.weights import random_weights, resolve_weights
+from lary_policy.errors import UnknownNameError
 from lary_policy.heads import load_head_config
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
@@ -99,28 +99,23 @@ class RunContext:
         }
 
     def weights_key(self, choice: EncoderChoice) -> str:
-        """Return the hash of the weights an encoder would load.
+        """Return the hash of the weights an encoder would load; `auto` may download them.
 
         Raises:
-            WeightsMissingError: They are nowhere on this machine.
+            WeightsMissingError: They are nowhere; the message names every way to get them.
+            WeightsMismatchError: The file does not have the pinned hash.
         """
-        if choice.weights != "auto":
-            return choice.weights
-        status = _weights_status(choice.name)
-        if not status.available:
-            raise WeightsMissingError(
-                expected=f"pretrained weights of '{choice.name}'", got="none on this machine", fix=status.fix
-            )
-        return status.sha256 or status.source
+        if choice.weights == "random":
+            return random_weights(self.config.seed).sha256
+        if choice.weights == "auto":
+            status = weights_status(choice.name)
+            if status.available:
+                return status.sha256 or status.source
+        return resolve_weights(choice.name, encoder_spec(choice.name).weights, choice.weights)[1].sha256
 
     def cell(self, stage: str, label: str, *inputs: Any) -> Cell:
         """Return the cell of a stage for the given inputs."""
         return Cell(stage, label, digest(STAGE_VERSIONS[stage], __version__, *inputs), self.cache)
-
-
-@functools.cache
-def _weights_status(name: str) -> Any:
-    return weights_status(name)
 
 
 def environment(context: RunContext) -> dict[str, str]:
