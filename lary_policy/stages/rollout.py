@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lary_policy.data.episodes import read_episodes
+from lary_policy.data.episodes import EpisodeRecord, read_episodes
 from lary_policy.errors import DatasetError
 from lary_policy.heads import build_head, load_head
 from lary_policy.progress import progress
@@ -181,9 +181,13 @@ def _agent(
 def _goals(
     context: RunContext, data: TaskData, choice: EncoderChoice, seeds: list[int]
 ) -> tuple[Tensor, Tensor, list[str | None]]:
-    """Return demonstration latents `[w j c n d]`, their lengths `[w]`, and which seeds have none."""
+    """Return demonstration latents `[w j c n d]`, their lengths `[w]`, and why a seed cannot be run.
+
+    A seed has `no_demonstration`, or a `damaged_demonstration` when one of its frames was set aside: without
+    it every later goal would be a chunk early.
+    """
     split = load_split(context, data, choice, "rollout")
-    episode_of = {record.seed: record.episode for record in read_episodes(data.goals_root)}
+    records = {record.seed: record for record in read_episodes(data.goals_root)}
     rows_of: dict[int, list[int]] = {}
     episodes = split.pairs.select(split.table.kept).episodes().tolist()
     for row, episode in enumerate(episodes):
@@ -191,14 +195,21 @@ def _goals(
     chains: list[Tensor] = []
     missing: list[str | None] = []
     for seed in seeds:
-        rows = rows_of.get(episode_of.get(seed, -1), [])
-        missing.append(None if rows else "no_demonstration")
+        record = records.get(seed)
+        rows = rows_of.get(record.episode, []) if record is not None else []
+        missing.append(_reason(record, len(rows), context.config.stride))
         index = split.table.index[rows or [0]]  # [m 2 c]
         chains.append(torch.cat([index[:, 0], index[-1:, 1]]))  # [m+1 c]: all sources, then the last target
     lengths = torch.tensor([len(chain) for chain in chains])
     longest = int(lengths.max())
     padded = torch.stack([torch.cat([c, c[-1:].expand(longest - len(c), -1)]) for c in chains])
     return split.table.bank[padded], lengths, missing
+
+
+def _reason(record: EpisodeRecord | None, rows: int, stride: int) -> str | None:
+    if record is None or not record.success:
+        return "no_demonstration"
+    return None if rows == record.steps // stride else "damaged_demonstration"
 
 
 def _probe_job(context: RunContext, job: RolloutJob) -> ProbeJob:
