@@ -1,0 +1,212 @@
+"""The batched closed loop: success, failures by name, independence of the worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
+from torch import Tensor
+
+from lary_policy.errors import SimulationError
+from lary_policy.rollout import Agent, EpisodeFrames, ExpertAgent, Observation, RolloutResult, run_episodes
+from lary_policy.types import EpisodeResult
+
+SEEDS = (300_000, 300_001, 300_002, 300_003)
+MAX_STEPS = task_spec("reach").max_steps
+
+
+class Spoiled:
+    """The expert, except that some worlds do something else from some step on."""
+
+    needs_frames = False
+
+    def __init__(self, expert: ExpertAgent, spoil: Callable[[Tensor, int], Tensor]) -> None:
+        self._expert, self._spoil = expert, spoil
+
+    def plan(self, observation: Observation) -> Tensor:
+        return self._spoil(self._expert.plan(observation).clone(), observation.chunk_index)
+
+
+class Replay:
+    """Plays recorded targets `[w s a]` in chunks of five, whatever happens."""
+
+    needs_frames = False
+
+    def __init__(self, targets: Tensor) -> None:
+        self._targets = targets
+
+    def plan(self, observation: Observation) -> Tensor:
+        first = observation.chunk_index * 5
+        return self._targets[:, first : first + 5]
+
+
+def rollout(
+    seeds: Sequence[int],
+    make: Callable[[SimEnv], Agent] | None = None,
+    *,
+    max_steps: int = MAX_STEPS,
+    film: EpisodeFrames | None = None,
+    impossible: Sequence[str | None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> RolloutResult:
+    env = SimEnv("reach", len(seeds), image_px=28)
+    make = make or (lambda e: ExpertAgent(make_expert("reach", e)))
+    try:
+        return run_episodes(
+            env,
+            EndEffectorController(len(seeds)),
+            lambda: make(env),
+            seeds,
+            max_steps=max_steps,
+            film=film,
+            impossible=impossible,
+            on_progress=on_progress,
+        )
+    finally:
+        env.close()
+
+
+def spoiled(spoil: Callable[[Tensor, int], Tensor]) -> Callable[[SimEnv], Agent]:
+    return lambda env: Spoiled(ExpertAgent(make_expert("reach", env)), spoil)
+
+
+@pytest.fixture(scope="module")
+def expert() -> tuple[EpisodeResult, ...]:
+    return rollout(SEEDS).episodes
+
+
+def test_the_expert_succeeds_and_its_steps_are_counted(expert):
+    hold = task_spec("reach").hold_steps
+    assert [e.seed for e in expert] == list(SEEDS)
+    for episode in expert:
+        assert episode.success
+        assert episode.success_at_end
+        assert episode.failure is None
+        assert episode.steps == MAX_STEPS  # an episode goes on after its success
+        assert hold <= episode.first_success_step < MAX_STEPS
+        assert 0 < episode.smoothness < 1e-3
+    assert len({e.first_success_step for e in expert}) > 1  # the seeds are different episodes
+
+
+def test_nan_and_far_targets_stop_their_own_world_by_name(expert):
+    def spoil(plan: Tensor, chunk: int) -> Tensor:
+        if chunk >= 3:
+            plan[1, :, 4] = float("nan")
+        if chunk >= 7:
+            plan[2, :, 0] = 9.0
+        return plan
+
+    got = rollout(SEEDS, spoiled(spoil)).episodes
+    assert [e.failure for e in got] == [None, "non_finite_action", "out_of_range_action", None]
+    assert [e.steps for e in got] == [MAX_STEPS, 3, 7, MAX_STEPS]
+    assert not any(e.success or e.success_at_end for e in got[1:3])
+    assert [got[0], got[3]] == [expert[0], expert[3]]  # bit for bit as if nothing had happened
+
+
+def test_infinite_targets_are_non_finite_and_a_stopped_world_stays_stopped():
+    def spoil(plan: Tensor, chunk: int) -> Tensor:
+        if chunk == 2:
+            plan[0, :, 6] = float("-inf")
+        return plan
+
+    (episode,) = rollout(SEEDS[:1], spoiled(spoil)).episodes
+    assert (episode.failure, episode.steps, episode.success) == ("non_finite_action", 2, False)
+
+
+def test_a_bad_target_in_the_middle_of_a_chunk_stops_there():
+    env_targets = torch.tensor([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0]).repeat(1, 50, 1)
+    env_targets[0, 7, 2] = float("nan")
+    (episode,) = rollout(SEEDS[:1], lambda _: Replay(env_targets)).episodes
+    assert (episode.failure, episode.steps) == ("non_finite_action", 7)
+
+
+def test_all_worlds_stopped_ends_the_loop_early():
+    seen: list[tuple[int, int]] = []
+    spoil = spoiled(lambda plan, chunk: torch.full_like(plan, float("nan")))
+    got = rollout(SEEDS[:2], spoil, on_progress=lambda *a: seen.append(a))
+    assert seen == [(1, MAX_STEPS)]
+    assert [e.steps for e in got.episodes] == [0, 0]
+
+
+def test_reaching_and_leaving_is_a_success_but_not_at_the_end(expert):
+    leave = max(e.first_success_step for e in expert) + 1
+
+    def spoil(plan: Tensor, chunk: int) -> Tensor:
+        if chunk >= leave:
+            plan[:2, :, 2] += 0.2
+        return plan
+
+    got = rollout(SEEDS, spoiled(spoil)).episodes
+    assert all(e.success for e in got)
+    assert [e.success_at_end for e in got] == [False, False, True, True]
+    assert [e.first_success_step for e in got] == [e.first_success_step for e in expert]
+
+
+def test_a_success_before_a_failure_counts_but_not_at_the_end(expert):
+    leave = max(e.first_success_step for e in expert) + 1
+
+    def spoil(plan: Tensor, chunk: int) -> Tensor:
+        return torch.full_like(plan, float("nan")) if chunk >= leave else plan
+
+    for episode in rollout(SEEDS, spoiled(spoil)).episodes:
+        assert (episode.success, episode.success_at_end) == (True, False)
+        assert episode.failure == "non_finite_action"
+
+
+def test_results_do_not_depend_on_the_number_of_worlds(expert):
+    alone = [rollout([seed]).episodes[0] for seed in SEEDS]
+    reordered = rollout(SEEDS[::-1]).episodes
+    for other in (alone, list(reordered)[::-1]):
+        for one, four in zip(other, expert, strict=True):
+            assert one.smoothness == pytest.approx(four.smoothness, rel=1e-5)
+            assert (one.seed, one.first_success_step, one.steps) == (
+                four.seed,
+                four.first_success_step,
+                four.steps,
+            )
+            assert (one.success, one.success_at_end) == (four.success, four.success_at_end)
+
+
+def test_the_last_chunk_is_cut_at_max_steps():
+    targets = torch.tensor([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0]).repeat(1, 50, 1)
+    seen: list[tuple[int, int]] = []
+    got = rollout(SEEDS[:1], lambda _: Replay(targets), max_steps=12, on_progress=lambda *a: seen.append(a))
+    assert got.episodes[0].steps == 12
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_worlds_known_to_be_impossible_are_not_run_and_keep_their_reason(expert):
+    got = rollout(SEEDS, impossible=["no_demonstration", None, None, None]).episodes
+    assert (got[0].failure, got[0].steps, got[0].success) == ("no_demonstration", 0, False)
+    assert got[1:] == expert[1:]
+
+
+def test_as_many_seeds_as_worlds_are_needed():
+    env = SimEnv("reach", 2, image_px=28)
+    with pytest.raises(SimulationError, match=r"2 seeds, one for each world; got 3"):
+        run_episodes(
+            env,
+            EndEffectorController(2),
+            lambda: ExpertAgent(make_expert("reach", env)),
+            [1, 2, 3],
+            max_steps=5,
+        )
+    env.close()
+
+
+def test_the_film_holds_the_chosen_worlds_and_the_success_of_its_frames(expert):
+    film = EpisodeFrames((2, 0), every=5)
+    got = rollout(SEEDS, film=film)
+    assert got.film is film
+    assert len(film.frames) == len(film.success) == MAX_STEPS // 5 + 1  # and the last state
+    assert film.frames[0].shape == (2, 28, 28, 3)
+    assert film.frames[0].dtype == torch.uint8
+    assert film.frames[0].float().std() > 1
+    assert not torch.equal(film.frames[0][0], film.frames[0][1])
+    for world, episode in enumerate((expert[2], expert[0])):
+        filmed = [bool(s[world]) for s in film.success]
+        assert filmed[0] is False
+        assert filmed[-1] == episode.success_at_end
+        assert filmed.index(True) * 5 >= episode.first_success_step
