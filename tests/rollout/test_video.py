@@ -1,0 +1,84 @@
+"""Tiled videos, decoded again."""
+
+from __future__ import annotations
+
+import errno
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+
+from lary_policy.errors import ShapeError, StoreError
+from lary_policy.rollout import EpisodeFrames, tile_video
+from lary_policy.rollout.video import BORDER_PX, RUNNING_RGB, SUCCESS_RGB
+
+TILE = 64
+
+
+def film(worlds: int, success: list[list[bool]], every: int = 2) -> EpisodeFrames:
+    """Film plain worlds; world v has grey level 40 * (v + 1)."""
+    levels = (40 * (torch.arange(worlds) + 1)).to(torch.uint8)
+    frames = levels[:, None, None, None].expand(worlds, 16, 16, 3)
+    made = EpisodeFrames(tuple(range(worlds)), every=every)
+    for step in success:
+        made.frames.append(frames.clone())
+        made.success.append(torch.tensor(step))
+    return made
+
+
+def tile_of(frame, index: int, columns: int):
+    row, column = divmod(index, columns)
+    return frame[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE].astype(int)
+
+
+def test_four_worlds_are_tiled_two_by_two_and_marked_while_they_succeed(tmp_path):
+    success = [[False] * 4, [True, False, False, True], [False, False, False, True]]
+    path = tile_video(film(4, success), tmp_path / "v" / "a.mp4", tile_px=TILE)
+    assert path.read_bytes()[4:8] == b"ftyp"
+    frames = imageio.imread(path, plugin="pyav")
+    assert frames.shape == (3, 2 * TILE, 2 * TILE, 3)
+    for frame, marks in zip(frames, success, strict=True):
+        for world, mark in enumerate(marks):
+            tile = tile_of(frame, world, 2)
+            middle = tile[TILE // 2 - 8 : TILE // 2 + 8, TILE // 2 - 8 : TILE // 2 + 8]
+            assert abs(middle.mean() - 40 * (world + 1)) < 8
+            edge = tile[2 : BORDER_PX - 2, 8:-8].reshape(-1, 3).mean(0)
+            wanted, other = (SUCCESS_RGB, RUNNING_RGB) if mark else (RUNNING_RGB, SUCCESS_RGB)
+            assert np.abs(edge - wanted).max() < 25  # colour is stored at half the resolution, lossily
+            assert np.abs(edge - wanted).sum() < np.abs(edge - other).sum()
+
+
+@pytest.mark.parametrize(("worlds", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 2, 2)])
+def test_fewer_worlds_leave_black_tiles(tmp_path, worlds, rows, columns):
+    path = tile_video(film(worlds, [[True] * worlds] * 2), tmp_path / "a.mp4", tile_px=TILE)
+    frames = imageio.imread(path, plugin="pyav")
+    assert frames.shape == (2, rows * TILE, columns * TILE, 3)
+    for empty in range(worlds, rows * columns):
+        assert tile_of(frames[0], empty, columns)[8:-8, 8:-8].max() < 20
+
+
+def test_it_plays_in_real_time(tmp_path):
+    path = tile_video(film(1, [[False]] * 20, every=2), tmp_path / "a.mp4", tile_px=TILE, hz=20.0)
+    assert imageio.immeta(path, plugin="pyav")["fps"] == 10
+    assert imageio.immeta(path, plugin="pyav")["duration"] == pytest.approx(2.0)
+
+
+def test_nothing_filmed_is_a_shape_error_and_writes_nothing(tmp_path):
+    with pytest.raises(ShapeError, match="film"):
+        tile_video(EpisodeFrames((0,)), tmp_path / "a.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_a_store_error_and_keeps_the_older_video(tmp_path, monkeypatch):
+    path = tile_video(film(1, [[False]] * 3), tmp_path / "a.mp4", tile_px=TILE)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lary_policy.rollout.video._grid", full)
+    with pytest.raises(StoreError, match="No space left"):
+        tile_video(film(1, [[True]] * 3), path, tile_px=TILE)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
