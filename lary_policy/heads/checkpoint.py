@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from lary_policy.embodiment import ActionStats
@@ -120,8 +120,9 @@ def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
         StoreError: The disk is full or not writable.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    data = save(weights)  # in memory: safetensors' own writer reports a full disk as an error of its own
     with atomic_write(folder / _WEIGHTS) as path:
-        save_file(weights, path)
+        path.write_bytes(data)
     with atomic_write(folder / _META) as path:
         path.write_text(json.dumps(meta_to_dict(meta), indent=2) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -32,11 +33,15 @@ def tile_video(film: EpisodeFrames, path: Path, *, tile_px: int = 224, hz: float
     """
     if not film.frames:
         raise ShapeError(expected="at least one filmed step", got="none", fix="Pass a film to run_episodes.")
-    with atomic_write(path) as temporary, imageio.imopen(temporary, "w", plugin="pyav") as writer:
+    # In memory first: ffmpeg reports a full disk as an error of its own callbacks.
+    mp4 = io.BytesIO()
+    with imageio.imopen(mp4, "w", plugin="pyav", extension=".mp4") as writer:
         writer.init_video_stream("libx264", fps=round(hz / film.every))
         for frames, success in zip(film.frames, film.success, strict=True):
             tiles = [_tile(f, bool(s), tile_px) for f, s in zip(frames.numpy(), success, strict=True)]
             writer.write_frame(_grid(tiles))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(mp4.getvalue())
     return path
 
 
