@@ -11,6 +11,7 @@ from lary_policy.data.simulated import DemonstrationReport, collect_demonstratio
 from lary_policy.progress import progress
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.context import RunContext
+from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined
 
 # Disjoint seed ranges: what is evaluated was never trained on.
@@ -94,5 +95,5 @@ def _collect(
     }
     if cell.folder.exists():
         return collect_demonstrations(cell.folder, task, **kwargs)
-    with progress(f"data {cell.label}") as update:
+    with progress(f"data {cell.label}") as update, intra_op_threads(1):
         return collect_demonstrations(cell.folder, task, on_progress=update, **kwargs)
