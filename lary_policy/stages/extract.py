@@ -14,7 +14,6 @@ from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData, data_cells
 from lary_policy.threads import intra_op_threads
 
-
 BATCH_FRAMES = 64  # encoded at once; larger batches are no faster on 2 cores
 
 
