@@ -78,5 +78,7 @@ def _check_choice(override: str) -> None:
 def _explain(verb: str, error: Exception) -> LaryPolicyError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigError(
-        expected=f"settings that `lary {verb} --help` lists", got=first, fix=f"Run `lary {verb} --help`."
+        expected=f"settings that `lary {verb} --help` lists",
+        got=first.rstrip("."),
+        fix=f"Run `lary {verb} --help`.",
     )
