@@ -35,7 +35,7 @@ def verify_outputs(output_dir: Path) -> bool:
     path = output_dir / f"verify-{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_json(path, rows)
     problems = sum(len(r.problems) for r in reports)
-    console.print(f"{len(reports)} folders checked, {problems} problems; all of them: {path}")
+    console.print(f"{len(reports)} folders checked, {problems} problems; all of them: {path}", soft_wrap=True)
     return problems == 0
 
 
