@@ -16,6 +16,7 @@ from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder, weig
 from lary_policy.encoders.weights import random_weights, resolve_weights
 from lary_policy.errors import UnknownNameError
 from lary_policy.heads import load_head_config
+from lary_policy.heads.precision import resolve_precision
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.threads import available_cores
@@ -76,6 +77,12 @@ class RunContext:
         """Return the input size of an encoder: its own choice or the size of the frames."""
         return choice.image_px or self.config.image_px
 
+    def dtype(self, choice: EncoderChoice) -> str:
+        """Return the dtype of an encoder: `auto` is bfloat16 where the hardware multiplies it natively."""
+        if choice.dtype != "auto":
+            return choice.dtype
+        return str(resolve_precision("auto", self.device)).removeprefix("torch.")
+
     def encoder(self, choice: EncoderChoice) -> LatentEncoder:
         """Load an encoder once."""
         if choice not in self._encoders:
@@ -84,7 +91,7 @@ class RunContext:
                 weights=choice.weights,
                 image_px=self.image_px(choice),
                 preprocess=choice.preprocess,
-                dtype=choice.dtype,
+                dtype=self.dtype(choice),
                 device=self.device,
                 seed=self.config.seed,
             )
@@ -93,7 +100,7 @@ class RunContext:
     def encoder_key(self, choice: EncoderChoice) -> dict[str, Any]:
         """Return what an encoder's latents depend on, without building it."""
         return {
-            "choice": replace(choice, image_px=self.image_px(choice)),
+            "choice": replace(choice, image_px=self.image_px(choice), dtype=self.dtype(choice)),
             "weights": self.weights_key(choice),
             "code": encoder_spec(choice.name).code_version,
         }
