@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
     parser.add_argument("settings", nargs="*", help="key=value")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # options may stand before the settings
     case = next(c for c in CASES if c.name == options.case)
     settings = {**case.settings, **_parse(options.settings, case, parser)}
     from lary_policy.device import resolve_device

@@ -1,0 +1,104 @@
+"""`benchmarks/run.py`: declared cases, one JSON object a figure."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lary_policy.encoders import weights_status
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / "benchmarks" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """The benchmark's own modules, imported as the script does."""
+    sys.path.insert(0, str(RUN.parent))
+    try:
+        yield importlib.import_module("case"), importlib.import_module("run")
+    finally:
+        sys.path.remove(str(RUN.parent))
+        for name in ("case", "run"):
+            sys.modules.pop(name, None)
+
+
+def start(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(RUN), *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_encode_prints_one_json_object_a_figure(tmp_path):
+    if not weights_status("dinov2-small").available:
+        pytest.skip("the weights of dinov2-small are not on this machine")
+    done = start("encode", "--json", "--device", "cpu", "image_px=56", "batch=2", "repeats=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (row["case"], row["metric"], row["unit"]) == ("encode", "images_per_second", "img/s")
+    assert row["min"] <= row["value"] <= row["max"]
+    assert row["ratio"] == pytest.approx(row["value"] / row["baseline"])
+    assert 0.1 < row["ratio"] < 10
+    assert row["device"].startswith("cpu ")
+    assert row["dtype"] == "float32"
+    assert row["versions"]["torch"] == importlib.metadata.version("torch")
+    assert {"transformers", "mujoco", "mujoco-warp", "lerobot"} <= set(row["versions"])
+    assert row["settings"]["batch"] == 2
+    assert row["settings"]["encoder"] == "dinov2-small"
+
+
+def test_an_unknown_case_lists_the_known():
+    done = start("encod")
+    assert done.returncode == 2
+    assert "'encode'" in done.stderr
+    assert "'suite'" in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["image=56", "image_px"])
+def test_an_unknown_setting_lists_the_known(setting):
+    done = start("encode", setting)
+    assert done.returncode == 2
+    assert f"'{setting}'" in done.stderr
+    assert "encoder, image_px, batch, repeats, dtype" in done.stderr
+
+
+def test_each_case_has_a_module_that_takes_its_settings(modules):
+    _, run = modules
+    assert [c.name for c in run.CASES] == sorted({c.name for c in run.CASES})
+    for case in run.CASES:
+        parameters = inspect.signature(importlib.import_module(case.module).run).parameters
+        assert set(parameters) == {*case.settings, "device"}
+
+
+def test_a_figure_carries_what_was_measured_and_nothing_else(modules):
+    case, _ = modules
+    alone = case.Figure("seconds", 2.0, "s")
+    assert alone.to_dict("c") == {"case": "c", "metric": "seconds", "value": 2.0, "unit": "s"}
+    compared = case.Figure("rate", 3.0, "img/s", baseline=4.0, low=2.5, high=3.5)
+    extra = {"baseline": 4.0, "ratio": 0.75, "min": 2.5, "max": 3.5}
+    assert compared.to_dict("c").items() >= extra.items()
+    assert compared.line("c") == "c.rate 3 img/s  (0.750 x baseline 4)"
+    assert case.Figure("rate", 3.0, "img/s", baseline=0.0).ratio is None
+
+
+def test_a_saved_result_is_named_after_its_environment(modules):
+    _, run = modules
+    name = run.result_path("encode", {"device": "cpu", "dtype": "bfloat16"}).name
+    assert name.startswith("encode-bfloat16-torch")
+    assert name.endswith(".json")
+    assert "cpu" in name
+    assert "/" not in name
+    assert "+" not in name
+
+
+def test_saved_results_can_be_read():
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        text = path.read_text()
+        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+        assert rows
+        assert all(isinstance(row, dict) and "metric" in row for row in rows)

