@@ -105,6 +105,34 @@ def test_nan_and_far_targets_stop_their_own_world_by_name(expert):
     assert [got[0], got[3]] == [expert[0], expert[3]]  # bit for bit as if nothing had happened
 
 
+class Watched(EndEffectorController):
+    """Remembers every target it was given."""
+
+    def __init__(self, num_worlds: int) -> None:
+        super().__init__(num_worlds)
+        self.given: list[Tensor] = []
+
+    def command(self, target: Tensor) -> Tensor:
+        self.given.append(target.clone())
+        return super().command(target)
+
+
+def test_a_stopped_arm_keeps_its_last_good_target():
+    targets = torch.tensor([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0]).repeat(2, 20, 1)
+    targets[:, :, 0] += 0.002 * torch.arange(20)
+    bad = targets.clone()
+    bad[0, 8, 4], bad[1, 11, 0] = float("nan"), 9.0
+    env, controller = SimEnv("reach", 2, image_px=28), Watched(2)
+    run_episodes(env, controller, lambda: Replay(bad), SEEDS[:2], max_steps=20)
+    env.close()
+    given = torch.stack(controller.given, 1)
+    assert torch.isfinite(given).all()
+    for world, stop in ((0, 8), (1, 11)):
+        assert torch.equal(given[world, :stop], targets[world, :stop])
+        rest = given[world, stop:]
+        assert torch.equal(rest, targets[world, stop - 1].expand_as(rest))
+
+
 def test_infinite_targets_are_non_finite_and_a_stopped_world_stays_stopped():
     def spoil(plan: Tensor, chunk: int) -> Tensor:
         if chunk == 2:
