@@ -105,7 +105,8 @@ class EpisodeResult:
         steps: Control steps executed.
         first_success_step: Control step of the first success, or None.
         failure: None, `non_finite_action` or `out_of_range_action`.
-        smoothness: Mean squared change of commanded position between control steps (m^2).
+        smoothness: Mean squared change of the commanded displacement between control steps (m^2), 0 for an
+            even motion.
     """
 
     seed: int

@@ -169,17 +169,19 @@ class _Targets:
 
 
 def _targets(split: SplitLatents, probe: ProbeConfig, embodiment: Embodiment) -> _Targets:
-    """Pick actions and frames: inverse models explain what was executed, policies imitate what was meant."""
-    table, kept = split.table, split.table.kept
-    pairs = split.pairs.select(kept)
-    pair_mode = probe.mode == "pair"
-    rows = torch.arange(len(pairs)) if pair_mode else torch.nonzero(pairs.noise_steps() == 0).flatten()
-    actions = (pairs.executed() if pair_mode else pairs.actions())[rows]
-    anchors = pairs.anchors()[rows]
+    """Pick frames and actions of the undisturbed chunks.
+
+    What a disturbance adds inside a chunk cannot be told from its two frames: as a target it is noise. The
+    chunks after it are what disturbances are for, they show the way back.
+    """
+    pairs = split.pairs.select(split.table.kept)
+    rows = torch.nonzero(pairs.noise_steps() == 0).flatten()
+    actions, anchors = pairs.actions()[rows], pairs.anchors()[rows]
     if probe.target == "relative":
         actions = embodiment.to_relative(actions, anchors)
-    index = table.index[rows] if pair_mode else table.index[rows, :1]
-    return _Targets(table.bank, index, actions, anchors, pairs.episodes()[rows])
+    index = split.table.index[rows]
+    index = index if probe.mode == "pair" else index[:, :1]
+    return _Targets(split.table.bank, index, actions, anchors, pairs.episodes()[rows])
 
 
 def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def run_suite(config: SuiteConfig, *, until: str = "report", verb: str = "suite"
         else:
             steps[stage]()
         spent[stage] = time.perf_counter() - started
-    point_latest(config.output_dir, folder)
+    if report is not None:
+        point_latest(config.output_dir, folder)
     return SuiteOutcome(folder, report, spent, results)
 
 
