@@ -107,7 +107,7 @@ def _video(row: dict[str, Any]) -> Video:
     who = "scripted expert" if row["encoder"] == "-" else f"{row['encoder']}, {row['head']} head"
     return Video(
         row["video"],
-        f"{row['task']}, {row['mode']} mode, {who}: the first episodes, a tile's frame is green while it succeeds",
+        f"{row['task']}, {row['mode']} mode, {who}: first episodes, green frame while it succeeds",
         tuple(e.seed for e in filmed),
         tuple(e.success for e in filmed),
     )
