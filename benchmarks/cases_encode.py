@@ -14,8 +14,8 @@ from lary_policy.encoders import encoder_spec, load_encoder
 
 def run(encoder: str, image_px: int, batch: int, repeats: int, dtype: str, device: str) -> Iterator[Figure]:
     """Yield images/s of ours, preprocessing included; the baseline is the bare model on ready input."""
-    weights = "auto" if device == "cpu" or encoder == "dinov2-small" else "random"
-    ours = load_encoder(encoder, image_px=image_px, dtype=dtype, device=device, weights=weights)
+    # Random weights on both sides: they cost the same as trained ones and are always there.
+    ours = load_encoder(encoder, image_px=image_px, dtype=dtype, device=device, weights="random")
     frames = torch.randint(0, 256, (batch, 1, image_px, image_px, 3), dtype=torch.uint8)
     bare = _bare_model(encoder, image_px, dtype, device)
     pixels = torch.randn(batch, 3, image_px, image_px).to(device, getattr(torch, dtype))

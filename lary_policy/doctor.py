@@ -16,7 +16,9 @@ from rich.console import Console
 from lary_policy.errors import ConfigError
 
 DISTRIBUTION = "lerobot_policy_lary"
-NEEDED_DISK_GB = 3.0  # a full suite with its videos and latents, measured
+NEEDED_DISK_GB = (
+    3.0  # the quick suite leaves 2.5 GB under outputs, measured; the full suite more than twice that
+)
 
 
 @dataclass(frozen=True)

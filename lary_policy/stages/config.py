@@ -116,8 +116,9 @@ class SuiteConfig:
         _some_and_different("tasks", self.tasks)
         _some_and_different("encoders", [e.name for e in self.encoders])
         _some_and_different("cameras", self.cameras)
-        _some_and_different("probes", [f"{p.mode}/{p.target}" for p in self.probes])
-        _some_and_different("rollouts", [f"{r.mode}/{r.target}" for r in self.rollouts])
+        for name, parts in (("probes", self.probes), ("rollouts", self.rollouts)):
+            if parts:
+                _some_and_different(name, [f"{part.mode}/{part.target}" for part in parts])
         if self.run is not None and (
             self.run != Path(self.run).name or self.run in ("", "..", *RESERVED_RUNS)
         ):

@@ -30,13 +30,22 @@ class Results:
         extract: Results of `run_extract`.
         probe: Results of `run_probe`.
         rollout: Results of `run_rollout`.
-        report_seconds: Seconds of writing the report.
+        finished_only: Whether unfinished cells are left out instead of computed.
+        unfinished: The cells that were left out for that reason.
     """
 
     data: list[TaskData] = field(default_factory=list)
     extract: list[dict[str, Any]] = field(default_factory=list)
     probe: list[dict[str, Any]] = field(default_factory=list)
     rollout: list[dict[str, Any]] = field(default_factory=list)
+    finished_only: bool = False
+    unfinished: list[str] = field(default_factory=list)
+
+    def wants(self, name: str, done: bool) -> bool:
+        """Tell whether a cell belongs to this run; one that is left out is noted in `unfinished`."""
+        if self.finished_only and not done:
+            self.unfinished.append(name)
+        return done or not self.finished_only
 
     def stage_seconds(self) -> dict[str, float]:
         """Return the seconds each stage took when its cells were computed."""
@@ -129,7 +138,8 @@ def _constant(probes: Sequence[dict[str, Any]]) -> list[ConstantDimension]:
 
 
 def _notes(results: Results) -> list[str]:
-    return [
+    missing = [f"Not finished, so not on this page: {name}." for name in results.unfinished]
+    return missing + [
         f"{r['task']}, {r['encoder']}: {r['requested']} frame files, {r['unique']} unique, "
         f"{r['encoded']} encoded and {r['reused']} already in the store."
         for r in results.extract

@@ -11,15 +11,16 @@ from typing import Any
 
 import yaml
 
+from lary_policy.errors import ConfigError
 from lary_policy.progress import console, progress
 from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.stages.context import RunContext, environment
-from lary_policy.stages.data import TaskData, run_data
-from lary_policy.stages.extract import run_extract
+from lary_policy.stages.data import TaskData, data_cells, run_data
+from lary_policy.stages.extract import extract_cell, run_extract
 from lary_policy.stages.probe import ProbeJob, load_splits, probe_cell, run_probe
 from lary_policy.stages.report import Results, run_report
-from lary_policy.stages.rollout import RolloutJob, run_rollout
+from lary_policy.stages.rollout import RolloutJob, rollout_cell, run_rollout
 
 STAGES = ("data", "extract", "probe", "rollout", "report")
 REPORT_FILE = "report.html"
@@ -42,15 +43,19 @@ class SuiteOutcome:
     results: Results
 
 
-def run_suite(config: SuiteConfig, *, until: str = "report", verb: str = "suite") -> SuiteOutcome:
+def run_suite(
+    config: SuiteConfig, *, until: str = "report", verb: str = "suite", finished_only: bool = False
+) -> SuiteOutcome:
     """Run the stages up to `until`; finished cells are reused, interrupted ones continue.
 
     Args:
         config: What to run.
         until: Last stage, one of `STAGES`.
         verb: Name used for the run's folder.
+        finished_only: Compute nothing: report what is on disk and name in the report what is not.
 
     Raises:
+        ConfigError: `finished_only`, and nothing is finished.
         LaryPolicyError: A name is unknown, weights are absent, data are unusable, the disk is full, ...
     """
     context = RunContext.create(config)
@@ -60,9 +65,9 @@ def run_suite(config: SuiteConfig, *, until: str = "report", verb: str = "suite"
         folder / "run.json",
         {"environment": environment(context), "config": _plain(dataclasses.asdict(config))},
     )
-    results, spent = Results(), {}
+    results, spent = Results(finished_only=finished_only), {}
     steps: dict[str, Callable[[], None]] = {
-        "data": lambda: results.data.extend(run_data(context, task) for task in config.tasks),
+        "data": lambda: _data(context, results),
         "extract": lambda: _extract(context, results),
         "probe": lambda: _probe(context, results),
         "rollout": lambda: _rollout(context, results),
@@ -81,17 +86,33 @@ def run_suite(config: SuiteConfig, *, until: str = "report", verb: str = "suite"
     return SuiteOutcome(folder, report, spent, results)
 
 
+def _data(context: RunContext, results: Results) -> None:
+    for task in context.config.tasks:
+        folders = [cell.folder for cell in data_cells(context, task)]
+        if results.wants(f"data {task}", all(folder.exists() for folder in folders)):
+            results.data.append(run_data(context, task))
+    if not results.data:
+        raise ConfigError(
+            expected=f"something finished under {context.cache}",
+            got="no demonstrations of these settings",
+            fix="Run `lary suite` with the same settings first.",
+        )
+
+
 def _extract(context: RunContext, results: Results) -> None:
     for data, choice in _grid(context, results):
-        results.extract.append(run_extract(context, data, choice))
+        cell = extract_cell(context, data.task, choice)
+        if results.wants(f"extract {cell.label}", cell.done):
+            results.extract.append(run_extract(context, data, choice))
 
 
 def _probe(context: RunContext, results: Results) -> None:
     for data, choice in _grid(context, results):
         jobs = [ProbeJob(data, choice, probe) for probe in context.config.probes]
-        unfinished = any(not probe_cell(context, job).done for job in jobs)
-        splits = load_splits(context, data, choice) if unfinished else None
-        results.probe += [run_probe(context, job, splits) for job in jobs]
+        done = {job: probe_cell(context, job).done for job in jobs}
+        wanted = [job for job in jobs if results.wants(f"probe {job.label}", done[job])]
+        splits = None if all(done[job] for job in wanted) else load_splits(context, data, choice)
+        results.probe += [run_probe(context, job, splits) for job in wanted]
 
 
 def _rollout(context: RunContext, results: Results) -> None:
@@ -100,7 +121,9 @@ def _rollout(context: RunContext, results: Results) -> None:
         jobs = [RolloutJob(data, rollout, choice) for rollout in c.rollouts for choice in c.encoders]
         floor = [RolloutJob(data, rollout, c.encoders[-1], random=True) for rollout in c.rollouts]
         ceiling = [RolloutJob(data, rollout) for rollout in c.rollouts]
-        results.rollout += [run_rollout(context, job) for job in (*ceiling, *jobs, *floor)]
+        for job in (*ceiling, *jobs, *floor):
+            if results.wants(f"rollout {job.label}", rollout_cell(context, job).done):
+                results.rollout.append(run_rollout(context, job))
 
 
 def _grid(context: RunContext, results: Results) -> list[tuple[TaskData, EncoderChoice]]:

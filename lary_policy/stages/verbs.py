@@ -35,7 +35,8 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     config = suite_config(raw)
     from lary_policy.stages.suite import print_outcome, run_suite
 
-    outcome = run_suite(config, until="report" if verb in ("suite", "report") else verb, verb=verb)
+    until = "report" if verb in ("suite", "report") else verb
+    outcome = run_suite(config, until=until, verb=verb, finished_only=verb == "report")
     print_outcome(outcome)
     print(outcome.report or outcome.folder)  # noqa: T201
     return 0

@@ -81,3 +81,18 @@ def test_verify_needs_something_to_check(tmp_path, capsys):
     assert "Run `lary data` first" in capsys.readouterr().err
     assert cli.main(["data", "verifi"]) == 2
     assert "Did you mean 'verify'" in capsys.readouterr().err
+
+
+def test_report_shows_what_is_finished_and_names_what_is_not(copy, capsys, suite_settings):
+    (cell,) = (copy.output_dir / "cache" / "rollout").glob("reach-pixels-subgoal-*")
+    (cell / "result.json").unlink()
+    arguments = ["report", *suite_settings, f"output_dir={copy.output_dir}", "run=partial"]
+    assert cli.main(arguments) == 0
+    page = printed_path(capsys).read_text()
+    assert "Not finished, so not on this page: rollout reach-pixels-subgoal-absolute." in page
+    assert not (cell / "result.json").exists()
+
+
+def test_report_of_nothing_is_a_named_error(tmp_path, capsys, suite_settings):
+    assert cli.main(["report", *suite_settings, f"output_dir={tmp_path}"]) == 2
+    assert "Run `lary suite`" in capsys.readouterr().err
