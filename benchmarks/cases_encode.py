@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from case import Figure
 
+from case import Figure
 from lary_policy.encoders import encoder_spec, load_encoder
 
 

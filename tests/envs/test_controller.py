@@ -4,12 +4,12 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+
 from lary_envs import EndEffectorController, SimEnv
 from lary_envs.controller import WORKSPACE_BOUNDS_M
 from lary_envs.kinematics import JOINT_HOME_RAD, ArmChain
 from lary_envs.scene import build_model
 from lary_envs.spec import task_entry
-
 from lary_policy.errors import ShapeError
 from lary_policy.rotation import euler_xyz_to_matrix, geodesic_angle_rad
 

@@ -1,7 +1,8 @@
 """The pictures and rates of envs/README.md."""
 
-from lary_envs.gallery import measure_expert, write_picture
 from PIL import Image
+
+from lary_envs.gallery import measure_expert, write_picture
 
 
 def test_rate_counts_every_seed():

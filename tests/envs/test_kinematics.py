@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+
 from lary_envs.kinematics import JOINT_LOWER_RAD, JOINT_UPPER_RAD, ArmChain
 from lary_envs.scene import build_model
 from lary_envs.spec import task_entry

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from lary_envs import EndEffectorController, SimEnv
 
 CAMERAS = ("front", "agent", "wrist")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert, task_spec
 
+from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert, task_spec
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
 TASKS = list_tasks()

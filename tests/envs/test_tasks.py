@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+
 from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert
 from lary_envs.spec import Placement, WorldState, register_task, task_entry, task_spec
-
 from lary_policy.errors import SimulationError, UnknownNameError
 
 TASKS = list_tasks()

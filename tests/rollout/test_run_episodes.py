@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
 from torch import Tensor
 
+from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
 from lary_policy.errors import SimulationError
 from lary_policy.rollout import Agent, EpisodeFrames, ExpertAgent, Observation, RolloutResult, run_episodes
 from lary_policy.types import EpisodeResult

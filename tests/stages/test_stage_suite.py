@@ -10,9 +10,9 @@ import time
 
 import pytest
 import torch
-from lary_envs import task_spec
 
 import lary_policy
+from lary_envs import task_spec
 from lary_policy.data import LatentStore, decode_frame
 from lary_policy.stages import rollout as rollout_stage
 from lary_policy.stages.data import FIRST_SEED, seeds_of
