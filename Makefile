@@ -1,5 +1,5 @@
 # Two commands do everything: `make suite` and `make test`. No other set-up is needed.
-.PHONY: suite suite-full test test-slow lint format types bench gpu wheel lock clean
+.PHONY: suite suite-full test lint format types bench gpu wheel lock clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,9 +15,6 @@ suite-full: $(STAMP)
 
 test: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest
-
-test-slow: $(STAMP)
-	@$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not gpu"
 
 gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
