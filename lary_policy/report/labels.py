@@ -30,6 +30,8 @@ class MetricInfo:
 METRICS: dict[str, MetricInfo] = {
     "mse": MetricInfo("MSE", False, order=0),
     "rmse_cm": MetricInfo("RMS error", False, unit="cm", order=10),
+    "rmse_deg": MetricInfo("RMS error", False, unit="degrees", order=12),
+    "rmse": MetricInfo("RMS error", False, unit="fraction", order=13),
     "deg": MetricInfo("angle error", False, unit="degrees", order=11),
     "top1": MetricInfo("top-1 accuracy", True, percent=True, order=20),
     "top1_macro": MetricInfo("top-1 accuracy, mean over classes", True, percent=True, order=21),

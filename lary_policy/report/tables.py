@@ -73,8 +73,12 @@ def _mark(score: Score, peers: Sequence[Score]) -> str:
 
 
 def probe_tables(scores: Sequence[Score]) -> tuple[Table, ...]:
-    """Build one table for each embodiment, task and mode: metrics down, encoders across."""
-    probes = [s for s in scores if s.stage != "rollout"]
+    """Build one table for each embodiment, task and mode: metrics down, encoders across.
+
+    Errors of single dimensions (`<metric>/dim/<label>`) would triple their length: the page lists them with
+    all scores.
+    """
+    probes = [s for s in scores if s.stage != "rollout" and "/dim/" not in s.metric]
     groups: dict[tuple[str, str, str], list[Score]] = {}
     for s in probes:
         groups.setdefault((s.embodiment, s.task, s.mode), []).append(s)

@@ -22,7 +22,7 @@ from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.threads import available_cores
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 1, "extract": 1, "probe": 3, "rollout": 1}
+STAGE_VERSIONS = {"data": 1, "extract": 1, "probe": 4, "rollout": 1}
 PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
 
 

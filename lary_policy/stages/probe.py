@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData
+from lary_policy.stages.estimates import action_estimates
 from lary_policy.stages.extract import SplitLatents, extract_cell, load_split
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined, Score
@@ -129,21 +129,8 @@ def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
     evaluation = evaluate_action(head, batches["test"], stats, embodiment, device=context.device)
     save_head(cell.folder, head, meta)
     episodes = raw["test"].episodes.numpy()
-    values = {name: tensor.numpy() for name, tensor in evaluation.per_sample().items()}
-    scores = [
-        _score(context, job, meta, name, bootstrap_mean_ci(v, episodes), len(v), trained)
-        for name, v in values.items()
-        if name == "mse" or name.split("/")[1] in embodiment.group_indices()
-    ]
-    position = (
-        evaluation.per_sample(physical=True)["mse/position"].numpy() * 3e4
-    )  # mean of 3 axes, m^2 -> cm^2
-    mean, interval = bootstrap_mean_ci(position, episodes)
-    root = (math.sqrt(mean), (math.sqrt(interval[0]), math.sqrt(interval[1])))
-    scores.append(_score(context, job, meta, "rmse_cm/position", root, len(position), trained))
-    for name, degrees in evaluation.rotation_error_deg.items():
-        estimate = bootstrap_mean_ci(degrees.mean(1).numpy(), episodes)
-        scores.append(_score(context, job, meta, f"deg/{name}", estimate, len(degrees), trained))
+    estimates = action_estimates(evaluation, episodes)
+    scores = [_score(context, job, meta, name, e, len(episodes), trained) for name, e in estimates.items()]
     constant = stats.constant(raw["train"].actions)
     return {
         **_common(job, meta, trained, [q for split in splits.values() for q in split.table.quarantined]),

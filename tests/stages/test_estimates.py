@@ -1,0 +1,63 @@
+"""Errors by group and by dimension agree with each other and with plain arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lary_policy.embodiment import ActionStats, load_embodiment
+from lary_policy.heads import LatentBatches, evaluate_action
+from lary_policy.stages.estimates import action_estimates
+
+
+class Constant(nn.Module):
+    """Predicts the same normalised action whatever it sees."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, latents):
+        return self.value.expand(len(latents), 5, 7)
+
+
+@pytest.fixture(scope="module")
+def estimates():
+    generator = torch.Generator().manual_seed(0)
+    actions = 0.1 * torch.randn(40, 5, 7, generator=generator)
+    stats = ActionStats.fit(actions)
+    index = torch.zeros(40, 1, 1, dtype=torch.int64)
+    samples = LatentBatches(torch.zeros(1, 2, 3), index, stats.normalise(actions))
+    evaluation = evaluate_action(Constant(torch.zeros(7)), samples, stats, load_embodiment("arm7"))
+    return actions, action_estimates(evaluation, np.arange(40) // 4)
+
+
+def test_predicting_the_mean_has_unit_error_in_every_dimension(estimates):
+    _, found = estimates
+    for label in ("x", "y", "z", "roll", "pitch", "yaw"):
+        assert found[f"mse/dim/{label}"][0] == pytest.approx(1.0, abs=1e-5)
+    assert found["mse"][0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_physical_errors_are_in_centimetres_and_degrees(estimates):
+    actions, found = estimates
+    std = actions.double().reshape(-1, 7).std(0, correction=0)
+    assert found["rmse_cm/dim/x"][0] == pytest.approx(100 * float(std[0]), rel=1e-4)
+    assert found["rmse_deg/dim/yaw"][0] == pytest.approx(math.degrees(float(std[5])), rel=1e-4)
+    assert found["rmse/dim/gripper"][0] == pytest.approx(float(std[6]), rel=1e-4)
+
+
+def test_the_distance_of_a_group_joins_its_axes(estimates):
+    _, found = estimates
+    axes = [found[f"rmse_cm/dim/{axis}"][0] for axis in "xyz"]
+    assert found["rmse_cm/position"][0] == pytest.approx(math.sqrt(sum(a * a for a in axes)), rel=1e-5)
+
+
+def test_every_interval_contains_its_value(estimates):
+    _, found = estimates
+    assert len(found) == 1 + 3 + 6 + 1 + 7 + 1  # mse, groups, other dimensions, distance, physical, angle
+    for value, (low, high) in found.values():
+        assert low <= value <= high
+        assert low < high
