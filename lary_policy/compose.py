@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
-from lary_policy.paths import configs_dir
+from lary_policy.paths import choices, configs_dir
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -37,11 +37,6 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
 def group_names() -> tuple[str, ...]:
     """Return the config groups."""
     return tuple(sorted(p.name for p in configs_dir().iterdir() if p.is_dir()))
-
-
-def choices(group: str) -> tuple[str, ...]:
-    """Return the choices of a config group."""
-    return tuple(sorted(p.stem for p in (configs_dir() / group).glob("*.yaml")))
 
 
 def settings_text(verb: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lary_policy import rotation
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
-from lary_policy.paths import configs_dir
+from lary_policy.paths import choices, configs_dir
 
 GroupKind = Literal["position", "rotation", "gripper"]
 STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
@@ -226,7 +226,7 @@ class ActionStats:
 
 def list_embodiments() -> tuple[str, ...]:
     """Return the names of all embodiments in `configs/embodiment`."""
-    return tuple(sorted(p.stem for p in (configs_dir() / "embodiment").glob("*.yaml")))
+    return choices("embodiment")
 
 
 def load_embodiment(name: str) -> Embodiment:

@@ -28,6 +28,11 @@ def configs_dir() -> Path:
     )
 
 
+def choices(group: str) -> tuple[str, ...]:
+    """Return the names of a config group: its YAML files without their suffix, in alphabetical order."""
+    return tuple(sorted(p.stem for p in (configs_dir() / group).glob("*.yaml")))
+
+
 def resolve_inside(root: Path, relative: str | Path) -> Path:
     """Resolve `relative` below `root`, following symlinks.
 

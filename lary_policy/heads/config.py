@@ -15,7 +15,7 @@ from lary_policy.heads.action_expert import ActionExpert, ActionExpertConfig
 from lary_policy.heads.attentive_probe import AttentiveProbe, AttentiveProbeConfig
 from lary_policy.heads.pool import LatentShape, PoolConfig, TokenGrid
 from lary_policy.heads.precision import Precision
-from lary_policy.paths import configs_dir
+from lary_policy.paths import choices, configs_dir
 
 ModelConfig = ActionExpertConfig | AttentiveProbeConfig
 
@@ -92,7 +92,7 @@ _MODELS: dict[str, type[ModelConfig]] = {c.kind: c for c in (ActionExpertConfig,
 
 def list_head_configs() -> tuple[str, ...]:
     """Return the names of all head configurations in `configs/head`."""
-    return tuple(sorted(p.stem for p in (configs_dir() / "head").glob("*.yaml")))
+    return choices("head")
 
 
 def load_head_config(name: str) -> HeadConfig:

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from lary_policy.compose import choices
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
-from lary_policy.paths import configs_dir
+from lary_policy.paths import choices, configs_dir
 
 PROBE_MODES = ("pair", "policy", "atomic")
 TARGETS = {"pair": ("absolute", "relative"), "policy": ("absolute", "relative"), "atomic": ("class",)}
