@@ -8,11 +8,13 @@ from lary_policy.encoders.base import (
     LatentEncoder,
     encoder_fingerprint,
     encoder_spec,
+    find_encoder,
     list_encoders,
     load_encoder,
     register_encoder,
 )
 from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.pair_encoder import PairEncoder, PairModel, PairTokens
 from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.spec import EncoderSpec
@@ -25,6 +27,9 @@ __all__ = [
     "FrameEncoder",
     "HubRepo",
     "LatentEncoder",
+    "PairEncoder",
+    "PairModel",
+    "PairTokens",
     "Preprocess",
     "Weights",
     "WeightsSource",
@@ -35,6 +40,7 @@ __all__ = [
     "efficientnet",
     "encoder_fingerprint",
     "encoder_spec",
+    "find_encoder",
     "list_encoders",
     "load_encoder",
     "pixels",

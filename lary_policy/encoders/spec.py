@@ -23,7 +23,7 @@ class EncoderSpec:
         family: LARYBench's family of the encoder.
         weights: Where pretrained weights come from, with pinned revision and hash; empty without weights.
         image_px: Side of the square input the published weights are used at.
-        patch_px: Pixels between neighbouring tokens.
+        patch_px: Pixels between neighbouring tokens, or None where the input size does not decide the latent.
         size_multiple: Other input sides must be a multiple of this.
         latent: Output at `image_px`.
         preprocess: Input pipelines by name: always `native`, and `lary` where the reference differs.
@@ -34,13 +34,18 @@ class EncoderSpec:
         gflops_per_frame: Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9.
         reference_key: Name of the same model in LARYBench, or None.
         code_version: Raised when this package's code changes the output for the same weights.
+        outputs: What `encode` can return; the first is the default. Quantised families offer `continuous`,
+            `quantised` and, where the reference returns something else, `lary`.
+        lary_output: What `output="auto"` means under `preprocess="lary"`; None for the first of `outputs`.
+        noisy_outputs: Those of `outputs` that draw noise, so that the seed decides the latents.
+        codebook: (codes, width of a code) of quantised families.
     """
 
     name: str
     family: EncoderFamily
     weights: WeightsSource
     image_px: int
-    patch_px: int
+    patch_px: int | None
     size_multiple: int
     latent: LatentSpec
     preprocess: Mapping[str, Preprocess] = field(hash=False)
@@ -51,6 +56,10 @@ class EncoderSpec:
     gflops_per_frame: float
     reference_key: str | None = None
     code_version: int = 1
+    outputs: tuple[str, ...] = ("continuous",)
+    lary_output: str | None = None
+    noisy_outputs: tuple[str, ...] = ()
+    codebook: tuple[int, int] | None = None
 
     def latent_at(self, image_px: int) -> LatentSpec:
         """Return the latent of a square input of `image_px` pixels.
@@ -64,6 +73,8 @@ class EncoderSpec:
                 got=str(image_px),
                 fix=f"Use image_px={max(1, round(image_px / self.size_multiple)) * self.size_multiple}.",
             )
+        if self.patch_px is None:
+            return self.latent
         side = -(-image_px // self.patch_px)
         return replace(self.latent, tokens=side * side, grid=(1, side, side))
 
@@ -80,3 +91,20 @@ class EncoderSpec:
                 fix="Use preprocess=native; `lary` exists only for models that the reference benchmark runs.",
             )
         return self.preprocess[name]
+
+    def output_named(self, name: str, preprocess: str) -> str:
+        """Return which of `outputs` a name stands for; `auto` is the default under `preprocess`.
+
+        Raises:
+            ConfigError: This encoder has no such output.
+        """
+        if name == "auto":
+            lary = self.lary_output if preprocess == "lary" else None
+            return lary or self.outputs[0]
+        if name not in self.outputs:
+            raise ConfigError(
+                expected=f"an output of '{self.name}': auto, {', '.join(self.outputs)}",
+                got=f"'{name}'",
+                fix="Use output=auto.",
+            )
+        return name

@@ -55,6 +55,15 @@ def random_weights(seed: int) -> Weights:
     return Weights(sha256=f"random-seed{seed}", source=f"random, seed {seed}")
 
 
+def tiny_weights(seed: int) -> Weights:
+    """Return the record of the weights of a toy model drawn from `seed`."""
+    return Weights(sha256=f"tiny-random-seed{seed}", source=f"random toy model, seed {seed}")
+
+
+# What stands in for a file when weights are drawn, by the name of the choice.
+DRAWN = {"random": random_weights, "tiny-random": tiny_weights}
+
+
 def resolve_weights(name: str, source: WeightsSource, weights: str) -> tuple[Path, Weights]:
     """Find the pretrained weights of encoder `name`.
 
@@ -90,11 +99,12 @@ def weights_status(source: WeightsSource) -> WeightsStatus:
 
 
 def _from_path(name: str, source: WeightsSource, path: Path) -> tuple[Path, Weights]:
-    candidates = [path / file for file in FOLDER_FILES] if path.is_dir() else [path]
+    names = tuple(dict.fromkeys((*source.filenames(), *FOLDER_FILES)))
+    candidates = [path / file for file in names] if path.is_dir() else [path]
     for file in candidates:
         if file.is_file():
             return file, Weights(_sha256(file), f"local {file.name}")
-    raise _missing(name, source, f"no {' or '.join(FOLDER_FILES) if path.is_dir() else 'file'} at {path}")
+    raise _missing(name, source, f"no {' or '.join(names) if path.is_dir() else 'file'} at {path}")
 
 
 def _from_hub_cache(hub: HubRepo | None) -> tuple[Path, Weights] | None:

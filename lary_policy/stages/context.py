@@ -13,7 +13,7 @@ from lary_policy import __version__
 from lary_policy.device import resolve_device
 from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder, weights_status
-from lary_policy.encoders.weights import random_weights, resolve_weights
+from lary_policy.encoders.weights import DRAWN, resolve_weights
 from lary_policy.errors import UnknownNameError
 from lary_policy.heads import load_head_config
 from lary_policy.heads.precision import resolve_precision
@@ -112,8 +112,8 @@ class RunContext:
             WeightsMissingError: They are nowhere; the message names every way to get them.
             WeightsMismatchError: The file does not have the pinned hash.
         """
-        if choice.weights == "random":
-            return random_weights(self.config.seed).sha256
+        if choice.weights in DRAWN:
+            return DRAWN[choice.weights](self.config.seed).sha256
         if choice.weights == "auto":
             status = weights_status(choice.name)
             if status.available:

@@ -160,9 +160,16 @@ def test_truncated_files_are_refused(tmp_path, name):
         read_tensors(file)
 
 
-def test_nested_checkpoints_are_refused(tmp_path):
-    torch.save({"model": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(WeightsMismatchError, match="flat dict"):
+@pytest.mark.parametrize("container", ["model", "state_dict"])
+def test_training_checkpoints_are_opened(tmp_path, container):
+    torch.save({"epoch": 3, container: {"a": torch.ones(2)}, "optimizer": {"lr": 1.0}}, tmp_path / "w.pth")
+    assert torch.equal(read_tensors(tmp_path / "w.pth")["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("content", [{"weights": {"a": torch.zeros(2)}, "epoch": 3}, [torch.zeros(1)], {}])
+def test_files_without_a_state_dict_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsMismatchError, match="flat dict of tensors"):
         read_tensors(tmp_path / "w.pth")
 
 
