@@ -170,7 +170,7 @@ def load_encoder(
     """
     entry = find_encoder(name)
     spec, builder = entry.spec, entry.builder
-    image_px = spec.image_px if image_px is None else image_px
+    image_px = spec.default_image_px(preprocess) if image_px is None else image_px
     spec.latent_at(image_px)
     spec.preprocess_named(preprocess)
     if dtype not in DTYPES:

@@ -39,6 +39,7 @@ class EncoderSpec:
         lary_output: What `output="auto"` means under `preprocess="lary"`; None for the first of `outputs`.
         noisy_outputs: Those of `outputs` that draw noise, so that the seed decides the latents.
         codebook: (codes, width of a code) of quantised families.
+        lary_image_px: Side of the input under `preprocess="lary"` where it is not `image_px`.
     """
 
     name: str
@@ -60,6 +61,12 @@ class EncoderSpec:
     lary_output: str | None = None
     noisy_outputs: tuple[str, ...] = ()
     codebook: tuple[int, int] | None = None
+    lary_image_px: int | None = None
+
+    def default_image_px(self, preprocess: str) -> int:
+        """Return the side of the input that `preprocess` stands for when none is asked for."""
+        lary = self.lary_image_px if preprocess == "lary" else None
+        return lary or self.image_px
 
     def latent_at(self, image_px: int) -> LatentSpec:
         """Return the latent of a square input of `image_px` pixels.
