@@ -42,7 +42,13 @@ class EndEffectorController:
     """
 
     def __init__(
-        self, num_worlds: int, *, max_step_m: float = 0.03, max_step_rad: float = 0.2, device: str = "cpu"
+        self,
+        num_worlds: int,
+        *,
+        max_step_m: float = 0.03,
+        max_step_rad: float = 0.2,
+        device: str = "cpu",
+        embodiment: str = "arm7",
     ) -> None:
         self.num_worlds = num_worlds
         self.workspace_bounds = WORKSPACE_BOUNDS_M

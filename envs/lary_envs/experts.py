@@ -7,7 +7,7 @@ conditions hold (never after a number of steps), so that a policy without memory
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -30,7 +30,7 @@ class Expert(Protocol):
         """Forget the last episode; call after SimEnv.reset."""
 
     def act(self, last_target: Tensor) -> Tensor:
-        """Return the next absolute targets `[w, 7]`, given those last executed."""
+        """Return the next absolute targets `[w, a]`, given those last executed."""
 
     def free_space(self) -> Tensor:
         """Return bool `[w]`: the arm is far from contact, so noise may be added to its target."""
@@ -40,16 +40,18 @@ class WaypointExpert:
     """Runs the phases of one task in every world; the last phase never ends."""
 
     def __init__(self, env: SimEnv, phases: tuple[Phase, ...]) -> None:
-        self._env, self._phases = env, phases
-        self._free = torch.tensor([p.free for p in phases])
-        self._track = torch.tensor([p.track for p in phases])
-        self._speed = torch.tensor([p.speed_m for p in phases], dtype=torch.float64)
-        self._tolerance = torch.tensor([p.tolerance_m for p in phases], dtype=torch.float64)
+        self._env, self._phases, self._layout = env, phases, env.layout
+        device = env.device
+        self._free = torch.tensor([p.free for p in phases], device=device)
+        self._track = torch.tensor([p.track for p in phases], device=device)
+        self._speed = torch.tensor([p.speed_m for p in phases], dtype=torch.float64, device=device)
+        self._tolerance = torch.tensor([p.tolerance_m for p in phases], dtype=torch.float64, device=device)
+        self._worlds = torch.arange(env.num_worlds, device=device)
         self.reset()
 
     def reset(self) -> None:
         """Start with the first phase in every world."""
-        self._phase = torch.zeros(self._env.num_worlds, dtype=torch.long)
+        self._phase = torch.zeros(self._env.num_worlds, dtype=torch.long, device=self._env.device)
         self._seen = self._env.world_state()
 
     def free_space(self) -> Tensor:
@@ -57,46 +59,46 @@ class WaypointExpert:
         return self._free[self._phase]
 
     def act(self, last_target: Tensor) -> Tensor:
-        """Return the next targets `[w, 7]`, float32."""
-        last = last_target.double()
+        """Return the next targets `[w, a]`, float32."""
+        last = self._layout.to_arms(last_target.to(self._env.device, torch.float64))
         state = self._observe()
-        waypoints = torch.stack([p.waypoint(state) for p in self._phases], 1)
+        arms_of_one = [p.waypoint(state).reshape(last.shape) for p in self._phases]
+        waypoints = torch.stack(arms_of_one, 1).double()
         over = self._over(state, last, self._current(waypoints))
         self._phase = torch.where(over, (self._phase + 1).clamp(max=len(self._phases) - 1), self._phase)
-        return self._towards(last, self._current(waypoints)).float()
+        return self._layout.to_action(self._towards(last, self._current(waypoints))).float()
 
     def _current(self, waypoints: Tensor) -> Tensor:
-        return waypoints[torch.arange(len(waypoints)), self._phase]
+        return waypoints[self._worlds, self._phase]
 
     def _observe(self) -> WorldState:
         """Return the measured state, with the remembered object where the phase does not track it."""
-        now = self._env.world_state()
-        keep = ~self._track[self._phase]
-        frozen = {}
-        for name in ("object_pos", "object_yaw"):
-            old, new = getattr(self._seen, name), getattr(now, name)
-            frozen[name] = torch.where(keep[:, None] if new.ndim == 2 else keep, old, new)
-        self._seen = WorldState(
-            **{f.name: frozen.get(f.name, getattr(now, f.name)) for f in fields(WorldState)}
+        now, keep = self._env.world_state(), ~self._track[self._phase]
+        self._seen = replace(
+            now,
+            object_pos=torch.where(keep[:, None], self._seen.object_pos, now.object_pos),
+            object_rot=torch.where(keep[:, None, None], self._seen.object_rot, now.object_rot),
         )
         return self._seen
 
     def _over(self, state: WorldState, last: Tensor, waypoint: Tensor) -> Tensor:
-        commanded = (waypoint[:, :3] - last[:, :3]).norm(dim=-1)
-        measured = (waypoint[:, :3] - state.tcp_pose[:, :3]).norm(dim=-1)
-        near = torch.maximum(commanded, measured) < self._tolerance[self._phase]
-        conditions = torch.stack([torch.as_tensor(p.done(state)).expand(len(last)) for p in self._phases], 1)
-        return near & conditions[torch.arange(len(last)), self._phase]
+        commanded = (waypoint[..., :3] - last[..., :3]).norm(dim=-1)
+        measured = (waypoint[..., :3] - state.arms[..., :3]).norm(dim=-1)
+        near = torch.maximum(commanded, measured).amax(-1) < self._tolerance[self._phase]
+        reached = torch.ones_like(near)
+        conditions = torch.stack([reached & p.done(state) for p in self._phases], 1)
+        return near & self._current(conditions)
 
     def _towards(self, last: Tensor, waypoint: Tensor) -> Tensor:
         out = waypoint.clone()
-        way = waypoint[:, :3] - last[:, :3]
+        way = waypoint[..., :3] - last[..., :3]
         distance = way.norm(dim=-1, keepdim=True)
         longest = torch.minimum(
-            (distance * _APPROACH).clamp(min=_MIN_STEP_M), self._speed[self._phase][:, None]
+            (distance * _APPROACH).clamp(min=_MIN_STEP_M), self._speed[self._phase][:, None, None]
         )
-        out[:, :3] = last[:, :3] + way * (longest / distance.clamp(min=1e-9)).clamp(max=1.0)
-        out[:, 3:6] = last[:, 3:6] + limit_length(waypoint[:, 3:6] - last[:, 3:6], _MAX_TURN_RAD)
+        out[..., :3] = last[..., :3] + way * (longest / distance.clamp(min=1e-9)).clamp(max=1.0)
+        turn = waypoint[..., 3:6] - last[..., 3:6]
+        out[..., 3:6] = last[..., 3:6] + limit_length(turn, _MAX_TURN_RAD)
         return out
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.experts import make_expert
+from lary_envs.spec import task_spec
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ExpertRate:
 
 def play_expert(env: SimEnv, seeds: Sequence[int]) -> Iterator[int]:
     """Reset `env` and run its expert to the end of the episode; yields the number of steps done so far."""
-    controller = EndEffectorController(env.num_worlds)
+    controller = EndEffectorController(env.num_worlds, embodiment=env.task.embodiment)
     env.reset(seeds)
     controller.reset(env.joints())
     expert = make_expert(env.task.name, env)
@@ -62,7 +63,7 @@ def measure_expert(task: str, seeds: Sequence[int]) -> ExpertRate:
 
 def write_picture(task: str, path: Path, *, step: int, seed: int = 0, image_px: int = 200) -> None:
     """Write a PNG of all cameras side by side, `step` steps into the expert's episode (edges smoothed)."""
-    env = SimEnv(task, 1, cameras=("front", "agent", "wrist"), image_px=2 * image_px)
+    env = SimEnv(task, 1, cameras=task_spec(task).cameras, image_px=2 * image_px)
     for done in play_expert(env, [seed]):
         if done == step:
             break

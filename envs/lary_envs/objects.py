@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mujoco
 
-from lary_envs import panda
+from lary_envs.robot import ARM, GRIPPER, OBJECT, STATIC
 
 # Saturated colours that occur nowhere else in the scene.
 RED, GREEN, MAGENTA = (0.90, 0.08, 0.06, 1.0), (0.05, 0.65, 0.20, 1.0), (0.90, 0.05, 0.75, 1.0)
@@ -18,8 +18,8 @@ def add_cube(scene: mujoco.MjSpec, half_m: float, mass_kg: float) -> None:
     body.add_freejoint(name="object")
     body.add_geom(
         name="object", type=mujoco.mjtGeom.mjGEOM_BOX, size=[half_m] * 3, mass=mass_kg, rgba=list(RED),
-        condim=4,        friction=[0.8, 0.005, 0.0001], contype=panda.OBJECT,
-        conaffinity=panda.STATIC | panda.OBJECT | panda.GRIPPER | panda.ARM,
+        condim=4, friction=[0.8, 0.005, 0.0001], contype=OBJECT,
+        conaffinity=STATIC | OBJECT | GRIPPER | ARM,
     )  # fmt: skip
 
 

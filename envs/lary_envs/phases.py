@@ -21,8 +21,9 @@ class Phase:
 
     Attributes:
         name: For people.
-        waypoint: State to target pose `[w, 7]`.
-        tolerance_m: The leg is over when commanded and measured position are this near to the waypoint ...
+        waypoint: State to target poses `[w, A, 7]` of all arms (`[w, 7]` where there is one arm).
+        tolerance_m: The leg is over when commanded and measured position of every arm are this near to the
+            waypoint ...
         done: ... and this condition, bool `[w]`, holds.
         speed_m: Longest move in one control step, metres.
         free: Far from contact: noise may be injected.
@@ -45,6 +46,11 @@ def pose(position: Tensor, yaw_rad: Tensor | float, gripper: float) -> Tensor:
     out[:, 5] = yaw_rad
     out[:, 6] = gripper
     return out
+
+
+def both(left: Tensor, right: Tensor) -> Tensor:
+    """Return poses `[w, 2, 7]` of a left and a right arm."""
+    return torch.stack([left, right], 1)
 
 
 def at_height(position: Tensor, height_m: float) -> Tensor:

@@ -64,6 +64,7 @@ class Robot:
         cameras: Fixed cameras by name, world frame.
         wrist_cameras: Names of the cameras that `build` mounts on the hands.
         contacts: Contacts and constraint rows a world may need (`nconmax`, `njmax` of MuJoCo Warp).
+        table_near_m: x of the table's edge towards the robot.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Robot:
     cameras: Mapping[str, CameraPlace]
     wrist_cameras: tuple[str, ...]
     contacts: tuple[int, int]
+    table_near_m: float = -0.2
 
     @property
     def camera_names(self) -> tuple[str, ...]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import mujoco
 
-from lary_envs import panda
-from lary_envs.cameras import WORLD_CAMERAS, add_camera
+from lary_envs.cameras import add_camera
+from lary_envs.robot import GRIPPER, OBJECT, STATIC, Robot, robot_of
 from lary_envs.spec import Task
 from lary_envs.textures import wood
 
 TIMESTEP_S = 0.005
-_TABLE_CENTRE_M, _TABLE_HALF_M, _TABLE_THICK_M = (0.45, 0.0), (0.65, 0.75), 0.03
+_TABLE_FAR_M, _TABLE_HALF_WIDTH_M, _TABLE_HALF_THICK_M = 1.1, 0.75, 0.03
 
 
-def build_model(task: Task) -> mujoco.MjModel:
-    """Compile the table scene with the robot first and the task's bodies after it."""
+def build_model(task: Task, embodiment: str = "arm7") -> mujoco.MjModel:
+    """Compile the table scene with the embodiment's robot first and the task's bodies after it.
+
+    Raises:
+        UnknownNameError: No robot has this embodiment.
+    """
+    robot = robot_of(embodiment)
     scene = mujoco.MjSpec()
     scene.modelname = "lary_table"
     scene.compiler.degree = False
     _set_options(scene)
-    _add_surroundings(scene)
-    panda.add_materials(scene)
-    panda.add_arm(scene)
+    _add_surroundings(scene, robot)
+    robot.build(scene)
     task.build(scene)
     return scene.compile()
 
@@ -35,7 +39,7 @@ def _set_options(scene: mujoco.MjSpec) -> None:
     option.ls_iterations = 50
 
 
-def _add_surroundings(scene: mujoco.MjSpec) -> None:
+def _add_surroundings(scene: mujoco.MjSpec, robot: Robot) -> None:
     texture = scene.add_texture(
         name="wood", type=mujoco.mjtTexture.mjTEXTURE_2D, width=256, height=256, nchannel=3
     )
@@ -52,13 +56,14 @@ def _add_surroundings(scene: mujoco.MjSpec) -> None:
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, pos=[0, 0, -0.75], size=[4, 4, 0.1], material="floor",
         contype=0, conaffinity=0,
     )  # fmt: skip
+    centre, half = (_TABLE_FAR_M + robot.table_near_m) / 2, (_TABLE_FAR_M - robot.table_near_m) / 2
     world.add_geom(
-        name="table", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[*_TABLE_CENTRE_M, -_TABLE_THICK_M],
-        size=[*_TABLE_HALF_M, _TABLE_THICK_M], material="table", contype=panda.STATIC,
-        conaffinity=panda.OBJECT | panda.GRIPPER, friction=[0.8, 0.005, 0.0001],
+        name="table", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[centre, 0, -_TABLE_HALF_THICK_M],
+        size=[half, _TABLE_HALF_WIDTH_M, _TABLE_HALF_THICK_M], material="table", contype=STATIC,
+        conaffinity=OBJECT | GRIPPER, friction=[0.8, 0.005, 0.0001],
     )  # fmt: skip
     _add_lights(scene)
-    for name, place in WORLD_CAMERAS.items():
+    for name, place in robot.cameras.items():
         add_camera(world, name, place)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from lary_envs.robot import robot_of
 from lary_policy.errors import SimulationError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lary_envs.phases import Phase
-
-CAMERAS = ("front", "agent", "wrist")
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class TaskSpec:
         max_steps: Control steps after which an episode ends.
         hold_s: Seconds for which the condition must hold without a break.
         control_hz: Control steps a second.
-        cameras: Cameras of the scene.
-        embodiment: Name of the action layout.
+        embodiment: Name of the action layout; it decides which robot stands in the scene.
     """
 
     name: str
@@ -42,8 +40,12 @@ class TaskSpec:
     max_steps: int
     hold_s: float
     control_hz: float = 20.0
-    cameras: tuple[str, ...] = CAMERAS
     embodiment: str = "arm7"
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras of the scene."""
+        return robot_of(self.embodiment).camera_names
 
     @property
     def hold_steps(self) -> int:
@@ -63,25 +65,48 @@ class Placement:
 class WorldState:
     """Measured state of all w worlds after a control step; what success conditions and experts read.
 
+    Arms appear as poses x, y, z (metres, world frame), roll, pitch, yaw (radians), opening in [0, 1].
+
     Attributes:
-        tcp_pose: `[w, 7]` measured pose in the embodiment layout, gripper = opening in [0, 1].
-        goal_pos: `[w, 3]` centre of the goal, metres.
+        arms: `[w, A, 7]` measured poses of the tool centre points, left before right.
+        goals: `[w, G, 3]` centres of the goals, metres (G is 1, all zeros, in tasks without one).
+        goal_yaw: `[w]` radians, of the first goal.
         object_pos: `[w, 3]` centre of the object (zeros in tasks without one).
-        object_yaw: `[w]` radians.
+        object_rot: `[w, 3, 3]` its rotation matrix.
         object_speed: `[w]` m/s.
         object_peak: `[w]` highest z of the object's centre since the reset, metres.
     """
 
-    tcp_pose: Tensor
-    goal_pos: Tensor
+    arms: Tensor
+    goals: Tensor
+    goal_yaw: Tensor
     object_pos: Tensor
-    object_yaw: Tensor
+    object_rot: Tensor
     object_speed: Tensor
     object_peak: Tensor
 
+    @property
+    def tcp_pose(self) -> Tensor:
+        """Pose `[w, 7]` of the first arm."""
+        return self.arms[:, 0]
+
+    @property
+    def goal_pos(self) -> Tensor:
+        """Centre `[w, 3]` of the first goal."""
+        return self.goals[:, 0]
+
+    @property
+    def object_yaw(self) -> Tensor:
+        """Yaw `[w]` of the object, radians."""
+        return self.object_rot[:, 1, 0].atan2(self.object_rot[:, 0, 0])
+
 
 class Task(Protocol):
-    """Scene objects, initial states and success of one task. Bodies are named `object` and `goal`."""
+    """Scene objects, initial states and success of one task.
+
+    Bodies are named `object` (free), `goal` and `goal_2` (mocap). `holds` must work on any device without
+    looking at values from Python.
+    """
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add the task's bodies to the table scene."""

@@ -30,7 +30,9 @@ class ExpertSession:
             image_px=config["image_px"],
             render_device=render_device,
         )
-        self._controller = EndEffectorController(num_worlds)
+        self._controller = EndEffectorController(
+            num_worlds, embodiment=self._env.task.embodiment, device=str(self._env.device)
+        )
 
     def record(self, jobs: Sequence[EpisodeJob], form: DemonstrationLayout) -> list[Recording]:
         """Record one episode for each job, at most as many as there are worlds."""

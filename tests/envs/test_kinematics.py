@@ -7,16 +7,31 @@ import numpy as np
 import pytest
 import torch
 
-from lary_envs.kinematics import JOINT_LOWER_RAD, JOINT_UPPER_RAD, ArmChain
+from lary_envs.chain import TorchChain
+from lary_envs.robots.panda import CHAIN
 from lary_envs.scene import build_model
 from lary_envs.spec import task_entry
 
 READY = (0.0, -math.pi / 4, 0.0, -3 * math.pi / 4, 0.0, math.pi / 2, math.pi / 4)
 
 
+class OneArm:
+    """The only arm of a robot, without the dimension of arms."""
+
+    def __init__(self):
+        self.chain = TorchChain([CHAIN])
+        self.home, self.lower, self.upper = self.chain.home[0], self.chain.lower[0], self.chain.upper[0]
+
+    def forward(self, joints):
+        return tuple(value[:, 0] for value in self.chain.forward(joints[:, None]))
+
+    def jacobian(self, joints):
+        return tuple(value[:, 0] for value in self.chain.jacobian(joints[:, None]))
+
+
 @pytest.fixture(scope="module")
 def chain():
-    return ArmChain()
+    return OneArm()
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +41,7 @@ def model():
 
 def random_joints(count, seed=0, margin=0.0):
     rng = np.random.default_rng(seed)
-    low, high = np.array(JOINT_LOWER_RAD) + margin, np.array(JOINT_UPPER_RAD) - margin
+    low, high = CHAIN.lower + margin, CHAIN.upper - margin
     return torch.from_numpy(rng.uniform(low, high, (count, 7)))
 
 
