@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lary_policy.encoders import dino, efficientnet, pixels
+from lary_policy.encoders import dino, efficientnet, pixels, siglip, vjepa
 from lary_policy.encoders.base import (
     EncoderOptions,
     LatentEncoder,
@@ -46,6 +46,8 @@ __all__ = [
     "pixels",
     "prepare_frames",
     "register_encoder",
+    "siglip",
+    "vjepa",
     "weights_status",
 ]
 

