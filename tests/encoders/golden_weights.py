@@ -24,16 +24,21 @@ def fill(module: nn.Module) -> nn.Module:
     state = module.state_dict()
     for name, value in state.items():
         if value.is_floating_point():
-            noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(value.shape)
-            if value.ndim > 1:
-                noise /= math.sqrt(max(1, value[0].numel()))
-            elif name.endswith(("weight", "running_var", "gamma")):
-                noise = (1 + 0.1 * noise) ** (2 if name.endswith("var") else 1)
-            else:
-                noise *= 0.1
-            state[name] = torch.from_numpy(noise).to(value.dtype)
+            state[name] = named_tensor(name, tuple(value.shape))
     module.load_state_dict(state)
     return module.eval()
+
+
+def named_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return the float32 values that `fill` gives to a tensor of that name and shape."""
+    noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) > 1:
+        noise /= math.sqrt(max(1, math.prod(shape[1:])))
+    elif name.endswith(("weight", "running_var", "gamma")):
+        noise = (1 + 0.1 * noise) ** (2 if name.endswith("var") else 1)
+    else:
+        noise *= 0.1
+    return torch.from_numpy(noise).float()
 
 
 def golden(name: str) -> dict[str, Tensor]:
