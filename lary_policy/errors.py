@@ -74,6 +74,10 @@ class SimulationError(LaryPolicyError):
     """A task, camera, world count or action does not fit the simulated environment."""
 
 
+class ContactOverflowError(LaryPolicyError):
+    """A simulated world had more contacts or constraint rows than the physics engine has room for."""
+
+
 class TrainingError(LaryPolicyError):
     """Training met a non-finite loss or has nothing to learn from."""
 

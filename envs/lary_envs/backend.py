@@ -1,12 +1,14 @@
 """Physics of w worlds. `Physics` is all that SimEnv needs; MuJoCo's own batch engine implements it on CPU.
 
-A second engine (MuJoCo Warp on CUDA) fits behind the same three methods: its fields are torch views too.
+The second engine, `lary_envs.warp_backend.WarpPhysics`, is for CUDA; fields of both are live torch views.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Protocol
 
 import mujoco
@@ -20,14 +22,23 @@ from lary_policy.errors import UnknownNameError
 _STAGE_POS = mujoco.mjtStage.mjSTAGE_POS.value
 # Outputs are copied only once bound, so all that is ever read is bound before the first call.
 POSE_FIELDS = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
-_FIELDS = ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat", "xpos", "xquat", *POSE_FIELDS)
+_FIELDS = (
+    "time", "qpos", "qvel", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat", "xpos", "xquat",
+    *POSE_FIELDS,
+)  # fmt: skip
 _STAGE_NONE = mujoco.mjtStage.mjSTAGE_NONE.value
 
 
 class Physics(Protocol):
-    """Stepping w copies of one model."""
+    """Stepping w copies of one model.
+
+    Attributes:
+        device: Where the fields are.
+        vary: Fields of MjModel that have a value for each world.
+    """
 
     device: torch.device
+    vary: tuple[str, ...]
 
     def reset(
         self, qpos: Tensor, mocap_pos: Tensor, mocap_quat: Tensor, ctrl: Tensor, worlds: Tensor | None = None
@@ -46,22 +57,53 @@ class Physics(Protocol):
         """Advance with `[w, nu]` commands; body, geom and camera poses are current afterwards."""
 
     def field(self, name: str) -> Tensor:
-        """Return a live view `[w, ...]` of a field of MjData."""
+        """Return a live view `[w, ...]` of a field of MjData, or of a model field named in `vary`."""
 
 
 class BatchPhysics:
-    """`mujoco.batch.Batch`: w simulations on a C thread pool, bit-equal for any number of threads."""
+    """`mujoco.batch.Batch`: w simulations on a C thread pool, bit-equal for any number of threads.
 
-    def __init__(self, model: mujoco.MjModel, num_worlds: int, *, num_threads: int | None = None) -> None:
-        self.device = torch.device("cpu")
+    Args:
+        model: The compiled scene.
+        num_worlds: Worlds w.
+        num_threads: Threads; all cores by default.
+        vary: Fields of MjModel that have a value for each world; written through `field`. Constants that
+            MuJoCo derives from them follow at the next reset of the world.
+
+    Raises:
+        UnknownNameError: A name in `vary` is no field with a value for each world.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, num_worlds: int, *, num_threads: int | None = None,
+        vary: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.device, self.vary = torch.device("cpu"), tuple(vary)
+        for name in self.vary:
+            if name not in mujoco.batch.MODEL_FIELDS:
+                raise UnknownNameError("model field", name, mujoco.batch.MODEL_FIELDS)
+        model = copy.copy(model)
+        # Else a world that diverges starts again from the model's defaults and nobody learns of it.
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         threads = min(num_threads or os.cpu_count() or 1, num_worlds)
         self._batch = mujoco.batch.Batch(model, num_worlds, threads)
+        self._derives = any(name in mujoco.MjModel._setconst_inputs for name in self.vary)
+        arrays = {name: self._batch.bind(name) for name in _FIELDS}
+        arrays |= {name: self._batch.expand(name) for name in self.vary}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch warns of outputs that are read-only
-            self._views = {name: torch.from_numpy(np.asarray(self._batch.bind(name))) for name in _FIELDS}
+            self._views = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
 
     def field(self, name: str) -> Tensor:
-        """Return a live float64 view `[w, ...]` of a field of MjData; treat outputs as read-only."""
+        """Return a live view `[w, ...]` of a field of MjData (float64) or of one named in `vary`.
+
+        Outputs, such as poses, are read-only.
+
+        Raises:
+            UnknownNameError: No such field is kept.
+        """
+        if name not in self._views:
+            raise UnknownNameError("field", name, self._views)
         return self._views[name]
 
     def reset(
@@ -69,13 +111,15 @@ class BatchPhysics:
     ) -> None:
         """Put worlds at rest in the given state; see `Physics.reset`."""
         ids = None if worlds is None else worlds.tolist()
+        if self._derives:
+            self._batch.set_const(ids)
         self._batch.reset(ids, stage=_STAGE_NONE)
         which = slice(None) if worlds is None else worlds
         values = {"qpos": qpos, "ctrl": ctrl, "mocap_pos": mocap_pos, "mocap_quat": mocap_quat}
         for name, value in values.items():
             view = self.field(name)
             view[which] = value.to(view).reshape(-1, *view.shape[1:])
-        self._batch.forward(stage=_STAGE_POS)
+        self._batch.forward(ids, stage=_STAGE_POS)
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
         """Advance by `substeps`; without the position stage all poses would be one substep old."""
@@ -91,6 +135,7 @@ def make_physics(
     device: str,
     contacts: tuple[int, int],
     num_threads: int | None = None,
+    vary: Sequence[str] = (),
 ) -> Physics:
     """Build the engine `mujoco`, `warp` or `auto` (`warp` on CUDA, else `mujoco`).
 
@@ -102,5 +147,7 @@ def make_physics(
     if name == "warp" or (name == "auto" and device != "cpu"):
         from lary_envs.warp_backend import WarpPhysics
 
-        return WarpPhysics(model, num_worlds, device=device, nconmax=contacts[0], njmax=contacts[1])
-    return BatchPhysics(model, num_worlds, num_threads=num_threads)
+        return WarpPhysics(
+            model, num_worlds, device=device, nconmax=contacts[0], njmax=contacts[1], vary=vary
+        )
+    return BatchPhysics(model, num_worlds, num_threads=num_threads, vary=vary)
