@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lary_policy.encoders.shards import is_index, shard_files
 from lary_policy.encoders.weights import Weights
 from lary_policy.errors import ConfigError, WeightsMismatchError
-from lary_policy.paths import resolve_inside
 
 # Keys under which training frameworks put the state dict: LAQ trainers and Lightning.
 CONTAINERS = ("model", "state_dict")
-INDEX_SUFFIX = ".safetensors.index.json"
 
 # From a state dict to the hyper-parameters that its shapes tell, for the message of a mismatch.
 Inference = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
@@ -39,8 +37,8 @@ def read_tensors(path: Path, containers: Sequence[str] = CONTAINERS) -> dict[str
     from safetensors.torch import load_file
 
     try:
-        if path.name.endswith(INDEX_SUFFIX):
-            return _read_shards(path)
+        if is_index(path):
+            return {key: value for shard in shard_files(path) for key, value in load_file(shard).items()}
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -159,27 +157,6 @@ def _state_dict(path: Path, loaded: Any, containers: Sequence[str]) -> dict[str,
         got=f"{found} that is no state dict (a flat dict of tensors)",
         fix="Give the weight file itself; save tensors alone with torch.save(model.state_dict(), path).",
     )
-
-
-def _read_shards(index: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    tensors: dict[str, Tensor] = {}
-    for shard in shard_files(index):
-        tensors |= load_file(shard)
-    return tensors
-
-
-def shard_files(index: Path) -> list[Path]:
-    """Return the files that the index of a sharded checkpoint names, all inside its folder.
-
-    Raises:
-        ValueError: The index is no JSON.
-        KeyError: It has no weight map.
-        UnsafePathError: It names a file elsewhere.
-    """
-    names = json.loads(index.read_text())["weight_map"].values()
-    return [resolve_inside(index.parent, name) for name in sorted(set(names))]
 
 
 def _refused(path: Path, error: pickle.UnpicklingError) -> WeightsMismatchError:

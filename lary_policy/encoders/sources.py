@@ -28,9 +28,15 @@ class HubRepo:
 
     def command(self) -> str:
         """Return the shell command that puts the file into the hub's cache."""
+        login = "hf auth login && " if self.gated else ""
         revision = f" --revision {self.revision}" if self.revision else ""
-        login = f"hf auth login  # after accepting the licence at {self.page()}\n" if self.gated else ""
         return f"{login}hf download {self.repo_id} {self.filename}{revision}"
+
+    def how(self) -> str:
+        """Return the command, after the page on which the licence of a gated repository is accepted."""
+        return (
+            f"accept the licence at {self.page()}, then: {self.command()}" if self.gated else self.command()
+        )
 
     def page(self) -> str:
         """Return the address of the repository's page, where a gated licence is accepted."""

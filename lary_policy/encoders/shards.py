@@ -1,0 +1,42 @@
+"""Checkpoints that are split over several safetensors files, listed by an index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lary_policy.errors import WeightsMismatchError
+from lary_policy.paths import resolve_inside
+
+INDEX_SUFFIX = ".safetensors.index.json"
+
+
+def is_index(path: Path) -> bool:
+    """Tell whether a file is the index of a sharded checkpoint."""
+    return path.name.endswith(INDEX_SUFFIX)
+
+
+def shard_files(index: Path) -> list[Path]:
+    """Return the files that an index names, all inside its folder.
+
+    Raises:
+        WeightsMismatchError: The index has no weight map, or a file is not there.
+        UnsafePathError: It names a file elsewhere.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _broken(index, f"{type(error).__name__}: {error}") from error
+    files = [resolve_inside(index.parent, name) for name in names]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise _broken(index, f"no {', '.join(absent)} beside it")
+    return files
+
+
+def _broken(index: Path, got: str) -> WeightsMismatchError:
+    return WeightsMismatchError(
+        expected=f"{index} as an index of safetensors files beside it",
+        got=got,
+        fix="Download the whole folder again.",
+    )
