@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lary_policy.encoders import dino, efficientnet, pixels, siglip, vjepa
+from lary_policy.encoders import dino, efficientnet, pixels, siglip, univla, villax, vjepa
 from lary_policy.encoders.base import (
     EncoderOptions,
     LatentEncoder,
@@ -47,6 +47,8 @@ __all__ = [
     "prepare_frames",
     "register_encoder",
     "siglip",
+    "univla",
+    "villax",
     "vjepa",
     "weights_status",
 ]

@@ -120,7 +120,8 @@ class Codebook(nn.Module):
 
 def _run(stem: nn.Module, blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
     tokens = stem(tokens)
-    tokens = tokens + sinusoidal_positions(*tokens.shape[-2:], tokens.device).to(tokens.dtype)
+    positions = sinusoidal_positions(tokens.shape[-2], tokens.shape[-1], tokens.device)
+    tokens = tokens + positions.to(tokens.dtype)
     for block in blocks:
         tokens = block(tokens)
     return tokens

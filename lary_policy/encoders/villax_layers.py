@@ -17,7 +17,7 @@ def sinusoid(width: int, positions: Tensor) -> Tensor:
 
 
 def grid_positions(width: int, side: int) -> Tensor:
-    """Return [side*side width] for patches row by row: the column in the first half, the row in the second."""
+    """Return [side*side width] for patches row by row: first half the column, second half the row."""
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     return torch.cat((sinusoid(width // 2, column.flatten()), sinusoid(width // 2, row.flatten())), dim=1)
 

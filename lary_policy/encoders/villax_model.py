@@ -77,7 +77,7 @@ class VillaXModel(nn.Module):
     def __init__(self, config: VillaXConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = WindowEncoder(config)
+        self.encoder = ActionEncoder(config)
         self.vq = _Codebook(config.n_codes, config.action_latent_dim)
         self.decoder = FrameDecoder(config)
 
@@ -112,7 +112,7 @@ class VillaXModel(nn.Module):
         return PairTokens(*(torch.cat((part[:, 0], part[:, 1:, -1]), dim=1) for part in slid))
 
 
-class WindowEncoder(nn.Module):
+class ActionEncoder(nn.Module):
     """Patches of up to d_t frames to the actions between them."""
 
     def __init__(self, config: VillaXConfig) -> None:
@@ -131,20 +131,20 @@ class WindowEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return patches [m n d] after the first attention within frames, the last step without time."""
-        return self._first.within_frames(self.embed(images) + self.pe_spatial)
+        return self._blocks()[0].within_frames(self.embed(images) + self.pe_spatial)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [b t n d] to actions [b t-1 m d_out]."""
-        tokens = self._first.over_time(features, self.pe_temporal[0, : features.shape[1]])
-        for layer in self.layers[1:]:
-            tokens = layer.over_time(layer.within_frames(tokens))
+        first, *others = self._blocks()
+        tokens = first.over_time(features, self.pe_temporal[0, : features.shape[1]])
+        for block in others:
+            tokens = block.over_time(block.within_frames(tokens))
         tokens = self.norm(tokens)
         between = (tokens[:, 1:] + tokens[:, :-1]) / 2
         return self.map_block(between.flatten(0, 1)).unflatten(0, between.shape[:2])
 
-    @property
-    def _first(self) -> SpaceTimeBlock:
-        return self.layers[0]  # type: ignore[return-value]
+    def _blocks(self) -> list[SpaceTimeBlock]:
+        return list(self.layers)  # type: ignore[arg-type]
 
 
 class FrameDecoder(nn.Module):
