@@ -10,10 +10,16 @@ import torch
 from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder
 
 
+def _tiny_px(name: str) -> int:
+    """Return a small input side: 4 x 4 patches where the side decides the number of tokens."""
+    spec = encoder_spec(name)
+    return 4 * spec.size_multiple if spec.patch_px else spec.image_px
+
+
 @functools.cache
-def _random_encoder(name: str) -> LatentEncoder:
-    """Return an encoder of 4 x 4 patches with random weights; built once a run."""
-    return load_encoder(name, weights="random", image_px=4 * encoder_spec(name).size_multiple)
+def _tiny_encoder(name: str) -> LatentEncoder:
+    """Return a toy encoder with random weights; built once a run."""
+    return load_encoder(name, weights="tiny-random", image_px=_tiny_px(name))
 
 
 @functools.cache
@@ -28,15 +34,21 @@ def _photo(height: int, width: int) -> torch.Tensor:
 
 @pytest.fixture
 def noise_frames() -> torch.Tensor:
-    """Return uint8 noise [2 3 40 50 3]."""
+    """Return uint8 noise [2 4 40 50 3]: an even number of frames, which every kind of encoder takes."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 3, 40, 50, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (2, 4, 40, 50, 3), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture(scope="session")
-def random_encoder() -> Callable[[str], LatentEncoder]:
-    """Return the function from names to small random encoders."""
-    return _random_encoder
+def tiny_encoder() -> Callable[[str], LatentEncoder]:
+    """Return the function from names to toy encoders with random weights."""
+    return _tiny_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_px() -> Callable[[str], int]:
+    """Return the function from names to the input side of their toy encoder."""
+    return _tiny_px
 
 
 @pytest.fixture(scope="session")
