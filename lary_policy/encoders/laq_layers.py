@@ -1,4 +1,4 @@
-"""Layers of LAPA's spatial and temporal transformers; names of parameters are those of published checkpoints."""
+"""Layers of LAPA's spatial and temporal transformers, with the parameter names of published checkpoints."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ class RelativeBias(nn.Module):
 
     def forward(self, side: int) -> Tensor:
         """Return the bias [heads n n] of a grid with n = side * side cells."""
-        weight = self.net[-1].weight
+        weight = next(self.parameters())
         cells = torch.arange(side, device=weight.device)
         steps = torch.arange(1 - side, side, device=weight.device)
         offsets = torch.cartesian_prod(steps, steps).float()
         x = (offsets.sign() * offsets.abs().log1p()).to(weight.dtype)
         for layer in self.net:
             x = layer(x)
-        # Only (2 side - 1)^2 offsets differ, so the network sees 729 instead of 38,416 rows on a 14 x 14 grid.
+        # Only (2 side - 1)^2 offsets differ: 729 instead of 38,416 rows on a 14 x 14 grid.
         table = x.T.unflatten(1, (2 * side - 1, 2 * side - 1))
         shift = cells[:, None] - cells[None, :] + side - 1
         bias = table[:, shift[:, None, :, None], shift[None, :, None, :]]
@@ -143,8 +143,35 @@ def feed_forward(dim: int) -> nn.Sequential:
     )
 
 
+class Layer(nn.ModuleDict):
+    """Position convolution, self attention, cross attention where asked for, and feed-forward, all residual.
+
+    Args:
+        dim: Width of tokens.
+        heads: Heads of each attention.
+        head_width: Width of a head.
+        cross: Whether there is cross attention.
+    """
+
+    def __init__(self, dim: int, heads: int, head_width: int, *, cross: bool) -> None:
+        super().__init__()
+        self[POSITION] = PositionConvolution(dim)
+        self[SELF_ATTENTION] = Attention(dim, heads, head_width)
+        if cross:
+            self[CROSS_ATTENTION] = Attention(dim, heads, head_width, CROSS_NULLS)
+        self[FEED_FORWARD] = feed_forward(dim)
+
+    def forward(self, x: Tensor, video: VideoShape, bias: Tensor | None, context: Tensor | None) -> Tensor:
+        """Transform tokens [b n d]; see `Transformer.forward`."""
+        x = x + self[POSITION](x, video)
+        x = x + self[SELF_ATTENTION](x, bias=bias)
+        if CROSS_ATTENTION in self:
+            x = x + self[CROSS_ATTENTION](x, context)
+        return x + self[FEED_FORWARD](x)
+
+
 class Transformer(nn.Module):
-    """Layers of position convolution, self attention, cross attention where asked for, and feed-forward.
+    """A stack of layers and a final norm.
 
     Args:
         dim: Width of tokens.
@@ -156,16 +183,7 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, depth: int, heads: int, head_width: int, *, cross: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
-        for _ in range(depth):
-            parts: dict[str, nn.Module] = {
-                POSITION: PositionConvolution(dim),
-                SELF_ATTENTION: Attention(dim, heads, head_width),
-                FEED_FORWARD: feed_forward(dim),
-            }
-            if cross:
-                parts[CROSS_ATTENTION] = Attention(dim, heads, head_width, CROSS_NULLS)
-            self.layers.append(nn.ModuleDict(parts))
+        self.layers = nn.ModuleList(Layer(dim, heads, head_width, cross=cross) for _ in range(depth))
         self.norm_out = ScaleNorm(dim)
 
     def forward(
@@ -180,9 +198,5 @@ class Transformer(nn.Module):
             context: What cross attention looks at [b m d].
         """
         for layer in self.layers:
-            x = x + layer[POSITION](x, video)
-            x = x + layer[SELF_ATTENTION](x, bias=bias)
-            if CROSS_ATTENTION in layer:
-                x = x + layer[CROSS_ATTENTION](x, context)
-            x = x + layer[FEED_FORWARD](x)
+            x = layer(x, video, bias, context)
         return self.norm_out(x)

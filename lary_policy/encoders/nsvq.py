@@ -1,7 +1,7 @@
 """The vector quantiser of LAPA's latent action models: a difference of two frames becomes a few codes.
 
-NSVQ (noise substitution, Vali and Bäckström 2022) trains a codebook by adding noise as large as the quantisation
-error instead of snapping to the nearest code. Names of parameters are those of published checkpoints.
+NSVQ (noise substitution, Vali and Bäckström 2022) trains a codebook by adding noise as large as the
+quantisation error instead of snapping to the nearest code. Parameters have the published checkpoints' names.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Convolution:
 
 
 HALVE = Convolution((3, 3), stride=2, padding=1)
-# By `code_seq_len`, the name that the reference gives each network: the codes that come out on the grid it was
-# made for. On other grids the number differs, see `code_tokens`; 49 and 256 are the same network.
+# By `code_seq_len`, the reference's name of each network: how many codes come out on the grid it was made
+# for. On other grids the number differs, see `code_tokens`; 49 and 256 are the same network.
 CODE_NETWORKS: dict[int, tuple[Convolution, ...]] = {
     1: (HALVE, Convolution((4, 4))),
     2: (HALVE, Convolution((3, 4))),
@@ -126,10 +126,10 @@ class NSVQ(nn.Module):
         return difference + scale * noise
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Project vectors [p s q] to tokens [p s d], in the memory order that the checkpoints were trained with.
+        """Project vectors [p s q] to tokens [p s d], in the memory order that checkpoints were trained with.
 
-        The s * q numbers of a pair are read as [q s] and transposed, which is not how they were laid out: channel
-        k of token n is number k * s + n. Tokens therefore have no position in the image.
+        The s * q numbers of a pair are read as [q s] and transposed, which is not how they were laid out:
+        channel k of token n is number k * s + n. Tokens therefore have no position in the image.
         """
         pairs, tokens, width = vectors.shape
         return self.project_out(vectors.reshape(pairs, width, tokens).mT)
