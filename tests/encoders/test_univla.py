@@ -1,9 +1,9 @@
 """UniVLA's latent action model against its reference class, its checkpoint's names and its backbone's.
 
 `univla.safetensors` was made with the `ControllableDINOLatentActionModel` that the reference benchmark
-ships: model_dim 24, latent_dim 8, 2 + 2 blocks, 3 heads, filled by `golden_weights.fill`, its backbone
-replaced by one that returns RandomState(2).normal(size=(3, 2, 6, 768)); position table moved to the CPU. `recon`
-holds every eighth channel of the decoder's output.
+ships: model_dim 24, latent_dim 8, 2 + 2 blocks, 3 heads, filled by `golden_weights.fill`, positions on the
+CPU, its backbone replaced by one that returns RandomState(2).normal(size=(3, 2, 6, 768)). `recon` holds every
+eighth channel of the decoder's output.
 
 `dinov2_hub_registers.safetensors` was made with torch.hub's DINOv2: 70 px positions, 2 blocks of width 48,
 3 heads, 4 registers, antialiased positions, filled alike, on RandomState(3).normal(size=(2, 3, 56, 56)).

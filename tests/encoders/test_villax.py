@@ -4,8 +4,9 @@
 of 2 blocks, width 48 and 3 heads, 2 tokens of width 8, 6 pooling heads, decoder of 2 blocks, width 32 and 4
 heads, 16 codes; filled by `golden_weights.fill`, then 1 added to the gains of the RMS norms (`.g`) and the
 codebook doubled. `idm` got uint8 clips RandomState(1).randint(0, 256, (2, t, 56, 56, 3)) of t = 2, 9 and 11
-frames. `fdm` holds every seventh pixel of what the decoder makes of RandomState(4).normal(size=(2, 3, 56,
-56)) and the action RandomState(5).normal(size=(2, 2, 8)); `table.*` are the position tables before the filling.
+frames. `fdm` holds every seventh pixel of what the decoder makes of the images
+RandomState(4).normal(size=(2, 3, 56, 56)) and the action RandomState(5).normal(size=(2, 2, 8)); `table.*` are
+the position tables before the filling.
 """
 
 import hashlib
