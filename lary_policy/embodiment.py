@@ -55,6 +55,13 @@ class ActionGroup:
     convention: str
     unit: str
 
+    @property
+    def place(self) -> slice | list[int]:
+        """Index of the group's numbers: a slice where they are neighbours (no index travels to a GPU)."""
+        first, last = self.indices[0], self.indices[-1]
+        neighbours = self.indices == tuple(range(first, last + 1))
+        return slice(first, last + 1) if neighbours else list(self.indices)
+
 
 @dataclass(frozen=True)
 class Embodiment:
@@ -132,9 +139,12 @@ class Embodiment:
         """
         return self._convert(actions, anchor, inverse=False)
 
-    def to_absolute(self, relative: Tensor, anchor: Tensor) -> Tensor:
-        """Invert `to_relative`: `[..., k, a]` relative actions and `[..., a]` anchor to absolute actions."""
-        return self._convert(relative, anchor, inverse=True)
+    def to_absolute(self, relative: Tensor, anchor: Tensor, *, check: bool = True) -> Tensor:
+        """Invert `to_relative`: `[..., k, a]` relative actions and `[..., a]` anchor to absolute actions.
+
+        `check=False` leaves out the test for non-finite anchors, which waits for a GPU.
+        """
+        return self._convert(relative, anchor, inverse=True, check=check)
 
     def rotation_error_deg(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
         """Return the geodesic angle (degrees) between the rotations of two actions `[..., a]`.
@@ -151,8 +161,9 @@ class Embodiment:
             errors[name] = torch.rad2deg(rotation.geodesic_angle_rad(*matrices))
         return errors
 
-    def _convert(self, actions: Tensor, anchor: Tensor, *, inverse: bool) -> Tensor:
-        self.check(anchor)
+    def _convert(self, actions: Tensor, anchor: Tensor, *, inverse: bool, check: bool = True) -> Tensor:
+        if check:
+            self.check(anchor)
         if actions.shape[-1] != self.action_dim or actions.shape[:-2] != anchor.shape[:-1]:
             raise ShapeError(
                 expected=f"actions [..., k, {self.action_dim}] and anchors [..., {self.action_dim}]",
@@ -162,14 +173,14 @@ class Embodiment:
         base = anchor.unsqueeze(-2).expand_as(actions)
         out = actions.clone()
         for group in self.groups:
-            index = list(group.indices)
+            place = group.place
             if group.kind == "position":
-                out[..., index] = actions[..., index] + base[..., index] * (1 if inverse else -1)
+                out[..., place] = actions[..., place] + base[..., place] * (1 if inverse else -1)
             elif group.kind == "rotation":
-                target = _TO_MATRIX[group.convention](actions[..., index])
-                frame = _TO_MATRIX[group.convention](base[..., index])
+                target = _TO_MATRIX[group.convention](actions[..., place])
+                frame = _TO_MATRIX[group.convention](base[..., place])
                 turned = (frame if inverse else frame.transpose(-1, -2)) @ target
-                out[..., index] = _FROM_MATRIX[group.convention](turned)
+                out[..., place] = _FROM_MATRIX[group.convention](turned)
         return out
 
 

@@ -9,7 +9,7 @@ import copy
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mujoco
 import mujoco.batch
@@ -58,6 +58,14 @@ class Physics(Protocol):
 
     def field(self, name: str) -> Tensor:
         """Return a live view `[w, ...]` of a field of MjData, or of a model field named in `vary`."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """An engine with contact buffers of a fixed size."""
+
+    def check_overflow(self) -> None:
+        """Raise ContactOverflowError if a world lost contacts since the last check."""
 
 
 class BatchPhysics:
@@ -110,7 +118,7 @@ class BatchPhysics:
         self, qpos: Tensor, mocap_pos: Tensor, mocap_quat: Tensor, ctrl: Tensor, worlds: Tensor | None = None
     ) -> None:
         """Put worlds at rest in the given state; see `Physics.reset`."""
-        ids = None if worlds is None else worlds.tolist()
+        ids = None if worlds is None else sorted(set(worlds.tolist()))
         if self._derives:
             self._batch.set_const(ids)
         self._batch.reset(ids, stage=_STAGE_NONE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lary_envs.backend import make_physics
+from lary_envs.backend import Bounded, make_physics
 from lary_envs.initial import InitialStates
 from lary_envs.layout import Layout
 from lary_envs.measure import Measurement
@@ -95,7 +95,7 @@ class SimEnv:
         self._measure.reset(which)
 
     def step(self, ctrl: Tensor, *, validate: bool = True) -> None:
-        """Run one control step (50 ms) with `[w, nu]` commands: joint angles (rad) and fingers (m) of each arm.
+        """Run one control step (50 ms) with commands `[w, nu]`: joint angles (rad), finger (m) of each arm.
 
         A world whose state stops being finite is marked by `diverged` and cannot succeed any more.
 
@@ -105,7 +105,8 @@ class SimEnv:
 
         Raises:
             ShapeError: Wrong shape or non-finite values.
-            ContactOverflowError: A world had more contacts than the engine has room for.
+            ContactOverflowError: A world had more contacts than the engine has room for; on a GPU `check` says
+                so.
         """
         if tuple(ctrl.shape) != (self.num_worlds, self.num_actuators):
             raise ShapeError(
@@ -150,6 +151,15 @@ class SimEnv:
     def diverged(self) -> Tensor:
         """Return bool `[w]`: the world's state stopped being finite since its reset."""
         return self._diverged.clone()
+
+    def check(self) -> None:
+        """Make sure that nothing went wrong unseen: engines on a GPU look only when asked, because it waits.
+
+        Raises:
+            ContactOverflowError: A world had more contacts than the engine has room for.
+        """
+        if isinstance(self._physics, Bounded):
+            self._physics.check_overflow()
 
     def state(self) -> dict[str, Tensor]:
         """Return `object_pos` `[w, 3]`, `object_yaw` `[w]`, `goal_pos` `[w, 3]`, `goal_2_pos` (m, rad)."""

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_policy.embodiment import Embodiment
-
 HOLD_STEPS = (3, 6)  # an offset is held this long: a single step would be filtered by the arm's own inertia
 PROBABILITY = 0.5  # of a disturbance at the start of a chunk that follows an undisturbed one
 _STREAM = 0xDA27  # keeps these random numbers apart from those of the initial state, which uses the bare seed
@@ -23,17 +21,17 @@ class Disturbance:
 
     Args:
         seeds: Episode seed of each world.
-        embodiment: Action layout; grippers are left alone.
+        num_arms: Arms A; grippers are left alone.
         stride: Chunk length k.
         std_m: Standard deviation of the offset of each position number in metres, added at every held step.
-        std_rad: The same for rotation numbers, in radians.
+        std_rad: The same for roll, pitch and yaw, in radians.
         enabled: Whether each world is disturbed at all.
     """
 
     def __init__(
         self,
         seeds: Sequence[int],
-        embodiment: Embodiment,
+        num_arms: int,
         stride: int,
         *,
         std_m: float,
@@ -42,16 +40,13 @@ class Disturbance:
     ) -> None:
         self._generators = [np.random.default_rng([_STREAM, seed]) for seed in seeds]
         self._stride, self._enabled = stride, list(enabled)
-        self._std = np.zeros(embodiment.action_dim)
-        for group in embodiment.groups:
-            scale = {"position": std_m, "rotation": std_rad, "gripper": 0.0}[group.kind]
-            self._std[list(group.indices)] = scale
+        self._std = np.tile([std_m] * 3 + [std_rad] * 3 + [0.0], num_arms)
         self._left = [0] * len(seeds)  # steps for which the current offset is still held
         self._was_disturbed = [False] * len(seeds)
-        self._offset = torch.zeros(len(seeds), embodiment.action_dim)
+        self._offset = torch.zeros(len(seeds), num_arms, 7)
 
     def offsets(self, step: int, free_space: Tensor) -> Tensor:
-        """Return the offsets `[w a]` of control step `step`; zero rows are undisturbed.
+        """Return offsets `[w A 7]` of the arm poses in control step `step`; zeros are undisturbed.
 
         Args:
             step: Control step, called with 0, 1, 2, ...
@@ -80,4 +75,4 @@ class Disturbance:
         start = wanted and self._enabled[world] and not self._was_disturbed[world]
         self._was_disturbed[world] = start
         self._left[world] = min(hold, self._stride) if start else 0
-        self._offset[world] = torch.from_numpy(offset).float()
+        self._offset[world] = torch.from_numpy(offset).float().reshape(-1, 7)

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from lary_policy.embodiment import Embodiment
 from lary_policy.errors import ShapeError
 
 DEFAULT_THRESHOLD_M = 0.01  # 4 cm/s over a chunk of 0.25 s: slower than any deliberate motion of the experts
@@ -70,3 +71,23 @@ def _label(direction: str, gripper_change: float, threshold: float) -> str:
     if abs(gripper_change) < threshold:
         return direction
     return OPEN if gripper_change > 0 else CLOSE
+
+
+def arm_motions(embodiment: Embodiment, moved: Tensor, commanded: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Split changes of state and command into displacement `[N, 3]` and gripper change `[N]` of each arm.
+
+    Args:
+        embodiment: Layout of both.
+        moved: Measured change of each chunk, `[N, a]`.
+        commanded: Change of the commanded action over each chunk, `[N, a]`; its grippers are used (zeros
+            where an arm has none).
+    """
+    motions: dict[str, tuple[Tensor, Tensor]] = {}
+    for group in embodiment.groups:
+        position, gripper = motions.get(group.arm, (moved[:, :3] * 0, moved[:, 0] * 0))
+        if group.kind == "position":
+            position = moved[:, group.place]
+        elif group.kind == "gripper":
+            gripper = commanded[:, group.indices[0]]
+        motions[group.arm] = (position, gripper)
+    return motions

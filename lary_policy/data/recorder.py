@@ -89,14 +89,15 @@ def record_episodes(
                 break
         clean = expert.act(last)
         offset = disturbance.offsets(step, expert.free_space())
-        disturbed = offset.any(-1)
-        target = clean + offset
+        disturbed = offset.flatten(1).any(-1)
+        to_arms, to_action = env.layout.to_arms, env.layout.to_action
+        target = to_action(to_arms(clean) + offset) if bool(disturbed.any()) else clean
         refused = controller.check(target)
         env.step(controller.command(target))
         last = torch.where(disturbed.unsqueeze(-1), controller.pose(), target)
-        success = env.success()
+        success, diverged = env.success(), env.diverged()
         for i in running:
-            recordings[i].failure = refused[i] or recordings[i].failure
+            recordings[i].failure = recordings[i].failure or refused[i] or ("diverged" if diverged[i] else "")
             _take_step(recordings[i], clean[i], last[i], bool(disturbed[i]))
             if recordings[i].success_step is None and success[i]:
                 recordings[i].success_step = step + 1

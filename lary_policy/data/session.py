@@ -29,10 +29,9 @@ class ExpertSession:
             cameras=tuple(config["cameras"]),
             image_px=config["image_px"],
             render_device=render_device,
+            physics="mujoco",  # the same demonstrations on every machine
         )
-        self._controller = EndEffectorController(
-            num_worlds, embodiment=self._env.task.embodiment, device=str(self._env.device)
-        )
+        self._controller = EndEffectorController(num_worlds, embodiment=self._env.task.embodiment)
 
     def record(self, jobs: Sequence[EpisodeJob], form: DemonstrationLayout) -> list[Recording]:
         """Record one episode for each job, at most as many as there are worlds."""
@@ -46,7 +45,7 @@ class ExpertSession:
         expert.reset()
         disturbance = Disturbance(
             seeds,
-            form.embodiment,
+            self._env.layout.num_arms,
             form.stride,
             std_m=self._noise["std_m"],
             std_rad=self._noise["std_rad"],

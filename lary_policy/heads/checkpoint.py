@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from lary_policy.contract import ActionContract
 from lary_policy.embodiment import ActionStats
 from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
 from lary_policy.heads.action_expert import ActionExpert, ActionExpertConfig
@@ -24,7 +25,7 @@ from lary_policy.heads.config import (
 from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.paths import atomic_write
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _WEIGHTS, _META = "head.safetensors", "head.json"
 
 
@@ -49,6 +50,7 @@ class HeadMeta:
         class_names: Classes in order, empty for actions.
         token_grid: Layout of the n tokens, or None.
         seed: Seed of training.
+        contract: Meaning of the predicted actions, or None for classes.
     """
 
     model: ModelConfig
@@ -67,6 +69,7 @@ class HeadMeta:
     class_names: tuple[str, ...] = ()
     token_grid: TokenGrid | None = None
     seed: int = 0
+    contract: ActionContract | None = None
 
     @property
     def label(self) -> str:
@@ -197,6 +200,8 @@ def meta_from_dict(raw: dict[str, Any]) -> HeadMeta:
         values[name] = _stats(values[name])
     for name in ("latent_shape", "cameras", "class_names", "token_grid"):
         values[name] = None if values[name] is None else tuple(values[name])
+    if values["contract"] is not None:
+        values["contract"] = ActionContract.from_dict(values["contract"])
     return HeadMeta(model=parse_model_config(kind, model), **values)
 
 

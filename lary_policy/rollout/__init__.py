@@ -3,6 +3,7 @@
 from lary_policy.rollout.agents import Agent, ExpertAgent, HeadAgent, Observation
 from lary_policy.rollout.rollout import EpisodeFrames, RolloutResult, run_episodes
 from lary_policy.rollout.video import tile_video
+from lary_policy.rollout.waves import Wave, run_waves
 
 __all__ = [
     "Agent",
@@ -11,6 +12,8 @@ __all__ = [
     "HeadAgent",
     "Observation",
     "RolloutResult",
+    "Wave",
     "run_episodes",
+    "run_waves",
     "tile_video",
 ]

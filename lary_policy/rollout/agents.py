@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from lary_policy.contract import require_stats
 from lary_policy.embodiment import ActionStats, Embodiment
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import ShapeError
+from lary_policy.rollout.decode import ActionDecoder
 from lary_policy.threads import intra_op_threads
 
 if TYPE_CHECKING:
@@ -22,16 +24,18 @@ class Observation:
     """What an agent may look at when it plans.
 
     Attributes:
-        frames: uint8 `[w c h w 3]`, or None for agents that do not need frames.
-        proprio: Measured pose `[w a]` in the embodiment's layout.
-        last_target: Absolute pose `[w a]` that was executed last.
+        frames: uint8 `[m c h w 3]` of the observed worlds, or None for agents that do not need frames.
+        proprio: Measured state `[w a]` in the embodiment's layout.
+        last_target: Absolute target `[w a]` that was executed last.
         chunk_index: How many chunks were executed in this episode.
+        worlds: Indices `[m]` of the observed worlds; None when all are. The others need no plan.
     """
 
     frames: Tensor | None
     proprio: Tensor
     last_target: Tensor
     chunk_index: int
+    worlds: Tensor | None = None
 
 
 class Agent(Protocol):
@@ -62,7 +66,8 @@ class HeadAgent:
     """An action head behind a frozen encoder.
 
     In mode `policy` the head sees the present frame. In mode `subgoal` it also sees the frame of a held-out
-    demonstration one chunk ahead and acts as the inverse model that the pair probe trained.
+    demonstration one chunk ahead and acts as the inverse model that the pair probe trained. Frames, latents,
+    states and targets stay on their device.
 
     Args:
         encoder: Frozen encoder.
@@ -74,6 +79,10 @@ class HeadAgent:
         goals: Latents `[w j c n d]` of each world's demonstration at chunk boundaries, or None for `policy`.
         goal_lengths: Valid entries `[w]` of `goals`; later chunks keep aiming at the last one.
         threads: Intra-op CPU threads of encoder and head.
+
+    Raises:
+        EmbodimentError: Statistics do not fit the embodiment.
+        ShapeError: Only one of `goals` and `goal_lengths` is given.
     """
 
     needs_frames = True
@@ -97,31 +106,44 @@ class HeadAgent:
                 got="only one of them",
                 fix="Pass both or neither.",
             )
-        self._encoder, self._head = encoder, head.eval()
-        self._embodiment, self._stats, self._relative = embodiment, stats, target == "relative"
-        self._proprio_stats, self._threads = proprio_stats, threads
+        require_stats(stats, embodiment, "action statistics")
+        self._encoder, self._head, self._threads = encoder, head.eval(), threads
+        self._decoder = ActionDecoder(embodiment, stats, target, proprio_stats)
         self._goals, self._goal_lengths = goals, goal_lengths
 
     @torch.inference_mode()
     def plan(self, observation: Observation) -> Tensor:
-        """Encode the live frames once and return one chunk `[w k a]` of absolute targets on the CPU."""
+        """Encode the live frames once and return one chunk `[w k a]` of absolute targets.
+
+        Worlds that were not observed keep their last target.
+
+        Raises:
+            ShapeError: There are no frames.
+        """
         if observation.frames is None:
             raise ShapeError(expected="frames", got="None", fix="Run the episodes with frames switched on.")
+        worlds, seen = observation.worlds, observation.proprio
+        proprio = seen if worlds is None else seen[worlds]
         with intra_op_threads(self._threads):
-            live = self._encode(observation.frames).unsqueeze(1)
-            if self._goals is not None and self._goal_lengths is not None:
-                step = torch.minimum(
-                    torch.full_like(self._goal_lengths, observation.chunk_index + 1), self._goal_lengths - 1
-                )
-                goal = self._goals[torch.arange(len(step)), step].to(live)
-                live = torch.cat([live, goal.unsqueeze(1)], 1)
-            proprio = None
-            if self._proprio_stats is not None:
-                proprio = self._proprio_stats.normalise(observation.proprio).to(live.device)
-            chunk = self._stats.denormalise(self._head(live, proprio).float().cpu())
-        if self._relative:
-            chunk = self._embodiment.to_absolute(chunk, observation.proprio)
-        return chunk
+            latents = self._latents(observation.frames, observation.chunk_index, worlds)
+            state = self._decoder.state(proprio)
+            output = self._head(latents, None if state is None else state.to(latents.device))
+        chunk = self._decoder.targets(output, proprio)
+        if worlds is None:
+            return chunk
+        plan = observation.last_target.unsqueeze(1).repeat(1, chunk.shape[1], 1)
+        plan[worlds] = chunk.to(plan.dtype)
+        return plan
+
+    def _latents(self, frames: Tensor, chunk_index: int, worlds: Tensor | None) -> Tensor:
+        """Return latents `[m t c n d]`: of the live frames, and in mode `subgoal` of the goal after them."""
+        live = self._encode(frames).unsqueeze(1)
+        if self._goals is None or self._goal_lengths is None:
+            return live
+        rows = torch.arange(len(self._goals), device=self._goals.device) if worlds is None else worlds
+        last = self._goal_lengths.to(rows.device)[rows] - 1
+        goal = self._goals[rows, last.clamp(max=chunk_index + 1).to(self._goals.device)]
+        return torch.cat([live, goal.to(live).unsqueeze(1)], 1)
 
     def _encode(self, frames: Tensor) -> Tensor:
         worlds, cameras = frames.shape[:2]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent, Observation
+from lary_policy.rollout.books import DIVERGED, Books
 from lary_policy.types import EpisodeResult
 
 if TYPE_CHECKING:
@@ -33,57 +34,23 @@ class EpisodeFrames:
     frames: list[Tensor] = field(default_factory=list)
     success: list[Tensor] = field(default_factory=list)
 
+    def take(self, env: SimEnv, success: Tensor) -> None:
+        """Film the present state; frames stay on their device."""
+        self.frames.append(env.frames(self.worlds)[:, 0].clone())
+        self.success.append(success[list(self.worlds)].clone())
+
+    def to_host(self) -> None:
+        """Copy everything to the CPU."""
+        self.frames = [frame.cpu() for frame in self.frames]
+        self.success = [flag.cpu() for flag in self.success]
+
 
 @dataclass(frozen=True)
 class RolloutResult:
-    """Episodes of one cell and the film of a few of them."""
+    """Episodes of one batch of worlds and the film of a few of them."""
 
     episodes: tuple[EpisodeResult, ...]
     film: EpisodeFrames | None
-
-
-class _Books:
-    """Success, failure and smoothness of every world, step by step."""
-
-    def __init__(self, seeds: Sequence[int], failures: Sequence[str | None]) -> None:
-        w = len(seeds)
-        self.seeds, self.failure = list(seeds), list(failures)
-        self.first_success: list[int | None] = [None] * w
-        self.steps = [0] * w
-        self.success_now = torch.zeros(w, dtype=torch.bool)
-        self.jerk_sum = torch.zeros(w)
-        self._last_move: Tensor | None = None
-
-    def running(self) -> Tensor:
-        return torch.tensor([f is None for f in self.failure])
-
-    def stop(self, reasons: Sequence[str | None]) -> None:
-        self.failure = [old or new for old, new in zip(self.failure, reasons, strict=True)]
-
-    def record(self, step: int, success: Tensor, move: Tensor) -> None:
-        running = self.running()
-        self.success_now = torch.where(running, success.cpu(), torch.zeros_like(success.cpu()))
-        if self._last_move is not None:
-            self.jerk_sum += (move - self._last_move).square().sum(-1) * running
-        self._last_move = move
-        for world in torch.nonzero(running).flatten().tolist():
-            self.steps[world] = step + 1
-            if self.first_success[world] is None and self.success_now[world]:
-                self.first_success[world] = step + 1
-
-    def results(self) -> tuple[EpisodeResult, ...]:
-        return tuple(
-            EpisodeResult(
-                seed=seed,
-                success=self.first_success[w] is not None,
-                success_at_end=bool(self.success_now[w]) and self.failure[w] is None,
-                steps=self.steps[w],
-                first_success_step=self.first_success[w],
-                failure=self.failure[w],
-                smoothness=float(self.jerk_sum[w]) / max(self.steps[w] - 1, 1),
-            )
-            for w, seed in enumerate(self.seeds)
-        )
 
 
 def run_episodes(
@@ -95,12 +62,15 @@ def run_episodes(
     max_steps: int,
     film: EpisodeFrames | None = None,
     impossible: Sequence[str | None] | None = None,
+    stop_at_success: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Run one episode in each world, from the initial state of its seed to `max_steps`.
 
-    A world whose planned target is not finite or far outside the workspace stops with a named failure; the
-    others go on. Worlds run to the end even after a success, so that `success_at_end` means something.
+    A world whose planned target is not finite or far outside the workspace, or whose simulation diverges,
+    stops with a named failure; the others go on. By default worlds run to the end even after a success, so
+    that `success_at_end` means something. Stopped worlds are neither rendered nor encoded on a CPU; on a GPU
+    they are masked, because looking at them from Python would make it wait.
 
     Args:
         env: Environment with one world for each seed.
@@ -110,10 +80,12 @@ def run_episodes(
         max_steps: Control steps of an episode.
         film: Where to collect frames for a video, or None.
         impossible: Failure known beforehand for each world (e.g. `no_demonstration`), or None.
+        stop_at_success: End a world's episode at its first success, as gymnasium's `terminated` does.
         on_progress: Called with (steps done, max_steps).
 
     Raises:
         SimulationError: The number of seeds differs from the number of worlds.
+        ContactOverflowError: A world had more contacts than the engine has room for.
     """
     if len(seeds) != env.num_worlds:
         raise SimulationError(
@@ -123,26 +95,67 @@ def run_episodes(
         )
     env.reset(seeds)
     controller.reset(env.joints())
-    agent, target, step, chunk_index = make_agent(), controller.pose(), 0, 0
-    books = _Books(seeds, impossible or [None] * len(seeds))
-    while step < max_steps and bool(books.running().any()):
-        frames = env.frames() if agent.needs_frames else None
-        chunk = agent.plan(Observation(frames, env.proprio(), target, chunk_index))
-        for action in chunk.unbind(1)[: max_steps - step]:
-            _film(film, env, books, step)
-            books.stop(controller.check(action))
-            action = torch.where(books.running().unsqueeze(-1), action, target)
-            env.step(controller.command(action))
-            books.record(step, env.success(), (action - target)[..., :3])
-            target, step = action, step + 1
-        chunk_index += 1
+    loop = _Loop(env, controller, Books(impossible or [None] * len(seeds), env.device), film)
+    agent = make_agent()
+    while loop.step < max_steps and not loop.all_stopped():
+        loop.execute(loop.plan(agent), max_steps, stop_at_success)
         if on_progress is not None:
-            on_progress(step, max_steps)
-    _film(film, env, books, 0)
-    return RolloutResult(books.results(), film)
+            on_progress(loop.step, max_steps)
+    if film is not None:
+        film.take(env, loop.books.success_now)
+        film.to_host()
+    env.check()
+    return RolloutResult(loop.books.results(seeds), film)
 
 
-def _film(film: EpisodeFrames | None, env: SimEnv, books: _Books, step: int) -> None:
-    if film is not None and step % film.every == 0:
-        film.frames.append(env.frames(film.worlds)[:, 0].cpu())
-        film.success.append(books.success_now[list(film.worlds)].clone())
+class _Loop:
+    """The state of one closed loop between chunks."""
+
+    def __init__(
+        self, env: SimEnv, controller: EndEffectorController, books: Books, film: EpisodeFrames | None
+    ) -> None:
+        self.books, self.step = books, 0
+        self._env, self._controller, self._film = env, controller, film
+        self._target, self._chunk_index = controller.pose(), 0
+        self._on_host = env.device.type == "cpu"
+
+    def all_stopped(self) -> bool:
+        """Return whether nothing is left to do; on a GPU nobody looks."""
+        return self._on_host and not bool(self.books.running().any())
+
+    def plan(self, agent: Agent) -> Tensor:
+        """Ask the agent for the next chunk `[w k a]`."""
+        worlds = self._observed() if agent.needs_frames else None
+        frames = None
+        if agent.needs_frames:
+            frames = self._env.frames(None if worlds is None else worlds.tolist())
+        seen = Observation(frames, self._env.proprio(), self._target, self._chunk_index, worlds)
+        self._chunk_index += 1
+        return agent.plan(seen).to(self._target.device)
+
+    def execute(self, chunk: Tensor, max_steps: int, stop_at_success: bool) -> None:
+        """Execute a chunk action by action; worlds that stopped repeat their last target."""
+        env, books = self._env, self.books
+        for action in chunk.unbind(1)[: max_steps - self.step]:
+            if self._film is not None and self.step % self._film.every == 0:
+                self._film.take(env, books.success_now)
+            books.stop(self._controller.check_codes(action))
+            action = torch.where(books.running().unsqueeze(-1), action, self._target)
+            ctrl = self._controller.command(action, validate=self._on_host)
+            env.step(ctrl, validate=self._on_host)
+            books.stop(env.diverged() * DIVERGED)
+            books.record(self.step, env.success(), self._move(action))
+            if stop_at_success:
+                books.finish(books.success_now)
+            self._target, self.step = action, self.step + 1
+
+    def _move(self, action: Tensor) -> Tensor:
+        to_arms = self._env.layout.to_arms
+        return to_arms(action)[..., :3] - to_arms(self._target)[..., :3]
+
+    def _observed(self) -> Tensor | None:
+        """Return the running worlds, or None when all are or when counting them would make a GPU wait."""
+        if not self._on_host:
+            return None
+        running = self.books.running()
+        return None if bool(running.all()) else torch.nonzero(running).flatten()

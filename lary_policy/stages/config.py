@@ -97,12 +97,12 @@ class SuiteConfig:
     demos: DemoConfig
     probes: tuple[ProbeConfig, ...]
     rollouts: tuple[RolloutConfig, ...]
-    embodiment: str = "arm7"
     stride: int = 5
     seed: int = 0
     protocol: str = "native"
     episodes: int = 50
     num_worlds: int = 50
+    stop_at_success: bool = False
     device: str = "auto"
     output_dir: Path = field(default_factory=lambda: Path("outputs"))
     run: str | None = None

@@ -22,7 +22,7 @@ from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.threads import available_cores
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 1, "extract": 1, "probe": 4, "rollout": 1}
+STAGE_VERSIONS = {"data": 1, "extract": 1, "probe": 5, "rollout": 2}
 PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
 
 
@@ -48,7 +48,7 @@ class RunContext:
         """Resolve the device and check every name before anything is computed.
 
         Raises:
-            UnknownNameError: A task, encoder, head, embodiment or camera does not exist.
+            UnknownNameError: A task, encoder, head or camera does not exist.
             WeightsMissingError: The weights of an encoder are absent.
             ConfigError: CUDA is asked for and not there.
         """
@@ -59,7 +59,6 @@ class RunContext:
             for camera in config.cameras:
                 if camera not in spec.cameras:
                     raise UnknownNameError(f"camera of task {task}", camera, spec.cameras)
-        load_embodiment(config.embodiment)
         for probe in config.probes:
             load_head_config(probe.head)
         context = cls(config, resolve_device(config.device), config.output_dir / "cache", available_cores())
@@ -68,10 +67,11 @@ class RunContext:
             context.weights_key(choice)
         return context
 
-    @property
-    def embodiment(self) -> Embodiment:
-        """Action layout of the run."""
-        return load_embodiment(self.config.embodiment)
+    def embodiment_of(self, task: str) -> Embodiment:
+        """Return the action layout of a task."""
+        from lary_envs import task_spec
+
+        return load_embodiment(task_spec(task).embodiment)
 
     def image_px(self, choice: EncoderChoice) -> int:
         """Return the input size of an encoder: its own choice or the size of the frames."""

@@ -44,7 +44,7 @@ class TaskData:
             root,
             self.task,
             split,
-            embodiment=context.embodiment,
+            embodiment=context.embodiment_of(self.task),
             stride=context.config.stride,
             cameras=context.config.cameras,
         )
@@ -58,7 +58,7 @@ def seeds_of(split: str, count: int) -> list[int]:
 def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell]:
     """Return the cells of the demonstrations and of the goals of a task."""
     c = context.config
-    shared = (task, c.cameras, c.image_px, c.stride, c.embodiment)
+    shared = (task, c.cameras, c.image_px, c.stride, context.embodiment_of(task).name)
     demos = context.cell("data", task, *shared, c.demos)
     return demos, context.cell("data", f"{task}-goals", *shared, c.episodes)
 

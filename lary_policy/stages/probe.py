@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lary_policy.contract import ActionContract
 from lary_policy.embodiment import ActionStats, Embodiment
 from lary_policy.heads import (
     HeadMeta,
@@ -98,7 +99,7 @@ def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fiel
         fingerprint=encoder.fingerprint,
         latent_shape=sample.latent_shape,
         cameras=context.config.cameras,
-        embodiment=context.config.embodiment,
+        embodiment=context.embodiment_of(job.data.task).name,
         task=job.data.task,
         mode=job.probe.mode,  # type: ignore[arg-type]
         target=job.probe.target,  # type: ignore[arg-type]
@@ -109,7 +110,7 @@ def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fiel
 
 
 def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
-    embodiment = context.embodiment
+    embodiment = context.embodiment_of(job.data.task)
     raw = {name: _targets(split, job.probe, embodiment) for name, split in splits.items()}
     least = embodiment.least_scale()
     stats = ActionStats.fit(raw["train"].actions, least)
@@ -123,6 +124,7 @@ def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
         action_dim=embodiment.action_dim,
         stats=stats,
         proprio_stats=proprio_stats,
+        contract=ActionContract.of(embodiment, job.probe.target),
     )
     head = build_head(meta)
     trained = _train(context, job, head, batches, action_objective(), update)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lary_policy.embodiment import Embodiment
 from lary_policy.report import (
     Confusion,
     ConstantDimension,
@@ -66,14 +67,12 @@ def run_report(context: RunContext, results: Results, folder: Path, config_yaml:
 
 def report_bundle(context: RunContext, results: Results, config_yaml: str) -> ReportBundle:
     """Gather everything one report shows."""
-    embodiment = context.embodiment
-    units = tuple(unit for _, unit in sorted((i, g.unit) for g in embodiment.groups for i in g.indices))
     return ReportBundle(
         title="Which latents drive a robot?",
         suite=context.config.name,
         scores=tuple(results.scores()),
         trajectories=tuple(
-            _trajectory(r, embodiment.labels, units) for r in results.probe if "trajectory" in r
+            _trajectory(r, context.embodiment_of(r["task"])) for r in results.probe if "trajectory" in r
         ),
         confusions=tuple(
             Confusion(r["encoder"], r["task"], tuple(r["confusion"]["labels"]), r["confusion"]["counts"])
@@ -92,7 +91,9 @@ def report_bundle(context: RunContext, results: Results, config_yaml: str) -> Re
     )
 
 
-def _trajectory(row: dict[str, Any], labels: tuple[str, ...], units: tuple[str, ...]) -> Trajectory:
+def _trajectory(row: dict[str, Any], embodiment: Embodiment) -> Trajectory:
+    units = tuple(unit for _, unit in sorted((i, g.unit) for g in embodiment.groups for i in g.indices))
+    labels = embodiment.labels
     t = row["trajectory"]
     return Trajectory(
         row["encoder"],

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lary_policy.contract import ActionContract, require_stats
 from lary_policy.data.episodes import EpisodeRecord, read_episodes
 from lary_policy.errors import DatasetError
 from lary_policy.heads import build_head, load_head
 from lary_policy.progress import progress
 from lary_policy.report.metrics import wilson_ci
-from lary_policy.rollout import Agent, EpisodeFrames, ExpertAgent, HeadAgent, run_episodes, tile_video
+from lary_policy.rollout import EpisodeFrames, ExpertAgent, HeadAgent, Wave, run_waves, tile_video
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, RolloutConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import TaskData, data_cells, seeds_of
+from lary_policy.stages.episode_progress import EpisodeProgress
 from lary_policy.stages.extract import load_split
 from lary_policy.stages.probe import ProbeJob, probe_cell
 from lary_policy.threads import intra_op_threads
@@ -60,12 +62,14 @@ def rollout_cell(context: RunContext, job: RolloutJob) -> Cell:
     upstream: list[str] = [cell.key for cell in data_cells(context, job.data.task)]
     if job.encoder is not None:
         upstream.append(probe_cell(context, _probe_job(context, job)).key)
-    inputs = (job.rollout, job.random, context.config.episodes, FILMED)
+    inputs = (job.rollout, job.random, context.config.episodes, context.config.stop_at_success, FILMED)
     return context.cell("rollout", job.label, upstream, *inputs, context.device)
 
 
 def run_rollout(context: RunContext, job: RolloutJob) -> dict[str, Any]:
     """Run the episodes of one cell, or return the finished result.
+
+    Each finished wave is saved; an interrupted run continues after it.
 
     Returns:
         Scores, every episode, the failures by name and the video's path relative to the cache.
@@ -74,26 +78,23 @@ def run_rollout(context: RunContext, job: RolloutJob) -> dict[str, Any]:
     if cell.done:
         return cell.result()
     started = time.perf_counter()
-    seeds = seeds_of("rollout", context.config.episodes)
-    film_path = cell.folder / "episodes.mp4"
-    episodes: list[EpisodeResult] = []
-    with progress(f"rollout {job.label}") as update:
-        for first in range(0, len(seeds), context.config.num_worlds):
-            batch = seeds[first : first + context.config.num_worlds]
-            film = EpisodeFrames(tuple(range(min(FILMED, len(batch))))) if first == 0 else None
-            done, total = first, len(seeds)
-
-            def report(
-                step: int, steps: int, done: int = done, size: int = len(batch), total: int = total
-            ) -> None:
-                update(int(100 * (done + size * step / steps) / total), 100)
-
-            episodes += _run_batch(context, job, batch, film, report)
-            if film is not None:
-                tile_video(film, film_path)
     head, fingerprint = _head_label(context, job)
-    seconds = time.perf_counter() - started
-    return cell.finish(
+    film_path = cell.folder / "episodes.mp4"
+    progress_file = EpisodeProgress(cell.folder)
+    episodes, spent = progress_file.read()
+    todo = [s for s in seeds_of("rollout", context.config.episodes) if s not in {e.seed for e in episodes}]
+    if todo:
+        film = EpisodeFrames(tuple(range(min(FILMED, len(todo), context.config.num_worlds))))
+
+        def save(wave: tuple[EpisodeResult, ...]) -> None:
+            episodes.extend(wave)
+            progress_file.write(episodes, spent + time.perf_counter() - started)
+
+        with progress(f"rollout {job.label}") as update:
+            _run(context, job, todo, film, save, update)
+        tile_video(film, film_path)
+    seconds = spent + time.perf_counter() - started
+    result = cell.finish(
         {
             "task": job.data.task,
             "encoder": job.encoder.name if job.encoder else "-",
@@ -106,80 +107,74 @@ def run_rollout(context: RunContext, job: RolloutJob) -> dict[str, Any]:
             "seconds": seconds,
         }
     )
+    progress_file.remove()
+    return result
 
 
-def _run_batch(
+def _run(
     context: RunContext,
     job: RolloutJob,
     seeds: list[int],
-    film: EpisodeFrames | None,
+    film: EpisodeFrames,
+    on_wave: Callable[[tuple[EpisodeResult, ...]], None],
     update: Callable[[int, int], None],
-) -> list[EpisodeResult]:
-    from lary_envs import EndEffectorController, SimEnv, task_spec
+) -> None:
+    from lary_envs import EndEffectorController, SimEnv
 
     c = context.config
-    env = SimEnv(
-        job.data.task, len(seeds), cameras=c.cameras, image_px=c.image_px, render_device=context.device
-    )
-    make_agent, impossible = _agent(context, job, env, seeds)
+    worlds = min(c.num_worlds, len(seeds))
+    env = SimEnv(job.data.task, worlds, cameras=c.cameras, image_px=c.image_px, render_device=context.device)
+    controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
     try:
+        prepare = _preparation(context, job, env)
         with intra_op_threads(1):
-            result = run_episodes(
-                env,
-                EndEffectorController(len(seeds)),
-                make_agent,
-                seeds,
-                max_steps=task_spec(job.data.task).max_steps,
-                film=film,
-                impossible=impossible,
-                on_progress=update,
-            )
+            run_waves(
+                env, controller, prepare, seeds, max_steps=env.task.max_steps, film=film,
+                stop_at_success=c.stop_at_success, on_wave=on_wave, on_progress=update,
+            )  # fmt: skip
     finally:
         env.close()
-    return list(result.episodes)
 
 
-def _agent(
-    context: RunContext, job: RolloutJob, env: SimEnv, seeds: list[int]
-) -> tuple[Callable[[], Agent], list[str | None]]:
-    """Return how to make the agent of a job, and the seeds that cannot be run at all."""
+def _preparation(context: RunContext, job: RolloutJob, env: SimEnv) -> Callable[[Sequence[int]], Wave]:
+    """Load the head once and return how to make the agent of each wave."""
     if job.encoder is None:
         from lary_envs import make_expert
 
-        return lambda: ExpertAgent(make_expert(job.data.task, env)), [None] * len(seeds)
-    choice = job.encoder
+        return lambda seeds: Wave(lambda: ExpertAgent(make_expert(env.task.name, env)), [None] * len(seeds))
+    choice, embodiment = job.encoder, context.embodiment_of(job.data.task)
     encoder = context.encoder(choice)
     folder = probe_cell(context, _probe_job(context, job)).folder
     head, meta = load_head(
-        folder, context.device, fingerprint=encoder.fingerprint, embodiment=context.config.embodiment
+        folder, context.device, fingerprint=encoder.fingerprint, embodiment=embodiment.name
     )
-    if job.random:
-        head = build_head(meta, seed=RANDOM_SEED).to(context.device)
-    if meta.stats is None:
+    if meta.contract is None:
         raise DatasetError(
             expected=f"an action head in {folder}", got="a class head", fix="Roll out a pair or policy probe."
         )
-    goals: Tensor | None = None
-    lengths: Tensor | None = None
-    impossible: list[str | None] = [None] * len(seeds)
-    if job.rollout.mode == "subgoal":
-        goals, lengths, impossible = _goals(context, job.data, choice, seeds)
-    agent = HeadAgent(
-        encoder,
-        head,
-        context.embodiment,
-        meta.stats,
-        target=meta.target,
-        proprio_stats=meta.proprio_stats,
-        goals=goals,
-        goal_lengths=lengths,
-        threads=context.cores,
-    )
-    return lambda: agent, impossible
+    of_env = replace(ActionContract.of(embodiment, job.rollout.target), control_hz=env.task.control_hz)
+    meta.contract.require(of_env)
+    stats = require_stats(meta.stats, embodiment, "action statistics")
+    if job.random:
+        head = build_head(meta, seed=RANDOM_SEED).to(context.device)
+
+    def prepare(seeds: Sequence[int]) -> Wave:
+        goals, lengths = None, None
+        impossible: list[str | None] = [None] * len(seeds)
+        if job.rollout.mode == "subgoal":
+            goals, lengths, impossible = _goals(context, job.data, choice, seeds)
+            goals, lengths = goals.to(env.device), lengths.to(env.device)
+        agent = HeadAgent(
+            encoder, head, embodiment, stats, target=meta.target, proprio_stats=meta.proprio_stats,
+            goals=goals, goal_lengths=lengths, threads=context.cores,
+        )  # fmt: skip
+        return Wave(lambda: agent, impossible)
+
+    return prepare
 
 
 def _goals(
-    context: RunContext, data: TaskData, choice: EncoderChoice, seeds: list[int]
+    context: RunContext, data: TaskData, choice: EncoderChoice, seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor, list[str | None]]:
     """Return demonstration latents `[w j c n d]`, their lengths `[w]`, and why a seed cannot be run.
 
@@ -246,7 +241,7 @@ def _scores(
                 stage="rollout",
                 encoder=job.encoder.name if job.encoder else "-",
                 head=head,
-                embodiment=context.config.embodiment,
+                embodiment=context.embodiment_of(job.data.task).name,
                 task=job.data.task,
                 mode=job.rollout.mode,
                 target=job.rollout.target,

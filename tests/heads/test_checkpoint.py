@@ -105,10 +105,10 @@ def test_missing_and_damaged_files_are_named(saved, name, content):
 
 def test_other_versions_and_unknown_or_missing_fields_are_refused(saved):
     folder, _ = saved
-    edit(folder, format_version=2)
-    with pytest.raises(HeadMismatchError, match=r"format 1; got 2"):
+    edit(folder, format_version=1)
+    with pytest.raises(HeadMismatchError, match=r"format 2; got 1"):
         load_meta(folder)
-    edit(folder, format_version=1, colour="red")
+    edit(folder, format_version=2, colour="red")
     with pytest.raises(HeadMismatchError, match="colour"):
         load_meta(folder)
     raw = json.loads((folder / "head.json").read_text())

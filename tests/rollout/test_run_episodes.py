@@ -112,9 +112,9 @@ class Watched(EndEffectorController):
         super().__init__(num_worlds)
         self.given: list[Tensor] = []
 
-    def command(self, target: Tensor) -> Tensor:
+    def command(self, target: Tensor, **options: bool) -> Tensor:
         self.given.append(target.clone())
-        return super().command(target)
+        return super().command(target, **options)
 
 
 def test_a_stopped_arm_keeps_its_last_good_target():

@@ -19,7 +19,6 @@ from lary_policy.stages.suite import run_suite
         ("tasks=[reech]", UnknownNameError, ("'reech'", "pick_place, push, reach")),
         ("encoders=[dinov2-smal]", UnknownNameError, ("Did you mean 'dinov2-small'", "pixels")),
         ("cameras=[top]", UnknownNameError, ("'top'", "agent, front, wrist")),
-        ("embodiment=arm9", UnknownNameError, ("'arm9'", "arm7")),
         ("protocol=lari", UnknownNameError, ("'lari'", "native")),
         ("probes=[{mode:pairs,target:absolute,head:mlp-small}]", UnknownNameError, ("atomic, pair, policy",)),
         ("probes=[{mode:pair,target:rel,head:mlp-small}]", UnknownNameError, ("absolute, relative",)),

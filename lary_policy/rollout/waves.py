@@ -1,0 +1,89 @@
+"""Any number of episodes on any number of worlds: batch after batch, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lary_policy.errors import SimulationError
+from lary_policy.rollout.agents import Agent
+from lary_policy.rollout.rollout import EpisodeFrames, run_episodes
+from lary_policy.types import EpisodeResult
+
+if TYPE_CHECKING:
+    from lary_envs import EndEffectorController, SimEnv
+
+IDLE = "idle"  # a world of the last wave that has no episode
+
+
+@dataclass(frozen=True)
+class Wave:
+    """The agent of one batch of seeds, and the seeds that cannot be run at all.
+
+    Attributes:
+        make_agent: Called after the reset.
+        impossible: Reason why a seed is not run, or None, one a seed.
+    """
+
+    make_agent: Callable[[], Agent]
+    impossible: Sequence[str | None]
+
+
+def run_waves(
+    env: SimEnv,
+    controller: EndEffectorController,
+    prepare: Callable[[Sequence[int]], Wave],
+    seeds: Sequence[int],
+    *,
+    max_steps: int,
+    film: EpisodeFrames | None = None,
+    stop_at_success: bool = False,
+    on_wave: Callable[[tuple[EpisodeResult, ...]], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[EpisodeResult, ...]:
+    """Run one episode for each seed, `env.num_worlds` at a time, in the order of the seeds.
+
+    The initial state of an episode depends on its seed only, so the results depend on the number of worlds
+    only as far as a larger batch rounds differently in the encoder.
+
+    Args:
+        env: Environment; its worlds are reused from wave to wave.
+        controller: Controller with as many worlds.
+        prepare: Returns agent and impossible seeds of a wave. In the last wave, worlds without an episode
+            repeat its last seed; their results are dropped.
+        seeds: All seeds.
+        max_steps: Control steps of an episode.
+        film: Film of the first wave, or None.
+        stop_at_success: See `run_episodes`.
+        on_wave: Called with the results of each wave, e.g. to save them.
+        on_progress: Called with (control steps done, control steps in all), summed over episodes.
+
+    Raises:
+        SimulationError: There are no seeds, or one appears twice.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise SimulationError(
+            expected="at least one seed, each once", got=f"{len(seeds)} seeds", fix="Drop the repeated ones."
+        )
+    results: list[EpisodeResult] = []
+    for first in range(0, len(seeds), env.num_worlds):
+        batch = list(seeds[first : first + env.num_worlds])
+        idle = env.num_worlds - len(batch)
+        padded = batch + batch[-1:] * idle
+        wave = prepare(padded)
+        impossible = [*wave.impossible[: len(batch)], *[IDLE] * idle]
+
+        def report(step: int, steps: int, done: int = first, size: int = len(batch)) -> None:
+            if on_progress is not None:
+                on_progress(done * steps + size * step, len(seeds) * steps)
+
+        done = run_episodes(
+            env, controller, wave.make_agent, padded, max_steps=max_steps,
+            film=film if first == 0 else None, impossible=impossible, stop_at_success=stop_at_success,
+            on_progress=report,
+        )  # fmt: skip
+        results += done.episodes[: len(batch)]
+        if on_wave is not None:
+            on_wave(done.episodes[: len(batch)])
+    return tuple(results)
