@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lary_envs.controller import limit_length
 from lary_envs.env import SimEnv
+from lary_envs.ik import limit_length
 from lary_envs.phases import Phase
 from lary_envs.spec import WorldState, task_entry
 

@@ -1,0 +1,213 @@
+"""The kernel of inverse kinematics: all iterations of one arm in one thread, in float64.
+
+The same arithmetic as `lary_envs.ik.TorchIk`: forward kinematics, Jacobian, Cholesky factor, null-space pull,
+joint and speed limits.
+"""
+
+# mypy: disable-error-code="index, operator, arg-type, call-overload, valid-type, misc"
+# Warp compiles these functions; what they do with its vectors and matrices is no Python.
+
+from __future__ import annotations
+
+import warp as wp
+
+MAX_JOINTS = 7  # of an arm; storage is of this size for every arm
+_vec6, _mat66 = wp.types.vector(6, wp.float64), wp.types.matrix((6, 6), wp.float64)
+_vec7, _mat67 = wp.types.vector(MAX_JOINTS, wp.float64), wp.types.matrix((6, MAX_JOINTS), wp.float64)
+_mat37 = wp.types.matrix((3, MAX_JOINTS), wp.float64)
+_SMALL = wp.constant(wp.float64(1e-12))
+
+
+@wp.struct
+class Arms:
+    """Constants of A arms, as in `TorchChain`; `max_move` is the largest change of a joint in one move."""
+
+    num_joints: wp.int32
+    base: wp.array(dtype=wp.mat44d)
+    links: wp.array2d(dtype=wp.mat44d)
+    tool: wp.array(dtype=wp.mat44d)
+    lower: wp.array2d(dtype=wp.float64)
+    upper: wp.array2d(dtype=wp.float64)
+    home: wp.array2d(dtype=wp.float64)
+    max_move: wp.array2d(dtype=wp.float64)
+
+
+@wp.struct
+class Settings:
+    """The numbers of `IkSettings`."""
+
+    max_step_m: wp.float64
+    max_step_rad: wp.float64
+    iterations: wp.int32
+    damping: wp.float64
+    null_gain: wp.float64
+    max_joint_step_rad: wp.float64
+
+
+@wp.func
+def _pos(frame: wp.mat44d) -> wp.vec3d:
+    return wp.vec3d(frame[0, 3], frame[1, 3], frame[2, 3])
+
+
+@wp.func
+def _rot(frame: wp.mat44d) -> wp.mat33d:
+    return wp.mat33d(
+        frame[0, 0], frame[0, 1], frame[0, 2],
+        frame[1, 0], frame[1, 1], frame[1, 2],
+        frame[2, 0], frame[2, 1], frame[2, 2],
+    )  # fmt: skip
+
+
+@wp.func
+def _about_z(frame: wp.mat44d, angle: wp.float64) -> wp.mat44d:
+    """Turn a frame about its own z axis."""
+    c, s = wp.cos(angle), wp.sin(angle)
+    for k in range(3):
+        x, y = frame[k, 0], frame[k, 1]
+        frame[k, 0] = x * c + y * s
+        frame[k, 1] = y * c - x * s
+    return frame
+
+
+@wp.func
+def _turn_xyz(roll: wp.float64, pitch: wp.float64, yaw: wp.float64) -> wp.mat33d:
+    """Return the rotation by angles about the fixed axes x, y and z."""
+    cr, cp, cy = wp.cos(roll), wp.cos(pitch), wp.cos(yaw)
+    sr, sp, sy = wp.sin(roll), wp.sin(pitch), wp.sin(yaw)
+    return wp.mat33d(
+        cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr,
+        sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr,
+        -sp, cp * sr, cp * cr,
+    )  # fmt: skip
+
+
+@wp.func
+def _limit(vector: wp.vec3d, longest: wp.float64) -> wp.vec3d:
+    return vector * wp.min(longest / wp.max(wp.length(vector), _SMALL), wp.float64(1.0))
+
+
+@wp.func
+def _rotation_vector(matrix: wp.mat33d) -> wp.vec3d:
+    """Return axis times angle, the angle in [0, pi]."""
+    quat = wp.normalize(wp.quat_from_matrix(matrix))
+    vector = wp.vec3d(quat[0], quat[1], quat[2])
+    real, norm = quat[3], wp.length(vector)
+    if real < wp.float64(0.0):
+        vector, real = -vector, -real
+    if norm < _SMALL:
+        return wp.float64(2.0) * vector
+    return vector * (wp.float64(2.0) * wp.atan2(norm, real) / norm)
+
+
+@wp.func
+def _turned_by(vector: wp.vec3d, matrix: wp.mat33d) -> wp.mat33d:
+    """Return `matrix` turned by a rotation vector."""
+    angle = wp.length(vector)
+    if angle < _SMALL:
+        return matrix
+    return wp.quat_to_matrix(wp.quat_from_axis_angle(vector / angle, angle)) * matrix
+
+
+@wp.func
+def _solve_spd(a: _mat66, b: _vec6) -> _vec6:
+    """Solve a x = b for a symmetric positive definite matrix by Cholesky's method."""
+    low, x = _mat66(), _vec6()
+    for j in range(6):
+        rest = a[j, j]
+        for k in range(j):
+            rest -= low[j, k] * low[j, k]
+        low[j, j] = wp.sqrt(rest)
+        for i in range(j + 1, 6):
+            rest = a[i, j]
+            for k in range(j):
+                rest -= low[i, k] * low[j, k]
+            low[i, j] = rest / low[j, j]
+    for i in range(6):
+        rest = b[i]
+        for k in range(i):
+            rest -= low[i, k] * x[k]
+        x[i] = rest / low[i, i]
+    for r in range(6):
+        i = 5 - r
+        rest = x[i]
+        for k in range(i + 1, 6):
+            rest -= low[k, i] * x[k]
+        x[i] = rest / low[i, i]
+    return x
+
+
+@wp.func
+def _jacobian(arms: Arms, arm: int, q: _vec7) -> tuple[wp.mat44d, _mat67]:
+    """Return the TCP frame and the Jacobian (linear over angular); columns beyond the joints are zero."""
+    frame = arms.base[arm]
+    axes, origins = _mat37(), _mat37()
+    for i in range(arms.num_joints):
+        frame = _about_z(frame * arms.links[arm, i], q[i])
+        for k in range(3):
+            axes[k, i] = frame[k, 2]
+            origins[k, i] = frame[k, 3]
+    frame = frame * arms.tool[arm]
+    jacobian = _mat67()
+    for i in range(arms.num_joints):
+        axis = wp.vec3d(axes[0, i], axes[1, i], axes[2, i])
+        linear = wp.cross(axis, _pos(frame) - wp.vec3d(origins[0, i], origins[1, i], origins[2, i]))
+        for k in range(3):
+            jacobian[k, i] = linear[k]
+            jacobian[k + 3, i] = axis[k]
+    return frame, jacobian
+
+
+@wp.func
+def _iterate(
+    arms: Arms, settings: Settings, arm: int, q: _vec7, jacobian: _mat67, linear: wp.vec3d, angular: wp.vec3d
+) -> _vec7:
+    """One damped least-squares step of the joints, within their limits."""
+    error, pull = _vec6(linear[0], linear[1], linear[2], angular[0], angular[1], angular[2]), _vec7()
+    for i in range(arms.num_joints):
+        pull[i] = settings.null_gain * (arms.home[arm, i] - q[i])
+    gram = jacobian * wp.transpose(jacobian)
+    for k in range(6):
+        gram[k, k] = gram[k, k] + settings.damping * settings.damping
+    step = wp.transpose(jacobian) * _solve_spd(gram, error - jacobian * pull) + pull
+    out = _vec7()
+    for i in range(arms.num_joints):
+        change = wp.clamp(step[i], -settings.max_joint_step_rad, settings.max_joint_step_rad)
+        out[i] = wp.clamp(q[i] + change, arms.lower[arm, i], arms.upper[arm, i])
+    return out
+
+
+@wp.kernel(enable_backward=False)
+def ik_move(
+    arms: Arms,
+    settings: Settings,
+    target: wp.array3d(dtype=wp.float64),
+    joints: wp.array3d(dtype=wp.float64),
+    goal_pos: wp.array2d(dtype=wp.vec3d),
+    goal_rot: wp.array2d(dtype=wp.mat33d),
+) -> None:
+    """Move one arm of one world; the arrays are `[w, A, ...]` and the last three are updated."""
+    world, arm = wp.tid()
+    q, aim_pos, aim_rot = _vec7(), wp.vec3d(), wp.mat33d()
+    for i in range(arms.num_joints):
+        q[i] = joints[world, arm, i]
+    for iteration in range(settings.iterations):
+        frame, jacobian = _jacobian(arms, arm, q)
+        pos, rot = _pos(frame), _rot(frame)
+        if iteration == 0:
+            way = wp.vec3d(target[world, arm, 0], target[world, arm, 1], target[world, arm, 2]) - pos
+            wanted = _turn_xyz(target[world, arm, 3], target[world, arm, 4], target[world, arm, 5])
+            turn = _rotation_vector(wanted * wp.transpose(rot))
+            aim_pos = pos + _limit(way, settings.max_step_m)
+            aim_rot = _turned_by(_limit(turn, settings.max_step_rad), rot)
+        turn_left = _rotation_vector(aim_rot * wp.transpose(rot))
+        q = _iterate(arms, settings, arm, q, jacobian, aim_pos - pos, turn_left)
+    scale = wp.float64(1.0)
+    for i in range(arms.num_joints):
+        moved = wp.max(wp.abs(q[i] - joints[world, arm, i]), _SMALL)
+        scale = wp.min(scale, arms.max_move[arm, i] / moved)
+    for i in range(arms.num_joints):
+        start = joints[world, arm, i]
+        angle = start + scale * (q[i] - start)
+        joints[world, arm, i] = wp.clamp(angle, arms.lower[arm, i], arms.upper[arm, i])
+    goal_pos[world, arm] = aim_pos
+    goal_rot[world, arm] = aim_rot
