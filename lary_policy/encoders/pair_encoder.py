@@ -69,6 +69,7 @@ class PairEncoder:
         latent: Output for one pair.
         fingerprint: 16 hex digits; equal fingerprints give equal latents.
         weights: As given.
+        output: Which tokens are the latents.
         model: The frozen module.
     """
 
@@ -85,6 +86,7 @@ class PairEncoder:
             latent or spec.latent_at(options.image_px), quantised=options.output == "quantised"
         )
         self.weights = weights
+        self.output = options.output
         self.fingerprint = encoder_fingerprint(spec, options, weights.sha256)
         self.model = model.to(options.device, options.dtype).eval().requires_grad_(False)
         self._options = options
@@ -109,7 +111,7 @@ class PairEncoder:
     def encode_indices(self, frames: Tensor) -> Tensor:
         """Return the codes [b t-1 n] (int64) of the pairs of consecutive frames; raises as `encode`."""
         first, second = self._consecutive(frames)
-        indices = self._model.action(first.flatten(0, 1), second.flatten(0, 1)).indices
+        indices = self.tokens(first.flatten(0, 1), second.flatten(0, 1)).indices
         return indices.unflatten(0, first.shape[:2])
 
     @torch.no_grad()
@@ -122,13 +124,17 @@ class PairEncoder:
         return self._model.features(images).unflatten(0, frames.shape[:2])
 
     @torch.no_grad()
+    def tokens(self, first: Tensor, second: Tensor) -> PairTokens:
+        """Turn features [p ...] of the first and of the second frames into everything the model says."""
+        return self._model.action(first, second)
+
     def latents(self, first: Tensor, second: Tensor) -> Tensor:
         """Turn features [b p ...] of the first and of the second frames into latents [b p n d].
 
         Raises:
             ShapeError: The model's output contradicts the latent spec.
         """
-        tokens = self._model.action(first.flatten(0, 1), second.flatten(0, 1)).output(self._options.output)
+        tokens = self.tokens(first.flatten(0, 1), second.flatten(0, 1)).output(self.output)
         if tokens.shape[1:] != (self.latent.tokens, self.latent.width):
             raise ShapeError(
                 expected=f"tokens [p {self.latent.tokens} {self.latent.width}] from '{self.spec.name}'",

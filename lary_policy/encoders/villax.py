@@ -84,9 +84,7 @@ class WindowEncoder(PairEncoder):
     def encode(self, frames: Tensor) -> Tensor:
         """Encode the t - 1 pairs of consecutive frames, each after what came before it; see `PairEncoder`."""
         check_frames(frames)
-        return (
-            self._clip(frames).output(self._options.output) if frames.shape[1] > 2 else super().encode(frames)
-        )
+        return self._clip(frames).output(self.output) if frames.shape[1] > 2 else super().encode(frames)
 
     def encode_indices(self, frames: Tensor) -> Tensor:
         """Return the codes [b t-1 n] (int64) of the pairs of consecutive frames; raises as `encode`."""

@@ -137,7 +137,7 @@ def test_a_lightning_checkpoint_is_loaded_whole(checkpoint, toy, noise_frames):
     loaded = model.state_dict()
     for name in ("action_latent", "decoder.out.weight", "vq.codebook.weight"):
         assert torch.equal(loaded[name], checkpoint[f"lam.{name}"])
-    images = noise_frames[0, :, :28, :28].permute(0, 3, 1, 2).float() / 255
+    images = noise_frames[0, :3, :28, :28].permute(0, 3, 1, 2).float() / 255
     assert model.eval().features(images).shape == (3, 4, TINY_VIT["hidden_size"])
 
 
@@ -158,6 +158,7 @@ def test_another_size_names_both_shapes(checkpoint, toy):
 def test_a_pair_has_the_same_latent_in_a_clip_and_alone(noise_frames, output):
     encoder = load_encoder("univla", weights="tiny-random", image_px=28, output=output)
     assert (encoder.latent.kind, encoder.latent.quantised) == ("pair", output == "quantised")
+    noise_frames = noise_frames[:, :3]
     latents = encoder.encode(noise_frames)
     assert latents.shape == (2, 2, encoder.latent.tokens, encoder.latent.width)
     alone = torch.cat([encoder.encode(noise_frames[:, i : i + 2]) for i in range(2)], dim=1)

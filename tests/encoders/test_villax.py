@@ -176,7 +176,7 @@ def test_weights_of_another_size_are_refused(folder):
 
 def test_the_toy_model_keeps_the_published_tokens(noise_frames):
     encoder = load_encoder("villa-x", weights="tiny-random", image_px=28)
-    assert encoder.encode(noise_frames).shape == (2, 2, 2, TINY.action_latent_dim)
+    assert encoder.encode(noise_frames[:, :3]).shape == (2, 2, 2, TINY.action_latent_dim)
     with pytest.raises(FrameFormatError, match="two frames"):
         encoder.encode(noise_frames[:, :1])
     with pytest.raises(FrameFormatError, match="float32"):
