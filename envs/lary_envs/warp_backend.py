@@ -20,8 +20,16 @@ from lary_policy.errors import ContactOverflowError, SimulationError, UnknownNam
 
 # What a reset clears besides the state it is given. Everything else is computed from these in each step.
 _AT_REST = ("time", "qvel", "act", "qacc_warmstart", "qfrc_applied", "xfrc_applied")
-# Model fields computed from others. They must vary with them and are computed anew at each reset.
-_DERIVED = {"geom_size": ("geom_rbound", "geom_aabb")}
+# Model fields computed from others: they vary with them and are computed anew at each reset.
+_BOUNDS, _INVERSE_MASS = ("geom_rbound", "geom_aabb"), ("body_invweight0", "dof_invweight0", "actuator_acc0")
+_DERIVED = {
+    "geom_size": _BOUNDS,
+    "body_mass": ("body_subtreemass", *_INVERSE_MASS),
+    "body_inertia": _INVERSE_MASS,
+    "dof_armature": _INVERSE_MASS,
+    # What derives from these is read for cameras and lights that track a body only.
+    **dict.fromkeys(("cam_pos", "cam_quat", "light_pos", "light_dir"), ()),
+}
 
 
 class WarpPhysics:
@@ -36,7 +44,8 @@ class WarpPhysics:
         device: `cuda`, `cuda:1`, or `cpu` in tests.
         nconmax: Contacts a world may have on average over all worlds.
         njmax: Constraint rows that any one world may have.
-        vary: Fields of MjModel that have a value for each world.
+        vary: Fields of MjModel that have a value for each world; written through `field`. Constants that
+            MuJoCo derives from them follow at the next reset.
         graph: Whether to record steps as a CUDA graph; by default where that is possible.
         deterministic: Sum in a fixed order. MuJoCo Warp 4.0 does not yet sort contacts, so two runs on CUDA
             are bit-equal without contacts only; on a CPU they always are.
@@ -48,7 +57,7 @@ class WarpPhysics:
         vary: As given.
 
     Raises:
-        UnknownNameError: Unknown device, or a name in `vary` that is no field with a value for each world.
+        UnknownNameError: Unknown device, or a name in `vary` that is no field that may vary.
         SimulationError: CUDA asked for and not there, or `graph=True` where none can be recorded.
     """
 
@@ -106,9 +115,11 @@ class WarpPhysics:
             view[which] = value.to(view, non_blocking=True).reshape(-1, *view.shape[1:])
         for name in _AT_REST:
             self.field(name)[which] = 0
-        if any(name in _DERIVED for name in self.vary):
+        if len(self._batch_sizes()) > len(self.vary):
+            only_bounds = set(self._batch_sizes()) <= {*self.vary, *_BOUNDS}
+            groups = self._mjw.SetConstGroup.FIXED if only_bounds else self._mjw.SetConstGroup.ALL
             with launches_on(self.device):
-                self._mjw.set_const(self.model, self.data, groups=self._mjw.SetConstGroup.FIXED)
+                self._mjw.set_const(self.model, self.data, groups=groups)
         self._place()
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
@@ -157,14 +168,12 @@ class WarpPhysics:
         self._views.clear()
 
     def _put_model(self, model: mujoco.MjModel) -> Any:
-        try:
-            return self._mjw.put_model(model, batch_sizes=self._batch_sizes())
-        except ValueError:
-            valid = [f.name for f in fields(self._mjw.Model) if getattr(f.type, "shape", ("",))[:1] == ("*",)]
-            unknown = [name for name in self.vary if name not in valid]
-            if not unknown:
-                raise
-            raise UnknownNameError("model field with a value for each world", unknown[0], valid) from None
+        batched = {f.name for f in fields(self._mjw.Model) if getattr(f.type, "shape", ("",))[:1] == ("*",)}
+        valid = (batched - set(mujoco.MjModel._setconst_inputs)) | set(_DERIVED)
+        for name in self.vary:
+            if name not in valid:
+                raise UnknownNameError("model field that may vary", name, valid)
+        return self._mjw.put_model(model, batch_sizes=self._batch_sizes())
 
     def _batch_sizes(self) -> dict[str, int]:
         names = [name for field in self.vary for name in (field, *_DERIVED.get(field, ()))]
