@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from lary_policy.encoders import dino, efficientnet, pixels, siglip, univla, villax, vjepa
+from lary_policy.encoders import (
+    dino,
+    efficientnet,
+    flux2_vae,
+    laq_registry,
+    open_magvit2,
+    pixels,
+    siglip,
+    univla,
+    villax,
+    vjepa,
+    wan_vae,
+)
 from lary_policy.encoders.base import (
     EncoderOptions,
     LatentEncoder,
@@ -41,8 +53,11 @@ __all__ = [
     "encoder_fingerprint",
     "encoder_spec",
     "find_encoder",
+    "flux2_vae",
+    "laq_registry",
     "list_encoders",
     "load_encoder",
+    "open_magvit2",
     "pixels",
     "prepare_frames",
     "register_encoder",
@@ -50,6 +65,7 @@ __all__ = [
     "univla",
     "villax",
     "vjepa",
+    "wan_vae",
     "weights_status",
 ]
 

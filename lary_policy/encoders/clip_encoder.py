@@ -49,7 +49,8 @@ class ClipEncoder:
         self.spec = spec
         self.latent = latent or spec.latent_at(options.image_px)
         self.weights = weights
-        self.fingerprint = encoder_fingerprint(spec, options, weights.sha256)
+        # The rule decides the latents as well, and two input pipelines may differ in nothing else.
+        self.fingerprint = encoder_fingerprint(spec, options, f"{weights.sha256} {frame_rule.__name__}")
         self.model = model.to(options.device, options.dtype).eval().requires_grad_(False)
         self._options = options
         self._preprocess = spec.preprocess_named(options.preprocess)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,7 +32,7 @@ def fill(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def named_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+def named_tensor(name: str, shape: Sequence[int]) -> Tensor:
     """Return the float32 values that `fill` gives to a tensor of that name and shape."""
     noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if len(shape) > 1:
@@ -44,3 +47,16 @@ def named_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
 def golden(name: str) -> dict[str, Tensor]:
     """Return the tensors of tests/golden/<name>.safetensors."""
     return load_file(GOLDEN / f"{name}.safetensors")
+
+
+def golden_state(name: str) -> dict[str, Tensor]:
+    """Return the state dict that `fill` gave to the reference class behind a golden file.
+
+    The file's metadata holds, as JSON under `shapes`, the shape of every tensor by its name.
+    """
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        shapes = json.loads(file.metadata()["shapes"])
+    counter = torch.zeros((), dtype=torch.int64)  # batch norms count their batches
+    return {
+        k: counter if k.endswith("num_batches_tracked") else named_tensor(k, v) for k, v in shapes.items()
+    }

@@ -5,10 +5,13 @@ ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, z_channels=18, filled by `golden_weig
 images from numpy's RandomState(0).uniform(-1, 1, (2, 3, 64, 48)); the decoder gets the sign of the features.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from golden_weights import fill, golden
 
+from lary_policy.encoders import load_encoder, open_magvit2
 from lary_policy.encoders.magvit2 import (
     Magvit2Autoencoder,
     Magvit2Config,
@@ -16,6 +19,7 @@ from lary_policy.encoders.magvit2 import (
     Magvit2Encoder,
     magvit2_tensors,
 )
+from lary_policy.encoders.preprocess import prepare_frames
 
 SMALL = Magvit2Config(base_channels=32, blocks=2)
 
@@ -68,3 +72,30 @@ def test_one_cell_sees_all_its_pixels(size):
     images = torch.zeros(1, 3, size, size, requires_grad=True)
     encoder(images)[0, :, 0, 0].abs().sum().backward()
     assert (images.grad[0, :, :16, :16] != 0).all()
+
+
+@pytest.mark.parametrize(("preprocess", "offset"), [("native", 1.0), ("lary", 0.0)])
+def test_native_takes_averaged_weights_and_lary_raw_ones(
+    preprocess, offset, tmp_path, monkeypatch, noise_frames
+):
+    monkeypatch.setattr(open_magvit2, "Magvit2Encoder", partial(Magvit2Encoder, SMALL))
+    raw = {f"encoder.{key}": value.clone() for key, value in fill(Magvit2Encoder(SMALL)).state_dict().items()}
+    averaged = {f"model_ema.{key.replace('.', '')}": value + 1 for key, value in raw.items()}
+    torch.save({"state_dict": {**raw, **averaged}, "global_step": 1}, tmp_path / "lightning.ckpt")
+    options = {"weights": str(tmp_path / "lightning.ckpt"), "image_px": 32, "preprocess": preprocess}
+    encoder = load_encoder("open-magvit2", **options)
+    assert encoder.encode(noise_frames[:1, :1]).shape == (1, 1, 4, 18)
+    weight = encoder.model.encoder.conv_in.weight
+    assert torch.equal(weight, raw["encoder.conv_in.weight"] + offset)
+
+
+def test_lary_feeds_zero_to_one_and_native_minus_one_to_one():
+    white = torch.full((1, 1, 16, 16, 3), 255, dtype=torch.uint8)
+    for name, low in (("native", -1.0), ("lary", 0.0)):
+        pipeline = open_magvit2.OPEN_MAGVIT2.preprocess[name]
+        images = [
+            prepare_frames(f, 16, pipeline, device=torch.device("cpu"), dtype=torch.float32)
+            for f in (torch.zeros_like(white), white)
+        ]
+        assert (images[0] == low).all()
+        assert (images[1] == 1.0).all()

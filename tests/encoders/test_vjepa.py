@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from golden_weights import golden, named_tensor
+from golden_weights import golden, golden_state
 from safetensors.torch import save_file
 
 from lary_policy.encoders import EncoderOptions, encoder_spec, load_encoder, vjepa
@@ -25,23 +25,9 @@ SIZES = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
 tiny = functools.cache(functools.partial(load_encoder, "vjepa2-large", weights="tiny-random", image_px=32))
 
 
-def upstream_tensors() -> dict[str, torch.Tensor]:
-    """Return the golden's weights by the names of `vitl.pt`, filled from those names."""
-    shapes = {"patch_embed.proj.weight": (96, 3, 2, 16, 16), "patch_embed.proj.bias": (96,)}
-    for layer in ("blocks.0", "blocks.1"):
-        for name, out, inside in (("attn.qkv", 288, 96), ("attn.proj", 96, 96), ("mlp.fc1", 384, 96)):
-            shapes |= {f"{layer}.{name}.weight": (out, inside), f"{layer}.{name}.bias": (out,)}
-        shapes |= {f"{layer}.mlp.fc2.weight": (96, 384), f"{layer}.mlp.fc2.bias": (96,)}
-        shapes |= {
-            f"{layer}.{norm}.{kind}": (96,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")
-        }
-    shapes |= {"norm.weight": (96,), "norm.bias": (96,)}
-    return {name: named_tensor(name, shape) for name, shape in shapes.items()}
-
-
 def golden_model(image_px: int, prefix: str = "module.backbone.") -> VJepa2Tokens:
     backbone = _architecture(image_px, **SIZES)
-    tensors = {prefix + name: value for name, value in upstream_tensors().items()}
+    tensors = {prefix + name: value for name, value in golden_state("vjepa2").items()}
     backbone.load_state_dict(to_encoder_names(tensors))
     return VJepa2Tokens(backbone).eval()
 
@@ -83,7 +69,7 @@ def test_d4_native_names_the_odd_frame(t, odd, noise_frames):
 
 def test_d4_lary_drops_the_odd_frame(noise_frames):
     encoder = tiny(preprocess="lary")
-    latents = encoder.encode(noise_frames)
+    latents = encoder.encode(noise_frames[:, :3])
     assert latents.shape == (2, 1, 4, encoder.latent.width)
     assert torch.equal(latents, encoder.encode(noise_frames[:, :2]))
     with pytest.raises(FrameFormatError, match="frame 0"):
@@ -135,7 +121,7 @@ def test_native_equals_the_video_processor_of_transformers(photo):
 def test_files_of_both_publishers_give_the_same_latents(tmp_path, monkeypatch, noise_frames):
     monkeypatch.setattr(vjepa, "_architecture", functools.partial(_architecture, **SIZES))
     spec = replace(vjepa.LARGE, latent=replace(vjepa.LARGE.latent, width=96))
-    tensors = {f"module.backbone.{name}": value for name, value in upstream_tensors().items()}
+    tensors = {f"module.backbone.{name}": value for name, value in golden_state("vjepa2").items()}
     torch.save({"encoder": {}, "target_encoder": tensors, "epoch": 1}, tmp_path / "vitl.pt")
     renamed = {f"encoder.{name}": value.contiguous() for name, value in to_encoder_names(tensors).items()}
     save_file({**renamed, "predictor.x": torch.ones(1)}, tmp_path / "model.safetensors")
@@ -151,7 +137,7 @@ def test_weights_of_another_size_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         vjepa, "_architecture", functools.partial(_architecture, **{**SIZES, "hidden_size": 48})
     )
-    torch.save({"target_encoder": upstream_tensors()}, tmp_path / "vitl.pt")
+    torch.save({"target_encoder": golden_state("vjepa2")}, tmp_path / "vitl.pt")
     with pytest.raises(
         WeightsMismatchError, match=r"proj\.weight is \(96, 3, 2, 16, 16\), model \(48, 3, 2, 16"
     ):
