@@ -7,8 +7,8 @@ Goldens, with weights from `golden_weights.fill`:
   tokens laid out as lary/extract.py does.
 - flux2_vae: `AutoEncoder(AutoEncoderParams(ch=32, ch_mult=[1, 1, 1, 1], num_res_blocks=1))` of
   get_latent_action/models/flux2/src/flux2/autoencoder.py on RandomState(1).randint(0, 256, (1, 2, 32, 48,
-  3)): `latents` of the frames as [-1, 1] channel-first images; `lary_pair` and `lary_clip` through the reshapes
-  of lary/extract.py and flux2/sampling.py with the input ranges of its image and video mode.
+  3)): `latents` of the frames as [-1, 1] channel-first images; `lary_pair` and `lary_clip` through the
+  reshapes of lary/extract.py and flux2/sampling.py with the input ranges of its image and video mode.
 """
 
 import functools
