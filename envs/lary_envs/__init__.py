@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from lary_envs.registration import register_envs
+
 _EXPORTS = {
     "EndEffectorController": "lary_envs.controller",
     "Expert": "lary_envs.experts",
@@ -29,3 +31,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return list(__all__)
+
+
+register_envs()
