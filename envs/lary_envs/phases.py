@@ -53,6 +53,12 @@ def both(left: Tensor, right: Tensor) -> Tensor:
     return torch.stack([left, right], 1)
 
 
+def pair(centre: Tensor, yaw_rad: Tensor, half_apart_m: float, gripper: float = 1.0) -> Tensor:
+    """Return downward poses `[w, 2, 7]` to the left and right of centres `[w, 3]`, turned by yaws `[w]`."""
+    across = torch.stack([-yaw_rad.sin(), yaw_rad.cos(), torch.zeros_like(yaw_rad)], -1) * half_apart_m
+    return both(pose(centre + across, yaw_rad, gripper), pose(centre - across, yaw_rad, gripper))
+
+
 def at_height(position: Tensor, height_m: float) -> Tensor:
     """Return `[w, 3]` positions with their z replaced."""
     return torch.cat([position[:, :2], torch.full_like(position[:, 2:], height_m)], -1)
