@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lary_policy.encoders import dino, siglip
 from lary_policy.encoders.checkpoint import load_strictly
 from lary_policy.encoders.magvit2 import Magvit2Autoencoder, Magvit2Config, magvit2_tensors
-from lary_policy.encoders.sources import HubRepo, WeightsSource
+from lary_policy.encoders.open_magvit2 import OPEN_MAGVIT2
+from lary_policy.encoders.sources import WeightsSource
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.transformers_vit import TINY, TransformersVit
 from lary_policy.encoders.weights import Weights
@@ -50,22 +51,35 @@ class Magvit2Tokens(nn.Module):
         return self.autoencoder.encoder(images).flatten(2).mT
 
 
-def load_magvit2(tensors: Mapping[str, Tensor], origin: Weights) -> Magvit2Tokens:
+def load_magvit2(
+    tensors: Mapping[str, Tensor], origin: Weights, config: Magvit2Config | None = None
+) -> Magvit2Tokens:
     """Return Open-MAGVIT2 with the tensors of an upstream checkpoint.
 
     The raw weights, not the averaged ones: the quantiser was trained on what the raw encoder makes.
 
+    Args:
+        tensors: State dict by upstream names.
+        origin: Where the tensors come from, for messages.
+        config: Sizes, the published ones by default.
+
     Raises:
         WeightsMismatchError: A tensor is missing, left over or of another shape.
     """
-    model = Magvit2Tokens()
+    model = Magvit2Tokens(config)
     for part, half in model.autoencoder.named_children():
         load_strictly(half, magvit2_tensors(dict(tensors), part, ema=False), origin)
     return model
 
 
-def _vit(spec: EncoderSpec, vit: TransformersVit, prefix: str) -> FrontEnd:
-    """Return a vision transformer that is an encoder of its own as a front end."""
+def vit_front_end(spec: EncoderSpec, vit: TransformersVit, prefix: str) -> FrontEnd:
+    """Return a vision transformer that is an encoder of its own as a front end.
+
+    Args:
+        spec: That encoder.
+        vit: Its architecture.
+        prefix: See `FrontEnd`.
+    """
     return FrontEnd(
         spec.name,
         spec.weights,
@@ -76,15 +90,12 @@ def _vit(spec: EncoderSpec, vit: TransformersVit, prefix: str) -> FrontEnd:
     )
 
 
-DINOV2 = _vit(dino.LARGE, dino.VITS["dinov2-large"], "dino_tokenizer.")
-DINOV3 = _vit(dino.DINOV3_SPECS[-1], dino.VITS["dinov3-large"], "dino_tokenizer.")
-SIGLIP2 = _vit(siglip.BASE, siglip.VITS["siglip2-base"], "encoder.vision_model.")
+DINOV2 = vit_front_end(dino.LARGE, dino.VITS["dinov2-large"], "dino_tokenizer.")
+DINOV3 = vit_front_end(dino.DINOV3_SPECS[-1], dino.VITS["dinov3-large"], "dino_tokenizer.")
+SIGLIP2 = vit_front_end(siglip.BASE, siglip.VITS["siglip2-base"], "encoder.vision_model.")
 MAGVIT2 = FrontEnd(
-    "Open-MAGVIT2",
-    # No commit hash of this repository is known for certain.
-    WeightsSource(
-        HubRepo("TencentARC/Open-MAGVIT2-Tokenizer-262144-Pretrain", None, "pretrain256_262144.ckpt")
-    ),
+    OPEN_MAGVIT2.name,
+    OPEN_MAGVIT2.weights,
     "magvit2_tokenizer.",
     tiny_width=Magvit2Config().bits,
     module=lambda tiny: Magvit2Tokens(Magvit2Config(base_channels=32, blocks=1) if tiny else None),

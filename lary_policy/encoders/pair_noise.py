@@ -4,7 +4,8 @@
     tokens, signatures = unsign_frames(signed)   # and comes off again
     noise = pair_noise(seed, first_signatures, second_signatures, shape)
 
-The row travels with the frame's features, so a streamed pair gets the noise of the same pair in a batch.
+The row travels with the frame's features, so a streamed pair gets the noise of the same pair in a batch. What
+identifies a frame is the model input it becomes, so the noise follows input size, pipeline and dtype too.
 """
 
 from __future__ import annotations

@@ -30,7 +30,15 @@ REFERENCE_KEYS = {
     "dinov2-origin": "dinov2-large",
     "dinov3-origin": "dinov3-large",
     "siglip2-origin": "siglip2-base",
+    "lapa": "lapa",
+    "dinov2": "lapa-dinov2",
+    "dinov3": "lapa-dinov3",
+    "siglip2": "lapa-siglip2",
+    "magvit2": "lapa-magvit2",
 }
+
+# LAPA normalises the pixels of every patch by itself: even grey of any brightness is the same to it.
+BLIND_TO_EVEN_BRIGHTNESS = {"lapa"}
 
 
 @pytest.fixture
@@ -142,7 +150,8 @@ def test_black_white_and_noise_are_finite_and_told_apart(name, encoder, noise_fr
     latents = [encoder.encode(frames) for frames in (black, white, noise_frames, blink)]
     assert all(torch.isfinite(latent).all() for latent in latents)
     assert difference(latents[0], latents[2]) > 1e-2
-    assert max(difference(latents[0], latents[1]), difference(latents[0], latents[3])) > 1e-2
+    told_apart = max(difference(latents[0], latents[1]), difference(latents[0], latents[3])) > 1e-2
+    assert told_apart or name in BLIND_TO_EVEN_BRIGHTNESS
 
 
 @every_encoder
