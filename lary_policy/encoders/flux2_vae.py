@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -105,36 +104,14 @@ class ScrambledFlux2Latents(Flux2Latents):
         return grid.reshape(grid.shape[0], -1, grid.shape[1])
 
 
-class LaryFlux2Encoder:
-    """The reference's two input pipelines: up to two frames are read as images, more as a video.
-
-    Args:
-        spec: What the encoder is.
-        options: Input size, dtype and device.
-        model: Module from images [m 3 h w] to tokens [m n d].
-        weights: Which weights the module holds.
-
-    Attributes:
-        spec: As given.
-        latent: Output at `options.image_px`.
-        fingerprint: 16 hex digits; equal fingerprints give equal latents.
-        weights: As given.
-        model: The frozen module.
-    """
-
-    def __init__(
-        self, spec: EncoderSpec, options: EncoderOptions, model: nn.Module, weights: Weights
-    ) -> None:
-        clip_spec = replace(spec, preprocess={**spec.preprocess, "lary": LARY_CLIP})
-        self._pairs = FrameEncoder(spec, options, model, weights)
-        self._clips = FrameEncoder(clip_spec, options, model, weights)
-        self.spec, self.weights, self.model = spec, weights, self._pairs.model
-        self.latent, self.fingerprint = self._pairs.latent, self._pairs.fingerprint
+class LaryFlux2Encoder(FrameEncoder):
+    """The reference's two input pipelines: up to two frames are read as images, more as a video."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """Encode uint8 RGB frames [b t h w 3] to latents [b t n d]; raises as `FrameEncoder.encode`."""
         check_frames(frames)
-        return (self._pairs if frames.shape[1] <= PAIR else self._clips).encode(frames)
+        self._preprocess = LARY_PAIR if frames.shape[1] <= PAIR else LARY_CLIP
+        return super().encode(frames)
 
 
 def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> LatentEncoder:
