@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -97,9 +98,14 @@ def prepare_frames(
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     images = _resize(images, _resized_shape(images, image_px, preprocess.crop), preprocess)
     images = _centre_crop(images, image_px)
-    mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1) * 255
-    std = torch.tensor(preprocess.std, device=device).view(3, 1, 1) * 255
+    mean, std = _levels(preprocess.mean, device), _levels(preprocess.std, device)
     return images.sub_(mean).div_(std).to(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(fractions: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Return fractions as grey levels [3 1 1]; kept, because copying them to a GPU waits for all its work."""
+    return torch.tensor(fractions, device=device).view(3, 1, 1) * 255
 
 
 def _resized_shape(images: Tensor, image_px: int, crop: tuple[int, int] | None) -> tuple[int, int]:
