@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lary_policy.data.episodes import EpisodeRecord, read_episodes
 from lary_policy.data.extract import ExtractReport, extract
-from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.extract_pairs import extract_pairs
+from lary_policy.data.frames import decode_frame, frame_id, pair_id
 from lary_policy.data.integrity import IntegrityReport, verify_dataset, verify_store
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.primitives import PRIMITIVES, derive_primitives
@@ -28,9 +29,11 @@ __all__ = [
     "decode_frame",
     "derive_primitives",
     "extract",
+    "extract_pairs",
     "frame_id",
     "load_latents",
     "load_pairs",
+    "pair_id",
     "read_episodes",
     "verify_dataset",
     "verify_store",

@@ -1,4 +1,4 @@
-"""Encode each unique frame once and put its latent into a store."""
+"""Encode each unique frame, or each unique pair of frames, once and put its latent into a store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARD_FRAMES = 512  # ten seconds of a small ViT on two cores
 
 
 class FrameEncoder(Protocol):
-    """The part of `LatentEncoder` that extraction relies on."""
+    """The part of `LatentEncoder` that the extraction of frames relies on."""
 
     fingerprint: str
     latent: LatentSpec
@@ -41,12 +41,13 @@ class ExtractReport:
 
     Attributes:
         requested: Frame files asked for.
-        unique: Different frames among the readable ones.
-        encoded: Frames encoded now.
-        reused: Unique frames that the store held already.
+        unique: Different frames (or pairs of frames) among the readable ones.
+        encoded: Those encoded now.
+        reused: Those that the store held already.
         quarantined: Files that could not be read or decoded.
         seconds: Wall time.
         encode_seconds: The part of it spent inside the encoder.
+        unit: What is counted, `frame` or `pair`.
     """
 
     requested: int
@@ -56,6 +57,7 @@ class ExtractReport:
     quarantined: tuple[Quarantined, ...]
     seconds: float
     encode_seconds: float
+    unit: str = "frame"
 
 
 def extract(
@@ -86,12 +88,14 @@ def extract(
     start = time.perf_counter()
     _check_match(encoder, store)
     requested = list(paths)
-    files, quarantined = _identify(requested)
-    absent = store.missing(files)
+    ids_of, quarantined = identify(requested)
+    files = {frame: path for path, frame in reversed(ids_of.items())}
+    absent = store.missing(ids_of.values())
     todo = [(f, files[f]) for f in absent]
-    writer = _ShardWriter(store, shard_frames)
+    writer = ShardWriter(store, shard_frames)
     encode_seconds, done = 0.0, 0
-    for ids, frames, bad in _decoded(todo, batch_size, decode_threads):
+    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+    for ids, frames, bad in decoded(batches, decode_threads):
         quarantined.extend(bad)
         for group_ids, group in _same_size(ids, frames):
             began = time.perf_counter()
@@ -113,8 +117,16 @@ def extract(
     )
 
 
-class _ShardWriter:
-    """Collects latents and publishes a shard whenever enough are there."""
+class ShardWriter:
+    """Collects latents and publishes a shard whenever enough are there.
+
+    Args:
+        store: Where to.
+        shard_frames: Most rows of a shard; `SHARD_BYTES` bounds it, too.
+
+    Attributes:
+        written: Rows published so far.
+    """
 
     def __init__(self, store: LatentStore, shard_frames: int) -> None:
         self.written = 0
@@ -123,35 +135,43 @@ class _ShardWriter:
         self._limit = max(1, min(shard_frames, SHARD_BYTES // frame_bytes))
         self._ids: list[str] = []
         self._latents: list[Tensor] = []
+        self._codes: list[Tensor] = []
 
-    def add(self, ids: Sequence[str], latents: Tensor) -> None:
+    def add(self, ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> None:
+        """Take latents `[f n d]` and, of an encoder with a codebook, their codes `[f m]`."""
         self._ids.extend(ids)
         self._latents.append(latents.detach().to("cpu", torch.float32))
+        if codes is not None:
+            self._codes.append(codes.detach().cpu())
         if len(self._ids) >= self._limit:
             self.flush()
 
     def flush(self) -> None:
+        """Publish what is there."""
         if self._ids:
-            self._store.write_shard(self._ids, torch.cat(self._latents))
+            codes = {"codes": torch.cat(self._codes)} if self._codes else {}
+            self._store.write_shard(self._ids, torch.cat(self._latents), **codes)
             self.written += len(self._ids)
-            self._ids, self._latents = [], []
+            self._ids, self._latents, self._codes = [], [], []
 
 
-def _identify(paths: Sequence[Path]) -> tuple[dict[str, Path], list[Quarantined]]:
-    files: dict[str, Path] = {}
+def identify(paths: Iterable[Path]) -> tuple[dict[Path, str], list[Quarantined]]:
+    """Return the id of each file that can be read, and those that cannot."""
+    ids: dict[Path, str] = {}
     quarantined = []
     for path in dict.fromkeys(paths):
         try:
-            files.setdefault(frame_id(path), path)
+            ids[path] = frame_id(path)
         except FrameFormatError as error:
             quarantined.append(Quarantined(str(path), str(error), "extract"))
-    return files, quarantined
+    return ids, quarantined
 
 
 Decoded = tuple[list[str], list[Tensor], list[Quarantined]]
+Named = tuple[str, Path]  # a frame's id and one file that holds it
 
 
-def _decode_batch(batch: Sequence[tuple[str, Path]]) -> Decoded:
+def _decode_batch(batch: Sequence[Named]) -> Decoded:
     ids: list[str] = []
     frames: list[Tensor] = []
     bad: list[Quarantined] = []
@@ -164,14 +184,13 @@ def _decode_batch(batch: Sequence[tuple[str, Path]]) -> Decoded:
     return ids, frames, bad
 
 
-def _decoded(todo: Sequence[tuple[str, Path]], batch_size: int, threads: int) -> Iterator[Decoded]:
+def decoded(batches: Iterable[Sequence[Named]], threads: int) -> Iterator[Decoded]:
     """Yield decoded batches in order, the next ones being decoded in threads while the caller works."""
-    batches = iter(range(0, len(todo), batch_size))
+    waiting = iter(batches)
     with ThreadPoolExecutor(threads) as pool:
 
         def submit(count: int) -> list[Future[Decoded]]:
-            starts = itertools.islice(batches, count)
-            return [pool.submit(_decode_batch, todo[i : i + batch_size]) for i in starts]
+            return [pool.submit(_decode_batch, batch) for batch in itertools.islice(waiting, count)]
 
         pending = deque(submit(threads))
         while pending:
@@ -205,11 +224,16 @@ def _check_match(encoder: FrameEncoder, store: LatentStore) -> None:
         raise ShapeError(
             expected="an encoder with one latent a frame",
             got=f"kind '{encoder.latent.kind}'",
-            fix="Frame-keyed extraction needs a frame encoder.",
+            fix="Use extract_pairs for encoders of pairs and clips.",
         )
-    if (encoder.fingerprint, encoder.latent) != (store.fingerprint, store.latent):
+    check_store(store, encoder.fingerprint, encoder.latent)
+
+
+def check_store(store: LatentStore, fingerprint: str, latent: LatentSpec) -> None:
+    """Raise StoreError unless the store is one of this encoder's latents."""
+    if (fingerprint, latent) != (store.fingerprint, store.latent):
         raise StoreError(
-            expected=f"a store of encoder {encoder.fingerprint} with {encoder.latent}",
+            expected=f"a store of encoder {fingerprint} with {latent}",
             got=f"{store.fingerprint} with {store.latent}",
             fix="Open the store with the encoder's own fingerprint and latent.",
         )

@@ -27,6 +27,11 @@ def frame_id(path: Path) -> str:
     return hashlib.sha256(_read(path)).hexdigest()
 
 
+def pair_id(first: str, second: str) -> str:
+    """Return the id (64 hex digits) of two frames in this order, given their own ids."""
+    return hashlib.sha256(f"{first}>{second}".encode()).hexdigest()
+
+
 def decode_frame(path: Path) -> Tensor:
     """Decode an image completely to uint8 RGB `[h, w, 3]`.
 

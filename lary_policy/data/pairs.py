@@ -69,6 +69,27 @@ class PairTable:
         """Return every frame file once, in order of first use."""
         return tuple(dict.fromkeys(p for r in self.rows for p in (*r.src_frames, *r.tgt_frames)))
 
+    def frame_pairs(self) -> tuple[tuple[Path, Path], ...]:
+        """Return all pairs of frames that count, each once: (before, source) and (source, target) of rows."""
+        rows = zip(self.rows, self.frames_before(), strict=True)
+        return tuple(
+            dict.fromkeys(
+                pair
+                for row, before in rows
+                for sides in ((before, row.src_frames), (row.src_frames, row.tgt_frames))
+                for pair in zip(*sides, strict=True)
+            )
+        )
+
+    def frames_before(self) -> tuple[tuple[Path, ...], ...]:
+        """Return the frames of each camera one chunk before each row's source frames.
+
+        They are the source frames of the row whose target frames these are. Where the table has none, as at
+        the start of an episode, they are the source frames themselves: nothing has changed yet.
+        """
+        leads_to = {row.tgt_frames: row.src_frames for row in reversed(self.rows)}
+        return tuple(leads_to.get(row.src_frames, row.src_frames) for row in self.rows)
+
     def actions(self) -> Tensor:
         """Return the recorded (clean) absolute actions, float32 `[N, k, a]`."""
         return self.action_values

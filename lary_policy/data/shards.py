@@ -16,16 +16,25 @@ from lary_policy.errors import StoreError
 from lary_policy.paths import atomic_write
 
 SUFFIX = ".safetensors"
-_TENSOR, _IDS = "latents", "frame_ids"
+_TENSOR, _CODES, _IDS = "latents", "codes", "frame_ids"
 
 
-def write_shard(folder: Path, frame_ids: Sequence[str], latents: Tensor) -> str:
+def write_shard(folder: Path, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> str:
     """Publish latents `[f n d]` atomically in `folder` and return the shard's sha256, which is its name.
+
+    Args:
+        folder: Folder of the shards.
+        frame_ids: Id of each row.
+        latents: What is stored.
+        codes: Codebook indices `[f m]` of the rows, for encoders that have a codebook.
 
     Raises:
         StoreError: The disk is full or not writable; nothing half-written remains.
     """
-    data = save({_TENSOR: latents.contiguous()}, metadata={_IDS: json.dumps(list(frame_ids))})
+    tensors = {_TENSOR: latents.contiguous()}
+    if codes is not None:
+        tensors[_CODES] = codes.to("cpu", torch.int32).contiguous()
+    data = save(tensors, metadata={_IDS: json.dumps(list(frame_ids))})
     digest = hashlib.sha256(data).hexdigest()
     with atomic_write(folder / f"{digest}{SUFFIX}") as temporary:
         temporary.write_bytes(data)
@@ -62,12 +71,25 @@ def read_shard(path: Path) -> Tensor:
     Raises:
         StoreError: The shard is damaged.
     """
+    return _read(path, _TENSOR)
+
+
+def read_codes(path: Path) -> Tensor:
+    """Read the codebook indices `[f m]` (int64) of a shard.
+
+    Raises:
+        StoreError: The shard is damaged, or was written without.
+    """
+    return _read(path, _CODES).long()
+
+
+def _read(path: Path, name: str) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
-            latents: Tensor = file.get_tensor(_TENSOR)
+            tensor: Tensor = file.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    return latents
+    return tensor
 
 
 def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:

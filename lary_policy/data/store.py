@@ -17,6 +17,7 @@ from lary_policy.data.shards import (
     SUFFIX,
     cast_latents,
     check_shard,
+    read_codes,
     read_shard,
     shard_frame_ids,
     write_shard,
@@ -30,7 +31,7 @@ STORE_FILE, INDEX_FILE, SHARDS = "store.json", "index.parquet", "shards"
 
 
 class LatentStore:
-    """Latents of frames, keyed by frame id, of one encoder fingerprint.
+    """Latents of frames by frame id, or of pairs of frames by pair id, of one encoder fingerprint.
 
     A shard is published before the index names it; a shard that no index names (the process died in between,
     or two processes wrote at once) is adopted when the store is opened, so nothing finished is lost.
@@ -94,8 +95,13 @@ class LatentStore:
         """Return the shard files that the index names."""
         return tuple(self._path(digest) for digest in dict.fromkeys(d for d, _ in self._where.values()))
 
-    def write_shard(self, frame_ids: Sequence[str], latents: Tensor) -> str:
+    def write_shard(self, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> str:
         """Publish the latents `[f n d]` of f new frames as one shard and return its sha256.
+
+        Args:
+            frame_ids: Id of each frame (or pair).
+            latents: Their latents.
+            codes: Their codebook indices `[f m]`, for encoders that have a codebook.
 
         Raises:
             ShapeError: The latents have another shape than the store's `LatentSpec`.
@@ -110,7 +116,7 @@ class LatentStore:
             )
         cast = cast_latents(latents, STORE_DTYPES[self.dtype])
         self._publish_identity()
-        digest = write_shard(self.root / SHARDS, frame_ids, cast)
+        digest = write_shard(self.root / SHARDS, frame_ids, cast, codes)
         self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
         self._checked.add(digest)
         self._publish_index()
@@ -124,23 +130,21 @@ class LatentStore:
         Raises:
             StoreError: An id is not stored, or a shard is damaged.
         """
-        absent = self.missing(frame_ids)
-        if absent:
-            raise StoreError(
-                expected=f"latents of {len(frame_ids)} frames in {self.root}",
-                got=f"{len(absent)} that are not there, for example frame {absent[0][:16]}",
-                fix="Run `lary extract` for this encoder and dataset.",
-            )
         shape = (len(frame_ids), self.latent.tokens, self.latent.width)
         out = torch.empty(shape, dtype=STORE_DTYPES[self.dtype])
-        by_shard: dict[str, list[tuple[int, int]]] = {}
-        for position, frame in enumerate(frame_ids):
-            digest, row = self._where[frame]
-            by_shard.setdefault(digest, []).append((position, row))
-        for digest, places in by_shard.items():
-            positions, rows = (torch.tensor(column) for column in zip(*places, strict=True))
+        for digest, positions, rows in self._places(frame_ids):
             out[positions] = self._read_checked(digest)[rows]
         return out
+
+    def read_codes(self, frame_ids: Iterable[str]) -> Tensor:
+        """Return all codebook indices (int64, flat) of the ids, in no order.
+
+        Raises:
+            StoreError: An id is not stored, or a shard is damaged or has no codes.
+        """
+        places = self._places(list(frame_ids))
+        codes = [read_codes(self._path(digest))[rows].flatten() for digest, _, rows in places]
+        return torch.cat(codes) if codes else torch.empty(0, dtype=torch.int64)
 
     def verify(self) -> list[Path]:
         """Read every shard again and return those whose bytes do not have the sha256 in the index."""
@@ -151,6 +155,22 @@ class LatentStore:
             except StoreError:
                 corrupt.append(path)
         return corrupt
+
+    def _places(self, frame_ids: Sequence[str]) -> list[tuple[str, Tensor, Tensor]]:
+        """Return for each shard its digest, which of the ids it holds, and in which of its rows."""
+        absent = self.missing(frame_ids)
+        if absent:
+            raise StoreError(
+                expected=f"latents of {len(frame_ids)} frames or pairs in {self.root}",
+                got=f"{len(absent)} that are not there, for example {absent[0][:16]}",
+                fix="Run `lary extract` for this encoder and dataset.",
+            )
+        by_shard: dict[str, list[tuple[int, int]]] = {}
+        for position, frame in enumerate(frame_ids):
+            digest, row = self._where[frame]
+            by_shard.setdefault(digest, []).append((position, row))
+        columns = {digest: torch.tensor(places).T for digest, places in by_shard.items()}
+        return [(digest, positions, rows) for digest, (positions, rows) in columns.items()]
 
     def _path(self, digest: str) -> Path:
         return self.root / SHARDS / f"{digest}{SUFFIX}"

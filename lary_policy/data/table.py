@@ -1,4 +1,4 @@
-"""Latents of a pair table in memory: each frame once, and where each pair finds its frames."""
+"""Latents of a pair table in memory: each one once, and where each row finds its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.frames import decode_frame, frame_id, pair_id
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.store import LatentStore
 from lary_policy.errors import DatasetError, FrameFormatError, StoreError
@@ -19,43 +19,62 @@ from lary_policy.types import Quarantined
 class LatentTable:
     """Latents of the usable rows of a `PairTable`.
 
+    Of a frame encoder, the bank holds the latents of frames and `index` points to each row's source and
+    target frame. Of an encoder of pairs or clips, it holds the latents of pairs: `index` points to what
+    changed in the chunk up to the source frame, and to what changed between source and target frame.
+
     Attributes:
-        bank: Latents of the F unique frames, `[F n d]` in the store's dtype.
-        index: Place in the bank of each usable row's source and target frame per camera, int64 `[N 2 c]`.
+        bank: Latents of the F unique frames (or pairs), `[F n d]` in the store's dtype.
+        index: Place in the bank of each usable row's two latents per camera, int64 `[N 2 c]`.
         kept: Rows of the `PairTable` that are usable, int64 `[N]`: `pairs.actions()[kept]` fits `index`.
         quarantined: Rows left out because one of their images cannot be decoded.
+        of_pairs: Whether the latents are those of pairs.
     """
 
     bank: Tensor
     index: Tensor
     kept: Tensor
     quarantined: tuple[Quarantined, ...]
+    of_pairs: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
 
+    def change(self) -> Tensor:
+        """Return the index `[N t c]` of what source and target frame tell together: both, or the pair."""
+        return self.index[:, 1:] if self.of_pairs else self.index
+
+    def present(self) -> Tensor:
+        """Return the index `[N 1 c]` of what is known at the source frame: it, or the pair up to it."""
+        return self.index[:, :1]
+
 
 def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
-    """Gather the latents of all frames of a pair table.
+    """Gather the latents of all frames of a pair table, or of all its pairs if the store holds pairs.
 
     Raises:
         StoreError: A good frame is not in the store (extract first), or a shard is damaged.
         DatasetError: Not one row is usable.
     """
-    ids, damaged = _identify(pairs, store)
+    of_pairs = store.latent.kind != "frame"
+    ids, damaged = _identify_pairs(pairs, store) if of_pairs else _identify(pairs, store)
     place: dict[str, int] = {}
     index: list[list[list[int]]] = []
     kept: list[int] = []
     quarantined: list[Quarantined] = []
-    for number, row in enumerate(pairs.rows):
-        bad = [p for p in (*row.src_frames, *row.tgt_frames) if p in damaged]
+    for number, (row, before) in enumerate(zip(pairs.rows, pairs.frames_before(), strict=True)):
+        used = (*row.src_frames, *row.tgt_frames, *(before if of_pairs else ()))
+        bad = [p for p in used if p in damaged]
         if bad:
             item = f"{pairs.source.name}:{row.line}"
             quarantined.append(Quarantined(item, damaged[bad[0]], "load_latents"))
             continue
         kept.append(number)
-        sides = (row.src_frames, row.tgt_frames)
-        index.append([[place.setdefault(ids[p], len(place)) for p in side] for side in sides])
+        sides = [[ids[p] for p in side] for side in (row.src_frames, row.tgt_frames)]
+        if of_pairs:
+            last = [ids[p] for p in before]
+            sides = [[pair_id(*pair) for pair in zip(*two, strict=True)] for two in ((last, sides[0]), sides)]
+        index.append([[place.setdefault(key, len(place)) for key in side] for side in sides])
     if not kept:
         reason = quarantined[0].reason if quarantined else "no rows"
         raise DatasetError(
@@ -68,6 +87,7 @@ def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
         index=torch.tensor(index, dtype=torch.int64),
         kept=torch.tensor(kept, dtype=torch.int64),
         quarantined=tuple(quarantined),
+        of_pairs=of_pairs,
     )
 
 
@@ -86,10 +106,45 @@ def _identify(pairs: PairTable, store: LatentStore) -> tuple[dict[Path, str], di
             absent.append(path)
         except FrameFormatError as error:
             damaged[path] = str(error)
+    _require_none(absent, "frames", pairs, store)
+    return ids, damaged
+
+
+def _identify_pairs(pairs: PairTable, store: LatentStore) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the id of each frame and the reason for each one of which a pair cannot be encoded."""
+    ids: dict[Path, str] = {}
+    damaged: dict[Path, str] = {}
+    for path in pairs.frame_paths():
+        try:
+            ids[path] = frame_id(path)
+        except FrameFormatError as error:
+            damaged[path] = str(error)
+    sizes: dict[Path, torch.Size] = {}
+    absent: list[Path] = []
+    for pair in pairs.frame_pairs():
+        if all(p in ids for p in pair) and store.contains(pair_id(*(ids[p] for p in pair))):
+            continue
+        for path in pair:
+            try:
+                if path not in damaged:
+                    sizes.setdefault(path, decode_frame(path).shape)
+            except FrameFormatError as error:
+                damaged[path] = str(error)
+        if any(path in damaged for path in pair):
+            continue
+        first, second = pair
+        if sizes[first] == sizes[second]:
+            absent.append(second)
+        else:
+            damaged[second] = f"{list(sizes[second])} after a frame of {list(sizes[first])}"
+    _require_none(absent, "pairs of frames", pairs, store)
+    return ids, damaged
+
+
+def _require_none(absent: list[Path], what: str, pairs: PairTable, store: LatentStore) -> None:
     if absent:
         raise StoreError(
-            expected=f"latents of all good frames of {pairs.source.name} in {store.root}",
-            got=f"{len(absent)} frames without, for example {absent[0]}",
+            expected=f"latents of all good {what} of {pairs.source.name} in {store.root}",
+            got=f"{len(absent)} {what} without, for example {absent[0]}",
             fix="Run `lary extract` for this encoder and dataset first.",
         )
-    return ids, damaged
