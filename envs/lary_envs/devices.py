@@ -77,8 +77,14 @@ def launches_on(device: torch.device) -> Iterator[None]:
         with wp.ScopedDevice("cpu"):
             yield
     else:
-        with wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device))):
+        with wp.ScopedStream(_warp_stream(torch.cuda.current_stream(device))):
             yield
+
+
+@cache
+def _warp_stream(stream: torch.cuda.Stream) -> wp.Stream:
+    """Return Warp's object for a stream of torch, one for good: Warp forgets the stream when one is freed."""
+    return wp.stream_from_torch(stream)
 
 
 class LaunchGraph:
@@ -119,7 +125,7 @@ class LaunchGraph:
     def _replay(self, graph: wp.Graph) -> None:
         # The device must be current: the handle of torch's default stream is 0 on every device.
         with wp.ScopedDevice(wp.device_from_torch(self._device)):
-            wp.capture_launch(graph, stream=wp.stream_from_torch(torch.cuda.current_stream(self._device)))
+            wp.capture_launch(graph, stream=_warp_stream(torch.cuda.current_stream(self._device)))
 
 
 def can_record(device: torch.device) -> bool:

@@ -46,6 +46,7 @@ class Tracer:
 
     Attributes:
         num_worlds: Worlds w.
+        context: The render context.
         pixels: Live uint8 view `[w, c, h, w, 4]` (blue, green, red, alpha) of the context's buffer.
     """
 
@@ -62,6 +63,7 @@ class Tracer:
                 render_depth=False, cam_active=list(cameras), use_textures=True, use_shadows=True,
                 render_skybox=True, samples_per_pixel=1,
             )  # fmt: skip
+        self.context = context
         packed = wp.to_torch(context.rgb_data).view(torch.uint8)
         self.pixels = packed.view(self.num_worlds, len(cameras), image_px, image_px, 4)
         sources = {name: model if name in _LOOK_FIELDS else data for name in inputs}

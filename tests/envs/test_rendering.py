@@ -109,6 +109,7 @@ def test_like_mujocos_own_renderer():
     )  # fmt: skip
     if done.returncode != 0:
         pytest.skip(f"no OpenGL here: {done.stderr.strip().splitlines()[-1:]}")
+    assert "CUDA driver" not in done.stderr  # Warp starts without a word
     errors = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MAE")]
     assert len(errors) == 2
     assert np.max(errors) < 5.0
