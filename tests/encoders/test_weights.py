@@ -72,7 +72,7 @@ def test_what_the_hub_answers_is_in_the_message(empty_machine, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("No space left on device\nsecond line")
 
-    monkeypatch.setattr(weights_module, "_hub_is_reachable", lambda: True)
+    monkeypatch.setattr(weights_module, "hub_is_reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(
         WeightsMissingError, match=r"the hub answered OSError: No space left on device\. Ways"
