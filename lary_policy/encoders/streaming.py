@@ -34,26 +34,29 @@ class StreamingEncoder:
     def __init__(self, encoder: LatentEncoder, num_streams: int) -> None:
         self.encoder = encoder
         self._known = torch.zeros(num_streams, dtype=torch.bool)
-        self._last: Tensor | None = None
+        self._last: Tensor | None = None  # [w*c ...]
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Forget the last frame of the streams in `mask` (bool [w]), or of all."""
-        self._known &= ~torch.ones_like(self._known) if mask is None else ~mask.to(self._known)
+        forgotten = torch.ones_like(self._known) if mask is None else mask.to(self._known)
+        self._known &= ~forgotten
 
-    def push(self, frames: Tensor) -> Tensor:
-        """Encode the next frame of every stream.
+    def push(self, frames: Tensor, streams: Tensor | None = None) -> Tensor:
+        """Encode the next frame of every stream, or of some.
 
         Args:
-            frames: uint8 RGB [w h w 3], or [w c h w 3] for c cameras a stream.
+            frames: uint8 RGB [m h w 3], or [m c h w 3] for c cameras a stream.
+            streams: Which streams the frames belong to (int64 [m]); all w by default.
 
         Returns:
-            Latents [w n d] or [w c n d] on the encoder's device.
+            Latents [m n d] or [m c n d] on the encoder's device.
 
         Raises:
             FrameFormatError: Frames are not uint8, or of another rank.
             ShapeError: There are more or fewer frames than streams.
         """
-        self._check(frames)
+        streams = torch.arange(len(self._known), device=frames.device) if streams is None else streams
+        self._check(frames, streams)
         lead = frames.shape[:-3]
         flat = frames.flatten(0, -4)
         encoder = self.encoder
@@ -61,28 +64,35 @@ class StreamingEncoder:
             latents = encoder.encode(flat[:, None])[:, 0]
         elif isinstance(encoder, PairEncoder):
             now = encoder.features(flat[:, None])[:, 0]
-            latents = encoder.latents(self._exchange(now)[None], now[None])[0]
+            latents = encoder.latents(self._exchange(now, streams)[None], now[None])[0]
         else:
-            latents = encode_two(encoder, self._exchange(flat), flat)
+            latents = encode_two(encoder, self._exchange(flat, streams), flat)
         return latents.unflatten(0, lead)
 
-    def _exchange(self, now: Tensor) -> Tensor:
+    def _exchange(self, now: Tensor, streams: Tensor) -> Tensor:
         """Keep what a frame gave; return what its stream's last one did, or `now` where there is none."""
-        last, self._last = self._last, now
-        known = self._known.to(now.device).repeat_interleave(len(now) // len(self._known))
-        self._known = torch.ones_like(self._known)
-        return now if last is None else torch.where(known.view(-1, *[1] * (now.ndim - 1)), last, now)
+        cameras = len(now) // len(streams)
+        if self._last is None:
+            self._last = now.new_zeros(len(self._known) * cameras, *now.shape[1:])
+            self._known = self._known.to(now.device)
+        streams = streams.to(now.device)
+        rows = (streams[:, None] * cameras + torch.arange(cameras, device=now.device)).flatten()
+        known = self._known[streams].repeat_interleave(cameras)
+        before = torch.where(known.view(-1, *[1] * (now.ndim - 1)), self._last[rows], now)
+        self._last[rows] = now
+        self._known[streams] = True
+        return before
 
-    def _check(self, frames: Tensor) -> None:
+    def _check(self, frames: Tensor, streams: Tensor) -> None:
         if frames.ndim not in (4, 5) or frames.dtype != torch.uint8:
             raise FrameFormatError(
                 expected="uint8 frames [w h w 3] or [w c h w 3], one for each stream (and camera)",
                 got=f"{frames.dtype} {list(frames.shape)}",
                 fix="Pass the present frames alone, without a time dimension.",
             )
-        if len(frames) != len(self._known):
+        if len(frames) != len(streams):
             raise ShapeError(
-                expected=f"frames of {len(self._known)} streams",
+                expected=f"frames of {len(streams)} streams",
                 got=str(len(frames)),
-                fix="Make a StreamingEncoder for each number of streams.",
+                fix="Name the streams that the frames belong to, or pass a frame of each.",
             )

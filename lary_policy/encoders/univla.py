@@ -91,6 +91,7 @@ HUB_NAMES = (
 def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> PairEncoder:
     """Build the same model at a toy width and depth from random weights."""
     model = build_seeded(lambda: UniVlaModel(TINY, BACKBONE.module(tiny=True)), options.seed)
+    spec = replace(spec, codebook=(TINY.codes, TINY.code_width))
     latent = replace(spec.latent_at(options.image_px), width=TINY.code_width)
     return PairEncoder(spec, options, model, DRAWN[options.weights](options.seed), latent)
 

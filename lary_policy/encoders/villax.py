@@ -162,5 +162,6 @@ def _drawn(spec: EncoderSpec, options: EncoderOptions, config: VillaXConfig) -> 
 
 def _encoder(spec: EncoderSpec, options: EncoderOptions, model: Any, weights: Weights) -> WindowEncoder:
     config = model.config
+    spec = replace(spec, codebook=(config.n_codes, config.action_latent_dim))
     latent = replace(spec.latent, tokens=config.num_learned_tokens, width=config.action_latent_dim)
     return WindowEncoder(spec, options, model, weights, latent)

@@ -123,6 +123,18 @@ def test_cameras_are_streams_of_their_own(clip):
     )
 
 
+def test_streams_that_show_nothing_keep_their_last_frame(clip):
+    encoder = tiny("univla")
+    stream = StreamingEncoder(encoder, STREAMS)
+    stream.push(clip[0])
+    some = torch.tensor([2, 0])
+    pushed = stream.push(clip[1][some], some)
+    torch.testing.assert_close(pushed, encode_two(encoder, clip[0], clip[1])[some], rtol=1e-4, atol=1e-5)
+    all_again = stream.push(clip[2])
+    last = torch.stack((clip[1, 0], clip[0, 1], clip[1, 2]))
+    torch.testing.assert_close(all_again, encode_two(encoder, last, clip[2]), rtol=1e-4, atol=1e-5)
+
+
 def test_wrong_frames_are_named_errors(clip):
     stream = StreamingEncoder(tiny("univla"), STREAMS)
     with pytest.raises(ShapeError, match="3 streams"):
