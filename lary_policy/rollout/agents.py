@@ -13,6 +13,7 @@ from lary_policy.embodiment import ActionStats, Embodiment
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import ShapeError
 from lary_policy.rollout.decode import ActionDecoder
+from lary_policy.rollout.latents import LiveLatents
 from lary_policy.threads import intra_op_threads
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ class ExpertAgent:
 class HeadAgent:
     """An action head behind a frozen encoder.
 
-    In mode `policy` the head sees the present frame. In mode `subgoal` it also sees the frame of a held-out
-    demonstration one chunk ahead and acts as the inverse model that the pair probe trained. Frames, latents,
-    states and targets stay on their device.
+    In mode `policy` the head sees the present frame (of an encoder of pairs or clips: what changed since the
+    last plan). In mode `subgoal` it also sees a held-out demonstration's frame one chunk ahead and acts as
+    the inverse model that the pair probe trained. Frames, latents, states and targets stay on their device.
 
     Args:
         encoder: Frozen encoder.
@@ -76,13 +77,13 @@ class HeadAgent:
         stats: Statistics that undo the normalisation of targets.
         target: `absolute` or `relative` (to the measured pose at the start of the chunk).
         proprio_stats: Statistics of the proprioceptive input, or None when the head takes none.
-        goals: Latents `[w j c n d]` of each world's demonstration at chunk boundaries, or None for `policy`.
+        goals: Each world's demonstration at chunk boundaries, see `LiveLatents`; None for `policy`.
         goal_lengths: Valid entries `[w]` of `goals`; later chunks keep aiming at the last one.
         threads: Intra-op CPU threads of encoder and head.
 
     Raises:
         EmbodimentError: Statistics do not fit the embodiment.
-        ShapeError: Only one of `goals` and `goal_lengths` is given.
+        ShapeError: Only one of `goals` and `goal_lengths` is given, or the goals are of the wrong kind.
     """
 
     needs_frames = True
@@ -100,16 +101,10 @@ class HeadAgent:
         goal_lengths: Tensor | None = None,
         threads: int = 1,
     ) -> None:
-        if (goals is None) != (goal_lengths is None):
-            raise ShapeError(
-                expected="goals together with goal_lengths",
-                got="only one of them",
-                fix="Pass both or neither.",
-            )
         require_stats(stats, embodiment, "action statistics")
-        self._encoder, self._head, self._threads = encoder, head.eval(), threads
+        self._head, self._threads = head.eval(), threads
         self._decoder = ActionDecoder(embodiment, stats, target, proprio_stats)
-        self._goals, self._goal_lengths = goals, goal_lengths
+        self._latents = LiveLatents(encoder, goals, goal_lengths)
 
     @torch.inference_mode()
     def plan(self, observation: Observation) -> Tensor:
@@ -125,7 +120,7 @@ class HeadAgent:
         worlds, seen = observation.worlds, observation.proprio
         proprio = seen if worlds is None else seen[worlds]
         with intra_op_threads(self._threads):
-            latents = self._latents(observation.frames, observation.chunk_index, worlds)
+            latents = self._latents(observation.frames, observation.chunk_index, worlds, len(seen))
             state = self._decoder.state(proprio)
             output = self._head(latents, None if state is None else state.to(latents.device))
         chunk = self._decoder.targets(output, proprio)
@@ -134,18 +129,3 @@ class HeadAgent:
         plan = observation.last_target.unsqueeze(1).repeat(1, chunk.shape[1], 1)
         plan[worlds] = chunk.to(plan.dtype)
         return plan
-
-    def _latents(self, frames: Tensor, chunk_index: int, worlds: Tensor | None) -> Tensor:
-        """Return latents `[m t c n d]`: of the live frames, and in mode `subgoal` of the goal after them."""
-        live = self._encode(frames).unsqueeze(1)
-        if self._goals is None or self._goal_lengths is None:
-            return live
-        rows = torch.arange(len(self._goals), device=self._goals.device) if worlds is None else worlds
-        last = self._goal_lengths.to(rows.device)[rows] - 1
-        goal = self._goals[rows, last.clamp(max=chunk_index + 1).to(self._goals.device)]
-        return torch.cat([live, goal.to(live).unsqueeze(1)], 1)
-
-    def _encode(self, frames: Tensor) -> Tensor:
-        worlds, cameras = frames.shape[:2]
-        latents = self._encoder.encode(frames.flatten(0, 1).unsqueeze(1))
-        return latents.reshape(worlds, cameras, *latents.shape[-2:]).float()
