@@ -3,6 +3,7 @@
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.html import write_report
 from lary_policy.report.parts import (
+    CodebookUse,
     Confusion,
     ConstantDimension,
     EpisodeFailure,
@@ -12,6 +13,7 @@ from lary_policy.report.parts import (
 )
 
 __all__ = [
+    "CodebookUse",
     "Confusion",
     "ConstantDimension",
     "EpisodeFailure",

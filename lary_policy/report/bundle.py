@@ -9,6 +9,7 @@ from typing import Any
 
 from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.report.parts import (
+    CodebookUse,
     Confusion,
     ConstantDimension,
     EpisodeFailure,
@@ -109,6 +110,7 @@ class ReportBundle:
         inputs_checked: How many inputs were looked at, or None when that was not recorded.
         failures: Episodes stopped for a named reason.
         constant_dims: Action dimensions without variation in the training data.
+        codebooks: Use of the codes of quantised encoders.
         stage_seconds: Wall-clock seconds a stage.
         environment: Versions, device, git sha, seeds: whatever is needed to repeat the run.
         config_yaml: The resolved configuration.
@@ -125,6 +127,7 @@ class ReportBundle:
     inputs_checked: int | None = None
     failures: tuple[EpisodeFailure, ...] = ()
     constant_dims: tuple[ConstantDimension, ...] = ()
+    codebooks: tuple[CodebookUse, ...] = ()
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
@@ -181,4 +184,5 @@ _PARTS: dict[str, type[Any]] = {
     "quarantined": Quarantined,
     "failures": EpisodeFailure,
     "constant_dims": ConstantDimension,
+    "codebooks": CodebookUse,
 }

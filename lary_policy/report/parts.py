@@ -189,6 +189,38 @@ class ConstantDimension:
     value: float
 
 
+@dataclass(frozen=True)
+class CodebookUse:
+    """How evenly the codes of a quantised encoder are used on one task's frames.
+
+    Attributes:
+        encoder: Registry name.
+        task: Task or dataset name.
+        codes: Entries of the codebook.
+        used: Entries that some token became.
+        perplexity: Exponential of the entropy of their use: `codes` when all are used alike, 1 for one alone.
+        dead: Entries that no token became.
+        tokens: Tokens that were quantised.
+    """
+
+    encoder: str
+    task: str
+    codes: int
+    used: int
+    perplexity: float
+    dead: tuple[int, ...]
+    tokens: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dead", tuple(int(code) for code in self.dead))
+        if self.used + len(self.dead) != self.codes or not 0 <= self.perplexity <= self.codes + 1e-6:
+            raise ShapeError(
+                expected=f"used and dead codes that make {self.codes}, and a perplexity up to that",
+                got=f"{self.used} used, {len(self.dead)} dead, perplexity {self.perplexity}",
+                fix="Extract the latents again.",
+            )
+
+
 def collect_failures(
     encoder: str, head: str, task: str, mode: str, results: Sequence[EpisodeResult]
 ) -> tuple[EpisodeFailure, ...]:

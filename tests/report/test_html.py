@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lary_policy.errors import StoreError, UnsafePathError
+from lary_policy.errors import ShapeError, StoreError, UnsafePathError
 from lary_policy.report import media as media_module
 from lary_policy.report import write_report
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.html import read_scores, render_html
 from lary_policy.report.labels import format_number
 from lary_policy.report.media import embed_videos
-from lary_policy.report.parts import Video
+from lary_policy.report.parts import CodebookUse, Video
 from lary_policy.types import Quarantined, Score
 
 from .synthetic import all_scores, probe_scores, score
@@ -269,3 +269,18 @@ def test_decimals_follow_the_interval(
     value: float, ci95: tuple[float, float], percent: bool, expected: tuple[str, str]
 ) -> None:
     assert format_number(value, ci95, percent=percent) == expected
+
+
+def test_codebooks_are_listed_with_their_dead_codes(make_bundle: Make, tmp_path: Path) -> None:
+    used = CodebookUse("lapa", "reach", codes=8, used=6, perplexity=4.26, dead=(1, 7), tokens=2400)
+    bundle = make_bundle(codebooks=(used,), **NO_FIGURES)
+    assert ReportBundle.from_dict(json.loads(json.dumps(bundle.to_dict()))) == bundle
+    text = Page(render_html(bundle, tmp_path)).text
+    assert "Codebooks" in text
+    assert "lapa86 (75 %)4.324001, 7" in text.replace(" 8", "8")
+    assert "Codebooks" not in Page(render_html(make_bundle(**NO_FIGURES), tmp_path)).text
+
+
+def test_codes_that_do_not_add_up_are_refused() -> None:
+    with pytest.raises(ShapeError, match="make 8"):
+        CodebookUse("lapa", "reach", codes=8, used=6, perplexity=4.2, dead=(1,), tokens=10)
