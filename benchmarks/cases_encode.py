@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 
 from case import Figure
 from lary_policy.encoders import encoder_spec, load_encoder
+from timing import timed
 
 
 def run(encoder: str, image_px: int, batch: int, repeats: int, dtype: str, device: str) -> Iterator[Figure]:
@@ -27,7 +27,7 @@ def run(encoder: str, image_px: int, batch: int, repeats: int, dtype: str, devic
     with torch.inference_mode():
         for repeat in range(repeats + 2):
             for name, side in sides.items():
-                elapsed = _timed(side, device)
+                elapsed = timed(side, device)
                 if repeat >= 2:  # the first two rounds warm up allocator and kernels
                     seconds[name].append(elapsed)
     latents = ours.encode(frames)
@@ -56,13 +56,3 @@ def _bare_model(name: str, image_px: int, dtype: str, device: str) -> Callable[[
     )
     model = Dinov2Model(config).eval().to(device, getattr(torch, dtype))
     return lambda pixels: model(pixels).last_hidden_state
-
-
-def _timed(side: Callable[[], object], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    side()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

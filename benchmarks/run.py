@@ -29,6 +29,24 @@ CASES = (
         "cases_encode",
         {"encoder": "dinov2-small", "image_px": 112, "batch": 32, "repeats": 7, "dtype": "float32"},
     ),
+    Case(
+        "encoders",
+        "cases_encoders",
+        {"encoders": "all", "image_px": 0, "batch": 2, "repeats": 3, "dtype": "float32", "compile": 0},
+    ),
+    Case(
+        "stream",
+        "cases_stream",
+        {
+            "encoder": "dinov2-large",
+            "image_px": 0,
+            "batch": 256,
+            "batches": 24,
+            "dtype": "bfloat16",
+            "compile": 1,
+            "output_dir": "outputs",
+        },
+    ),
     Case("suite", "cases_suite", {"suite": "quick", "output_dir": "outputs"}),
 )
 
