@@ -13,7 +13,7 @@ from lary_policy.data.publish import DemonstrationReport
 from lary_policy.data.simulated import collect_demonstrations
 from lary_policy.data.sources import load_pairs
 from lary_policy.data.store import LatentStore
-from lary_policy.data.table import LatentTable, load_latents
+from lary_policy.data.table import LatentTable, load_frames, load_latents
 
 __all__ = [
     "PRIMITIVES",
@@ -31,6 +31,7 @@ __all__ = [
     "extract",
     "extract_pairs",
     "frame_id",
+    "load_frames",
     "load_latents",
     "load_pairs",
     "pair_id",

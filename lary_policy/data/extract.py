@@ -48,6 +48,7 @@ class ExtractReport:
         seconds: Wall time.
         encode_seconds: The part of it spent inside the encoder.
         unit: What is counted, `frame` or `pair`.
+        ids: The ids of what is counted.
     """
 
     requested: int
@@ -58,6 +59,7 @@ class ExtractReport:
     seconds: float
     encode_seconds: float
     unit: str = "frame"
+    ids: tuple[str, ...] = ()
 
 
 def extract(
@@ -114,6 +116,7 @@ def extract(
         quarantined=tuple(quarantined),
         seconds=time.perf_counter() - start,
         encode_seconds=encode_seconds,
+        ids=tuple(files),
     )
 
 

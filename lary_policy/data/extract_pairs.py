@@ -86,6 +86,7 @@ def extract_pairs(
         seconds=time.perf_counter() - start,
         encode_seconds=encode_seconds,
         unit="pair",
+        ids=tuple(named),
     )
 
 

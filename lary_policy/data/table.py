@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,23 +59,72 @@ def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
     """
     of_pairs = store.latent.kind != "frame"
     ids, damaged = _identify_pairs(pairs, store) if of_pairs else _identify(pairs, store)
-    place: dict[str, int] = {}
+
+    def name(paths: tuple[Path, ...]) -> str:
+        return pair_id(*(ids[p] for p in paths)) if of_pairs else ids[paths[0]]
+
+    return _gather(pairs, damaged, name, store.read, of_pairs=of_pairs)
+
+
+def load_frames(pairs: PairTable) -> LatentTable:
+    """Decode all frames of a pair table: a `LatentTable` whose bank holds uint8 frames `[F h w 3]`.
+
+    Raises:
+        DatasetError: Not one row is usable, or frames differ in size.
+    """
+    frames: dict[Path, Tensor] = {}
+    damaged: dict[Path, str] = {}
+    for path in pairs.frame_paths():
+        try:
+            frames[path] = decode_frame(path)
+        except FrameFormatError as error:
+            damaged[path] = str(error)
+    sizes = {tuple(frame.shape) for frame in frames.values()}
+    if len(sizes) > 1:
+        raise DatasetError(
+            expected=f"frames of one size in {pairs.source}",
+            got=", ".join(str(size) for size in sorted(sizes)),
+            fix="Collect the demonstrations again, all with the same image_px.",
+        )
+    return _gather(
+        pairs, damaged, lambda paths: paths[0], lambda paths: torch.stack([frames[p] for p in paths])
+    )
+
+
+def _gather[K](
+    pairs: PairTable,
+    damaged: Mapping[Path, str],
+    name: Callable[[tuple[Path, ...]], K],
+    read: Callable[[tuple[K, ...]], Tensor],
+    *,
+    of_pairs: bool = False,
+) -> LatentTable:
+    """Build a table.
+
+    Args:
+        pairs: The rows.
+        damaged: Frames that cannot be used, with reasons; rows that need one are set aside.
+        name: From the one or two frames that something belongs to, to the name it is read by.
+        read: From names to what they name, `[F ...]`.
+        of_pairs: Whether rows need pairs of frames instead of frames.
+    """
+    place: dict[K, int] = {}
     index: list[list[list[int]]] = []
     kept: list[int] = []
     quarantined: list[Quarantined] = []
     for number, (row, before) in enumerate(zip(pairs.rows, pairs.frames_before(), strict=True)):
-        used = (*row.src_frames, *row.tgt_frames, *(before if of_pairs else ()))
-        bad = [p for p in used if p in damaged]
+        src, tgt = row.src_frames, row.tgt_frames
+        sides = (
+            [zip(before, src, strict=True), zip(src, tgt, strict=True)] if of_pairs else [zip(src), zip(tgt)]
+        )
+        needed = [list(side) for side in sides]  # of each latent and camera, the frames it is made of
+        bad = [path for side in needed for paths in side for path in paths if path in damaged]
         if bad:
             item = f"{pairs.source.name}:{row.line}"
             quarantined.append(Quarantined(item, damaged[bad[0]], "load_latents"))
             continue
         kept.append(number)
-        sides = [[ids[p] for p in side] for side in (row.src_frames, row.tgt_frames)]
-        if of_pairs:
-            last = [ids[p] for p in before]
-            sides = [[pair_id(*pair) for pair in zip(*two, strict=True)] for two in ((last, sides[0]), sides)]
-        index.append([[place.setdefault(key, len(place)) for key in side] for side in sides])
+        index.append([[place.setdefault(name(paths), len(place)) for paths in side] for side in needed])
     if not kept:
         reason = quarantined[0].reason if quarantined else "no rows"
         raise DatasetError(
@@ -83,7 +133,7 @@ def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
             fix="Run `lary data verify` for the whole list.",
         )
     return LatentTable(
-        bank=store.read(tuple(place)),
+        bank=read(tuple(place)),
         index=torch.tensor(index, dtype=torch.int64),
         kept=torch.tensor(kept, dtype=torch.int64),
         quarantined=tuple(quarantined),

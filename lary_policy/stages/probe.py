@@ -31,6 +31,7 @@ from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData
 from lary_policy.stages.estimates import action_estimates
 from lary_policy.stages.extract import SplitLatents, extract_cell, load_split
+from lary_policy.stages.latents import stored_latent
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined, Score
 
@@ -103,7 +104,7 @@ def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fiel
         task=job.data.task,
         mode=job.probe.mode,  # type: ignore[arg-type]
         target=job.probe.target,  # type: ignore[arg-type]
-        token_grid=encoder.latent.grid,
+        token_grid=stored_latent(encoder).grid,
         seed=context.config.seed,
         **fields,
     )
@@ -168,9 +169,8 @@ def _targets(split: SplitLatents, probe: ProbeConfig, embodiment: Embodiment) ->
     actions, anchors = pairs.actions()[rows], pairs.anchors()[rows]
     if probe.target == "relative":
         actions = embodiment.to_relative(actions, anchors)
-    index = split.table.index[rows]
-    index = index if probe.mode == "pair" else index[:, :1]
-    return _Targets(split.table.bank, index, actions, anchors, pairs.episodes()[rows])
+    index = split.table.change() if probe.mode == "pair" else split.table.present()
+    return _Targets(split.table.bank, index[rows], actions, anchors, pairs.episodes()[rows])
 
 
 def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
         unknown = [label for label in labels[name] if label and label not in classes]
         aside += [Quarantined(u, f"class of split {name} that train lacks", "probe") for u in unknown]
         targets = torch.tensor([classes.index(labels[name][i]) for i in rows[name]])
-        batches[name] = LatentBatches(split.table.bank, split.table.index[rows[name]], targets)
+        batches[name] = LatentBatches(split.table.bank, split.table.change()[rows[name]], targets)
     meta = _head_meta(context, job, batches["train"], class_names=classes)
     head = build_head(meta)
     trained = _train(context, job, head, batches, class_objective(), update)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lary_policy.data import LatentStore, decode_frame, extract, load_latents, load_pairs
+from lary_policy.data import LatentStore, decode_frame, extract, load_frames, load_latents, load_pairs
 from lary_policy.errors import DatasetError, StoreError
 
 
@@ -61,3 +61,23 @@ def test_nothing_usable_is_an_error(pairs, pool_encoder, store):
     extract(pairs.frame_paths(), pool_encoder, store)
     with pytest.raises(DatasetError, match="12 rows set aside"):
         load_latents(pairs, store)
+
+
+def test_frames_themselves_in_place_of_latents(pairs):
+    damaged = pairs.rows[1].tgt_frames[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    table = load_frames(pairs)
+    assert table.bank.dtype == torch.uint8
+    assert table.kept.tolist() == [0, *range(3, 12)]
+    for number, index in zip(table.kept.tolist(), table.index, strict=True):
+        row = pairs.rows[number]
+        for side, path in enumerate((row.src_frames[0], row.tgt_frames[0])):
+            assert torch.equal(table.bank[index[side, 0]], decode_frame(path))
+
+
+def test_frames_of_two_sizes_have_no_table(pairs, make_synthetic):
+    other = make_synthetic("other", episodes=1, px=16)
+    odd = next((other.root / "images").rglob("*.png"))
+    pairs.rows[4].tgt_frames[0].write_bytes(odd.read_bytes())
+    with pytest.raises(DatasetError, match="image_px"):
+        load_frames(pairs)

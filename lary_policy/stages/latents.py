@@ -1,0 +1,65 @@
+"""How the latents of each kind of encoder are made and kept: of frames, or of pairs of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lary_policy.data import ExtractReport, LatentStore, PairTable, extract, extract_pairs
+from lary_policy.data.extract import Progress
+from lary_policy.encoders import LatentEncoder
+from lary_policy.encoders.codebook import CodebookHealth, codebook_health
+from lary_policy.encoders.pairs import pair_spec
+from lary_policy.types import LatentSpec
+
+
+def of_frames(encoder: LatentEncoder) -> bool:
+    """Tell whether an encoder has a latent for each frame; others have one for two frames."""
+    return encoder.latent.kind == "frame"
+
+
+def stored_latent(encoder: LatentEncoder) -> LatentSpec:
+    """Return the shape of what is stored and given to heads: the latent of a frame, or of two frames."""
+    return encoder.latent if of_frames(encoder) else pair_spec(encoder)
+
+
+def extract_tables(
+    tables: Sequence[PairTable],
+    goals: PairTable,
+    encoder: LatentEncoder,
+    store: LatentStore,
+    *,
+    batch_size: int,
+    decode_threads: int,
+    on_progress: Progress,
+) -> ExtractReport:
+    """Encode what the store lacks of the tables.
+
+    Args:
+        tables: Demonstrations that heads are trained and tested on.
+        goals: Demonstrations that the closed loop follows. Their latents are only needed of frame encoders:
+            encoders of pairs compare their frames with live ones.
+        encoder: Any encoder.
+        store: Its store.
+        batch_size: Frames or pairs encoded at once.
+        decode_threads: Threads that decode images.
+        on_progress: Called with (done, to do).
+    """
+    if of_frames(encoder):
+        paths = dict.fromkeys(path for table in (*tables, goals) for path in table.frame_paths())
+        return extract(
+            paths, encoder, store, batch_size=batch_size, decode_threads=decode_threads,
+            on_progress=on_progress,
+        )  # fmt: skip
+    pairs = dict.fromkeys(pair for table in tables for pair in table.frame_pairs())
+    return extract_pairs(
+        pairs, encoder, store, batch_size=batch_size, decode_threads=decode_threads, on_progress=on_progress
+    )
+
+
+def health_of(encoder: LatentEncoder, store: LatentStore, report: ExtractReport) -> CodebookHealth | None:
+    """Return how the codes of an extraction use the encoder's codebook; None for an encoder without one."""
+    codebook = encoder.spec.codebook
+    if codebook is None:
+        return None
+    stored = [pair for pair in report.ids if store.contains(pair)]
+    return codebook_health(store.read_codes(stored), codebook[0])
