@@ -52,6 +52,33 @@ def test_encode_prints_one_json_object_a_figure(tmp_path):
     assert row["settings"]["encoder"] == "dinov2-small"
 
 
+def test_encoders_prints_rate_flops_and_share_of_the_peak():
+    done = start("encoders", "--json", "--device", "cpu", "encoders=pixels,efficientnet-lite0", "batch=1")
+    assert done.returncode == 0, done.stderr
+    rows = {row["metric"]: row for row in map(json.loads, done.stdout.splitlines())}
+    rate = rows["efficientnet-lite0.eager.rate"]
+    assert rate["unit"] == "img/s"
+    assert rate["min"] <= rate["value"] <= rate["max"]
+    assert 0.1 < rate["ratio"] < 10
+    flops = rows["efficientnet-lite0.eager.gflops_per_second"]["value"]
+    assert flops == pytest.approx(rate["value"] * 0.768, rel=0.01)
+    peak = rows["matmul_gflops_per_second"]["value"]
+    assert rows["efficientnet-lite0.eager.share_of_matmul"]["value"] == pytest.approx(flops / peak)
+    assert "ratio" not in rows["pixels.eager.rate"]
+
+
+def test_stream_times_every_stage_and_stores_all_latents(tmp_path):
+    settings = ("encoder=pixels", "image_px=28", "batch=2", "batches=2", "compile=0", "dtype=float32")
+    done = start("stream", "--json", "--device", "cpu", *settings, f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    rows = {row["metric"]: row for row in map(json.loads, done.stdout.splitlines())}
+    stages = [f"{stage}_ms" for stage in ("upload", "preprocess", "model", "download", "store")]
+    assert list(rows) == [*stages, "images_per_second"]
+    assert all(rows[stage]["value"] >= 0 for stage in stages)
+    assert rows["images_per_second"]["ratio"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_case_lists_the_known():
     done = start("encod")
     assert done.returncode == 2
