@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
-from lary_policy.paths import choices, configs_dir
+from lary_policy.paths import NAMED_ENCODER, choices, configs_dir
+
+NAMES_OF_ENCODERS = "package.module:Attribute|auto:<hub id, folder or timm name>"
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -23,6 +25,7 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = [part for override in overrides for part in _named_encoder(override)]
     for override in overrides:
         _check_choice(override)
     try:
@@ -46,9 +49,19 @@ def settings_text(verb: str) -> str:
     values = compose(verb, [])
     used = [g for g in group_names() if g in ("suite", *values)]
     groups = [f"  {group}={'|'.join(choices(group))}" for group in used]
+    groups += [f"  encoder={NAMES_OF_ENCODERS}"] if "encoder" in used else []
     return "\n".join(
         [f"usage: lary {verb} [group=choice] [key=value] ...", "", "groups:", *groups, "", "settings:"]
     ) + ("\n" + "\n".join("  " + line for line in OmegaConf.to_yaml(values).rstrip().splitlines()))
+
+
+def _named_encoder(override: str) -> list[str]:
+    """Turn `encoder=<a name with a colon>`, which no file has, into its template with that name."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+~") != "encoder" or ":" not in value:
+        return [override]
+    name = value.strip("'\"")
+    return [f"{key}={NAMED_ENCODER}", f"encoder.name='{name}'"]
 
 
 def _check_choice(override: str) -> None:
@@ -60,7 +73,7 @@ def _check_choice(override: str) -> None:
             fix="Example: lary probe env=reach.",
         )
     group = key.lstrip("+~")
-    if group in group_names() and value not in choices(group):
+    if group in group_names() and value not in (*choices(group), NAMED_ENCODER):
         raise UnknownNameError(group, value, choices(group))
     if Path(value).suffix == ".yaml":
         raise ConfigError(

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from lary_policy.errors import ConfigError, StoreError, UnsafePathError
 
+# The file of encoders that no other file of the group names: own ones and those found by `auto:`.
+NAMED_ENCODER = "_named"
+
 
 def configs_dir() -> Path:
     """Return the folder of the Hydra groups: package data in a wheel, `configs/` in a checkout.
@@ -29,8 +32,8 @@ def configs_dir() -> Path:
 
 
 def choices(group: str) -> tuple[str, ...]:
-    """Return the names of a config group: its YAML files without their suffix, in alphabetical order."""
-    return tuple(sorted(p.stem for p in (configs_dir() / group).glob("*.yaml")))
+    """Return the names of a config group in alphabetical order: its YAML files that do not start with `_`."""
+    return tuple(sorted(p.stem for p in (configs_dir() / group).glob("[!_]*.yaml")))
 
 
 def resolve_inside(root: Path, relative: str | Path) -> Path:

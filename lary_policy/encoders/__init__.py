@@ -27,6 +27,7 @@ from lary_policy.encoders.base import (
     register_encoder,
 )
 from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.module_weights import module_with_weights
 from lary_policy.encoders.pair_encoder import PairEncoder, PairModel, PairTokens
 from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
@@ -59,6 +60,7 @@ __all__ = [
     "laq_registry",
     "list_encoders",
     "load_encoder",
+    "module_with_weights",
     "open_magvit2",
     "pixels",
     "prepare_frames",

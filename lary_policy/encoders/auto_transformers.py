@@ -70,10 +70,10 @@ def _from_config(config: Any) -> nn.Module:
     from transformers import MODEL_MAPPING, AutoBackbone, AutoModel
 
     known: Any = MODEL_MAPPING  # its type does not declare lookups by class
-    model_class = known[type(config)] if type(config) in known else None
+    model_class = known.get(type(config))
     # Where it is optional, a pooling layer would only cost time: nothing here reads what it returns.
-    optional = "add_pooling_layer" in inspect.signature(model_class).parameters if model_class else False
-    options = {"add_pooling_layer": False} if optional else {}
+    accepted = inspect.signature(model_class).parameters if isinstance(model_class, type) else {}
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
     try:
         return (AutoModel if model_class else AutoBackbone).from_config(
             config, trust_remote_code=False, **options

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from lary_policy.encoders.own import EXAMPLE, import_attribute
+from lary_policy.encoders.own import EXAMPLE, import_attribute, source_digest
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.types import LatentSpec
@@ -207,8 +207,10 @@ def find_encoder(name: str) -> RegisteredEncoder:
     scheme, colon, rest = name.partition(":")
     if scheme in _SCHEMES and colon:
         return _SCHEMES[scheme](rest)
-    if colon:
+    if colon and all(part.isidentifier() for part in scheme.split(".")):
         return _own_encoder(name)
+    if colon:
+        raise UnknownNameError("word before the colon, and no Python module", scheme, _SCHEMES)
     if name not in _REGISTRY:
         raise UnknownNameError("encoder", name, _REGISTRY)
     return _REGISTRY[name]
@@ -225,7 +227,9 @@ def _own_encoder(name: str) -> RegisteredEncoder:
             got=f"a {type(attribute).__name__} that registers {specs}",
             fix=f"Put @register_encoder(SPEC) above the class or builder ({EXAMPLE}), or name its spec.",
         )
-    return found[0]
+    spec = found[0].spec
+    code = f"{spec.code_version}-{source_digest(name)}"
+    return replace(found[0], spec=replace(spec, code_version=code))
 
 
 def _device(name: str) -> torch.device:

@@ -66,7 +66,7 @@ def _dinov3(size: str, revision: str, params_m: float, gflops: float, **extra: A
         latent=LatentSpec("frame", tokens=196, width=WIDTHS[size], grid=(1, 14, 14)),
         preprocess=DINOV3,
         dtype="float32",
-        licence="DINOv3 License",
+        licence="LicenseRef-DINOv3",
         paper="arXiv:2508.10104",
         params_m=params_m,
         gflops_per_frame=gflops,

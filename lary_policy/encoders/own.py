@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,12 @@ def import_attribute(name: str) -> Any:
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UnknownNameError(f"attribute of {module_name}", attribute, public)
     return getattr(module, attribute)
+
+
+def source_digest(name: str) -> str:
+    """Return 8 hex digits over the source of an imported module, so that edited code is not taken for old."""
+    source = inspect.getsourcefile(sys.modules[name.partition(":")[0]])
+    return hashlib.sha256(Path(source).read_bytes() if source else b"").hexdigest()[:8]
 
 
 def _import(name: str) -> Any:

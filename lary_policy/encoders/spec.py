@@ -33,7 +33,8 @@ class EncoderSpec:
         params_m: Parameters of what `encode` runs, in millions.
         gflops_per_frame: Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9.
         reference_key: Name of the same model in LARYBench, or None.
-        code_version: Raised when this package's code changes the output for the same weights.
+        code_version: Raised when code changes the output for the same weights; a digest of its module follows
+            that of an own encoder.
         outputs: What `encode` can return; the first is the default. Quantised families offer `continuous`,
             `quantised` and, where the reference returns something else, `lary`.
         lary_output: What `output="auto"` means under `preprocess="lary"`; None for the first of `outputs`.
@@ -56,7 +57,7 @@ class EncoderSpec:
     params_m: float
     gflops_per_frame: float
     reference_key: str | None = None
-    code_version: int = 1
+    code_version: int | str = 1
     outputs: tuple[str, ...] = ("continuous",)
     lary_output: str | None = None
     noisy_outputs: tuple[str, ...] = ()

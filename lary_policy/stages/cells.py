@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ def digest(*parts: Any) -> str:
     """Return 12 hex digits of the sha256 of the parts' canonical JSON (dataclasses as dicts)."""
     text = json.dumps(parts, sort_keys=True, default=_encode)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file: names of own encoders have colons, hub ids have slashes."""
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 def _encode(value: Any) -> Any:
@@ -47,7 +53,7 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Where the cell's files lie."""
-        return self.root / self.stage / f"{self.label}-{self.key}"
+        return self.root / self.stage / f"{safe_name(self.label)}-{self.key}"
 
     @property
     def done(self) -> bool:

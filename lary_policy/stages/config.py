@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
-from lary_policy.paths import choices, configs_dir
+from lary_policy.paths import NAMED_ENCODER, choices, configs_dir
 
 PROBE_MODES = ("pair", "policy", "atomic")
 TARGETS = {"pair": ("absolute", "relative"), "policy": ("absolute", "relative"), "atomic": ("class",)}
@@ -27,7 +27,8 @@ RESERVED_RUNS = ("cache", "latest")  # names that the output folder uses itself
 class EncoderChoice:
     """Which encoder, and how its frames and weights are treated (one file of configs/encoder).
 
-    `image_px` null means the size of the suite's frames, so that nothing is scaled up.
+    `image_px` null means the size of the suite's frames, so that nothing is scaled up. `output` is one of the
+    encoder's outputs; `auto` is its first one, or what the reference benchmark extracts under preprocess=lary.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EncoderChoice:
     preprocess: str = "native"
     dtype: str = "float32"
     image_px: int | None = None
+    output: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def suite_config(raw: dict[str, Any]) -> SuiteConfig:
     if env is not None:
         raw["tasks"] = [env["name"]]
     names = [encoder] if encoder is not None else raw.get("encoders", [])
-    raw["encoders"] = [name if isinstance(name, dict) else read_group("encoder", name) for name in names]
+    raw["encoders"] = [name if isinstance(name, dict) else encoder_settings(name) for name in names]
     try:
         return draccus.decode(SuiteConfig, raw)
     except draccus.utils.DecodingError as error:
@@ -193,6 +195,18 @@ def _cause(error: Exception) -> LaryPolicyError:
         got=str(error),
         fix="See configs/suite/quick.yaml for a complete example.",
     )
+
+
+def encoder_settings(name: str) -> dict[str, Any]:
+    """Read the settings of an encoder: its own file, or the common one for a name with a colon.
+
+    Raises:
+        UnknownNameError: The name has no colon and no file.
+    """
+    if ":" not in name:
+        return read_group("encoder", name)
+    template = (configs_dir() / "encoder" / f"{NAMED_ENCODER}.yaml").read_text()
+    return {**yaml.safe_load(template), "name": name}
 
 
 def read_group(group: str, name: str) -> dict[str, Any]:

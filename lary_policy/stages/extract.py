@@ -1,4 +1,4 @@
-"""Stage `extract`: every unique frame of a task through one encoder, once."""
+"""Stage `extract`: every unique frame (or pair of frames) of a task through one encoder, once."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data import LatentStore, LatentTable, PairTable, extract, load_latents
-from lary_policy.progress import progress
-from lary_policy.stages.cells import Cell
+from lary_policy.data import LatentStore, LatentTable, PairTable, load_latents
+from lary_policy.progress import console, progress
+from lary_policy.stages.cells import Cell, safe_name
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData, data_cells
+from lary_policy.stages.latents import extract_tables, health_of, stored_latent
 from lary_policy.threads import intra_op_threads
 
-BATCH_FRAMES = 64  # encoded at once; larger batches are no faster on 2 cores
+BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
 
 
 @dataclass(frozen=True)
 class SplitLatents:
-    """Pairs of one split and the latents of their frames."""
+    """Pairs of one split and the latents of their frames, or of the pairs themselves."""
 
     pairs: PairTable
     table: LatentTable
@@ -29,11 +30,11 @@ def open_store(context: RunContext, choice: EncoderChoice) -> LatentStore:
     """Open the latents of an encoder, shared by all tasks and runs of an output folder."""
     encoder = context.encoder(choice)
     root = _store_root(context, choice, encoder.fingerprint)
-    return LatentStore(root, encoder.fingerprint, encoder.latent)
+    return LatentStore(root, encoder.fingerprint, stored_latent(encoder))
 
 
 def _store_root(context: RunContext, choice: EncoderChoice, fingerprint: str) -> Path:
-    return context.cache / "latents" / f"{choice.name}-{fingerprint}"
+    return context.cache / "latents" / f"{safe_name(choice.name)}-{fingerprint}"
 
 
 def _store_is_whole(context: RunContext, choice: EncoderChoice, result: dict[str, Any]) -> bool:
@@ -57,7 +58,7 @@ def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
 
 
 def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> dict[str, Any]:
-    """Encode what the store lacks and return counts, seconds and quarantined files.
+    """Encode what the store lacks; return counts, seconds, quarantined files and the use of the codebook.
 
     Raises:
         StoreError: The disk is full or the store is damaged; finished shards are kept.
@@ -68,22 +69,30 @@ def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> d
         return cell.result()
     encoder = context.encoder(choice)
     store = open_store(context, choice)
-    tables = [data.pairs(context, split) for split in (*SPLITS, "rollout")]
-    paths = list(dict.fromkeys(path for pairs in tables for path in pairs.frame_paths()))
+    tables, goals = [data.pairs(context, split) for split in SPLITS], data.pairs(context, "rollout")
     with progress(f"extract {cell.label}") as update, intra_op_threads(context.cores):
-        report = extract(
-            paths, encoder, store, batch_size=BATCH_FRAMES, decode_threads=context.cores, on_progress=update
-        )
+        report = extract_tables(
+            tables, goals, encoder, store, batch_size=BATCH_SIZE, decode_threads=context.cores,
+            on_progress=update,
+        )  # fmt: skip
+    health = health_of(encoder, store, report)
+    if health is not None:
+        console.print(f"    codebook of {choice.name} on {data.task}: {health}")
     return cell.finish(
         {
             "task": data.task,
             "encoder": choice.name,
             "fingerprint": encoder.fingerprint,
+            "unit": report.unit,
             "requested": report.requested,
             "unique": report.unique,
             "encoded": report.encoded,
             "reused": report.reused,
-            "quarantined": [*report.quarantined, *(q for pairs in tables for q in pairs.quarantined)],
+            "quarantined": [
+                *report.quarantined,
+                *(q for pairs in (*tables, goals) for q in pairs.quarantined),
+            ],
+            "codebook": health and health.to_dict(),
             "seconds": report.seconds,
         }
     )
