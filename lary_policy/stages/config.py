@@ -28,7 +28,7 @@ class EncoderChoice:
     """Which encoder, and how its frames and weights are treated (one file of configs/encoder).
 
     `image_px` null means the size of the suite's frames, so that nothing is scaled up. `output` is one of the
-    encoder's outputs; `auto` is its first one, or what the reference benchmark extracts under preprocess=lary.
+    encoder's outputs; `auto` is its first one or, under preprocess=lary, what the reference extracts.
     """
 
     name: str

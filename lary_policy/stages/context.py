@@ -22,7 +22,7 @@ from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.threads import available_cores
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 1, "extract": 1, "probe": 5, "rollout": 2}
+STAGE_VERSIONS = {"data": 1, "extract": 2, "probe": 5, "rollout": 2}
 PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
 
 
@@ -63,7 +63,10 @@ class RunContext:
             load_head_config(probe.head)
         context = cls(config, resolve_device(config.device), config.output_dir / "cache", available_cores())
         for choice in config.encoders:
-            encoder_spec(choice.name).latent_at(context.image_px(choice))
+            spec = encoder_spec(choice.name)
+            spec.latent_at(context.image_px(choice))
+            spec.preprocess_named(choice.preprocess)
+            spec.output_named(choice.output, choice.preprocess)
             context.weights_key(choice)
         return context
 
@@ -94,6 +97,7 @@ class RunContext:
                 dtype=self.dtype(choice),
                 device=self.device,
                 seed=self.config.seed,
+                output=choice.output,
             )
         return self._encoders[choice]
 

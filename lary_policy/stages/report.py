@@ -9,6 +9,7 @@ from typing import Any
 
 from lary_policy.embodiment import Embodiment
 from lary_policy.report import (
+    CodebookUse,
     Confusion,
     ConstantDimension,
     ReportBundle,
@@ -87,6 +88,7 @@ def report_bundle(context: RunContext, results: Results, config_yaml: str) -> Re
         stage_seconds=results.stage_seconds(),
         environment=environment(context),
         config_yaml=config_yaml,
+        codebooks=tuple(_codebook(r) for r in results.extract if r["codebook"]),
         notes=tuple(_notes(results)),
     )
 
@@ -138,10 +140,15 @@ def _constant(probes: Sequence[dict[str, Any]]) -> list[ConstantDimension]:
     return [ConstantDimension(*key, value) for key, value in sorted(found.items())]
 
 
+def _codebook(row: dict[str, Any]) -> CodebookUse:
+    names = ("codes", "used", "perplexity", "dead", "tokens")
+    return CodebookUse(row["encoder"], row["task"], **{name: row["codebook"][name] for name in names})
+
+
 def _notes(results: Results) -> list[str]:
     missing = [f"Not finished, so not on this page: {name}." for name in results.unfinished]
     return missing + [
-        f"{r['task']}, {r['encoder']}: {r['requested']} frame files, {r['unique']} unique, "
+        f"{r['task']}, {r['encoder']}: {r['requested']} frame files, {r['unique']} unique {r['unit']}s, "
         f"{r['encoded']} encoded and {r['reused']} already in the store."
         for r in results.extract
     ]

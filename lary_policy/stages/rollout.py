@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.contract import ActionContract, require_stats
+from lary_policy.data import load_frames
 from lary_policy.data.episodes import EpisodeRecord, read_episodes
 from lary_policy.errors import DatasetError
 from lary_policy.heads import build_head, load_head
@@ -22,7 +23,8 @@ from lary_policy.stages.config import EncoderChoice, RolloutConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import TaskData, data_cells, seeds_of
 from lary_policy.stages.episode_progress import EpisodeProgress
-from lary_policy.stages.extract import load_split
+from lary_policy.stages.extract import SplitLatents, load_split
+from lary_policy.stages.latents import of_frames
 from lary_policy.stages.probe import ProbeJob, probe_cell
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import EpisodeResult, Score
@@ -158,11 +160,13 @@ def _preparation(context: RunContext, job: RolloutJob, env: SimEnv) -> Callable[
     if job.random:
         head = build_head(meta, seed=RANDOM_SEED).to(context.device)
 
+    shown = _shown(context, job.data, choice) if job.rollout.mode == "subgoal" else None
+
     def prepare(seeds: Sequence[int]) -> Wave:
         goals, lengths = None, None
         impossible: list[str | None] = [None] * len(seeds)
-        if job.rollout.mode == "subgoal":
-            goals, lengths, impossible = _goals(context, job.data, choice, seeds)
+        if shown is not None:
+            goals, lengths, impossible = _goals(context, job.data, shown, seeds)
             goals, lengths = goals.to(env.device), lengths.to(env.device)
         agent = HeadAgent(
             encoder, head, embodiment, stats, target=meta.target, proprio_stats=meta.proprio_stats,
@@ -173,15 +177,22 @@ def _preparation(context: RunContext, job: RolloutJob, env: SimEnv) -> Callable[
     return prepare
 
 
+def _shown(context: RunContext, data: TaskData, choice: EncoderChoice) -> SplitLatents:
+    """Return what the demonstrations to follow show: latents, or frames for encoders that compare frames."""
+    if of_frames(context.encoder(choice)):
+        return load_split(context, data, choice, "rollout")
+    pairs = data.pairs(context, "rollout")
+    return SplitLatents(pairs, load_frames(pairs))
+
+
 def _goals(
-    context: RunContext, data: TaskData, choice: EncoderChoice, seeds: Sequence[int]
+    context: RunContext, data: TaskData, split: SplitLatents, seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor, list[str | None]]:
-    """Return demonstration latents `[w j c n d]`, their lengths `[w]`, and why a seed cannot be run.
+    """Return what the demonstrations show `[w j c ...]`, their lengths `[w]`, and why a seed cannot be run.
 
     A seed has `no_demonstration`, or a `damaged_demonstration` when one of its frames was set aside: without
     it every later goal would be a chunk early.
     """
-    split = load_split(context, data, choice, "rollout")
     records = {record.seed: record for record in read_episodes(data.goals_root)}
     rows_of: dict[int, list[int]] = {}
     episodes = split.pairs.select(split.table.kept).episodes().tolist()

@@ -87,7 +87,7 @@ def settings() -> Callable[..., dict[str, Any]]:
     return lambda *overrides: compose("suite", [*SETTINGS, *overrides])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def suite_settings() -> tuple[str, ...]:
     """The overrides that make the tiny suite."""
     return SETTINGS
