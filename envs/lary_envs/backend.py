@@ -62,10 +62,13 @@ class Physics(Protocol):
 
 @runtime_checkable
 class Bounded(Protocol):
-    """An engine with contact buffers of a fixed size."""
+    """An engine with buffers of a fixed size on a device."""
 
     def check_overflow(self) -> None:
         """Raise ContactOverflowError if a world lost contacts since the last check."""
+
+    def close(self) -> None:
+        """Free the buffers."""
 
 
 class BatchPhysics:
@@ -144,8 +147,11 @@ def make_physics(
     contacts: tuple[int, int],
     num_threads: int | None = None,
     vary: Sequence[str] = (),
+    deterministic: bool = False,
 ) -> Physics:
     """Build the engine `mujoco`, `warp` or `auto` (`warp` on CUDA, else `mujoco`).
+
+    `deterministic` is for `warp`, see `WarpPhysics`; the other engine always is.
 
     Raises:
         UnknownNameError: There is no such engine.
@@ -156,6 +162,7 @@ def make_physics(
         from lary_envs.warp_backend import WarpPhysics
 
         return WarpPhysics(
-            model, num_worlds, device=device, nconmax=contacts[0], njmax=contacts[1], vary=vary
-        )
+            model, num_worlds, device=device, nconmax=contacts[0], njmax=contacts[1], vary=vary,
+            deterministic=deterministic,
+        )  # fmt: skip
     return BatchPhysics(model, num_worlds, num_threads=num_threads, vary=vary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from lary_envs.backend import Bounded, make_physics
 from lary_envs.initial import InitialStates
 from lary_envs.layout import Layout
 from lary_envs.measure import Measurement
+from lary_envs.nan_guard import NanGuard
 from lary_envs.robot import robot_of
 from lary_envs.scene import TIMESTEP_S, build_model
 from lary_envs.spec import WorldState, task_entry
@@ -35,6 +37,9 @@ class SimEnv:
         render_device: `cpu`, `cuda` or `cuda:1`; where frames are traced and returned.
         num_threads: Threads of physics and rendering on a CPU; all cores by default.
         physics: `mujoco` (C engine, CPU), `warp` (MuJoCo Warp on `render_device`) or `auto`: `warp` on CUDA.
+        deterministic: Ask `warp` for a fixed order of sums, see `WarpPhysics`; `mujoco` always has one.
+        guard_folder: Where the last states of diverged worlds are saved for `lary_envs.nan_guard.replay`;
+            None records nothing.
 
     Attributes:
         task: Spec of the task.
@@ -50,6 +55,7 @@ class SimEnv:
     def __init__(
         self, task: str, num_worlds: int, *, cameras: Sequence[str] = ("front",), image_px: int = 112,
         render_device: str = "cpu", num_threads: int | None = None, physics: str = "auto",
+        deterministic: bool = False, guard_folder: Path | None = None,
     ) -> None:  # fmt: skip
         entry = task_entry(task)
         self.task = entry.spec
@@ -62,7 +68,7 @@ class SimEnv:
         self.num_actuators = int(self._model.nu)
         self._physics = make_physics(
             physics, self._model, num_worlds, device=render_device, num_threads=num_threads,
-            contacts=self.robot.contacts,
+            contacts=self.robot.contacts, deterministic=deterministic,
         )  # fmt: skip
         self.device = self._physics.device
         self._measure = Measurement(self.robot, self._model, self._physics)
@@ -70,6 +76,10 @@ class SimEnv:
         self._tracer: RayTracer | None = None
         self._render_device, self._num_threads = render_device, num_threads
         self._substeps = round(1 / (self.task.control_hz * TIMESTEP_S))
+        self._guard: NanGuard | None = None
+        if guard_folder is not None:
+            self._guard = NanGuard(self._physics, task=task, substeps=self._substeps, folder=guard_folder)
+        self._seeds = [0] * num_worlds
         self._held = torch.zeros(num_worlds, dtype=torch.long, device=self.device)
         self._diverged = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
 
@@ -87,6 +97,8 @@ class SimEnv:
             raise SimulationError(
                 expected=f"{count} seeds, one a world", got=f"{len(seeds)}", fix="Pass one seed a world."
             )
+        for world, seed in zip(range(self.num_worlds) if chosen is None else chosen, seeds, strict=True):
+            self._seeds[world] = int(seed)
         index = None if chosen is None else torch.tensor(chosen, device=self.device)
         self._physics.reset(*self._initial.draw(seeds), worlds=index)
         which = slice(None) if index is None else index
@@ -105,8 +117,7 @@ class SimEnv:
 
         Raises:
             ShapeError: Wrong shape or non-finite values.
-            ContactOverflowError: A world had more contacts than the engine has room for; on a GPU `check` says
-                so.
+            ContactOverflowError: A world had too many contacts; on a GPU `check` finds out.
         """
         if tuple(ctrl.shape) != (self.num_worlds, self.num_actuators):
             raise ShapeError(
@@ -120,6 +131,8 @@ class SimEnv:
                 got="non-finite values",
                 fix="Check targets with EndEffectorController.check.",
             )
+        if self._guard is not None:
+            self._guard.record(ctrl)
         self._physics.step(ctrl, self._substeps)
         state = self.world_state()
         self._diverged |= ~torch.isfinite(self._physics.field("qpos")).all(-1)
@@ -131,7 +144,7 @@ class SimEnv:
         Raises:
             SimulationError: A world index is out of range.
         """
-        chosen = list(range(self.num_worlds)) if worlds is None else self._world_indices(worlds)
+        chosen = None if worlds is None else self._world_indices(worlds)
         if self._tracer is None:
             self._tracer = self._make_tracer()
         return self._tracer.render(self._physics, chosen)
@@ -153,11 +166,15 @@ class SimEnv:
         return self._diverged.clone()
 
     def check(self) -> None:
-        """Make sure that nothing went wrong unseen: engines on a GPU look only when asked, because it waits.
+        """Make sure that nothing went wrong unseen; on a GPU this waits, so nothing else looks.
+
+        Saves the states of diverged worlds where there is a `guard_folder`.
 
         Raises:
             ContactOverflowError: A world had more contacts than the engine has room for.
         """
+        if self._guard is not None:
+            self._guard.dump(self._seeds)
         if isinstance(self._physics, Bounded):
             self._physics.check_overflow()
 
@@ -174,6 +191,8 @@ class SimEnv:
         if self._tracer is not None:
             self._tracer.close()
             self._tracer = None
+        if isinstance(self._physics, Bounded):
+            self._physics.close()
 
     def _make_tracer(self) -> RayTracer:
         from lary_envs.renderer import RayTracer  # here, because physics alone must not wait for Warp

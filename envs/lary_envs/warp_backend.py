@@ -47,7 +47,8 @@ class WarpPhysics:
         vary: Fields of MjModel that have a value for each world; written through `field`. Constants that
             MuJoCo derives from them follow at the next reset.
         graph: Whether to record steps as a CUDA graph; by default where that is possible.
-        deterministic: Sum in a fixed order. MuJoCo Warp 4.0 does not yet sort contacts, so two runs on CUDA
+        deterministic: Sum in a fixed order, twelve times slower on an H100 (1,024 worlds of pick_place: 62
+            instead of 5.3 ms a control step). MuJoCo Warp 4.0 does not yet sort contacts, so two runs on CUDA
             are bit-equal without contacts only; on a CPU they always are.
 
     Attributes:
@@ -63,7 +64,7 @@ class WarpPhysics:
 
     def __init__(
         self, model: mujoco.MjModel, num_worlds: int, *, device: str | torch.device = "cuda", nconmax: int,
-        njmax: int, vary: Sequence[str] = (), graph: bool | None = None, deterministic: bool = True,
+        njmax: int, vary: Sequence[str] = (), graph: bool | None = None, deterministic: bool = False,
     ) -> None:  # fmt: skip
         self.device = resolve_device(device)
         self.vary, self.num_worlds = tuple(vary), num_worlds

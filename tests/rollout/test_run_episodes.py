@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
+from lary_envs.nan_guard import replay
 from lary_policy.errors import SimulationError
 from lary_policy.rollout import Agent, EpisodeFrames, ExpertAgent, Observation, RolloutResult, run_episodes
 from lary_policy.types import EpisodeResult
@@ -238,3 +239,24 @@ def test_the_film_holds_the_chosen_worlds_and_the_success_of_its_frames(expert):
         assert filmed[0] is False
         assert filmed[-1] == episode.success_at_end
         assert filmed.index(True) * 5 >= episode.first_success_step
+
+
+def test_a_diverged_world_stops_by_name_and_can_be_replayed(expert, tmp_path):
+    env = SimEnv("reach", 4, image_px=28, guard_folder=tmp_path)
+
+    def break_world(plan: Tensor, chunk: int) -> Tensor:
+        if chunk == 6:
+            env._physics.field("qvel")[2] = float("inf")
+        return plan
+
+    got = run_episodes(
+        env, EndEffectorController(4), lambda: spoiled(break_world)(env), SEEDS, max_steps=MAX_STEPS
+    ).episodes
+    assert [e.failure for e in got] == [None, None, "diverged", None]
+    assert got[2].steps == 6
+    assert not got[2].success_at_end
+    assert [got[i] for i in (0, 1, 3)] == [expert[i] for i in (0, 1, 3)]
+    (file,) = tmp_path.glob("*.safetensors")
+    assert str(SEEDS[2]) in file.name
+    assert replay(file).diverged_at is not None
+    env.close()
