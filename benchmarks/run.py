@@ -35,6 +35,19 @@ CASES = (
         {"encoders": "all", "image_px": 0, "batch": 2, "repeats": 3, "dtype": "float32", "compile": 0},
     ),
     Case(
+        "sim",
+        "cases_sim",
+        {
+            "task": "pick_place",
+            "worlds": "auto",
+            "image_px": "64,128,224",
+            "physics": "auto",
+            "threads": 0,
+            "steps": 100,
+            "repeats": 5,
+        },
+    ),
+    Case(
         "stream",
         "cases_stream",
         {
