@@ -60,15 +60,13 @@ def extract_pairs(
     wanted = list(pairs)
     ids, quarantined = identify(path for pair in wanted for path in pair)
     files = {frame: path for path, frame in reversed(ids.items())}
-    named: dict[str, FramePair] = {}
-    for first, second in wanted:
-        if first in ids and second in ids:
-            named.setdefault(pair_id(ids[first], ids[second]), (ids[first], ids[second]))
+    readable = [(ids[first], ids[second]) for first, second in wanted if first in ids and second in ids]
+    named = {pair_id(*pair): pair for pair in readable}
     absent = store.missing(named)
     batches = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
-    frames_of = ([(f, files[f]) for f in _frames(batch, named)] for batch in batches)
+    images = ([(f, files[f]) for f in _frames(batch, named)] for batch in batches)
     writer, encode_seconds, done = ShardWriter(store, shard_pairs), 0.0, 0
-    for batch, (frame_ids, frames, bad) in zip(batches, decoded(frames_of, decode_threads), strict=True):
+    for batch, (frame_ids, frames, bad) in zip(batches, decoded(images, decode_threads), strict=True):
         quarantined.extend(bad)
         began = time.perf_counter()
         quarantined.extend(_add(batch, named, dict(zip(frame_ids, frames, strict=True)), encoder, writer))
