@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from lary_policy.compose import NAMES_OF_ENCODERS
 from lary_policy.encoders import encoder_spec, list_encoders, weights_status
 from lary_policy.errors import ConfigError
 
@@ -19,8 +20,10 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     for column, justify in (
         ("name", "left"),
         ("family", "left"),
+        ("latent", "left"),
         ("tokens x width", "right"),
         ("params", "right"),
+        ("GFLOP a frame", "right"),
         ("licence", "left"),
         ("weights", "left"),
     ):
@@ -32,15 +35,18 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         table.add_row(
             name,
             spec.family,
+            spec.latent.kind,
             f"{spec.latent.tokens} x {spec.latent.width} @{spec.image_px}px",
             f"{spec.params_m:.1f} M" if spec.params_m else "-",
+            f"{spec.gflops_per_frame:.1f}" if spec.gflops_per_frame else "-",
             spec.licence,
             f"{mark}: {status.source}",
         )
         if not status.available:
             missing.append(f"{name}: {status.fix}")
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 220)
     console.print(table)
+    console.print(f"\nAlso: encoder={NAMES_OF_ENCODERS}", markup=False, soft_wrap=True)
     if missing:
         console.print("\nTo get the missing weights:")
         for line in missing:

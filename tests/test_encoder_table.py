@@ -20,6 +20,7 @@ def test_every_encoder_has_a_row_with_its_numbers(name, capsys):
     spec = encoder_spec(name)
     (row,) = [line for line in table(capsys) if line.startswith(f"{name} ")]
     assert f" {spec.family} " in row
+    assert f" {spec.latent.kind} " in row
     assert f"{spec.latent.tokens} x {spec.latent.width} @{spec.image_px}px" in row
     assert spec.licence in row
     assert (f"{spec.params_m:.1f} M" if spec.params_m else " - ") in row
@@ -29,7 +30,13 @@ def test_every_encoder_has_a_row_with_its_numbers(name, capsys):
 def test_columns_are_named(capsys):
     head = table(capsys)[0].split("  ")
     names = [column.strip() for column in head if column.strip()]
-    assert names == ["name", "family", "tokens x width", "params", "licence", "weights"]
+    shapes = ["latent", "tokens x width", "params", "GFLOP a frame"]
+    assert names == ["name", "family", *shapes, "licence", "weights"]
+
+
+def test_other_forms_of_names_are_mentioned(capsys):
+    text = "\n".join(table(capsys))
+    assert "Also: encoder=package.module:Attribute|auto:<hub id, folder or timm name>" in text
 
 
 def test_weights_that_are_not_here_come_with_a_command(capsys, monkeypatch, tmp_path):

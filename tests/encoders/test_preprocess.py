@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from lary_policy.encoders import Preprocess, encoder_spec, list_encoders, prepare_frames
+from lary_policy.errors import ConfigError
 
 SIZES = [(120, 160), (240, 320), (480, 640), (300, 224), (112, 112)]
 
@@ -59,8 +60,12 @@ def test_published_normalisation():
 
     x = 127 / 255
     imagenet = [(x - 0.485) / 0.229, (x - 0.456) / 0.224, (x - 0.406) / 0.225]
-    assert value("dinov2-small", "native") == pytest.approx(imagenet, abs=1e-6)
-    assert value("dinov2-small", "lary") == pytest.approx([2 * x - 1] * 3, abs=1e-6)
+    for name in ("dinov2-small", "dinov2-with-registers-small", "dinov3-large"):
+        assert value(name, "native") == pytest.approx(imagenet, abs=1e-6)
+        assert value(name, "lary") == pytest.approx([2 * x - 1] * 3, abs=1e-6)
+    # The reference feeds the two families as if their conventions were swapped.
+    assert value("siglip2-base", "native") == pytest.approx([2 * x - 1] * 3, abs=1e-6)
+    assert value("siglip2-base", "lary") == pytest.approx([x] * 3, abs=1e-6)
     assert value("efficientnet-lite0", "native") == pytest.approx([0, 0, 0], abs=1e-6)
     assert value("pixels", "native") == pytest.approx([x] * 3, abs=1e-6)
 
@@ -72,3 +77,44 @@ def test_input_is_left_alone(photo):
         for preprocess in encoder_spec(name).preprocess.values():
             prepare_frames(image, 14, preprocess, device=torch.device("cpu"), dtype=torch.bfloat16)
     assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (100, 60)])
+def test_lanczos_is_pillows(size):
+    generator = torch.Generator().manual_seed(2)
+    image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
+    theirs = Image.fromarray(image.numpy()).resize((224, 224), Image.Resampling.LANCZOS)
+    unscaled = Preprocess(std=(1 / 255,) * 3, interpolation="lanczos")
+    ours = prepare_frames(image[None, None], 224, unscaled, device=torch.device("cpu"), dtype=torch.float32)
+    difference = np.abs(ours[0].permute(1, 2, 0).numpy() - np.asarray(theirs, dtype=np.float32))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(300, 417), (417, 300), (256, 256), (120, 160)])
+def test_crop_is_torchvisions(size, photo):
+    from torchvision.transforms import v2
+
+    image = photo(*size)
+    pipeline = Preprocess(std=(1 / 255,) * 3, interpolation="bilinear", crop=(256, 224))
+    ours = prepare_frames(image[None, None], 224, pipeline, device=torch.device("cpu"), dtype=torch.float32)
+    theirs = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(image.permute(2, 0, 1))
+    difference = (ours[0] - theirs.float()).abs()
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+
+
+def test_crops_scale_with_the_input(photo):
+    image = photo(512, 512)
+    pipeline = Preprocess(std=(1 / 255,) * 3, crop=(256, 224))
+    ours = prepare_frames(image[None, None], 112, pipeline, device=torch.device("cpu"), dtype=torch.float32)
+    resized = (
+        Image.fromarray(image.numpy()).resize((128, 128), Image.Resampling.BICUBIC).crop((8, 8, 120, 120))
+    )
+    assert np.abs(ours[0].permute(1, 2, 0).numpy() - np.asarray(resized, dtype=np.float32)).max() <= 1
+
+
+@pytest.mark.parametrize("wrong", [{"interpolation": "cubic"}, {"crop": (224, 256)}])
+def test_impossible_pipelines_are_refused(wrong):
+    with pytest.raises(ConfigError, match="bicubic, bilinear, lanczos"):
+        Preprocess(**wrong)
