@@ -132,7 +132,7 @@ class SimEnv:
                 fix="Check targets with EndEffectorController.check.",
             )
         if self._guard is not None:
-            self._guard.record(ctrl)
+            self._guard.record(ctrl, ~self._diverged)
         self._physics.step(ctrl, self._substeps)
         state = self.world_state()
         self._diverged |= ~torch.isfinite(self._physics.field("qpos")).all(-1)

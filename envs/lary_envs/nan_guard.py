@@ -38,15 +38,26 @@ class NanGuard:
         fields = {name: physics.field(name) for name in (*_STATE, "ctrl")}
         self._ring = {name: field.new_zeros(steps, *field.shape) for name, field in fields.items()}
         self._count = 0
+        self._recorded = torch.zeros(len(fields["qpos"]), dtype=torch.long, device=physics.device)
         self._saved: set[tuple[int, int]] = set()
 
-    def record(self, ctrl: Tensor) -> None:
-        """Keep the state before a control step and its commands `[w, nu]`; does not wait for the device."""
+    def record(self, ctrl: Tensor, alive: Tensor | None = None) -> None:
+        """Keep the state before a control step and its commands; does not wait for the device.
+
+        Args:
+            ctrl: Commands `[w, nu]`.
+            alive: bool `[w]`; worlds that diverged keep what led to it. All are recorded by default.
+        """
         slot = self._count % self._steps
-        for name in _STATE:
-            self._ring[name][slot].copy_(self._physics.field(name))
-        self._ring["ctrl"][slot].copy_(ctrl, non_blocking=True)
+        fields = {name: self._physics.field(name) for name in _STATE} | {"ctrl": ctrl}
+        for name, value in fields.items():
+            kept, new = self._ring[name][slot], value.to(self._ring[name])
+            if alive is not None:
+                new = torch.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, kept)
+            kept.copy_(new)
         self._count += 1
+        now = torch.full_like(self._recorded, self._count)
+        self._recorded = now if alive is None else torch.where(alive, now, self._recorded)
 
     def dump(self, seeds: Sequence[int]) -> tuple[Path, ...]:
         """Save the diverged worlds, each once an episode, and return their files; waits for the device.
@@ -62,8 +73,8 @@ class NanGuard:
         return tuple(self._save(world, seeds[world]) for world in worlds)
 
     def _save(self, world: int, seed: int) -> Path:
-        newest = self._count % self._steps
-        order = [slot % self._steps for slot in range(newest - min(self._count, self._steps), newest)]
+        newest = int(self._recorded[world])
+        order = [slot % self._steps for slot in range(newest - min(newest, self._steps), newest)]
         history = {name: ring[order, world] for name, ring in self._ring.items()}
         restarts = (history["time"].diff() <= 0).nonzero().flatten().tolist()
         start = restarts[-1] + 1 if restarts else 0
