@@ -125,7 +125,11 @@ def _run(
 
     c = context.config
     worlds = min(c.num_worlds, len(seeds))
-    env = SimEnv(job.data.task, worlds, cameras=c.cameras, image_px=c.image_px, render_device=context.device)
+    folder = rollout_cell(context, job).folder / "diverged"
+    env = SimEnv(
+        job.data.task, worlds, cameras=c.cameras, image_px=c.image_px, render_device=context.device,
+        guard_folder=folder,
+    )  # fmt: skip
     controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
     try:
         prepare = _preparation(context, job, env)
