@@ -1,5 +1,5 @@
 # Two commands do everything: `make suite` and `make test`. No other set-up is needed.
-.PHONY: suite suite-full test lint format types bench gpu wheel lock clean
+.PHONY: suite suite-full test slow lint format types bench gpu wheel lock clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,9 +16,13 @@ suite-full: $(STAMP)
 test: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest
 
+slow: $(STAMP)
+	@$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
 gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
-	@$(BIN)/python benchmarks/run.py encode --json --save
+	@for case in encode encoders sim rollout; do \
+	  $(BIN)/python benchmarks/run.py $$case --json --save --device cuda || exit 1; done
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
