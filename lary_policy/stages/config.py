@@ -27,8 +27,9 @@ RESERVED_RUNS = ("cache", "latest")  # names that the output folder uses itself
 class EncoderChoice:
     """Which encoder, and how its frames and weights are treated (one file of configs/encoder).
 
-    `image_px` null means the size of the suite's frames, so that nothing is scaled up. `output` is one of the
-    encoder's outputs; `auto` is its first one or, under preprocess=lary, what the reference extracts.
+    `image_px` null means the size of the suite's frames, so that nothing is scaled up; latent action models,
+    whose tokens do not follow the input's size, keep the size that they were trained at. `output` is one of
+    the encoder's outputs; `auto` is its first one or, under preprocess=lary, what the reference extracts.
     """
 
     name: str

@@ -77,8 +77,14 @@ class RunContext:
         return load_embodiment(task_spec(task).embodiment)
 
     def image_px(self, choice: EncoderChoice) -> int:
-        """Return the input size of an encoder: its own choice or the size of the frames."""
-        return choice.image_px or self.config.image_px
+        """Return the input size of an encoder: its own choice, or the size of the frames.
+
+        Encoders whose tokens do not follow the input's size keep the one that they were trained at.
+        """
+        if choice.image_px is not None:
+            return choice.image_px
+        spec = encoder_spec(choice.name)
+        return spec.default_image_px(choice.preprocess) if spec.patch_px is None else self.config.image_px
 
     def dtype(self, choice: EncoderChoice) -> str:
         """Return the dtype of an encoder: `auto` is bfloat16 where the hardware multiplies it natively."""

@@ -163,3 +163,27 @@ def test_any_pairs_of_a_set_of_frames(name, clip):
 def test_frame_encoders_have_no_latent_of_two():
     with pytest.raises(ShapeError, match="pixels"):
         pair_spec(load_encoder("pixels", image_px=28))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["univla", "villa-x", "vjepa2-large"])
+def test_streams_on_a_gpu_equal_those_on_the_cpu(name, clip):
+    here, there = tiny(name), tiny(name, device="cuda")
+    one, other = StreamingEncoder(here, STREAMS), StreamingEncoder(there, STREAMS)
+    some = torch.tensor([2, 0])
+    for frames in clip:
+        expected, found = one.push(frames), other.push(frames.cuda())
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+    for stream, frames in ((one, clip[0]), (other, clip[0].cuda())):
+        stream.reset(torch.tensor([True, False, False], device=frames.device))
+    expected = one.push(clip[1][some], some)
+    found = other.push(clip[1][some].cuda(), some.cuda())
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+    pairs = torch.tensor([[0, 1], [2, 0]])
+    torch.testing.assert_close(
+        encode_pairs(there, clip[:, 0], pairs).latents.cpu(),
+        encode_pairs(here, clip[:, 0], pairs).latents,
+        rtol=1e-3,
+        atol=1e-3,
+    )

@@ -146,3 +146,19 @@ def test_a_size_the_encoder_cannot_take_is_refused_for_each_encoder(settings):
     raw["encoders"] = [{"name": "pixels", "image_px": 30}]
     with pytest.raises(LaryPolicyError, match="multiple of 14"):
         RunContext.create(suite_config(raw))
+
+
+@pytest.mark.parametrize(
+    ("choice", "px"),
+    [
+        ("pixels", 56),
+        ("{name:pixels,image_px:28}", 28),
+        ("{name:lapa,weights:tiny-random}", 256),
+        ("{name:lapa,weights:tiny-random,preprocess:lary}", 224),
+        ("{name:villa-x,weights:tiny-random}", 224),
+        ("{name:villa-x,weights:tiny-random,image_px:112}", 112),
+    ],
+)
+def test_encoders_take_frames_as_they_are_unless_their_tokens_have_a_size(settings, choice, px):
+    context = RunContext.create(suite_config(settings(f"encoders=[{choice}]")))
+    assert context.image_px(context.config.encoders[0]) == px
