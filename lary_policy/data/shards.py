@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lary_policy.errors import StoreError
 from lary_policy.paths import atomic_write
 
 SUFFIX = ".safetensors"
+# safetensors' names of the dtypes that shards hold.
+_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32"}
 _TENSOR, _CODES, _IDS = "latents", "codes", "frame_ids"
 
 
@@ -34,11 +36,39 @@ def write_shard(folder: Path, frame_ids: Sequence[str], latents: Tensor, codes: 
     tensors = {_TENSOR: latents.contiguous()}
     if codes is not None:
         tensors[_CODES] = codes.to("cpu", torch.int32).contiguous()
-    data = save(tensors, metadata={_IDS: json.dumps(list(frame_ids))})
-    digest = hashlib.sha256(data).hexdigest()
+    header, *memory = _file_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
+    content = hashlib.sha256(header)
+    for part in memory:
+        content.update(part)
+    digest = content.hexdigest()
     with atomic_write(folder / f"{digest}{SUFFIX}") as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(header)
+        with temporary.open("ab") as file:
+            file.writelines(memory)
     return digest
+
+
+def _file_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the bytes of a safetensors file: its header, then the tensors' own memory, nothing copied.
+
+    safetensors' `save` would copy every tensor three times, which takes longer than a GPU needs to make it.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts: list[bytes | memoryview] = []
+    offset = 0
+    for name, tensor in tensors.items():
+        part = memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+        end = offset + part.nbytes
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        parts.append(part)
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return [len(text).to_bytes(8, "little") + text, *parts]
 
 
 def check_shard(path: Path) -> None:
@@ -99,7 +129,8 @@ def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
         StoreError: A value is not finite, before or after the cast (float16 ends at 65504).
     """
     cast = latents.detach().to("cpu", dtype)
-    if not torch.isfinite(cast).all():
+    # NaN and infinities reach the extremes, which takes a tenth of the time of looking at each value.
+    if not all(torch.isfinite(extreme) for extreme in torch.aminmax(cast)):
         was = int((~torch.isfinite(latents)).sum())
         raise StoreError(
             expected=f"latents that are finite in {dtype}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,7 @@ class LatentStore:
         self.quarantined: list[Quarantined] = []
         self._where: dict[str, tuple[str, int]] = {}
         self._checked: set[str] = set()
+        self._lock = threading.Lock()
         self._check_identity()
         self._load()
 
@@ -98,6 +100,8 @@ class LatentStore:
     def write_shard(self, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> str:
         """Publish the latents `[f n d]` of f new frames as one shard and return its sha256.
 
+        Several threads may write at once: only the index waits.
+
         Args:
             frame_ids: Id of each frame (or pair).
             latents: Their latents.
@@ -117,9 +121,10 @@ class LatentStore:
         cast = cast_latents(latents, STORE_DTYPES[self.dtype])
         self._publish_identity()
         digest = write_shard(self.root / SHARDS, frame_ids, cast, codes)
-        self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
-        self._checked.add(digest)
-        self._publish_index()
+        with self._lock:
+            self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
+            self._checked.add(digest)
+            self._publish_index()
         return digest
 
     def read(self, frame_ids: Sequence[str]) -> Tensor:

@@ -1,0 +1,50 @@
+"""Shards are ordinary safetensors files, byte for byte, and several threads may write them."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from lary_policy.data import LatentStore
+from lary_policy.data.shards import SUFFIX, cast_latents, read_codes, shard_frame_ids, write_shard
+from lary_policy.errors import StoreError
+from lary_policy.types import LatentSpec
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_shard_is_what_safetensors_itself_would_save(dtype, tmp_path):
+    latents = torch.randn(3, 5, 7).to(dtype)
+    digest = write_shard(tmp_path, ["a", "b", "c"], latents)
+    ours = (tmp_path / f"{digest}{SUFFIX}").read_bytes()
+    assert ours == save({"latents": latents}, metadata={"frame_ids": '["a", "b", "c"]'})
+    assert hashlib.sha256(ours).hexdigest() == digest
+
+
+def test_codes_stand_beside_strided_latents(tmp_path):
+    latents, codes = torch.randn(4, 7, 5).half().mT, torch.randint(0, 8, (4, 16))
+    path = tmp_path / f"{write_shard(tmp_path, list('wxyz'), latents, codes)}{SUFFIX}"
+    assert torch.equal(load_file(path)["latents"], latents)
+    assert torch.equal(read_codes(path), codes)
+    assert shard_frame_ids(path) == ("w", "x", "y", "z")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 7e4])
+@pytest.mark.parametrize("position", [0, 41, 104])
+def test_one_value_that_is_not_finite_is_found(bad, position):
+    latents = torch.randn(3, 5, 7)
+    latents.view(-1)[position] = bad
+    with pytest.raises(StoreError, match="1 non-finite values"):
+        cast_latents(latents, torch.float16)
+
+
+def test_threads_of_one_process_write_at_once(tmp_path):
+    store = LatentStore(tmp_path, "0" * 16, LatentSpec("frame", tokens=2, width=3))
+    latents = {f"frame-{i}": torch.randn(1, 2, 3) for i in range(40)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: store.write_shard([item[0]], item[1]), latents.items()))
+    reopened = LatentStore.open(tmp_path)
+    assert len(reopened) == 40
+    assert reopened.quarantined == []
+    assert torch.equal(reopened.read(list(latents)), torch.cat(list(latents.values())).half())
