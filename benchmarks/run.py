@@ -35,6 +35,22 @@ CASES = (
         {"encoders": "all", "image_px": 0, "batch": 2, "repeats": 3, "dtype": "float32", "compile": 0},
     ),
     Case(
+        "rollout",
+        "cases_rollout",
+        {
+            "task": "reach",
+            "encoders": "dinov2-small,pixels",
+            "image_px": 128,
+            "worlds": 0,
+            "steps": 20,
+            "lerobot": "sync,async",
+            "repeats": 3,
+            "head": "mlp-small",
+            "dtype": "float32",
+            "compile": 0,
+        },
+    ),
+    Case(
         "sim",
         "cases_sim",
         {
