@@ -11,9 +11,9 @@ from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder
 
 
 def _tiny_px(name: str) -> int:
-    """Return a small input side: 4 x 4 patches where the side decides the number of tokens."""
+    """Return a small input side: 4 x 4 patches; 6 x 6 where convolutions shrink their grid further."""
     spec = encoder_spec(name)
-    return 4 * spec.size_multiple if spec.patch_px else spec.image_px
+    return (4 if spec.patch_px else 6) * spec.size_multiple
 
 
 @functools.cache
