@@ -7,15 +7,16 @@ joint and speed limits.
 # mypy: disable-error-code="index, operator, arg-type, call-overload, valid-type, misc"
 # Warp compiles these functions; what they do with its vectors and matrices is no Python.
 
-from __future__ import annotations
-
 import warp as wp
+
+from lary_envs.ik import ARRIVED_M, TURN_M_PER_RAD
 
 MAX_JOINTS = 7  # of an arm; storage is of this size for every arm
 _vec6, _mat66 = wp.types.vector(6, wp.float64), wp.types.matrix((6, 6), wp.float64)
 _vec7, _mat67 = wp.types.vector(MAX_JOINTS, wp.float64), wp.types.matrix((6, MAX_JOINTS), wp.float64)
 _mat37 = wp.types.matrix((3, MAX_JOINTS), wp.float64)
 _SMALL = wp.constant(wp.float64(1e-12))
+_ARRIVED, _TURN_M = wp.constant(wp.float64(ARRIVED_M)), wp.constant(wp.float64(TURN_M_PER_RAD))
 
 
 @wp.struct
@@ -40,6 +41,7 @@ class Settings:
     max_step_rad: wp.float64
     iterations: wp.int32
     damping: wp.float64
+    strong_damping: wp.float64
     null_gain: wp.float64
     max_joint_step_rad: wp.float64
 
@@ -158,22 +160,34 @@ def _jacobian(arms: Arms, arm: int, q: _vec7) -> tuple[wp.mat44d, _mat67]:
 
 
 @wp.func
-def _iterate(
-    arms: Arms, settings: Settings, arm: int, q: _vec7, jacobian: _mat67, linear: wp.vec3d, angular: wp.vec3d
+def _error(pos: wp.vec3d, rot: wp.mat33d, frame: wp.mat44d) -> _vec6:
+    """Return what is missing from a frame to the goal, linear over angular."""
+    way, turn = pos - _pos(frame), _rotation_vector(rot * wp.transpose(_rot(frame)))
+    return _vec6(way[0], way[1], way[2], turn[0], turn[1], turn[2])
+
+
+@wp.func
+def _distance(error: _vec6) -> wp.float64:
+    way, turn = wp.vec3d(error[0], error[1], error[2]), wp.vec3d(error[3], error[4], error[5])
+    return wp.length(way) + _TURN_M * wp.length(turn)
+
+
+@wp.func
+def _step(
+    arms: Arms, settings: Settings, arm: int, q: _vec7, jacobian: _mat67, error: _vec6, strong: wp.bool
 ) -> _vec7:
-    """One damped least-squares step of the joints, within their limits."""
-    error, pull = _vec6(linear[0], linear[1], linear[2], angular[0], angular[1], angular[2]), _vec7()
+    """Return the joints after one least-squares step, with much damping if `strong`."""
+    pull = _vec7()
+    damping = wp.where(strong, settings.strong_damping, settings.damping)
     for i in range(arms.num_joints):
         pull[i] = settings.null_gain * (arms.home[arm, i] - q[i])
     gram = jacobian * wp.transpose(jacobian)
     for k in range(6):
-        gram[k, k] = gram[k, k] + settings.damping * settings.damping
+        gram[k, k] = gram[k, k] + damping * damping
     step = wp.transpose(jacobian) * _solve_spd(gram, error - jacobian * pull) + pull
-    out = _vec7()
     for i in range(arms.num_joints):
-        change = wp.clamp(step[i], -settings.max_joint_step_rad, settings.max_joint_step_rad)
-        out[i] = wp.clamp(q[i] + change, arms.lower[arm, i], arms.upper[arm, i])
-    return out
+        step[i] = wp.clamp(step[i], -settings.max_joint_step_rad, settings.max_joint_step_rad)
+    return q + step
 
 
 @wp.kernel(enable_backward=False)
@@ -187,27 +201,34 @@ def ik_move(
 ) -> None:
     """Move one arm of one world; the arrays are `[w, A, ...]` and the last three are updated."""
     world, arm = wp.tid()
-    q, aim_pos, aim_rot = _vec7(), wp.vec3d(), wp.mat33d()
+    q, low, high = _vec7(), _vec7(), _vec7()
     for i in range(arms.num_joints):
         q[i] = joints[world, arm, i]
+        low[i] = wp.max(arms.lower[arm, i], q[i] - arms.max_move[arm, i])
+        high[i] = wp.min(arms.upper[arm, i], q[i] + arms.max_move[arm, i])
+    frame, jacobian = _jacobian(arms, arm, q)
+    way = wp.vec3d(target[world, arm, 0], target[world, arm, 1], target[world, arm, 2]) - _pos(frame)
+    wanted = _turn_xyz(target[world, arm, 3], target[world, arm, 4], target[world, arm, 5])
+    turn = _rotation_vector(wanted * wp.transpose(_rot(frame)))
+    pos = _pos(frame) + _limit(way, settings.max_step_m)
+    rot = _turned_by(_limit(turn, settings.max_step_rad), _rot(frame))
+    best = q
+    best_jacobian = jacobian
+    error = _error(pos, rot, frame)
+    worse = wp.bool(False)
     for iteration in range(settings.iterations):
-        frame, jacobian = _jacobian(arms, arm, q)
-        pos, rot = _pos(frame), _rot(frame)
-        if iteration == 0:
-            way = wp.vec3d(target[world, arm, 0], target[world, arm, 1], target[world, arm, 2]) - pos
-            wanted = _turn_xyz(target[world, arm, 3], target[world, arm, 4], target[world, arm, 5])
-            turn = _rotation_vector(wanted * wp.transpose(rot))
-            aim_pos = pos + _limit(way, settings.max_step_m)
-            aim_rot = _turned_by(_limit(turn, settings.max_step_rad), rot)
-        turn_left = _rotation_vector(aim_rot * wp.transpose(rot))
-        q = _iterate(arms, settings, arm, q, jacobian, aim_pos - pos, turn_left)
-    scale = wp.float64(1.0)
+        if iteration > 0:
+            frame, jacobian = _jacobian(arms, arm, q)
+            tried = _error(pos, rot, frame)
+            worse = _distance(tried) > wp.max(_distance(error), _ARRIVED)
+            if not worse:  # one by one: assigning them together would alias them
+                best = q
+                best_jacobian = jacobian
+                error = tried
+        q = _step(arms, settings, arm, best, best_jacobian, error, worse)
+        for i in range(arms.num_joints):
+            q[i] = wp.clamp(q[i], low[i], high[i])
     for i in range(arms.num_joints):
-        moved = wp.max(wp.abs(q[i] - joints[world, arm, i]), _SMALL)
-        scale = wp.min(scale, arms.max_move[arm, i] / moved)
-    for i in range(arms.num_joints):
-        start = joints[world, arm, i]
-        angle = start + scale * (q[i] - start)
-        joints[world, arm, i] = wp.clamp(angle, arms.lower[arm, i], arms.upper[arm, i])
-    goal_pos[world, arm] = aim_pos
-    goal_rot[world, arm] = aim_rot
+        joints[world, arm, i] = q[i]
+    goal_pos[world, arm] = pos
+    goal_rot[world, arm] = rot

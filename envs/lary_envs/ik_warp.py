@@ -7,6 +7,7 @@ process pays 0.6 s to import Warp and, the first time on a machine, 2 s to compi
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ def _arms(chain: TorchChain, period_s: float) -> Any:
 
 def _settings(settings: IkSettings) -> Any:
     out = Settings()
-    for name in ("max_step_m", "max_step_rad", "iterations", "damping", "null_gain", "max_joint_step_rad"):
-        setattr(out, name, min(getattr(settings, name), _HUGE))
+    for field in fields(settings):
+        if field.name != "period_s":
+            setattr(out, field.name, min(getattr(settings, field.name), _HUGE))
     return out

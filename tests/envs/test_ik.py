@@ -114,6 +114,19 @@ def test_without_limits_one_call_solves(chain, solver):
     assert good.double().mean() > 0.9  # the rest are caught at a joint limit
 
 
+@pytest.mark.parametrize("solver", [TorchIk, WarpIk])
+def test_arms_come_to_rest_at_targets_out_of_reach(chain, solver):
+    ik, state = solver(chain, IkSettings()), IkState.at_home(chain, 100)
+    pos, rot = chain.forward(state.joints)
+    away = torch.randn(pos.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    away[..., 2].abs_()  # no arm reaches 1 m up or sideways from its home
+    target = torch.cat([pos + away / away.norm(dim=-1, keepdim=True), matrix_to_euler_xyz(rot)], -1)
+    for _ in range(120):
+        before = state.joints.clone()
+        ik.move(state, target)
+    assert ((state.joints - before).abs().amax(-1) < 0.005).double().mean() > 0.9
+
+
 def test_worlds_and_arms_do_not_influence_each_other():
     both, left = TorchChain(CHAINS["two arms"]), TorchChain(CHAINS["two arms"][:1])
     target = random_targets(both, 6)
