@@ -147,7 +147,10 @@ def _refuse_noise(encoder: FrameEncoder, image_px: int) -> None:
     # A prime period, so that no two patches look alike.
     frames = (torch.arange(3 * image_px**2) % 251).to(torch.uint8).view(1, 1, image_px, image_px, 3)
     first, second = encoder.encode(frames), encoder.encode(frames)
-    if not first.is_meta and not torch.equal(first, second):
+    if first.is_meta:
+        return
+    # Some CUDA kernels add in another order each time; a random mask changes far more than that.
+    if not torch.allclose(first.float(), second.float(), rtol=1e-2, atol=1e-2):
         raise ConfigError(
             expected=f"'{encoder.spec.name}' to encode an image the same way twice",
             got="two different results",

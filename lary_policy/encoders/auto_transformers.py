@@ -70,7 +70,7 @@ def _from_config(config: Any) -> nn.Module:
     from transformers import MODEL_MAPPING, AutoBackbone, AutoModel
 
     known: Any = MODEL_MAPPING  # its type does not declare lookups by class
-    model_class = known.get(type(config))
+    model_class = known.get(type(config), ())
     # Where it is optional, a pooling layer would only cost time: nothing here reads what it returns.
     accepted = inspect.signature(model_class).parameters if isinstance(model_class, type) else {}
     options = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}

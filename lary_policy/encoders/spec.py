@@ -31,7 +31,8 @@ class EncoderSpec:
         licence: SPDX licence of the weights.
         paper: Where they are described.
         params_m: Parameters of what `encode` runs, in millions.
-        gflops_per_frame: Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9.
+        gflops_per_frame: Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9;
+            half of what two frames cost where latents are of pairs or clips.
         reference_key: Name of the same model in LARYBench, or None.
         code_version: Raised when code changes the output for the same weights; a digest of its module follows
             that of an own encoder.

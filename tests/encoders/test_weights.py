@@ -4,9 +4,11 @@ import json
 import pickle
 import sys
 
+import httpx
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -88,6 +90,17 @@ def test_gated_weights_name_the_page_and_the_login(empty_machine):
     assert f"{page}`{command}" in str(caught.value)
     assert "HF_HUB_OFFLINE is set" in str(caught.value)
     assert weights_status("dinov3-large").fix.startswith(f"{page[:-1]}: {command}")
+
+
+def test_a_refused_login_is_in_the_message(empty_machine, monkeypatch):
+    def refuse(*args, **kwargs):
+        response = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co"))
+        raise GatedRepoError("401 Client Error. You must be logged in.", response=response)
+
+    monkeypatch.setattr(weights_module, "hub_is_reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(WeightsMissingError, match=r"the hub answered GatedRepoError: 401.*hf auth login"):
+        load_encoder("dinov3-small")
 
 
 def test_weights_on_a_page_name_it(empty_machine):
