@@ -30,10 +30,20 @@ class InitialStates:
         self._model, self._robot, self._task = model, robot, task
         self._actuated = [int(model.joint(model.actuator(i).name).qposadr[0]) for i in range(model.nu)]
 
-    def draw(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return float64 `qpos` `[n, nq]`, goals `[n, nmocap, 3]` and `[n, nmocap, 4]`, `ctrl` `[n, nu]`."""
+    def draw(
+        self, seeds: Sequence[int], scales: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return float64 `qpos` `[n, nq]`, goals `[n, nmocap, 3]` and `[n, nmocap, 4]`, `ctrl` `[n, nu]`.
+
+        Args:
+            seeds: One a world.
+            scales: Sizes `[n]` of the objects relative to the task's; they stand on the table all the same.
+        """
         rows = [self._draw_one(int(seed)) for seed in seeds]
         qpos, pos, quat, ctrl = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        body = body_id(self._model, "object")
+        if scales is not None and body >= 0:
+            qpos[:, int(self._model.jnt_qposadr[self._model.body_jntadr[body]]) + 2] *= scales
         return qpos, pos, quat, ctrl
 
     def _draw_one(self, seed: int) -> tuple[NDArray[np.float64], ...]:
