@@ -80,16 +80,16 @@ class AutoName:
         if self.folder is not None:
             return self.folder / filename
         hub = HubRepo(str(self.repo), self.revision, filename)
+        # Without a network the client would retry for 20 s before it looks into its cache.
+        offline = not hub_is_reachable()
         try:
-            # Without a network the client would retry for 20 s before it looks into its cache.
-            offline = not hub_is_reachable()
             return Path(
                 hf_hub_download(hub.repo_id, filename, revision=self.revision, local_files_only=offline)
             )
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise ConfigError(
                 expected=f"{filename} of '{self.repo}'",
-                got=f"{type(error).__name__}: {str(error).strip().partition('\n')[0]}",
+                got=f"{type(error).__name__}{' (offline)' if offline else ''}: {_first_line(error)}",
                 fix=f"See {hub.page()}: a gated model needs its licence accepted and `hf auth login`; "
                 f"without a network, fetch it elsewhere: `hf download {self.repo}`.",
             ) from error
@@ -116,3 +116,8 @@ class AutoName:
         except (HfHubHTTPError, OSError):
             there = []
         return next((file for file in FOLDER_FILES if file in there), FOLDER_FILES[0])
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first sentence of an error of the hub's client, whose advice is for its own arguments."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0]
