@@ -6,11 +6,14 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lary_policy.encoders import weights_status
 
@@ -20,14 +23,18 @@ RUN = ROOT / "benchmarks" / "run.py"
 
 @pytest.fixture(scope="module")
 def modules():
-    """The benchmark's own modules, imported as the script does."""
+    """The benchmark's own modules, imported as the script does; some choose MuJoCo's OpenGL platform."""
+    platform = os.environ.get("MUJOCO_GL")
     sys.path.insert(0, str(RUN.parent))
     try:
         yield importlib.import_module("case"), importlib.import_module("run")
     finally:
         sys.path.remove(str(RUN.parent))
-        for name in ("case", "run"):
-            sys.modules.pop(name, None)
+        for path in RUN.parent.glob("*.py"):
+            sys.modules.pop(path.stem, None)
+        os.environ.pop("MUJOCO_GL", None)
+        if platform is not None:
+            os.environ["MUJOCO_GL"] = platform
 
 
 def start(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -77,6 +84,74 @@ def test_stream_times_every_stage_and_stores_all_latents(tmp_path):
     assert all(rows[stage]["value"] >= 0 for stage in stages)
     assert rows["images_per_second"]["ratio"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def figures(*arguments: str) -> dict[str, dict]:
+    done = start(*arguments, "--json", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {row["metric"]: row for row in rows}
+
+
+def test_sim_measures_physics_frames_and_both_for_each_number_of_worlds():
+    got = figures("sim", "task=dual_push", "worlds=1,3", "image_px=32", "steps=2", "repeats=2")
+    both = {f"{what}_{worlds}w" for what in ("render_32px", "sim_render_32px") for worlds in (1, 3)}
+    engine = {f"{what}_{worlds}w" for what in ("physics", "control") for worlds in (1, 3)}
+    assert set(got) == {"threads", *engine, *both}
+    for name in (*engine, *both):
+        assert 0 < got[name]["min"] <= got[name]["value"] <= got[name]["max"]
+    assert got["physics_3w"]["unit"] == "physics steps/s"
+    # One thread of mj_step does between a thousand and a million of these steps a second on any machine.
+    assert 1e3 < got["physics_3w"]["baseline"] < 1e6
+    assert (
+        10 * got["control_3w"]["value"] < 20 * got["physics_3w"]["value"]
+    )  # ten physics steps are one of control
+
+
+def test_rollout_divides_the_time_of_the_loop_and_runs_on_lerobots_path():
+    settings = ("encoders=pixels", "image_px=28", "worlds=2", "steps=6", "repeats=1", "lerobot=sync")
+    got = figures("rollout", *settings)
+    rate = got["pixels.control_steps_per_second"]["value"]
+    assert rate == pytest.approx(2 * 6 / got["pixels.episodes"]["value"])
+    stages = [f"pixels.{stage}_ms" for stage in ("sim", "render", "encode", "head", "control", "host")]
+    assert all(got[stage]["value"] > 0 for stage in stages)
+    assert "pixels.against_bare_encoder" not in got  # raw pixels have no model
+    if "pixels.against_lerobot_sync" not in got:
+        pytest.skip("no OpenGL on this machine, so nothing to compare with")
+    assert got["pixels.against_lerobot_sync"]["value"] == rate
+    assert got["pixels.against_lerobot_sync"]["ratio"] > 1
+
+
+def test_a_stage_clock_adds_up_calls_and_leaves_the_object_as_it_was(modules):
+    clock_module = importlib.import_module("stage_clock")
+
+    class Worker:
+        def work(self) -> int:
+            time.sleep(0.01)
+            return 7
+
+    worker, clock = Worker(), clock_module.StageClock("cpu")
+    with clock.watching({"work": [(worker, "work")]}):
+        assert [worker.work(), worker.work()] == [7, 7]
+    worker.work()
+    assert 0.02 <= clock.seconds["work"] < 1.0
+    assert not vars(worker)
+
+
+def test_dull_frames_and_standing_worlds_stop_a_benchmark(modules):
+    checks = importlib.import_module("checks")
+    noise = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    checks.require_pictures(noise, "noise")
+    with pytest.raises(SystemExit, match="of one colour"):
+        checks.require_pictures(torch.stack([noise[0], torch.full_like(noise[0], 90)]), "grey")
+    with pytest.raises(SystemExit, match="look the same"):
+        checks.require_pictures(noise[:1].repeat(3, 1, 1, 1), "copies")
+    state = torch.zeros(2, 3)
+    checks.require_motion(state, state + 1, "moving")
+    with pytest.raises(SystemExit, match="stands still"):
+        checks.require_motion(state, torch.tensor([[0.0, 0, 1], [0, 0, 0]]), "one stands")
+    with pytest.raises(SystemExit, match="not finite"):
+        checks.require_motion(state, state + float("nan"), "diverged")
 
 
 def test_an_unknown_case_lists_the_known():
