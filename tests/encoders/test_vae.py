@@ -197,3 +197,11 @@ def test_the_gated_repository_names_its_page_and_the_login():
     assert hub.gated
     assert hub.page() == "https://huggingface.co/black-forest-labs/FLUX.2-dev"
     assert "hf auth login" in hub.command()
+
+
+def test_sizes_on_paper_leave_nothing_behind_for_real_frames():
+    frames = torch.full((1, 1, 44, 44, 3), 128, dtype=torch.uint8)
+    with torch.device("meta"):
+        on_paper = load_encoder("flux2-vae", weights="tiny-random", image_px=32, device="meta")
+        on_paper.encode(frames.to("meta"))
+    assert torch.isfinite(tiny("flux2-vae").encode(frames)).all()
