@@ -1,0 +1,185 @@
+"""The looks of a MuJoCo Menagerie model on one of our robots: its visual meshes, our physics.
+
+No file of Menagerie is part of this package: the user has a checkout, or the package `mujoco-menagerie`
+downloads one model when it is asked for. Our links keep their collision primitives, which become invisible.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from lary_envs.kinematic_match import Link, match_links, matrices
+from lary_envs.mjcf_files import require_inside
+from lary_envs.parts import placed
+from lary_envs.robot import Robot
+from lary_policy.errors import SimulationError, UnknownNameError
+
+ROOT_VARIABLE = "MENAGERIE_ROOT"
+_REPOSITORY = "https://github.com/google-deepmind/mujoco_menagerie"
+_HIDDEN_GROUP = 3  # that of Menagerie's own collision geoms: neither traced nor, by default, drawn
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """The Menagerie model of a robot.
+
+    Attributes:
+        folder: Name of the model.
+        file: Its MJCF file.
+        joints: Its joint for each of ours.
+    """
+
+    folder: str
+    file: str
+    joints: Mapping[str, str]
+
+
+# Not `agilex_piper` for arm12: its joints 2 and 3 count from zeros 2 degrees away from those of the current
+# SDK, so that links would be up to 20 mm off; and its axis 6 lies 1.4 mm beside the published one.
+COUNTERPARTS = {
+    "arm7": Counterpart(
+        "franka_emika_panda",
+        "panda.xml",
+        {f"joint{i}": f"joint{i}" for i in range(1, 8)}
+        | {"finger_left": "finger_joint1", "finger_right": "finger_joint2"},
+    )
+}
+
+
+def dress(scene: mujoco.MjSpec, robot: Robot) -> None:
+    """Replace the looks of a robot that has just been built, the first in its scene, by its counterpart's.
+
+    Raises:
+        UnknownNameError: The embodiment has no counterpart; the message lists those that have one.
+        SimulationError: The model is missing, cannot be read, or has other kinematics or bare links.
+        UnsafePathError: A path in the model leaves its folder.
+    """
+    if robot.embodiment not in COUNTERPARTS:
+        raise UnknownNameError("embodiment with a Menagerie model", robot.embodiment, tuple(COUNTERPARTS))
+    counterpart = COUNTERPARTS[robot.embodiment]
+    model = load_model(counterpart)
+    links = match_links(robot, model, counterpart.joints)
+    for body in scene.bodies[1:]:  # the first is the world, with the table
+        for geom in body.geoms:
+            geom.rgba, geom.group = [0.0, 0.0, 0.0, 0.0], _HIDDEN_GROUP
+    _add_meshes(scene, model, links)
+
+
+def load_model(counterpart: Counterpart) -> mujoco.MjModel:
+    """Compile the model of a counterpart.
+
+    Raises:
+        SimulationError: It is not there or not valid.
+        UnsafePathError: A path in it leaves its folder.
+    """
+    path = require_inside(model_folder(counterpart.folder), counterpart.file)
+    try:
+        return mujoco.MjModel.from_xml_path(str(path))
+    except ValueError as error:
+        raise SimulationError(
+            expected=f"a valid model '{path}'", got=str(error), fix=f"Get it again from {_REPOSITORY}."
+        ) from error
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a model: in `MENAGERIE_ROOT`, else where `mujoco-menagerie` keeps or downloads it.
+
+    Raises:
+        SimulationError: Neither has it.
+    """
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root:
+        return _from_package(name)
+    if not (Path(root) / name).is_dir():
+        raise _missing(name, f"no such folder in {ROOT_VARIABLE}={root}")
+    return Path(root) / name
+
+
+def _from_package(name: str) -> Path:
+    try:
+        import mujoco_menagerie
+    except ImportError as error:
+        raise _missing(name, f"neither {ROOT_VARIABLE} nor the package mujoco-menagerie") from error
+    try:
+        return Path(mujoco_menagerie.get(name).path())  # downloads it the first time
+    except (mujoco_menagerie.MenagerieError, OSError) as error:
+        raise _missing(name, f"{type(error).__name__}: {error}") from error
+
+
+def _missing(name: str, got: str) -> SimulationError:
+    return SimulationError(
+        expected=f"the model '{name}' of MuJoCo Menagerie",
+        got=got,
+        fix=f"Run `git clone --depth 1 {_REPOSITORY}` and set {ROOT_VARIABLE} to its folder; or leave that "
+        "unset and run `pip install 'lerobot_policy_lary[menagerie]'`, which downloads the model when it is "
+        "first used; or use looks=primitives.",
+    )
+
+
+def _add_meshes(scene: mujoco.MjSpec, model: mujoco.MjModel, links: Mapping[int, Link]) -> None:
+    """Hang the model's visual meshes on our links: without mass and contacts."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    bodies, geoms = matrices(data.xpos, data.xmat), matrices(data.geom_xpos, data.geom_xmat)
+    visual = (model.geom_contype == 0) & (model.geom_conaffinity == 0)
+    visual &= model.geom_type == mujoco.mjtGeom.mjGEOM_MESH
+    carriers = model.body_weldid[model.geom_bodyid]  # the moving body, or the base, of each geom
+    bare = [link.name for body, link in links.items() if body not in carriers[visual]]
+    if bare:
+        raise SimulationError(
+            expected="a visual mesh on every link",
+            got=f"none for our {', '.join(bare)}",
+            fix=f"Use the unmodified model of {_REPOSITORY}.",
+        )
+    for geom in np.flatnonzero(visual):
+        link, body = links[int(carriers[geom])], bodies[carriers[geom]]
+        scene.body(link.name).add_geom(
+            type=mujoco.mjtGeom.mjGEOM_MESH, meshname=_mesh(scene, model, int(model.geom_dataid[geom])),
+            mass=0, contype=0, conaffinity=0, **placed(link.pose @ np.linalg.inv(body) @ geoms[geom]),
+            **_colour(scene, model, int(geom)),
+        )  # fmt: skip
+
+
+def _colour(scene: mujoco.MjSpec, model: mujoco.MjModel, geom: int) -> dict[str, Any]:
+    """Return the colour of a geom or the material that has it; textures are not taken over."""
+    index = int(model.geom_matid[geom])
+    if index < 0:
+        return {"rgba": model.geom_rgba[geom]}
+    name = f"menagerie_{model.material(index).name}"
+    if (model.mat_texid[index] >= 0).any():
+        raise SimulationError(
+            expected="materials without textures", got=f"'{model.material(index).name}'",
+            fix=f"Use the unmodified model of {_REPOSITORY}.",
+        )  # fmt: skip
+    if scene.material(name) is None:
+        scene.add_material(
+            name=name, rgba=model.mat_rgba[index], specular=model.mat_specular[index],
+            shininess=model.mat_shininess[index],
+        )  # fmt: skip
+    return {"material": name}
+
+
+def _mesh(scene: mujoco.MjSpec, model: mujoco.MjModel, index: int) -> str:
+    """Copy a compiled mesh into the scene, once, and return its name."""
+    name = f"menagerie_{model.mesh(index).name}"
+    if scene.mesh(name) is None:
+        vertex, normal, face = (
+            model.mesh_vertadr[index],
+            model.mesh_normaladr[index],
+            model.mesh_faceadr[index],
+        )
+        faces = slice(face, face + model.mesh_facenum[index])
+        scene.add_mesh(
+            name=name, inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,  # surfaces may be open
+            uservert=model.mesh_vert[vertex : vertex + model.mesh_vertnum[index]].ravel(),
+            usernormal=model.mesh_normal[normal : normal + model.mesh_normalnum[index]].ravel(),
+            userface=model.mesh_face[faces].ravel(), userfacenormal=model.mesh_facenormal[faces].ravel(),
+        )  # fmt: skip
+    return name
