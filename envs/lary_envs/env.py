@@ -40,6 +40,7 @@ class SimEnv:
         deterministic: Ask `warp` for a fixed order of sums, see `WarpPhysics`; `mujoco` always has one.
         guard_folder: Where the last states of diverged worlds are saved for `lary_envs.nan_guard.replay`;
             None records nothing.
+        looks: Of the robot: `primitives`, or `menagerie` for MuJoCo Menagerie's meshes over the same physics.
 
     Attributes:
         task: Spec of the task.
@@ -48,7 +49,7 @@ class SimEnv:
         device: Where states, targets and commands live.
 
     Raises:
-        UnknownNameError: Unknown task, camera, device or engine; the message lists the valid names.
+        UnknownNameError: Unknown task, camera, device, engine or looks; the message lists the valid names.
         SimulationError: `num_worlds` or `image_px` below 1, no camera, or CUDA asked for and not there.
     """
 
@@ -56,6 +57,7 @@ class SimEnv:
         self, task: str, num_worlds: int, *, cameras: Sequence[str] = ("front",), image_px: int = 112,
         render_device: str = "cpu", num_threads: int | None = None, physics: str = "auto",
         deterministic: bool = False, guard_folder: Path | None = None,
+        looks: str = "primitives",
     ) -> None:  # fmt: skip
         entry = task_entry(task)
         self.task = entry.spec
@@ -64,7 +66,7 @@ class SimEnv:
         self.robot = robot_of(self.task.embodiment)
         self.layout = Layout(load_embodiment(self.task.embodiment), self.robot)
         self._rules = entry.factory()
-        self._model = build_model(self._rules, self.task.embodiment)
+        self._model = build_model(self._rules, self.task.embodiment, looks=looks)
         self.num_actuators = int(self._model.nu)
         self._physics = make_physics(
             physics, self._model, num_worlds, device=render_device, num_threads=num_threads,

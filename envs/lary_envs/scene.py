@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mujoco
 
 from lary_envs.cameras import add_camera
+from lary_envs.menagerie import dress
 from lary_envs.robot import GRIPPER, OBJECT, STATIC, Robot, robot_of
 from lary_envs.spec import Task
 from lary_envs.textures import wood
+from lary_policy.errors import UnknownNameError
 
 TIMESTEP_S = 0.005
+# What is done to the looks of a robot that has just been built.
+LOOKS: dict[str, Callable[[mujoco.MjSpec, Robot], None]] = {
+    "primitives": lambda scene, robot: None,
+    "menagerie": dress,
+}
 _TABLE_FAR_M, _TABLE_HALF_WIDTH_M, _TABLE_HALF_THICK_M = 1.1, 0.75, 0.03
 
 
-def build_model(task: Task, embodiment: str = "arm7") -> mujoco.MjModel:
+def build_model(task: Task, embodiment: str = "arm7", *, looks: str = "primitives") -> mujoco.MjModel:
     """Compile the table scene with the embodiment's robot first and the task's bodies after it.
 
     Raises:
-        UnknownNameError: No robot has this embodiment.
+        UnknownNameError: No robot has this embodiment, or it has not got these looks.
+        SimulationError: The meshes of `menagerie` are missing or do not fit.
     """
+    if looks not in LOOKS:
+        raise UnknownNameError("looks", looks, tuple(LOOKS))
     robot = robot_of(embodiment)
     scene = mujoco.MjSpec()
     scene.modelname = "lary_table"
@@ -26,6 +38,7 @@ def build_model(task: Task, embodiment: str = "arm7") -> mujoco.MjModel:
     _set_options(scene)
     _add_surroundings(scene, robot)
     robot.build(scene)
+    LOOKS[looks](scene, robot)
     task.build(scene)
     return scene.compile()
 
