@@ -13,10 +13,10 @@ from lary_policy.data.actions import read_chunk
 from lary_policy.data.episodes import read_episodes, read_json
 from lary_policy.data.frames import decode_frame, frame_id
 from lary_policy.data.leakage import find_leaks
+from lary_policy.data.pair_csv import load_pairs, read_metadata
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.resolver import PathResolver
 from lary_policy.data.shards import check_shard, read_shard, shard_frame_ids
-from lary_policy.data.sources import load_pairs, read_metadata
 from lary_policy.data.store import LatentStore
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError, FrameFormatError, LaryPolicyError, StoreError

@@ -69,9 +69,9 @@ def action_file(episode: int, src: int, tgt: int, folder: str = ACTIONS) -> str:
 
 
 def with_prefix(path: str, folder: str) -> str:
-    """Put `folder` in front of a path of the reference's older style, which leaves it out."""
+    """Put `folder` (unless "") in front of a path of the reference's older style, which leaves it out."""
     parts = PurePosixPath(path).parts
-    if any(part == folder or part.startswith(f"{folder}_") for part in parts):
+    if not folder or any(part == folder or part.startswith(f"{folder}_") for part in parts):
         return path
     return f"{folder}/{path}"
 

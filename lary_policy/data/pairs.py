@@ -26,6 +26,8 @@ class PairRow:
         action: File of the chunk.
         label: Atomic primitive, or "" for none.
         noise_steps: Steps of the chunk at which a disturbance was added to the executed pose.
+        robot_type: Kind of robot, or "" where the file has none.
+        csv: Name of the CSV, where a table was read from several; otherwise "".
     """
 
     line: int
@@ -37,6 +39,8 @@ class PairRow:
     action: Path
     label: str
     noise_steps: int
+    robot_type: str = ""
+    csv: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,14 @@ class PairTable:
     def labels(self) -> tuple[str, ...] | None:
         """Return the atomic primitive of each row ("" for none), or None if the CSV has no such column."""
         return tuple(r.label for r in self.rows) if self.has_labels else None
+
+    def robot_types(self) -> tuple[str, ...]:
+        """Return the kind of robot of each row ("" where the file has none)."""
+        return tuple(r.robot_type for r in self.rows)
+
+    def item(self, row: PairRow) -> str:
+        """Return where a row stands, for messages."""
+        return f"{row.csv or self.source.name}:{row.line}"
 
     def select(self, indices: Sequence[int] | Tensor) -> PairTable:
         """Return the table of the rows at `indices`, in that order."""

@@ -17,7 +17,7 @@ class PathResolver:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._folders: dict[tuple[str, str], Path] = {}
 
     def __call__(self, path: str | None, folder: str) -> Path:
@@ -35,12 +35,12 @@ class PathResolver:
             )
         parent, _, name = path.rpartition("/")
         if path.startswith("/") or name in ("", ".", ".."):
-            return resolve_inside(self._root, path)
+            return resolve_inside(self.root, path)
         key = (parent, folder)
         if key not in self._folders:
             whole = PurePosixPath(layout.with_prefix(path, folder))
-            self._folders[key] = resolve_inside(self._root, str(whole.parent))
+            self._folders[key] = resolve_inside(self.root, str(whole.parent))
         resolved = self._folders[key] / name
         if resolved.is_symlink():
-            return resolve_inside(self._root, layout.with_prefix(path, folder))
+            return resolve_inside(self.root, layout.with_prefix(path, folder))
         return resolved

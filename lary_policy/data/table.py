@@ -120,8 +120,7 @@ def _gather[K](
         needed = [list(side) for side in sides]  # of each latent and camera, the frames it is made of
         bad = [path for side in needed for paths in side for path in paths if path in damaged]
         if bad:
-            item = f"{pairs.source.name}:{row.line}"
-            quarantined.append(Quarantined(item, damaged[bad[0]], "load_latents"))
+            quarantined.append(Quarantined(pairs.item(row), damaged[bad[0]], "load_latents"))
             continue
         kept.append(number)
         index.append([[place.setdefault(name(paths), len(place)) for paths in side] for side in needed])

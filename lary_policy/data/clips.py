@@ -1,0 +1,106 @@
+"""Labelled clips of video and the frames of each that encoders see."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lary_policy.data.frames import frame_id
+from lary_policy.data.video import read_video_frames
+from lary_policy.types import Quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRow:
+    """One usable row of a clip CSV.
+
+    Attributes:
+        line: Line in the CSV, the header being line 1.
+        clip: Name of the clip: its path as the CSV has it.
+        path: Absolute path of the video file.
+        label: Class.
+        indices: Frames to see, ascending; padded clips repeat the last.
+        recording: What the clip was cut from; segments of one recording, forward or reversed, share it.
+        csv: Name of the CSV.
+    """
+
+    line: int
+    clip: str
+    path: Path
+    label: str
+    indices: tuple[int, ...]
+    recording: str
+    csv: str
+
+
+@dataclass(frozen=True, eq=False)
+class ClipTable:
+    """Clips of one split.
+
+    Attributes:
+        rows: The N usable rows.
+        quarantined: Rows set aside when the table was read, with reasons.
+        source: The CSV it was read from (the first of several).
+        clamp: Whether an index behind the last frame means the last frame, as in the reference; otherwise it
+            is an error.
+    """
+
+    rows: tuple[ClipRow, ...]
+    quarantined: tuple[Quarantined, ...]
+    source: Path
+    clamp: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the class of each row."""
+        return tuple(row.label for row in self.rows)
+
+    def recordings(self) -> tuple[str, ...]:
+        """Return the recording of each row."""
+        return tuple(row.recording for row in self.rows)
+
+    def frame_ids(self, row: ClipRow) -> tuple[str, ...]:
+        """Return the id of each frame of a row, which depends on the clip's bytes and the index only.
+
+        Raises:
+            FrameFormatError: The file is missing or cannot be read.
+        """
+        digest = frame_id(row.path)
+        return tuple(clip_frame_id(digest, index) for index in row.indices)
+
+    def read_frames(self, row: ClipRow) -> Tensor:
+        """Decode the frames of a row to uint8 RGB `[t h w 3]`.
+
+        Raises:
+            FrameFormatError: The file is missing, damaged, or shorter than an index.
+        """
+        unique = sorted(set(row.indices))
+        frames = read_video_frames(row.path, unique, clamp=self.clamp)
+        place = {index: i for i, index in enumerate(unique)}
+        return frames[torch.tensor([place[index] for index in row.indices])]
+
+    def item(self, row: ClipRow) -> str:
+        """Return where a row stands, for messages."""
+        return f"{row.csv}:{row.line}"
+
+    def select(self, indices: Sequence[int] | Tensor) -> ClipTable:
+        """Return the table of the rows at `indices`, in that order."""
+        places = torch.as_tensor(indices, dtype=torch.int64).tolist()
+        return replace(self, rows=tuple(self.rows[i] for i in places))
+
+
+def clip_frame_id(digest: str, index: int) -> str:
+    """Return the id (64 hex digits) of frame `index` of the video file with this sha256."""
+    return hashlib.sha256(f"{digest}#{index}".encode()).hexdigest()
+
+
+def clip_id(frame_ids: Sequence[str]) -> str:
+    """Return the id (64 hex digits) of what an encoder of clips makes of these frames in this order."""
+    return hashlib.sha256(">".join(frame_ids).encode()).hexdigest()
