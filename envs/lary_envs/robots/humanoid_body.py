@@ -36,13 +36,15 @@ _HEAD_M = (0.050, 0.0, 0.501)  # centre of the head from the waist, in the frame
 _COLUMN_M = 0.131  # the waist is this far ahead of the lift
 _FLOOR_M = -0.75
 GLOW = "robot_glow"
-# Stiffness like a Panda's distal joints, which suffices for arms of 2.3 kg; published torque limits.
-_KP = (3000.0, 3000.0, 3000.0, 3000.0, 1500.0, 1500.0, 1500.0)
+# The usual step of a command, 0.03 rad, asks for less than the published torque. Twice as stiff, some joints
+# run into that limit at every step, and the hand darts sideways 20 times a second.
+_KP = (1500.0, 1500.0, 1500.0, 1500.0, 750.0, 750.0, 750.0)
 _TORQUE_NM = (60.0, 60.0, 60.0, 60.0, 30.0, 30.0, 30.0)
 _MASS_KG = (0.494, 0.462, 0.500, 0.275, 0.251, 0.266, 0.062)
 _PALM_KG, _FINGER_KG = 0.236, 0.06
 _TIP_RGBA = {"left": (0.10, 0.30, 0.95, 1.0), "right": (0.98, 0.50, 0.05, 1.0)}  # tells the hands apart
-_FINGER_KP, _FINGER_FORCE_N = 1500.0, 30.0  # 30 N hold a box by its end
+_FINGER_KP, _FINGER_FORCE_N = 3000.0, 40.0  # 20 N a finger, to hold long things away from their middle
+_FINGER_DAMPING = 100.0  # N s/m: a finger moves at most 0.2 m/s and does not bounce off what it closes on
 _LINKS: tuple[tuple[Part, ...], ...] = (
     (Part((0, 0, -0.10), (0, 0, 0), 0.055),),
     (Part((0, 0, -0.055), (0, 0, 0.055), 0.054, DARK, CYLINDER), Part((0, 0, 0), (0, -0.13, 0), 0.050)),
@@ -165,8 +167,9 @@ def _add_gripper(hand: mujoco.MjsBody, gripper: Gripper, tip: Rgba) -> None:
     for name, side in zip(gripper.fingers, (1.0, -1.0), strict=True):
         finger = hand.add_body(name=name, pos=[0, 0, 0.072], gravcomp=1)
         finger.add_joint(
-            name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0], armature=0.1, damping=[5.0, 0, 0],
-            range=[0, gripper.open_m], limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+            name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0], armature=0.1,
+            damping=[_FINGER_DAMPING, 0, 0], range=[0, gripper.open_m],
+            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
         )  # fmt: skip
         finger.add_geom(
             type=BOX, pos=[0, side * 0.013, 0.024], size=[0.011, 0.009, 0.024], material=STEEL,

@@ -1,0 +1,45 @@
+"""Where the semi-humanoid's grippers point: helpers for the waypoints of its tasks."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lary_envs.robots.humanoid import GRIPPER_TILT_RAD
+
+type Side = Literal["left", "right"]
+# Elbow and wrist bend by 85 and 100 degrees, so without leaning the hands reach a few centimetres around this
+# x. Leaning by the way to it over this length leaves the wrist there while the tool centre point moves.
+_COMFORT_X_M, _WRIST_M = 0.43, 0.28
+
+
+def hand(position: Tensor, gripper: float, *, yaw_rad: Tensor | float = 0.0, lean: float = 0.0) -> Tensor:
+    """Return poses `[w, 7]` at `[w, 3]` positions.
+
+    Args:
+        position: Tool centre points, metres.
+        gripper: Opening, 0 to 1.
+        yaw_rad: The fingers close across a thing that lies along y, turned by this angle about z.
+        lean: Part of the distance along x that is covered by leaning forwards or back.
+    """
+    out = torch.zeros_like(position[:, :1]).repeat(1, 7)
+    out[:, :3] = position
+    out[:, 4] = lean * (_COMFORT_X_M - position[:, 0]) / _WRIST_M
+    out[:, 5] = yaw_rad
+    out[:, 6] = gripper
+    return out
+
+
+def withdrawn(position: Tensor, distance_m: float, side: Side) -> Tensor:
+    """Return `[w, 3]` positions further back along the axis of a tilted gripper: upwards and outwards."""
+    outwards = math.sin(GRIPPER_TILT_RAD) * (1.0 if side == "left" else -1.0)
+    return position + point(position, 0.0, outwards, math.cos(GRIPPER_TILT_RAD)) * distance_m
+
+
+def point(like: Tensor, x: float, y: float, z: float) -> Tensor:
+    """Return one point `[w, 3]` in the worlds of `[w, ...]`, without a copy from host to device."""
+    zeros = torch.zeros_like(like[:, 0])
+    return torch.stack([zeros + x, zeros + y, zeros + z], -1)

@@ -1,0 +1,57 @@
+"""Humanoid reach: bring each gripper's tool centre point into its own floating sphere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mujoco
+import numpy as np
+from torch import Tensor
+
+from lary_envs.humanoid_poses import hand
+from lary_envs.objects import GREEN, add_goal_sphere
+from lary_envs.phases import Phase, both
+from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+
+_RADIUS_M, _WITHIN_M = 0.025, 0.025
+_LOW_M, _HIGH_M = (0.38, 0.03, 0.05), (0.51, 0.24, 0.28)  # of the left sphere; the right one's is mirrored
+
+SPEC = TaskSpec(
+    name="humanoid_reach",
+    instruction="move the left gripper to the magenta sphere and the right gripper to the green sphere",
+    success="both tool centre points stay within 2.5 cm of their spheres' centres for 0.5 s",
+    max_steps=50,
+    hold_s=0.5,
+    embodiment="arm16",
+)
+
+
+def _spheres(state: WorldState) -> Tensor:
+    return both(hand(state.goals[:, 0], 1.0, lean=1.0), hand(state.goals[:, 1], 1.0, lean=1.0))
+
+
+def phases() -> tuple[Phase, ...]:
+    """Return the expert's only leg: straight to the spheres, and stay."""
+    return (Phase("spheres", _spheres, 0.0, free=True),)
+
+
+@register_task(SPEC, phases)
+class HumanoidReach:
+    """A magenta sphere on the left and a green one on the right, each in a box of 13 x 21 x 23 cm."""
+
+    def build(self, scene: mujoco.MjSpec) -> None:
+        """Add the spheres."""
+        add_goal_sphere(scene, _RADIUS_M)
+        add_goal_sphere(scene, _RADIUS_M, name="goal_2", rgba=GREEN)
+
+    def sample(self, rng: np.random.Generator) -> Mapping[str, Placement]:
+        """Draw both centres uniformly and independently."""
+        left, right = rng.uniform(_LOW_M, _HIGH_M, (2, 3))
+        return {
+            "goal": Placement((float(left[0]), float(left[1]), float(left[2]))),
+            "goal_2": Placement((float(right[0]), -float(right[1]), float(right[2]))),
+        }
+
+    def holds(self, state: WorldState) -> Tensor:
+        """Return bool `[w]`: both within 2.5 cm now."""
+        return ((state.arms[..., :3] - state.goals).norm(dim=-1) < _WITHIN_M).all(-1)
