@@ -8,12 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lary_envs.ik import limit_length
+from lary_envs.phases import both
 from lary_envs.robots.humanoid import GRIPPER_TILT_RAD
+from lary_envs.spec import WorldState
 
 type Side = Literal["left", "right"]
 # Elbow and wrist bend by 85 and 100 degrees, so without leaning the hands reach a few centimetres around this
 # x. Leaning by the way to it over this length leaves the wrist there while the tool centre point moves.
 _COMFORT_X_M, _WRIST_M = 0.43, 0.28
+_TURN_RAD = 0.05
+APPROACH_M = 0.015  # in a step; at 0.02 m the elbow reaches its speed limit where the arm is most bent
 
 
 def hand(position: Tensor, gripper: float, *, yaw_rad: Tensor | float = 0.0, lean: float = 0.0) -> Tensor:
@@ -31,6 +36,17 @@ def hand(position: Tensor, gripper: float, *, yaw_rad: Tensor | float = 0.0, lea
     out[:, 5] = yaw_rad
     out[:, 6] = gripper
     return out
+
+
+def hands(state: WorldState, left: Tensor, right: Tensor) -> Tensor:
+    """Return poses `[w, 2, 7]` of both hands, turned by 0.05 rad at most from how they are.
+
+    A turn about the tool centre point swings a wrist that is 0.32 m away: turned faster, joints reach their speed
+    limits.
+    """
+    wanted = both(left, right)
+    turn = limit_length(wanted[..., 3:6] - state.arms[..., 3:6], _TURN_RAD)
+    return torch.cat([wanted[..., :3], state.arms[..., 3:6] + turn, wanted[..., 6:]], -1)
 
 
 def withdrawn(position: Tensor, distance_m: float, side: Side) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert, task_spec
-from lary_envs.humanoid_poses import hand, point, withdrawn
+from lary_envs.humanoid_poses import hand, hands, point, withdrawn
 from lary_envs.robots.humanoid import GRIPPER_TILT_RAD
 from lary_envs.spec import WorldState, task_entry
 from lary_policy.rotation import euler_xyz_to_matrix
@@ -103,6 +103,16 @@ def test_withdrawing_follows_the_gripper(side, outwards):
     moved = withdrawn(start, 0.1, side) - start
     wanted = [0.0, outwards * math.sin(GRIPPER_TILT_RAD), math.cos(GRIPPER_TILT_RAD)]
     torch.testing.assert_close(moved[0], 0.1 * torch.tensor(wanted))
+
+
+def test_hands_turn_gently():
+    state = world("handover")
+    far = hand(state.goals[:, 0], 0.5, yaw_rad=0.3)
+    near = hand(state.goals[:, 0], 0.5, yaw_rad=-0.01)
+    pose = hands(state, far, near)
+    torch.testing.assert_close(pose[0, :, 5], torch.tensor([0.05, -0.01], dtype=torch.float64))
+    torch.testing.assert_close(pose[0, :, :3], state.goals.expand(1, 2, 3)[0])
+    assert (pose[..., 6] == 0.5).all()
 
 
 def test_hands_lean_towards_what_is_far():

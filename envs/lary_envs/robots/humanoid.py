@@ -98,7 +98,7 @@ HUMANOID = register_robot(
         build=lambda scene: body.build(scene, ARMS, GRIPPERS, SHOULDER_HEIGHT_M),
         cameras={
             "front": CameraPlace((1.26, 0.0, 0.76), (0.385, 0.0, 0.14), 39.0),
-            "agent": CameraPlace(*body.head_view(SHOULDER_HEIGHT_M), 74.0),  # what the head sees
+            "agent": CameraPlace(*body.head_view(SHOULDER_HEIGHT_M), 66.0),  # what the head sees
         },
         wrist_cameras=("wrist_left", "wrist_right"),
         contacts=(40, 160),  # the experts' episodes need at most 24 contacts and 98 rows

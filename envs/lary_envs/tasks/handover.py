@@ -9,9 +9,9 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.humanoid_poses import hand, point, withdrawn
+from lary_envs.humanoid_poses import APPROACH_M, hand, hands, point, withdrawn
 from lary_envs.objects import add_box, add_goal_plate
-from lary_envs.phases import Phase, at_height, both
+from lary_envs.phases import Phase, at_height
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = (0.013, 0.11, 0.016), 0.05
@@ -51,7 +51,7 @@ def _left_picks(state: WorldState, height_m: float, gripper: float) -> Tensor:
     spot = at_height(_on_stick(state, _GRIP_M), height_m)
     left = hand(spot, gripper, yaw_rad=state.object_yaw)
     x, y, z = _WAIT_M
-    return both(left, hand(point(state.object_pos, x, -y, z), _READY))
+    return hands(state, left, hand(point(state.object_pos, x, -y, z), _READY))
 
 
 def _left_offers(state: WorldState, gripper: float, away_m: float = 0.0) -> Tensor:
@@ -70,12 +70,16 @@ def _right_places(state: WorldState, height_m: float, gripper: float) -> Tensor:
     """Return poses with the stick over the plate while the left hand waits."""
     spot = at_height(state.goal_pos, height_m) - point(state.object_pos, 0.0, _GRIP_M, 0.0)
     waiting = hand(point(state.object_pos, *_WAIT_M), _READY)
-    return both(waiting, hand(spot, gripper))
+    return hands(state, waiting, hand(spot, gripper))
 
 
 def _offer(state: WorldState) -> Tensor:
     x, y, z = _WAIT_M
-    return both(_left_offers(state, _CLOSED), hand(point(state.object_pos, x, -y, z), _READY))
+    return hands(state, _left_offers(state, _CLOSED), hand(point(state.object_pos, x, -y, z), _READY))
+
+
+def _aligned(state: WorldState) -> Tensor:
+    return (state.arms[:, 0, 5] - state.object_yaw).abs() < _STRAIGHT_RAD
 
 
 def _straight(state: WorldState) -> Tensor:
@@ -94,14 +98,17 @@ def phases() -> tuple[Phase, ...]:
     """Return the expert's legs: left picks, lifts, offers; right takes; left lets go; right places."""
 
     def taking(state: WorldState, left: float, right: float, away_m: float = 0.0) -> Tensor:
-        return both(_left_offers(state, left), _right_takes(state, right, away_m))
+        return hands(state, _left_offers(state, left), _right_takes(state, right, away_m))
 
     def leaving(state: WorldState) -> Tensor:
-        return both(_left_offers(state, _READY, _AWAY_M), _right_takes(state, _CLOSED))
+        return hands(state, _left_offers(state, _READY, _AWAY_M), _right_takes(state, _CLOSED))
 
     low = _GRASP_Z_M + 0.002
     return (
-        Phase("over it", lambda s: _left_picks(s, _HOVER_M, _READY), 0.015, free=True, track=True),
+        Phase(
+            "over it", lambda s: _left_picks(s, _HOVER_M, _READY), 0.015, done=_aligned, speed_m=APPROACH_M,
+            free=True, track=True,
+        ),
         Phase("down to it", lambda s: _left_picks(s, _GRASP_Z_M, _READY), 0.005, track=True),
         Phase("left closes", lambda s: _left_picks(s, _GRASP_Z_M, _CLOSED), 0.01, done=_holds(0)),
         Phase("lift", lambda s: _left_picks(s, _CARRY_M, _CLOSED), 0.03, speed_m=_GENTLE_M),
@@ -115,7 +122,7 @@ def phases() -> tuple[Phase, ...]:
         Phase("down to it", lambda s: _right_places(s, low, _CLOSED), 0.005, speed_m=_SLOW_M),
         Phase("right opens", lambda s: _right_places(s, low, _READY), 0.01, done=_lets_go(1)),
         Phase("up", lambda s: _right_places(s, _HOVER_M, _READY), 0.0),
-    )
+    )  # fmt: skip
 
 
 @register_task(SPEC, phases)

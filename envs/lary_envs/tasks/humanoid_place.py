@@ -9,9 +9,9 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.humanoid_poses import hand
+from lary_envs.humanoid_poses import APPROACH_M, hand, hands
 from lary_envs.objects import RED, add_box, add_goal_plate
-from lary_envs.phases import Phase, at_height, both
+from lary_envs.phases import Phase, at_height
 from lary_envs.robot import ARM, GRIPPER, OBJECT, STATIC
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
@@ -42,27 +42,31 @@ SPEC = TaskSpec(
 )
 
 
-def _hands(centre: Tensor, yaw_rad: Tensor, height_m: float, gripper: float) -> Tensor:
+def _hold_at(state: WorldState, centre: Tensor, yaw_rad: Tensor, height_m: float, gripper: float) -> Tensor:
     """Return poses `[w, 2, 7]` at both handles of a tray at `[w, 3]` centres, turned by `[w]` yaws."""
     across = centre.new_zeros(len(centre), 3)
     across[:, 0], across[:, 1] = -yaw_rad.sin() * _GRIP_M, yaw_rad.cos() * _GRIP_M
     spot = at_height(centre, height_m)
     left = hand(spot + across, gripper, yaw_rad=yaw_rad)
-    return both(left, hand(spot - across, gripper, yaw_rad=yaw_rad))
+    return hands(state, left, hand(spot - across, gripper, yaw_rad=yaw_rad))
 
 
 def _at_tray(state: WorldState, height_m: float, gripper: float) -> Tensor:
-    return _hands(state.object_pos, state.object_yaw, height_m, gripper)
+    return _hold_at(state, state.object_pos, state.object_yaw, height_m, gripper)
 
 
 def _at_plate(state: WorldState, height_m: float, gripper: float) -> Tensor:
-    return _hands(state.goal_pos, state.goal_yaw, height_m, gripper)
+    return _hold_at(state, state.goal_pos, state.goal_yaw, height_m, gripper)
 
 
 def _turning(state: WorldState) -> Tensor:
     """Return poses with the tray turned a little further, since hands turn faster than they move."""
     step = (state.goal_yaw - state.object_yaw).clamp(-_TURN_RAD, _TURN_RAD)
-    return _hands(state.object_pos, state.object_yaw + step, _CARRY_M, _CLOSED)
+    return _hold_at(state, state.object_pos, state.object_yaw + step, _CARRY_M, _CLOSED)
+
+
+def _aligned(state: WorldState) -> Tensor:
+    return (state.arms[..., 5] - state.object_yaw[:, None]).abs().amax(-1) < _STRAIGHT_RAD
 
 
 def _straight(state: WorldState) -> Tensor:
@@ -81,7 +85,10 @@ def phases() -> tuple[Phase, ...]:
     """Return the expert's legs: to the handles, close, lift, turn, over the plate, down, open, up."""
     low = _GRASP_Z_M + 0.002
     return (
-        Phase("over the handles", lambda s: _at_tray(s, _HOVER_M, _READY), 0.015, free=True, track=True),
+        Phase(
+            "over the handles", lambda s: _at_tray(s, _HOVER_M, _READY), 0.015, done=_aligned,
+            speed_m=APPROACH_M, free=True, track=True,
+        ),
         Phase("down to them", lambda s: _at_tray(s, _GRASP_Z_M, _READY), 0.005, track=True),
         Phase("close", lambda s: _at_tray(s, _GRASP_Z_M, _CLOSED), 0.01, done=_hold),
         Phase("lift", lambda s: _at_tray(s, _CARRY_M, _CLOSED), 0.02, speed_m=_GENTLE_M),
@@ -91,7 +98,7 @@ def phases() -> tuple[Phase, ...]:
         Phase("down to it", lambda s: _at_plate(s, low, _CLOSED), 0.006, speed_m=_SLOW_M),
         Phase("open", lambda s: _at_plate(s, low, _READY), 0.01, done=_let_go),
         Phase("up", lambda s: _at_plate(s, _HOVER_M, _READY), 0.0),
-    )
+    )  # fmt: skip
 
 
 @register_task(SPEC, phases)

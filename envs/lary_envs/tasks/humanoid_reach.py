@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.humanoid_poses import hand
+from lary_envs.humanoid_poses import APPROACH_M, hand, hands
 from lary_envs.objects import GREEN, add_goal_sphere
-from lary_envs.phases import Phase, both
+from lary_envs.phases import Phase
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.025
@@ -27,12 +27,13 @@ SPEC = TaskSpec(
 
 
 def _spheres(state: WorldState) -> Tensor:
-    return both(hand(state.goals[:, 0], 1.0, lean=1.0), hand(state.goals[:, 1], 1.0, lean=1.0))
+    left, right = (hand(state.goals[:, index], 1.0, lean=1.0) for index in (0, 1))
+    return hands(state, left, right)
 
 
 def phases() -> tuple[Phase, ...]:
     """Return the expert's only leg: straight to the spheres, and stay."""
-    return (Phase("spheres", _spheres, 0.0, free=True),)
+    return (Phase("spheres", _spheres, 0.0, speed_m=APPROACH_M, free=True),)
 
 
 @register_task(SPEC, phases)
