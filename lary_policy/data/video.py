@@ -17,7 +17,7 @@ from lary_policy.errors import FrameFormatError, ShapeError
 
 # Codecs of which every packet shows exactly one frame, so that frames can be counted without decoding them.
 # VP8 is not among them: its packets may hold frames that are never shown.
-ONE_FRAME_A_PACKET = ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "ffv1")
+ONE_FRAME_A_PACKET = ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg")
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class _Packets:
+class _Times:
     """Presentation times of all frames, ascending, and those of the key frames among them."""
 
-    times: tuple[int, ...]
+    all: tuple[int, ...]
     keys: tuple[int, ...]
 
 
@@ -63,20 +63,18 @@ def probe_video(path: Path) -> VideoInfo:
         FrameFormatError: It is missing, damaged, or holds no video.
     """
     with _opened(path) as (container, stream):
-        packets = _scan(container, stream)
-        if packets is not None:
-            count = len(packets.times)
-        else:
-            container.seek(0, stream=stream, backward=True)
-            count = sum(1 for _ in container.decode(stream))
-        return _info(stream, count)
+        times = _scan(container, stream)
+        if times is not None:
+            return _info(stream, len(times.all))
+        container.seek(0, stream=stream)
+        return _info(stream, sum(1 for _ in container.decode(stream)))
 
 
 def check_video(path: Path) -> VideoInfo:
     """Decode every frame of a video file and report on it.
 
     Raises:
-        FrameFormatError: It is missing, or a frame is damaged.
+        FrameFormatError: It is missing, holds no frame, or a frame is damaged.
     """
     with _opened(path) as (container, stream):
         stream.codec_context.options = {"err_detect": "explode"}
@@ -85,14 +83,16 @@ def check_video(path: Path) -> VideoInfo:
             if frame.is_corrupt:
                 raise _damaged(path, f"frame {count} is damaged")
             count += 1
+        if count == 0:
+            raise _damaged(path, "no frame that decodes")
         return _info(stream, count)
 
 
 def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False) -> Tensor:
     """Decode some frames of a video file to uint8 RGB `[t h w 3]`.
 
-    Only the stretches from the key frame before a wanted frame up to it are decoded, and only wanted frames
-    are converted to RGB.
+    Only the stretches from the key frame before a wanted frame up to it are decoded, frames that no other
+    depends on are left out, and only wanted frames are converted to RGB.
 
     Args:
         path: Video file.
@@ -102,50 +102,74 @@ def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False
     Raises:
         FrameFormatError: The file is missing, damaged, or shorter than an index; the message says so if the
             container lied about its length.
-        ShapeError: The indices are empty, negative or not ascending.
+        ShapeError: There is no index, or they are negative or not ascending.
     """
     wanted = list(indices)
     if not wanted or wanted[0] < 0 or any(a >= b for a, b in itertools.pairwise(wanted)):
         raise ShapeError(expected="ascending frame numbers", got=str(wanted), fix="Sort them, each once.")
     with _opened(path) as (container, stream):
-        packets = _scan(container, stream)
-        container.seek(0, stream=stream, backward=True)
-        images = _all_in_order(container, stream, wanted) if packets is None else None
-        if packets is not None:
-            images = _by_time(container, stream, packets, wanted)
-        return _complete(path, stream, images or {}, wanted, clamp)
+        times = _scan(container, stream)
+        images = {} if times is None else _seek_and_decode(container, stream, times, wanted, clamp)
+        stated = stream.frames
+    if not images:
+        with _opened(path) as (container, stream):
+            images = _decode_in_order(container, stream, wanted)
+    return _collect(path, stated, images, wanted, clamp)
 
 
-def _by_time(container: Any, stream: Any, packets: _Packets, wanted: Sequence[int]) -> dict[int, Tensor]:
-    """Decode the wanted frames, seeking over stretches that no wanted frame depends on."""
-    number = {time: i for i, time in enumerate(packets.times)}
-    last = len(packets.times) - 1
-    times = [packets.times[min(i, last)] for i in wanted]
-    return dict(_stretches(container, stream, packets, times, number))
+def iterate_frames(path: Path, pixel_format: str = "rgb24") -> Iterator[Tensor]:
+    """Decode all frames of a video file in order, uint8 `[h w 3]`, or `[h w]` for the format `gray`.
 
-
-def _stretches(
-    container: Any, stream: Any, packets: _Packets, times: Sequence[int], number: dict[int, int]
-) -> Iterator[tuple[int, Tensor]]:
-    remaining = list(dict.fromkeys(times))
-    while remaining:
-        start = packets.keys[max(0, bisect_right(packets.keys, remaining[0]) - 1)]
-        following = bisect_right(packets.keys, remaining[0])
-        container.seek(start, stream=stream, backward=True)
-        end = packets.keys[following] if following < len(packets.keys) else None
-        group = [t for t in remaining if end is None or t < end]
-        remaining = remaining[len(group) :]
-        found = set(group)
+    Raises:
+        FrameFormatError: The file is missing or damaged.
+    """
+    with _opened(path) as (container, stream):
         for frame in container.decode(stream):
-            if frame.pts in found:
-                yield number[frame.pts], _rgb(frame)
-            if frame.pts is not None and frame.pts >= group[-1]:
-                break
+            yield torch.from_numpy(frame.to_ndarray(format=pixel_format))
 
 
-def _all_in_order(container: Any, stream: Any, wanted: Sequence[int]) -> dict[int, Tensor]:
+def _seek_and_decode(
+    container: Any, stream: Any, times: _Times, wanted: Sequence[int], clamp: bool
+) -> dict[int, Tensor]:
+    """Decode the wanted frames stretch by stretch; nothing if seeking does not lead to all of them."""
+    last = len(times.all) - 1
+    numbers = dict.fromkeys(min(i, last) if clamp else i for i in wanted)
+    if max(numbers) > last:
+        numbers = {i: None for i in numbers if i <= last} | {last: None}  # the caller says what is not there
+    waiting = {times.all[i]: i for i in sorted(numbers)}
+    images: dict[int, Tensor] = {}
+    while waiting:
+        first = next(iter(waiting))
+        key = bisect_right(times.keys, first)
+        end = times.keys[key] if key < len(times.keys) else None
+        group = {t: i for t, i in waiting.items() if end is None or t < end}
+        container.seek(times.keys[max(0, key - 1)], stream=stream)
+        found = {group[t]: image for t, image in _stretch(container, stream, group)}
+        if len(found) < len(group):
+            return {}
+        images |= found
+        waiting = {t: i for t, i in waiting.items() if t not in group}
+    return images
+
+
+def _stretch(container: Any, stream: Any, times: dict[int, int]) -> Iterator[tuple[int, Tensor]]:
+    """Decode from the current position on until the frames of all wanted times came out."""
+    context, absent = stream.codec_context, set(times)
+    for packet in container.demux(stream):
+        context.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"
+        for frame in packet.decode():
+            if frame.pts in absent:
+                absent.discard(frame.pts)
+                yield frame.pts, _rgb(frame)
+        if not absent:
+            break
+
+
+def _decode_in_order(container: Any, stream: Any, wanted: Sequence[int]) -> dict[int, Tensor]:
     """Decode from the start on and convert only what is wanted; the last frame is kept for clamping."""
-    needed, images, latest = set(wanted), {}, None
+    needed = set(wanted)
+    images: dict[int, Tensor] = {}
+    latest: tuple[int, Any] | None = None
     for index, frame in enumerate(container.decode(stream)):
         latest = (index, frame)
         if index in needed:
@@ -157,8 +181,8 @@ def _all_in_order(container: Any, stream: Any, wanted: Sequence[int]) -> dict[in
     return images
 
 
-def _complete(
-    path: Path, stream: Any, images: dict[int, Tensor], wanted: Sequence[int], clamp: bool
+def _collect(
+    path: Path, stated: int, images: dict[int, Tensor], wanted: Sequence[int], clamp: bool
 ) -> Tensor:
     if not images:
         raise _damaged(path, "no frame that decodes")
@@ -166,8 +190,8 @@ def _complete(
     chosen = [min(i, last) if clamp else i for i in wanted]
     absent = [i for i in chosen if i not in images]
     if absent:
-        stated = f" (the container states {stream.frames} frames)" if stream.frames > last + 1 else ""
-        raise _damaged(path, f"frame {absent[0]} is not there, the last is {last}{stated}")
+        lie = f" (the container states {stated} frames)" if stated > last + 1 else ""
+        raise _damaged(path, f"frame {absent[0]} is not there, the last is {last}{lie}")
     return torch.stack([images[i] for i in chosen])
 
 
@@ -175,25 +199,22 @@ def _rgb(frame: Any) -> Tensor:
     return torch.from_numpy(frame.to_ndarray(format="rgb24"))
 
 
-def _scan(container: Any, stream: Any) -> _Packets | None:
+def _scan(container: Any, stream: Any) -> _Times | None:
     """Read the times of all packets without decoding; None if frames cannot be counted like this."""
-    if stream.codec_context.name.removeprefix("lib").split("-")[0] not in _DECODERS:
+    if stream.codec_context.codec.canonical_name not in ONE_FRAME_A_PACKET:
         return None
     times, keys = [], []
     for packet in container.demux(stream):
-        if packet.size == 0 or packet.is_discard:
+        if packet.size == 0 or packet.is_discard or packet.is_corrupt:
             continue
         if packet.pts is None:
             return None
         times.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)
-    if len(set(times)) != len(times) or not keys or min(keys) > min(times):
+    if len(set(times)) < len(times) or not keys or min(keys) > min(times):
         return None
-    return _Packets(tuple(sorted(times)), tuple(sorted(keys)))
-
-
-_DECODERS = (*ONE_FRAME_A_PACKET, "dav1d", "aom")
+    return _Times(tuple(sorted(times)), tuple(sorted(keys)))
 
 
 def _info(stream: Any, frames: int) -> VideoInfo:
