@@ -14,9 +14,11 @@ from lary_envs.initial import InitialStates
 from lary_envs.layout import Layout
 from lary_envs.measure import Measurement
 from lary_envs.nan_guard import NanGuard
+from lary_envs.randomisation import ranges_of
 from lary_envs.robot import robot_of
 from lary_envs.scene import TIMESTEP_S, build_model
 from lary_envs.spec import WorldState, task_entry
+from lary_envs.varied import VARIED_FIELDS, VariedScene
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
@@ -40,6 +42,8 @@ class SimEnv:
         deterministic: Ask `warp` for a fixed order of sums, see `WarpPhysics`; `mujoco` always has one.
         guard_folder: Where the last states of diverged worlds are saved for `lary_envs.nan_guard.replay`;
             None records nothing.
+        randomisation: How much colours, sizes, lights, fixed cameras and the table differ between seeds: a
+            level of `lary_envs.randomisation.LEVELS`. Initial states are those of `none` in every level.
         looks: Of the robot: `primitives`, or `menagerie` for MuJoCo Menagerie's meshes over the same physics.
 
     Attributes:
@@ -49,14 +53,14 @@ class SimEnv:
         device: Where states, targets and commands live.
 
     Raises:
-        UnknownNameError: Unknown task, camera, device, engine or looks; the message lists the valid names.
+        UnknownNameError: Unknown task, camera, device, engine, level or looks; the message lists valid ones.
         SimulationError: `num_worlds` or `image_px` below 1, no camera, or CUDA asked for and not there.
     """
 
     def __init__(
         self, task: str, num_worlds: int, *, cameras: Sequence[str] = ("front",), image_px: int = 112,
         render_device: str = "cpu", num_threads: int | None = None, physics: str = "auto",
-        deterministic: bool = False, guard_folder: Path | None = None,
+        deterministic: bool = False, guard_folder: Path | None = None, randomisation: str = "none",
         looks: str = "primitives",
     ) -> None:  # fmt: skip
         entry = task_entry(task)
@@ -66,15 +70,20 @@ class SimEnv:
         self.robot = robot_of(self.task.embodiment)
         self.layout = Layout(load_embodiment(self.task.embodiment), self.robot)
         self._rules = entry.factory()
-        self._model = build_model(self._rules, self.task.embodiment, looks=looks)
+        ranges = ranges_of(randomisation)
+        self._model = build_model(
+            self._rules, self.task.embodiment, textures=ranges.textures if ranges else (), looks=looks
+        )
         self.num_actuators = int(self._model.nu)
         self._physics = make_physics(
             physics, self._model, num_worlds, device=render_device, num_threads=num_threads,
             contacts=self.robot.contacts, deterministic=deterministic,
+            vary=VARIED_FIELDS if ranges else (),
         )  # fmt: skip
         self.device = self._physics.device
         self._measure = Measurement(self.robot, self._model, self._physics)
         self._initial = InitialStates(self._model, self.robot, self._rules)
+        self._varied = VariedScene(ranges, self._model, self.robot) if ranges else None
         self._tracer: RayTracer | None = None
         self._render_device, self._num_threads = render_device, num_threads
         self._substeps = round(1 / (self.task.control_hz * TIMESTEP_S))
@@ -102,7 +111,8 @@ class SimEnv:
         for world, seed in zip(range(self.num_worlds) if chosen is None else chosen, seeds, strict=True):
             self._seeds[world] = int(seed)
         index = None if chosen is None else torch.tensor(chosen, device=self.device)
-        self._physics.reset(*self._initial.draw(seeds), worlds=index)
+        rise_m = None if self._varied is None else self._varied.write(self._physics, seeds, index)
+        self._physics.reset(*self._initial.draw(seeds, rise_m), worlds=index)
         which = slice(None) if index is None else index
         self._held[which] = 0
         self._diverged[which] = False

@@ -31,19 +31,19 @@ class InitialStates:
         self._actuated = [int(model.joint(model.actuator(i).name).qposadr[0]) for i in range(model.nu)]
 
     def draw(
-        self, seeds: Sequence[int], scales: Tensor | None = None
+        self, seeds: Sequence[int], rise_m: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return float64 `qpos` `[n, nq]`, goals `[n, nmocap, 3]` and `[n, nmocap, 4]`, `ctrl` `[n, nu]`.
 
         Args:
             seeds: One a world.
-            scales: Sizes `[n]` of the objects relative to the task's; they stand on the table all the same.
+            rise_m: How much higher `[n]` the centres of the objects are, because they vary in size.
         """
         rows = [self._draw_one(int(seed)) for seed in seeds]
         qpos, pos, quat, ctrl = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         body = body_id(self._model, "object")
-        if scales is not None and body >= 0:
-            qpos[:, int(self._model.jnt_qposadr[self._model.body_jntadr[body]]) + 2] *= scales
+        if rise_m is not None and body >= 0:
+            qpos[:, int(self._model.jnt_qposadr[self._model.body_jntadr[body]]) + 2] += rise_m
         return qpos, pos, quat, ctrl
 
     def _draw_one(self, seed: int) -> tuple[NDArray[np.float64], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mujoco
 
@@ -10,10 +10,11 @@ from lary_envs.cameras import add_camera
 from lary_envs.menagerie import dress
 from lary_envs.robot import GRIPPER, OBJECT, STATIC, Robot, robot_of
 from lary_envs.spec import Task
-from lary_envs.textures import wood
+from lary_envs.textures import TABLE_TEXTURES
 from lary_policy.errors import UnknownNameError
 
 TIMESTEP_S = 0.005
+PLAIN_TEXTURE = "wood"  # of the table
 # What is done to the looks of a robot that has just been built.
 LOOKS: dict[str, Callable[[mujoco.MjSpec, Robot], None]] = {
     "primitives": lambda scene, robot: None,
@@ -22,8 +23,17 @@ LOOKS: dict[str, Callable[[mujoco.MjSpec, Robot], None]] = {
 _TABLE_FAR_M, _TABLE_HALF_WIDTH_M, _TABLE_HALF_THICK_M = 1.1, 0.75, 0.03
 
 
-def build_model(task: Task, embodiment: str = "arm7", *, looks: str = "primitives") -> mujoco.MjModel:
+def build_model(
+    task: Task, embodiment: str = "arm7", *, textures: Sequence[str] = (PLAIN_TEXTURE,),
+    looks: str = "primitives",
+) -> mujoco.MjModel:  # fmt: skip
     """Compile the table scene with the embodiment's robot first and the task's bodies after it.
+
+    Args:
+        task: Adds its bodies.
+        embodiment: Decides which robot stands in the scene.
+        textures: Names of textures that the table may be given later; it starts with the plain one.
+        looks: Of the robot: `primitives` or `menagerie`, with the same physics.
 
     Raises:
         UnknownNameError: No robot has this embodiment, or it has not got these looks.
@@ -36,6 +46,7 @@ def build_model(task: Task, embodiment: str = "arm7", *, looks: str = "primitive
     scene.modelname = "lary_table"
     scene.compiler.degree = False
     _set_options(scene)
+    _add_textures(scene, textures)
     _add_surroundings(scene, robot)
     robot.build(scene)
     LOOKS[looks](scene, robot)
@@ -52,17 +63,21 @@ def _set_options(scene: mujoco.MjSpec) -> None:
     option.ls_iterations = 50
 
 
-def _add_surroundings(scene: mujoco.MjSpec, robot: Robot) -> None:
-    texture = scene.add_texture(
-        name="wood", type=mujoco.mjtTexture.mjTEXTURE_2D, width=256, height=256, nchannel=3
-    )
-    texture.data = wood(256).tobytes()
+def _add_textures(scene: mujoco.MjSpec, names: Sequence[str]) -> None:
+    for name in dict.fromkeys((PLAIN_TEXTURE, *names)):
+        texture = scene.add_texture(
+            name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=256, height=256, nchannel=3
+        )
+        texture.data = TABLE_TEXTURES[name](256).tobytes()
     scene.add_texture(
         name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
         rgb1=[0.78, 0.82, 0.88], rgb2=[0.50, 0.55, 0.62], width=64, height=384,
     )  # fmt: skip
+
+
+def _add_surroundings(scene: mujoco.MjSpec, robot: Robot) -> None:
     table = scene.add_material(name="table", specular=0.1, shininess=0.2, texrepeat=[1, 1])
-    table.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "wood"
+    table.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = PLAIN_TEXTURE
     scene.add_material(name="floor", rgba=[0.55, 0.58, 0.62, 1], specular=0.0)
     world = scene.worldbody
     world.add_geom(

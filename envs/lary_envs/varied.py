@@ -21,6 +21,8 @@ VARIED_FIELDS = (
     "geom_rgba", "geom_size", "light_dir", "light_diffuse", "cam_pos", "cam_quat", "mat_texid",
 )  # fmt: skip
 _SHADOW_LIGHT, _TABLE = "key", "table"  # names in the scene
+# Half extents from here on stay: two arms that hold a bar by its ends know how long it is.
+_LONG_M = 0.06
 _RGB = mujoco.mjtTextureRole.mjTEXROLE_RGB.value
 
 type Fields = dict[str, NDArray[Any]]
@@ -39,11 +41,12 @@ class VariedScene:
         self._ranges, self._model = ranges, model
         bodies = [i for i in range(model.nbody) if model.body(i).name in ("object", *GOAL_BODIES)]
         self._geoms = np.flatnonzero(np.isin(model.geom_bodyid, bodies))
+        self._object = [i for i in self._geoms if model.geom(i).name == "object"]
         self._cameras = np.array([model.camera(name).id for name in robot.cameras])
         self._light, self._table = model.light(_SHADOW_LIGHT).id, model.material(_TABLE).id
 
     def write(self, physics: Physics, seeds: Sequence[int], worlds: Tensor | None = None) -> Tensor:
-        """Write the fields of `[n]` worlds (all by default); return the scales `[n]` of their objects."""
+        """Write the fields of `[n]` worlds (all by default); return how much `[n]` (m) their objects rose."""
         drawn = [draw_variation(int(seed), self._ranges, len(self._cameras)) for seed in seeds]
         rows = [self._fields(variation) for variation in drawn]
         which = slice(None) if worlds is None else worlds
@@ -51,14 +54,16 @@ class VariedScene:
             view = physics.field(name)
             values = torch.from_numpy(np.stack([row[name] for row in rows]))
             view[which] = values.to(view.device, view.dtype).reshape(-1, *view.shape[1:])
-        return torch.tensor([variation.scale for variation in drawn], dtype=torch.float64)
+        tall = np.stack([row["geom_size"][self._object, 2] for row in rows])
+        return torch.from_numpy((tall - self._model.geom_size[self._object, 2]).sum(-1))
 
     def _fields(self, drawn: Variation) -> Fields:
         """Return the values of one world."""
         out: Fields = {name: getattr(self._model, name).copy() for name in VARIED_FIELDS}
         for geom in self._geoms:
             out["geom_rgba"][geom, :3] = _turn_hue(out["geom_rgba"][geom, :3], drawn.hue)
-            out["geom_size"][geom] *= drawn.scale
+            graspable = out["geom_size"][geom] < _LONG_M
+            out["geom_size"][geom, graspable] *= drawn.scale
         out["light_dir"][self._light] = _rotate(_quat(drawn.light_turn), out["light_dir"][self._light])
         out["light_diffuse"] *= drawn.brightness
         for camera, shift, turn in zip(self._cameras, drawn.camera_shift, drawn.camera_turn, strict=True):
