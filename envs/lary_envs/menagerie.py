@@ -18,7 +18,7 @@ import numpy as np
 from lary_envs.kinematic_match import Link, match_links, matrices
 from lary_envs.mjcf_files import require_inside
 from lary_envs.parts import placed
-from lary_envs.robot import Robot
+from lary_envs.robot import Robot, robot_of
 from lary_policy.errors import SimulationError, UnknownNameError
 
 ROOT_VARIABLE = "MENAGERIE_ROOT"
@@ -70,6 +70,19 @@ def dress(scene: mujoco.MjSpec, robot: Robot) -> None:
         for geom in body.geoms:
             geom.rgba, geom.group = [0.0, 0.0, 0.0, 0.0], _HIDDEN_GROUP
     _add_meshes(scene, model, links)
+
+
+def require_counterpart(embodiment: str) -> None:
+    """Make sure that the robot of an embodiment can be dressed, in about two seconds.
+
+    Raises:
+        UnknownNameError: It has no robot or no counterpart.
+        SimulationError: The model is missing, cannot be read or does not fit.
+        UnsafePathError: A path in the model leaves its folder.
+    """
+    robot, scene = robot_of(embodiment), mujoco.MjSpec()
+    robot.build(scene)
+    dress(scene, robot)
 
 
 def load_model(counterpart: Counterpart) -> mujoco.MjModel:

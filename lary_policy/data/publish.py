@@ -16,6 +16,7 @@ from lary_policy.errors import DatasetError
 from lary_policy.types import Quarantined
 
 PROGRESS_FILE = "progress.json"
+_OPTIONAL = ("looks",)  # settings that are written only where they are not the default
 _VERSIONED = ("lerobot_policy_lary", "mujoco", "mujoco-warp", "numpy", "pillow", "torch")
 
 
@@ -99,7 +100,7 @@ def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
         DatasetError: It was made with other settings, or `root` holds something else.
     """
     found = read_json(root / layout.DATASET_FILE) if (root / layout.DATASET_FILE).is_file() else {}
-    different = sorted(key for key in config if found.get(key) != config[key])
+    different = sorted(key for key in {*config, *_OPTIONAL} if found.get(key) != config.get(key))
     if different:
         raise DatasetError(
             expected=f"nothing at {root}, or a complete dataset of the same settings",

@@ -14,7 +14,7 @@ class ExpertSession:
     """Records batches of scripted episodes.
 
     Args:
-        config: Settings of the collection (`task`, `cameras`, `image_px`, `noise`).
+        config: Settings of the collection (`task`, `cameras`, `image_px`, `noise`, perhaps `looks`).
         num_worlds: Worlds simulated side by side.
         render_device: Device of the renderer.
     """
@@ -29,6 +29,7 @@ class ExpertSession:
             cameras=tuple(config["cameras"]),
             image_px=config["image_px"],
             render_device=render_device,
+            looks=config.get("looks", "primitives"),
             physics="mujoco",  # the same demonstrations on every machine
         )
         self._controller = EndEffectorController(num_worlds, embodiment=self._env.task.embodiment)

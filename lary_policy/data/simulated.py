@@ -32,6 +32,7 @@ def collect_demonstrations(
     label_threshold_m: float = DEFAULT_THRESHOLD_M,
     num_worlds: int = 50,
     render_device: str = "cpu",
+    looks: str = "primitives",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemonstrationReport:
     """Record one scripted episode for each seed and publish the dataset at `root` when all are done.
@@ -53,6 +54,7 @@ def collect_demonstrations(
         label_threshold_m: Smallest displacement along an axis that names a direction.
         num_worlds: Worlds simulated side by side.
         render_device: Device of the renderer.
+        looks: Of the robot, as in `lary_envs.SimEnv`.
         on_progress: Called with (episodes done, episodes in all).
 
     Raises:
@@ -63,6 +65,8 @@ def collect_demonstrations(
     jobs = _jobs(splits)
     config = _config(task, splits, tuple(cameras), image_px, stride, label_threshold_m)
     config["noise"] = {"std_m": noise_std_m, "std_rad": noise_std_rad, "splits": sorted(noise_splits)}
+    if looks != "primitives":
+        config["looks"] = looks
     if root.exists() and any(root.iterdir()):
         return reuse(root, config)
     partial = root.parent / f".{root.name}.partial"

@@ -19,6 +19,7 @@ ROLLOUT_MODES = {
     "policy": "policy",
 }  # mode of the loop -> mode of the probe whose head it uses
 PROTOCOLS = ("native",)
+LOOKS = ("primitives", "menagerie")  # of the simulated robots
 LISTS = ("tasks", "encoders", "cameras", "probes", "rollouts")
 RESERVED_RUNS = ("cache", "latest")  # names that the output folder uses itself
 
@@ -106,6 +107,7 @@ class SuiteConfig:
     episodes: int = 50
     num_worlds: int = 50
     stop_at_success: bool = False
+    looks: str = "primitives"
     device: str = "auto"
     output_dir: Path = field(default_factory=lambda: Path("outputs"))
     run: str | None = None
@@ -113,6 +115,8 @@ class SuiteConfig:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
+        if self.looks not in LOOKS:
+            raise UnknownNameError("looks", self.looks, LOOKS)
         for name in ("episodes", "num_worlds", "stride"):
             _at_least_one(name, getattr(self, name))
         _some_and_different("tasks", self.tasks)
@@ -165,7 +169,7 @@ def suite_config(raw: dict[str, Any]) -> SuiteConfig:
 
     Raises:
         ConfigError: A key is unknown or missing, or a value has the wrong type.
-        UnknownNameError: A task, encoder, mode, target or protocol does not exist.
+        UnknownNameError: A task, encoder, mode, target, protocol or looks do not exist.
     """
     import draccus
 

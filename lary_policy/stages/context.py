@@ -51,11 +51,16 @@ class RunContext:
             UnknownNameError: A task, encoder, head or camera does not exist.
             WeightsMissingError: The weights of an encoder are absent.
             ConfigError: CUDA is asked for and not there.
+            SimulationError: The meshes of `looks=menagerie` are missing or do not fit.
         """
         from lary_envs import task_spec
 
         for task in config.tasks:
             spec = task_spec(task)
+            if config.looks == "menagerie":
+                from lary_envs.menagerie import require_counterpart
+
+                require_counterpart(spec.embodiment)
             for camera in config.cameras:
                 if camera not in spec.cameras:
                     raise UnknownNameError(f"camera of task {task}", camera, spec.cameras)

@@ -58,7 +58,8 @@ def seeds_of(split: str, count: int) -> list[int]:
 def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell]:
     """Return the cells of the demonstrations and of the goals of a task."""
     c = context.config
-    shared = (task, c.cameras, c.image_px, c.stride, context.embodiment_of(task).name)
+    looks = () if c.looks == "primitives" else (c.looks,)  # keys of finished cells stay as they were
+    shared = (task, c.cameras, c.image_px, c.stride, context.embodiment_of(task).name, *looks)
     demos = context.cell("data", task, *shared, c.demos)
     return demos, context.cell("data", f"{task}-goals", *shared, c.episodes)
 
@@ -91,6 +92,7 @@ def _collect(
         "stride": c.stride,
         "num_worlds": c.num_worlds,
         "render_device": context.device,
+        "looks": c.looks,
         **noise,
     }
     if cell.folder.exists():

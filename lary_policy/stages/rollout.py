@@ -128,7 +128,7 @@ def _run(
     folder = rollout_cell(context, job).folder / "diverged"
     env = SimEnv(
         job.data.task, worlds, cameras=c.cameras, image_px=c.image_px, render_device=context.device,
-        guard_folder=folder,
+        guard_folder=folder, looks=c.looks,
     )  # fmt: skip
     controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
     try:
