@@ -41,7 +41,7 @@ def hand(position: Tensor, gripper: float, *, yaw_rad: Tensor | float = 0.0, lea
 def hands(state: WorldState, left: Tensor, right: Tensor) -> Tensor:
     """Return poses `[w, 2, 7]` of both hands, turned by 0.05 rad at most from how they are.
 
-    A turn about the tool centre point swings a wrist that is 0.32 m away: turned faster, joints reach their speed
+    A turn about the tool centre point swings a wrist 0.32 m away: turned faster, joints reach their speed
     limits.
     """
     wanted = both(left, right)
