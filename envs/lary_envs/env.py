@@ -89,7 +89,9 @@ class SimEnv:
         self._substeps = round(1 / (self.task.control_hz * TIMESTEP_S))
         self._guard: NanGuard | None = None
         if guard_folder is not None:
-            self._guard = NanGuard(self._physics, task=task, substeps=self._substeps, folder=guard_folder)
+            self._guard = NanGuard(
+                self._physics, task=task, substeps=self._substeps, folder=guard_folder, looks=looks
+            )
         self._seeds = [0] * num_worlds
         self._held = torch.zeros(num_worlds, dtype=torch.long, device=self.device)
         self._diverged = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)

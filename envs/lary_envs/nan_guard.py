@@ -16,7 +16,7 @@ from lary_policy.errors import SimulationError
 
 _STATE = ("time", "qpos", "qvel", "qacc_warmstart")
 _GOALS = ("mocap_pos", "mocap_quat")
-_META = ("task", "seed", "substeps", "vary")
+_META = ("task", "seed", "substeps", "vary", "looks")
 
 
 class NanGuard:
@@ -28,13 +28,16 @@ class NanGuard:
         substeps: Physics steps of a control step.
         folder: Where diverged worlds are saved.
         steps: Control steps to keep.
+        looks: Of the robot: they decide which geoms the fields that vary between worlds belong to.
     """
 
     def __init__(
-        self, physics: Physics, *, task: str, substeps: int, folder: str | Path, steps: int = 64
-    ) -> None:
+        self, physics: Physics, *, task: str, substeps: int, folder: str | Path, steps: int = 64,
+        looks: str = "primitives",
+    ) -> None:  # fmt: skip
         self._physics, self._folder, self._steps = physics, Path(folder), steps
-        self._meta = {"task": task, "substeps": str(substeps), "vary": ",".join(physics.vary)}
+        vary = ",".join(physics.vary)
+        self._meta = {"task": task, "substeps": str(substeps), "vary": vary, "looks": looks}
         fields = {name: physics.field(name) for name in (*_STATE, "ctrl")}
         self._ring = {name: field.new_zeros(steps, *field.shape) for name, field in fields.items()}
         self._count = 0
@@ -121,7 +124,7 @@ def replay(path: str | Path) -> Replay:
     """
     tensors, meta = _load(Path(path))
     vary = [name for name in meta["vary"].split(",") if name]
-    physics = _physics(meta["task"], vary)
+    physics = _physics(meta["task"], vary, meta["looks"])
     for name in vary:
         view = physics.field(name)
         view.copy_(tensors[f"model.{name}"].reshape(view.shape))
@@ -137,12 +140,13 @@ def replay(path: str | Path) -> Replay:
     return Replay(meta["task"], int(meta["seed"]), tensors["qpos"], torch.stack(states), ctrl)
 
 
-def _physics(task: str, vary: Sequence[str]) -> BatchPhysics:
+def _physics(task: str, vary: Sequence[str], looks: str) -> BatchPhysics:
     from lary_envs.scene import build_model
     from lary_envs.spec import task_entry
 
     entry = task_entry(task)
-    return BatchPhysics(build_model(entry.factory(), entry.spec.embodiment), 1, num_threads=1, vary=vary)
+    model = build_model(entry.factory(), entry.spec.embodiment, looks=looks)
+    return BatchPhysics(model, 1, num_threads=1, vary=vary)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

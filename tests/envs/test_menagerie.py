@@ -12,6 +12,7 @@ from synthetic_panda import write_panda
 from lary_envs import EndEffectorController, SimEnv, make_expert
 from lary_envs.kinematic_match import body_poses, match_links, matrices
 from lary_envs.menagerie import COUNTERPARTS, load_model, model_folder, require_counterpart
+from lary_envs.nan_guard import replay
 from lary_envs.robot import list_robots, robot_of
 from lary_envs.scene import LOOKS, build_model
 from lary_envs.spec import task_entry
@@ -164,6 +165,20 @@ def test_frames_show_meshes_instead_of_primitives_and_the_same_table(folder):
     assert red.sum() > 20
     table = ~differs[-6:]
     assert table.float().mean() > 0.95
+
+
+def test_a_diverged_world_of_a_dressed_and_varied_scene_is_replayed(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs its warnings to a file in the current folder
+    env = SimEnv("push", 1, looks="menagerie", randomisation="shifted", guard_folder=tmp_path / "diverged")
+    env.reset([7])
+    controller = EndEffectorController(1)
+    controller.reset(env.joints())
+    env._physics.field("qvel")[0, 9] = 1e200
+    env.step(controller.command(controller.pose()))
+    env.check()
+    env.close()
+    (saved,) = (tmp_path / "diverged").iterdir()
+    assert replay(saved).diverged_at == 0
 
 
 def test_frames_of_links_are_found_however_the_model_turns_them(tmp_path, monkeypatch):
