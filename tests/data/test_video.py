@@ -9,9 +9,11 @@ from lary_policy.errors import FrameFormatError, ShapeError
 
 # codec, container, frames between key frames, B frames
 KINDS = [
-    ("libx264", "mp4", 12, 0), ("libx264", "mp4", 12, 3), ("libx264", "mp4", 250, 3), ("libx264", "mp4", 2, 3),
+    ("libx264", "mp4", 12, 0), ("libx264", "mp4", 12, 3), ("libx264", "mp4", 250, 3),
+    ("libx264", "mp4", 2, 3),
     ("libx264", "mkv", 12, 2), ("mpeg4", "mp4", 12, 0), ("mpeg4", "avi", 12, 2), ("libvpx", "webm", 12, 0),
-    ("libvpx-vp9", "webm", 12, 0), ("libsvtav1", "mp4", 12, 0), ("libx265", "mp4", 12, 3), ("mjpeg", "avi", 1, 0),
+    ("libvpx-vp9", "webm", 12, 0), ("libsvtav1", "mp4", 12, 0), ("libx265", "mp4", 12, 3),
+    ("mjpeg", "avi", 1, 0),
 ]  # fmt: skip
 FRAMES = 45
 
@@ -23,7 +25,9 @@ def video(request, tmp_path_factory):
     return write_video(path, moving_square(FRAMES), codec=codec, gop=gop, b_frames=b_frames)
 
 
-@pytest.mark.parametrize("indices", [[0], [44], [3, 7, 11, 16, 22, 26, 29, 34, 38], list(range(45)), [13, 14]])
+@pytest.mark.parametrize(
+    "indices", [[0], [44], [3, 7, 11, 16, 22, 26, 29, 34, 38], list(range(45)), [13, 14]]
+)
 def test_frames_equal_a_full_decode(video, indices):
     whole = decode_all(video)
     assert len(whole) == FRAMES

@@ -1,0 +1,116 @@
+"""Which frames of a clip are seen: MGSampler and UniformSampler (protocol section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lary_policy.data.benchmark import CLIP_FRAMES
+from lary_policy.errors import DatasetError, ShapeError
+
+Method = Literal["motion", "uniform_short", "uniform_static", "uniform_invalid"]
+SHORT_FACTOR = 2  # clips of at most this many times the wanted frames are sampled evenly (protocol section 3)
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """The frames of one clip.
+
+    Attributes:
+        indices: Ascending, as many as wanted; the last is repeated where there are not enough.
+        method: `motion` (MGSampler), or why frames are spaced evenly instead: `uniform_short` (a short clip),
+            `uniform_static` (nothing moves), `uniform_invalid` (a difference is negative or not a number).
+    """
+
+    indices: tuple[int, ...]
+    method: Method
+
+
+def is_short(frames: int, num_frames: int = CLIP_FRAMES) -> bool:
+    """Tell whether a clip is too short for MGSampler."""
+    return frames <= SHORT_FACTOR * num_frames
+
+
+def motion_indices(differences: Sequence[float] | NDArray[np.float64], num_frames: int) -> list[int]:
+    """Return MGSampler's frames in test mode, exactly as the reference computes them, faults included.
+
+    The cumulative square root of the differences, scaled to 1, is cut into equal parts; of each part's middle
+    the nearest frame is taken. Frame 0 is never among them. Differences of a static clip and negative ones
+    turn all sums into NaN, and every index into 1.
+
+    Args:
+        differences: Difference of each of the T frames from the next, `[T-1]`.
+        num_frames: Frames wanted.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = np.power(np.asarray(differences, dtype=np.float64), 0.5)
+        cumulative = np.cumsum(weights / np.sum(weights))
+    targets = [1 / (num_frames * 2) + i / num_frames for i in range(num_frames)]
+    return [int(np.abs(cumulative - target).argmin()) + 1 for target in targets]
+
+
+def uniform_indices(frames: int, num_frames: int) -> list[int]:
+    """Return UniformSampler's frames: multiples of the interval frames / num_frames, rounded down."""
+    interval = frames / num_frames
+    return [int(interval * i) for i in range(num_frames)]
+
+
+def pad_indices(indices: Sequence[int], num_frames: int) -> tuple[int, ...]:
+    """Sort the indices, each once, and repeat the last one until there are `num_frames`.
+
+    Raises:
+        DatasetError: Only frame 0 is left: the reference drops such clips.
+    """
+    unique = sorted(set(indices))
+    if not unique or unique == [0]:
+        raise DatasetError(
+            expected="more than the first frame of a clip",
+            got=f"frames {unique}",
+            fix="Leave the clip out: it has a single frame, or none that can be read.",
+        )
+    return tuple((unique + [unique[-1]] * num_frames)[:num_frames])
+
+
+def select_frames(
+    differences: Sequence[float] | NDArray[np.float64] | None,
+    frames: int,
+    *,
+    num_frames: int = CLIP_FRAMES,
+    protocol: str = "native",
+) -> FrameSelection:
+    """Choose the frames of a clip.
+
+    Args:
+        differences: Difference of each frame from the next, `[T-1]`; None for a short clip.
+        frames: Frames of the clip, used where it is sampled evenly.
+        num_frames: Frames wanted.
+        protocol: `lary` lets static clips and negative differences collapse to frame 1, as the reference
+            does; `native` samples them evenly and says so.
+
+    Raises:
+        DatasetError: Only frame 0 would be left.
+        ShapeError: Differences do not fit the number of frames.
+    """
+    if differences is None:
+        return FrameSelection(pad_indices(uniform_indices(frames, num_frames), num_frames), "uniform_short")
+    if len(differences) == 0 or (protocol == "native" and len(differences) != frames - 1):
+        raise ShapeError(
+            expected=f"{frames - 1} differences of {frames} frames",
+            got=str(len(differences)),
+            fix="Compute them from the same file.",
+        )
+    fault = _fault(np.asarray(differences, dtype=np.float64))
+    if fault is not None and protocol == "native":
+        return FrameSelection(pad_indices(uniform_indices(frames, num_frames), num_frames), fault)
+    return FrameSelection(pad_indices(motion_indices(differences, num_frames), num_frames), "motion")
+
+
+def _fault(differences: NDArray[np.float64]) -> Method | None:
+    if not np.isfinite(differences).all() or differences.min() < 0:
+        return "uniform_invalid"
+    return "uniform_static" if math.isclose(differences.sum(), 0.0, abs_tol=1e-12) else None
