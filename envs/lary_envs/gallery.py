@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.experts import make_expert
+from lary_envs.randomisation import LEVELS
 from lary_envs.spec import task_spec
 
 
@@ -50,9 +52,9 @@ def play_expert(env: SimEnv, seeds: Sequence[int]) -> Iterator[int]:
         yield step + 1
 
 
-def measure_expert(task: str, seeds: Sequence[int]) -> ExpertRate:
+def measure_expert(task: str, seeds: Sequence[int], *, randomisation: str = "none") -> ExpertRate:
     """Run the expert once for every seed, all together."""
-    env = SimEnv(task, len(seeds))
+    env = SimEnv(task, len(seeds), randomisation=randomisation)
     first = torch.full((len(seeds),), env.task.max_steps + 1)
     for step in play_expert(env, seeds):
         first = torch.where(env.success() & (first > step), step, first)
@@ -69,5 +71,22 @@ def write_picture(task: str, path: Path, *, step: int, seed: int = 0, image_px: 
             break
     strip = torch.cat(list(env.frames()[0]), dim=1)
     env.close()
+    _save(strip, path)
+
+
+def write_levels_picture(
+    task: str, path: Path, *, seeds: Sequence[int] = range(4), image_px: int = 160
+) -> None:
+    """Write a PNG of initial states: one row for each randomisation level, one column a seed."""
+    rows = []
+    for level in LEVELS:
+        env = SimEnv(task, len(seeds), image_px=2 * image_px, randomisation=level)
+        env.reset(seeds)
+        rows.append(torch.cat(list(env.frames()[:, 0]), dim=1))
+        env.close()
+    _save(torch.cat(rows), path)
+
+
+def _save(picture: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(strip.numpy()).reduce(2).save(path, optimize=True)
+    Image.fromarray(picture.cpu().numpy()).reduce(2).save(path, optimize=True)

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from lary_envs.gallery import measure_expert, write_picture
+from lary_envs.gallery import measure_expert, write_levels_picture, write_picture
 
 
 def test_rate_counts_every_seed():
@@ -17,3 +17,11 @@ def test_picture_shows_three_cameras_side_by_side(tmp_path):
         assert image.size == (120, 40)
         low, high = image.convert("L").getextrema()
     assert high - low > 100
+
+
+def test_levels_are_rows_and_seeds_columns(tmp_path):
+    write_levels_picture("push", tmp_path / "levels.png", seeds=[0, 1], image_px=40)
+    with Image.open(tmp_path / "levels.png") as image:
+        assert image.size == (80, 120)
+        rows = [image.crop((0, 40 * i, 40, 40 * (i + 1))).tobytes() for i in range(3)]
+    assert len(set(rows)) == 3
