@@ -105,7 +105,8 @@ class TorchIk:
 
     def __init__(self, chain: TorchChain, settings: IkSettings) -> None:
         self._chain, self._settings = chain, settings
-        self._eye = torch.eye(6, dtype=chain.home.dtype, device=chain.home.device)
+        eye = torch.eye(6, dtype=chain.home.dtype, device=chain.home.device)
+        self._damping, self._strong = eye * settings.damping**2, eye * settings.strong_damping**2
         self._max_move = chain.max_velocity * settings.period_s
 
     def move(self, state: IkState, target: Tensor) -> None:
@@ -134,7 +135,7 @@ class TorchIk:
         """Return the joints after one least-squares step, with much damping where `strong` `[w, A, 1]`."""
         settings, joints, jacobian = self._settings, posture.joints, posture.jacobian
         pull = settings.null_gain * (self._chain.home - joints)[..., None]
-        damping = torch.where(strong, settings.strong_damping**2, settings.damping**2)[..., None] * self._eye
+        damping = torch.where(strong[..., None], self._strong, self._damping)
         factor = torch.linalg.cholesky_ex(jacobian @ jacobian.transpose(-1, -2) + damping)[0]
         force = torch.cholesky_solve(posture.error[..., None] - jacobian @ pull, factor)
         step = (jacobian.transpose(-1, -2) @ force + pull)[..., 0]
