@@ -92,8 +92,8 @@ class Loop:
 
 
 def run(
-    task: str, encoders: str, image_px: int, worlds: int, steps: int, lerobot: str, repeats: int, head: str,
-    dtype: str, compile: int, device: str,
+    task: str, encoders: str, image_px: int, worlds: int, steps: int, lerobot: str, async_worlds: int,
+    repeats: int, head: str, dtype: str, compile: int, device: str,
 ) -> Iterator[Figure]:  # fmt: skip
     """Yield the figures of each encoder; all sides of a comparison run one after another in each repeat.
 
@@ -104,6 +104,7 @@ def run(
         worlds: Worlds; 0 for 16 on a CPU and 1024 on CUDA.
         steps: Control steps of an episode, on all sides; 0 for the task's own.
         lerobot: Vector environments to compare with, of sync and async; `none` leaves the comparison out.
+        async_worlds: Processes of the async one; 0 for two a core, since each is a Python of its own.
         repeats: Timed repeats.
         head: Configuration of an action head.
         dtype: Dtype of the encoder.
@@ -112,9 +113,10 @@ def run(
     """
     worlds = worlds or WORLDS[device.split(":")[0]]
     kinds = [] if lerobot == "none" or not _has_gl(task, image_px) else lerobot.split(",")
+    sizes = {"sync": worlds, "async": min(worlds, async_worlds or 2 * available_cores())}
     for name in encoders.split(","):
         loop = _loop(task, name, image_px, worlds, steps, head, dtype, bool(compile), device)
-        others = {kind: _lerobot(kind, loop, device) for kind in kinds}
+        others = {kind: _Other(kind, sizes[kind], loop, device) for kind in kinds}
         try:
             yield from _figures(name, loop, others, repeats, device)
         finally:
@@ -148,7 +150,7 @@ def _loop(
     )
 
 
-def _figures(name: str, loop: Loop, others: dict[str, Any], repeats: int, device: str) -> Iterator[Figure]:
+def _figures(name: str, loop: Loop, others: dict[str, _Other], repeats: int, device: str) -> Iterator[Figure]:
     _check(loop, others)
     sides: dict[str, Callable[[], object]] = {"ours": loop.run}
     if loop.encoder.spec.gflops_per_frame:  # raw pixels have no model to compare with
@@ -160,13 +162,12 @@ def _figures(name: str, loop: Loop, others: dict[str, Any], repeats: int, device
             elapsed = timed(call, device)
             if repeat >= WARM_UP:
                 seconds[side].append(elapsed)
-    work = loop.env.num_worlds * loop.steps
-    rates = {side: [work / s for s in values] for side, values in seconds.items()}
-    ours = {"low": min(rates["ours"]), "high": max(rates["ours"])}
-    rate = statistics.median(rates["ours"])
+    rates = [loop.env.num_worlds * loop.steps / s for s in seconds["ours"]]
+    ours = {"low": min(rates), "high": max(rates)}
+    rate = statistics.median(rates)
     yield Figure(f"{name}.control_steps_per_second", rate, "control steps/s", **ours)
-    for kind in others:
-        theirs = statistics.median(rates[kind])
+    for kind, other in others.items():
+        theirs = other.work / statistics.median(seconds[kind])
         yield Figure(f"{name}.against_lerobot_{kind}", rate, "control steps/s", baseline=theirs, **ours)
     if "bare" in sides:
         encoded = loop.env.num_worlds * loop.plans / statistics.median(seconds["ours"])
@@ -196,7 +197,7 @@ def _split(name: str, loop: Loop, device: str) -> Iterator[Figure]:
         yield Figure(f"{name}.{stage}_ms", milliseconds, "ms/control step of all worlds")
 
 
-def _check(loop: Loop, others: dict[str, Any]) -> None:
+def _check(loop: Loop, others: dict[str, _Other]) -> None:
     """Run every side once and look at what it sees."""
     env = loop.env
     env.reset(loop.seeds)
@@ -230,19 +231,18 @@ def _bare(loop: Loop, images: Tensor) -> None:
 
 
 class _Other:
-    """LeRobot's path with the parts of a loop."""
+    """LeRobot's path with the parts of a loop, on `worlds` worlds."""
 
-    def __init__(self, kind: str, loop: Loop, device: str) -> None:
+    def __init__(self, kind: str, worlds: int, loop: Loop, device: str) -> None:
         from lerobot_path import HeadPolicy, HeadPolicyConfig, LeRobotPath  # seconds of imports
 
         env = loop.env
-        self._path = LeRobotPath(
-            kind, env.task.name, env.num_worlds, env.image_px, env.cameras[0], loop.steps
-        )
+        self._path = LeRobotPath(kind, env.task.name, worlds, env.image_px, env.cameras[0], loop.steps)
         self._policy = HeadPolicy(
             HeadPolicyConfig(n_action_steps=CHUNK, device=device), loop.encoder, loop.head
         )
-        self._stats, self._seeds = loop.stats, loop.seeds
+        self._stats, self._seeds = loop.stats, range(worlds)
+        self.work = worlds * loop.steps
 
     def first_frames(self) -> Tensor:
         return self._path.first_frames(self._seeds)
@@ -253,10 +253,6 @@ class _Other:
 
     def close(self) -> None:
         self._path.close()
-
-
-def _lerobot(kind: str, loop: Loop, device: str) -> _Other:
-    return _Other(kind, loop, device)
 
 
 def _has_gl(task: str, image_px: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Iterator
 
@@ -13,6 +12,7 @@ from checks import require_motion, require_pictures
 from gl import make_renderer
 from lary_envs import EndEffectorController, SimEnv
 from lary_envs.backend import Bounded, make_physics
+from lary_policy.threads import available_cores, intra_op_threads
 from scene_copy import PlainWorld, swing
 from timing import timed
 
@@ -40,13 +40,14 @@ def run(
     """
     counts = _numbers(WORLDS[device.split(":")[0]] if worlds == "auto" else worlds)
     options = {"render_device": device, "num_threads": threads or None, "physics": physics}
-    yield Figure("threads", threads or os.cpu_count() or 1, "threads")
-    for count in counts:
-        yield _physics(task, count, steps, repeats, options)
-        yield _control(task, count, steps, repeats, options)
-    for px in _numbers(image_px):
+    yield Figure("threads", threads or available_cores(), "threads")
+    with intra_op_threads(1):  # as in the closed loop, where two make small operations slower
         for count in counts:
-            yield from _frames(task, count, px, repeats, options)
+            yield _physics(task, count, steps, repeats, options)
+            yield _control(task, count, steps, repeats, options)
+        for px in _numbers(image_px):
+            for count in counts:
+                yield from _frames(task, count, px, repeats, options)
 
 
 def _physics(task: str, count: int, steps: int, repeats: int, options: dict) -> Figure:

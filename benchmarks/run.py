@@ -44,6 +44,7 @@ CASES = (
             "worlds": 0,
             "steps": 20,
             "lerobot": "sync,async",
+            "async_worlds": 0,
             "repeats": 3,
             "head": "mlp-small",
             "dtype": "float32",
