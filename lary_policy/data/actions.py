@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from lary_policy.errors import DatasetError
 
 _MAX_HEADER_BYTES = 4096  # a plain numeric .npy header is 128 bytes; anything near this is not one
 _MAX_ITEM_BYTES = 16  # long double
+_MAX_STEPS = 100_000  # an hour of 30 Hz: no chunk is longer, a file that claims so is none
 
 
 def read_chunk(path: Path, steps: int, action_dim: int) -> NDArray[np.float32]:
@@ -29,7 +31,27 @@ def read_chunk(path: Path, steps: int, action_dim: int) -> NDArray[np.float32]:
             got=f"{array.size} (shape {array.shape})",
             fix="Choose the stride and embodiment this dataset was made with, or write the file anew.",
         )
-    values = np.ascontiguousarray(array, dtype=np.float32).reshape(steps, action_dim)
+    return _finite(path, array, np.dtype(np.float32)).reshape(steps, action_dim)
+
+
+def read_steps(path: Path, action_dim: int) -> NDArray[np.float64]:
+    """Read a chunk of any length as float64 `[k, a]`.
+
+    Raises:
+        DatasetError: The file is missing or not a numeric array, holds no whole steps, or is not finite.
+    """
+    array = _load(path, _MAX_STEPS * action_dim)
+    if array.size == 0 or array.size % action_dim:
+        raise DatasetError(
+            expected=f"a multiple of {action_dim} numbers in {path.name}",
+            got=f"{array.size} (shape {array.shape})",
+            fix="Choose the embodiment this dataset was made with, or write the file anew.",
+        )
+    return _finite(path, array, np.dtype(np.float64)).reshape(-1, action_dim)
+
+
+def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtype[F]) -> NDArray[F]:
+    values = np.ascontiguousarray(array, dtype=dtype)
     if not np.isfinite(values).all():
         raise DatasetError(
             expected=f"finite numbers in {path.name}",
