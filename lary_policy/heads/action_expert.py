@@ -106,17 +106,21 @@ class ActionExpert(nn.Module):
         """
         hidden = self.fc_in(self.norm_in(self.pool(latents)))
         if self.fc_proprio is not None or proprio is not None:
-            hidden = hidden + self._embed_proprio(proprio)
+            hidden = hidden + embed_proprio(self.fc_proprio, self.proprio_dim, proprio)
         hidden = self.blocks(F.relu(hidden))
         return self.fc_out(self.norm_out(hidden)).unflatten(-1, (self.chunk, self.action_dim))
 
-    def _embed_proprio(self, proprio: Tensor | None) -> Tensor:
-        if self.fc_proprio is None or proprio is None or proprio.shape[-1] != self.proprio_dim:
-            raise ShapeError(
-                expected=f"proprioception [b, {self.proprio_dim}]"
-                if self.proprio_dim
-                else "no proprioception",
-                got="none" if proprio is None else f"{tuple(proprio.shape)}",
-                fix="Feed the head the inputs it was trained with (see head.json).",
-            )
-        return self.fc_proprio(proprio)
+
+def embed_proprio(layer: nn.Linear | None, proprio_dim: int, proprio: Tensor | None) -> Tensor:
+    """Apply a head's layer for proprioception `[b p]`.
+
+    Raises:
+        ShapeError: The proprioception is missing, not wanted or of another length.
+    """
+    if layer is None or proprio is None or proprio.shape[-1] != proprio_dim:
+        raise ShapeError(
+            expected=f"proprioception [b, {proprio_dim}]" if proprio_dim else "no proprioception",
+            got="none" if proprio is None else f"{tuple(proprio.shape)}",
+            fix="Feed the head the inputs it was trained with (see head.json).",
+        )
+    return layer(proprio)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads.pool import LatentShape
+from lary_policy.errors import ConfigError, ShapeError, UnknownNameError
 
+Temporal = Literal["auto", "always", "never"]
 _INIT_STD = 0.02  # protocol section 4.1
 _MAX_PLAIN_SCORES = 1 << 24  # attention scores held in memory at once, 32 MB in bfloat16
 
@@ -27,9 +27,11 @@ class AttentiveProbeConfig:
         num_heads: Attention heads; must divide `width`.
         mlp_ratio: Hidden width of the MLPs over `width`.
         max_frames: Length of the temporal embedding; longer clips interpolate it.
+        temporal: Whether frames carry the temporal embedding: `auto` if there are several. The reference
+            decides by the array's dimensions: `always` for those that have a time axis of length 1.
 
     Raises:
-        ConfigError: A size is not positive or the heads do not divide the width.
+        ConfigError: A size is not positive, the heads do not divide the width, or `temporal` is unknown.
     """
 
     width: int = 768
@@ -37,6 +39,7 @@ class AttentiveProbeConfig:
     num_heads: int = 16
     mlp_ratio: float = 4.0
     max_frames: int = 128
+    temporal: Temporal = "auto"
     kind: ClassVar[str] = "attentive"
 
     def __post_init__(self) -> None:
@@ -44,6 +47,8 @@ class AttentiveProbeConfig:
             raise ConfigError(
                 expected="positive sizes and num_self_blocks >= 0", got=f"{self}", fix="Correct the head."
             )
+        if self.temporal not in get_args(Temporal):
+            raise UnknownNameError("head.temporal", self.temporal, get_args(Temporal))
         if self.width % self.num_heads:
             raise ConfigError(
                 expected="num_heads that divides width",
@@ -85,7 +90,7 @@ class SelfBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `[b n d]` to `[b n d]`."""
         packed = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1))
-        mixed = _attend(*packed.permute(2, 0, 3, 1, 4).unbind(0))
+        mixed = attend(*packed.permute(2, 0, 3, 1, 4).unbind(0))
         tokens = tokens + self.proj(mixed.transpose(1, 2).flatten(2))
         return tokens + self.mlp(self.norm2(tokens))
 
@@ -131,8 +136,8 @@ class PoolingBlock(nn.Module):
 class AttentiveProbe(nn.Module):
     """LARYBench's probe: projector, temporal embedding, self-attention blocks, one pooling query, linear.
 
-    Tokens of all cameras of a frame stand side by side; frames carry a learned temporal embedding, which a
-    single frame or clip latent (t = 1) does not get.
+    Tokens of all cameras of a frame stand side by side; frames carry a learned temporal embedding, which by
+    default a single frame or clip latent (t = 1) does not get.
 
     Args:
         latent_shape: (t, c, n, d) of the latents.
@@ -142,11 +147,12 @@ class AttentiveProbe(nn.Module):
         num_heads: Attention heads (reference: 16).
         mlp_ratio: Hidden width of the MLPs over `width` (reference: 4).
         max_frames: Length of the temporal embedding (reference: 128); longer clips interpolate it.
+        temporal: Whether frames carry it: `auto` if there are several, `always` or `never`.
     """
 
     def __init__(
         self,
-        latent_shape: LatentShape,
+        latent_shape: tuple[int, int, int, int],
         num_classes: int,
         *,
         width: int = 768,
@@ -154,9 +160,11 @@ class AttentiveProbe(nn.Module):
         num_heads: int = 16,
         mlp_ratio: float = 4.0,
         max_frames: int = 128,
+        temporal: Temporal = "auto",
     ) -> None:
         super().__init__()
         self.latent_shape, self.num_classes = latent_shape, num_classes
+        self.has_temporal = temporal == "always" or (temporal == "auto" and latent_shape[0] > 1)
         self.projector = nn.Sequential(nn.Linear(latent_shape[-1], width), nn.LayerNorm(width), nn.GELU())
         self.temporal_embed = nn.Parameter(torch.zeros(1, max_frames, 1, width))
         self.query_tokens = nn.Parameter(torch.zeros(width))
@@ -187,7 +195,7 @@ class AttentiveProbe(nn.Module):
                 fix="Build the head for these latents, or feed it the encoder it was trained on.",
             )
         tokens = self.projector(latents.flatten(2, 3))  # [b t c*n width]
-        if tokens.shape[1] > 1:
+        if self.has_temporal:
             tokens = tokens + self._temporal(tokens.shape[1]).to(
                 tokens.dtype
             )  # or autocast widens all that follows
@@ -224,7 +232,7 @@ class AttentiveProbe(nn.Module):
         self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2 * last))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention over `[b heads n e]`.
 
     Torch's fused CPU kernel has a slow backward pass: for 128 tokens in bfloat16 on AMX two plain products

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lary_policy.errors import ShapeError
 from lary_policy.heads.pool import LatentShape
+from lary_policy.heads.samplers import Share, balanced_order
 
 # A bank up to this size is converted to the compute dtype once; a larger one stays float16 where it is and
 # each batch is converted and moved.
@@ -25,16 +27,22 @@ class Batch:
         latents: `[b t c n d]`.
         targets: Normalised actions `[b k a]` or class indices `[b]`.
         proprio: Normalised proprioception `[b p]` or None.
+        share: Which part of a batch of several processes this is, or None for all of it.
     """
 
     latents: Tensor
     targets: Tensor
     proprio: Tensor | None = None
+    share: Share | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """Arguments of a head's forward."""
         return (self.latents,) if self.proprio is None else (self.latents, self.proprio)
+
+    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
+        """Return `make(b)`, or this process's part of the numbers made for the whole batch."""
+        return make(len(self.targets)) if self.share is None else self.share.draw(make)
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,14 @@ class LatentBatches:
             bank = bank.to(device=device, dtype=dtype)
         return replace(self, bank=bank, device=device, dtype=dtype)
 
-    def gather(self, rows: Tensor) -> Batch:
-        """Return the samples `rows` (int64 `[b]`) as one batch."""
+    def gather(self, rows: Tensor, share: Share | None = None) -> Batch:
+        """Return the samples `rows` (int64 `[b]`), or a share of them, as one batch."""
+        rows = rows if share is None else rows[share.positions]
         picked = self.index[rows]
         flat = self.bank.flatten(1).index_select(0, picked.flatten().to(self.bank.device))
         latents = flat.to(self.device, self.dtype).view(*picked.shape, *self.bank.shape[1:])
         proprio = None if self.proprio is None else self.proprio[rows].to(self.device)
-        return Batch(latents, self.targets[rows].to(self.device), proprio)
+        return Batch(latents, self.targets[rows].to(self.device), proprio, share)
 
     def ordered(self, batch_size: int) -> Iterator[Batch]:
         """Yield all samples in order; the last batch may be smaller."""
@@ -110,19 +119,28 @@ class LatentBatches:
             generator: CPU generator; the same state gives the same epoch.
             balanced: Draw with replacement so that every class is equally likely (protocol section 4.2).
         """
-        order = self._balanced(generator) if balanced else torch.randperm(len(self), generator=generator)
+        order = self.order(generator, balanced=balanced)
         for rows in order.split(batch_size):
             yield self.gather(rows)
 
-    def _balanced(self, generator: torch.Generator) -> Tensor:
-        if self.targets.is_floating_point():
-            raise ShapeError(
-                expected="class indices as targets for balanced sampling",
-                got=f"{self.targets.dtype} targets",
-                fix="Set head.train.balanced: false for a regression head.",
-            )
-        counts = torch.bincount(self.targets)
-        return torch.multinomial(1.0 / counts[self.targets], len(self), replacement=True, generator=generator)
+    def order(self, generator: torch.Generator, *, balanced: bool = False) -> Tensor:
+        """Return the rows of one epoch in random order, int64 `[N]` (see `shuffled`)."""
+        if balanced:
+            return balanced_order(self.targets, int(torch.randint(1 << 31, (), generator=generator)))
+        return torch.randperm(len(self), generator=generator)
+
+    def digest(self) -> str:
+        """Return a hash that other samples, or the same in another order, do not have.
+
+        Targets and indices are read in full, the bank at 64 of its rows.
+        """
+        some = torch.linspace(0, len(self.bank) - 1, 64).long()
+        picked = self.bank[some.to(self.bank.device)]
+        digest = hashlib.sha256(f"{tuple(self.bank.shape)} {tuple(self.targets.shape)}".encode())
+        for part in (picked.float(), self.index, self.targets, self.proprio):
+            if part is not None:
+                digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def _check_shapes(samples: LatentBatches) -> None:

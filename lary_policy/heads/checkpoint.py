@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -14,14 +15,16 @@ from torch import nn
 from lary_policy.contract import ActionContract
 from lary_policy.embodiment import ActionStats
 from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
-from lary_policy.heads.action_expert import ActionExpert, ActionExpertConfig
-from lary_policy.heads.attentive_probe import AttentiveProbe
+from lary_policy.heads.attentive_probe import AttentiveProbeConfig
 from lary_policy.heads.config import (
+    Head,
     ModelConfig,
     build_action_expert,
     build_attentive_probe,
+    build_diffusion_expert,
     parse_model_config,
 )
+from lary_policy.heads.dit import DiffusionExpertConfig
 from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.paths import atomic_write
 
@@ -42,7 +45,7 @@ class HeadMeta:
         embodiment: Embodiment name.
         task: Task or dataset the head was trained on.
         mode: `pair` or `subgoal` (source and target frame), `policy` (present frame), `atomic` (classes).
-        target: `absolute`, `relative` or `class`.
+        target: A target of `lary_policy.heads.targets`, or `class`.
         chunk: Actions k of one chunk (0 for classes).
         action_dim: Numbers a of one action (0 for classes).
         stats: Statistics that undo the normalisation of actions, or None for classes.
@@ -51,6 +54,8 @@ class HeadMeta:
         token_grid: Layout of the n tokens, or None.
         seed: Seed of training.
         contract: Meaning of the predicted actions, or None for classes.
+        rotation: `native` if rotations are predicted in the embodiment's convention, or `rot6d`; `action_dim`
+            and `stats` are then of the six-number layout.
     """
 
     model: ModelConfig
@@ -61,7 +66,7 @@ class HeadMeta:
     embodiment: str
     task: str
     mode: Literal["pair", "subgoal", "policy", "atomic"]
-    target: Literal["absolute", "relative", "class"]
+    target: Literal["absolute", "relative", "relative_pose", "displacement", "class"]
     chunk: int = 0
     action_dim: int = 0
     stats: ActionStats | None = None
@@ -70,6 +75,7 @@ class HeadMeta:
     token_grid: TokenGrid | None = None
     seed: int = 0
     contract: ActionContract | None = None
+    rotation: Literal["native", "rot6d"] = "native"
 
     @property
     def label(self) -> str:
@@ -93,7 +99,7 @@ class HeadMeta:
                 )
 
 
-def build_head(meta: HeadMeta, *, seed: int | None = None) -> ActionExpert | AttentiveProbe:
+def build_head(meta: HeadMeta, *, seed: int | None = None) -> Head:
     """Build the untrained head that `meta` describes; initial weights depend on the seed alone.
 
     Args:
@@ -101,19 +107,26 @@ def build_head(meta: HeadMeta, *, seed: int | None = None) -> ActionExpert | Att
         seed: Of the initial weights; `meta.seed` by default.
     """
     seed = meta.seed if seed is None else seed
-    if not isinstance(meta.model, ActionExpertConfig):
+    if isinstance(meta.model, AttentiveProbeConfig):
         return build_attentive_probe(
             meta.model, meta.latent_shape, num_classes=len(meta.class_names), seed=seed
         )
-    return build_action_expert(
-        meta.model,
-        meta.latent_shape,
-        chunk=meta.chunk,
-        action_dim=meta.action_dim,
-        proprio_dim=len(meta.proprio_stats.mean) if meta.proprio_stats else 0,
-        token_grid=meta.token_grid,
-        seed=seed,
-    )
+    sizes: dict[str, Any] = {
+        "chunk": meta.chunk,
+        "action_dim": meta.action_dim,
+        "proprio_dim": len(meta.proprio_stats.mean) if meta.proprio_stats else 0,
+        "token_grid": meta.token_grid,
+        "seed": seed,
+    }
+    if isinstance(meta.model, DiffusionExpertConfig):
+        return build_diffusion_expert(meta.model, meta.latent_shape, **sizes)
+    return build_action_expert(meta.model, meta.latent_shape, **sizes)
+
+
+def count_parameters(meta: HeadMeta) -> int:
+    """Return the number of weights of the head that `meta` describes, without making room for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_head(meta).parameters())
 
 
 def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
@@ -132,7 +145,7 @@ def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
 
 def load_head(
     folder: Path, device: str = "cpu", *, fingerprint: str | None = None, embodiment: str | None = None
-) -> tuple[ActionExpert | AttentiveProbe, HeadMeta]:
+) -> tuple[Head, HeadMeta]:
     """Read a head, in eval mode on `device`.
 
     Args:

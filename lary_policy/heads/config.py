@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import yaml
@@ -13,11 +13,13 @@ from torch import nn
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads.action_expert import ActionExpert, ActionExpertConfig
 from lary_policy.heads.attentive_probe import AttentiveProbe, AttentiveProbeConfig
+from lary_policy.heads.dit import DiffusionExpert, DiffusionExpertConfig
 from lary_policy.heads.pool import LatentShape, PoolConfig, TokenGrid
 from lary_policy.heads.precision import Precision
 from lary_policy.paths import choices, configs_dir
 
-ModelConfig = ActionExpertConfig | AttentiveProbeConfig
+ModelConfig = ActionExpertConfig | DiffusionExpertConfig | AttentiveProbeConfig
+Head = ActionExpert | DiffusionExpert | AttentiveProbe
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,19 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the train split.
-        batch_size: Samples a step.
+        batch_size: Samples a step, over all processes together (the reference: 256 a process).
         lr: Peak learning rate of AdamW.
         weight_decay: Of all parameters.
+        sweep: (lr, weight_decay) of each of several heads that are trained side by side, or empty for one
+            head with `lr` and `weight_decay`.
         warmup_fraction: Part of all steps with a linearly rising rate.
         schedule: `constant` or `cosine` (to zero) after the warm-up.
         grad_clip: Largest gradient norm, or None.
         balanced: Draw classes equally often (protocol section 4.2); classes only.
         seed: Of the initial weights and the order of samples.
+        select: `best` keeps the weights of the best epoch on val, `last` those of the last epoch.
         precision: `auto`, `float32` or `bfloat16` (autocast; weights stay float32).
+        val_precision: The same for the scores on val; None computes them as in training.
         device: Torch device.
 
     Raises:
@@ -45,15 +51,25 @@ class TrainConfig:
     batch_size: int = 256
     lr: float = 1e-4
     weight_decay: float = 1e-4
+    sweep: tuple[tuple[float, float], ...] = ()
     warmup_fraction: float = 0.1
     schedule: Literal["constant", "cosine"] = "constant"
     grad_clip: float | None = None
     balanced: bool = False
     seed: int = 42
+    select: Literal["best", "last"] = "best"
     precision: Precision = "auto"
+    val_precision: Precision | None = None
     device: str = "cpu"
 
+    @property
+    def members(self) -> tuple[tuple[float, float], ...]:
+        """(lr, weight_decay) of each trained head."""
+        return self.sweep or ((self.lr, self.weight_decay),)
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sweep", tuple(tuple(pair) for pair in self.sweep))  # YAML has lists
+        rates = [pair[0] for pair in self.members if len(pair) == 2]
         rules = {
             "epochs >= 1": self.epochs >= 1,
             "batch_size >= 1": self.batch_size >= 1,
@@ -62,7 +78,12 @@ class TrainConfig:
             "0 <= warmup_fraction < 1": 0 <= self.warmup_fraction < 1,
             "schedule constant or cosine": self.schedule in ("constant", "cosine"),
             "grad_clip > 0 or null": self.grad_clip is None or self.grad_clip > 0,
-            "precision auto, float32 or bfloat16": self.precision in ("auto", "float32", "bfloat16"),
+            "sweep of pairs (lr > 0, weight_decay >= 0)": len(rates) == len(self.members)
+            and all(lr > 0 and decay >= 0 for lr, decay in self.members),
+            "select best or last": self.select in ("best", "last"),
+            "precision auto, float32 or bfloat16": self.precision in get_args(Precision),
+            "val_precision auto, float32, bfloat16 or null": self.val_precision
+            in (None, *get_args(Precision)),
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
@@ -74,7 +95,7 @@ class HeadConfig:
     """A head and its training, as in one YAML of `configs/head`.
 
     Attributes:
-        model: Sizes; `model.kind` is `mlp` (actions) or `attentive` (classes).
+        model: Sizes; `model.kind` is `mlp` or `dit` (actions) or `attentive` (classes).
         train: Optimisation.
     """
 
@@ -87,7 +108,9 @@ class HeadConfig:
         return self.model.label
 
 
-_MODELS: dict[str, type[ModelConfig]] = {c.kind: c for c in (ActionExpertConfig, AttentiveProbeConfig)}
+_MODELS: dict[str, type[ModelConfig]] = {
+    c.kind: c for c in (ActionExpertConfig, DiffusionExpertConfig, AttentiveProbeConfig)
+}
 
 
 def list_head_configs() -> tuple[str, ...]:
@@ -155,6 +178,25 @@ def build_action_expert(
             num_blocks=config.num_blocks,
             proprio_dim=proprio_dim,
             token_grid=token_grid,
+        ),
+        seed,
+    )
+
+
+def build_diffusion_expert(
+    config: DiffusionExpertConfig,
+    latent_shape: LatentShape,
+    *,
+    chunk: int,
+    action_dim: int,
+    proprio_dim: int = 0,
+    token_grid: TokenGrid | None = None,
+    seed: int = 0,
+) -> DiffusionExpert:
+    """Build a `DiffusionExpert` with initial weights that depend on `seed` alone."""
+    return _seeded(
+        lambda: DiffusionExpert(
+            latent_shape, chunk, action_dim, config, proprio_dim=proprio_dim, token_grid=token_grid
         ),
         seed,
     )

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lary_policy.heads.attentive_probe import AttentiveProbeConfig
 from lary_policy.heads.batches import Batch
+from lary_policy.heads.config import ModelConfig
+from lary_policy.heads.diffusion import squared_cosine
+from lary_policy.heads.dit import DiffusionExpertConfig
 
 BatchTerm = Callable[[nn.Module, Batch], Tensor]
 
@@ -47,6 +52,28 @@ def action_objective() -> Objective:
     return Objective("mse", _huber, _squared_error)
 
 
+def diffusion_objective(config: DiffusionExpertConfig) -> Objective:
+    """Huber loss (delta 1) on predicted noise, selected by the MSE of drawn actions (protocol section 5.2).
+
+    Steps, noise and dropped conditions come from torch's global generator, in the reference's order.
+    """
+    schedule = squared_cosine(config.train_steps)
+
+    def loss(head: nn.Module, batch: Batch) -> Tensor:
+        clean = batch.targets
+        device = clean.device
+        steps = batch.draw(lambda n: torch.randint(0, schedule.steps, (n,), device=device))
+        noise = batch.draw(lambda n: torch.randn((n, *clean.shape[1:]), device=device))
+        dropped = None
+        if config.condition_dropout:
+            dropped = batch.draw(lambda n: torch.rand(n, device=device)) < config.condition_dropout
+        noisy = schedule.add_noise(clean, noise, steps)
+        predicted = head(*batch.inputs, noisy=noisy, steps=steps, dropped=dropped)
+        return F.huber_loss(predicted.float(), noise, delta=1.0)
+
+    return Objective("mse", loss, _squared_error)
+
+
 def class_objective(label_smoothing: float = 0.1) -> Objective:
     """Cross-entropy with label smoothing (protocol section 4.2), selected by the top-1 error rate."""
 
@@ -54,3 +81,10 @@ def class_objective(label_smoothing: float = 0.1) -> Objective:
         return F.cross_entropy(head(*batch.inputs).float(), batch.targets, label_smoothing=label_smoothing)
 
     return Objective("error_rate", loss, _error_rate)
+
+
+def default_objective(config: ModelConfig) -> Objective:
+    """Return the objective that LARYBench trains a kind of head with."""
+    if isinstance(config, DiffusionExpertConfig):
+        return diffusion_objective(config)
+    return class_objective() if isinstance(config, AttentiveProbeConfig) else action_objective()

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError
+from lary_policy.heads.attentive_pool import AttentivePool
 
 LatentShape = tuple[int, int, int, int]
 TokenGrid = tuple[int, ...]
-PoolKind = Literal["flatten", "grid", "mean", "project"]
-POOL_KINDS: tuple[PoolKind, ...] = ("flatten", "grid", "mean", "project")
+PoolKind = Literal["flatten", "grid", "mean", "project", "attentive"]
+POOL_KINDS: tuple[PoolKind, ...] = ("flatten", "grid", "mean", "project", "attentive")
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,22 @@ class PoolConfig:
     Attributes:
         kind: `flatten` keeps every number (LARYBench's regression probe, protocol section 5.1), `grid`
             averages the token grid to `grid` x `grid`, `mean` averages all tokens, `project` maps each token
-            to `width` numbers with one matrix shared by all tokens, frames and cameras.
-        width: Numbers kept of each token, for `project`.
+            to `width` numbers with one matrix shared by all tokens, frames and cameras, `attentive` lets
+            `queries` learned queries attend to all tokens (`AttentivePool`).
+        width: Numbers kept of each token, for `project`, or by each query, for `attentive`.
         grid: Side of the averaged grid, for `grid`.
+        queries: Number of queries, for `attentive`.
+        num_heads: Attention heads of each query, for `attentive`.
 
     Raises:
-        ConfigError: The kind is unknown or a size is not positive.
+        ConfigError: The kind is unknown, a size is not positive, or the heads do not divide the width.
     """
 
     kind: PoolKind = "flatten"
     width: int = 32
     grid: int = 4
+    queries: int = 16
+    num_heads: int = 4
 
     def __post_init__(self) -> None:
         if self.kind not in POOL_KINDS:
@@ -43,25 +49,36 @@ class PoolConfig:
                 got=f"'{self.kind}'",
                 fix="Correct head.pool.kind.",
             )
-        if self.width < 1 or self.grid < 1:
+        if min(self.width, self.grid, self.queries, self.num_heads) < 1:
             raise ConfigError(
                 expected="positive pool sizes",
-                got=f"width {self.width}, grid {self.grid}",
-                fix="Correct head.pool.width or head.pool.grid.",
+                got=f"width {self.width}, grid {self.grid}, queries {self.queries}, heads {self.num_heads}",
+                fix="Correct the sizes of head.pool.",
+            )
+        if self.kind == "attentive" and self.width % self.num_heads:
+            raise ConfigError(
+                expected="head.pool.num_heads that divides head.pool.width",
+                got=f"{self.num_heads} heads for width {self.width}",
+                fix="Correct head.pool.num_heads or head.pool.width.",
             )
 
     @property
     def label(self) -> str:
-        """Short name with the size that matters, e.g. `project32`."""
-        sizes = {"grid": str(self.grid), "project": str(self.width)}
+        """Short name with the sizes that matter, e.g. `project32`."""
+        sizes = {
+            "grid": f"{self.grid}",
+            "project": f"{self.width}",
+            "attentive": f"{self.queries}x{self.width}",
+        }
         return f"{self.kind}{sizes.get(self.kind, '')}"
 
 
 class Pool(nn.Module):
     """Latents `[b t c n d]` to vectors `[b out_features]`.
 
-    Frames t and cameras c always stay apart; only tokens are reduced. No normalisation happens here: the
-    reference normalises the flattened vector, which is the first layer of the head behind the pool.
+    Frames t and cameras c stay apart and only tokens are reduced, but for `attentive`, whose queries see all
+    of them. No normalisation happens here (but inside `attentive`): the reference normalises the flattened
+    vector, which is the first layer of the head behind the pool.
 
     Args:
         config: Kind and sizes.
@@ -80,14 +97,15 @@ class Pool(nn.Module):
         self.latent_shape = latent_shape
         frames, cameras, tokens, width = latent_shape
         self.token_grid = _layout(config, tokens, token_grid)
-        self.projection = nn.Linear(width, config.width) if config.kind == "project" else nn.Identity()
+        self.projection = _projection(config, latent_shape)
         kept = {
-            "flatten": tokens * width,
-            "grid": self.token_grid[0] * config.grid**2 * width,
-            "mean": width,
-            "project": tokens * config.width,
+            "flatten": frames * cameras * tokens * width,
+            "grid": frames * cameras * self.token_grid[0] * config.grid**2 * width,
+            "mean": frames * cameras * width,
+            "project": frames * cameras * tokens * config.width,
+            "attentive": config.queries * config.width,
         }
-        self.out_features: int = frames * cameras * kept[config.kind]
+        self.out_features: int = kept[config.kind]
 
     def forward(self, latents: Tensor) -> Tensor:
         """Reduce `[b t c n d]` to `[b out_features]`.
@@ -112,6 +130,15 @@ class Pool(nn.Module):
         maps = latents.flatten(0, 2).unflatten(1, (time, height, width)).movedim(-1, 2)  # [btc time d h w]
         averaged = F.adaptive_avg_pool2d(maps.flatten(0, 1), self.config.grid)
         return averaged.movedim(1, -1).reshape(latents.shape[0], -1)
+
+
+def _projection(config: PoolConfig, latent_shape: LatentShape) -> nn.Module:
+    """Return the part of the pool that has weights."""
+    if config.kind == "project":
+        return nn.Linear(latent_shape[-1], config.width)
+    if config.kind == "attentive":
+        return AttentivePool(latent_shape, config.width, config.queries, config.num_heads)
+    return nn.Identity()
 
 
 def _layout(config: PoolConfig, tokens: int, token_grid: TokenGrid | None) -> tuple[int, int, int]:

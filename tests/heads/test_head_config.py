@@ -41,8 +41,8 @@ def test_the_small_mlp_is_as_described():
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(UnknownNameError, match=r"Did you mean 'mlp-small'\?"):
         load_head_config("mlp-smal")
-    with pytest.raises(UnknownNameError, match="attentive, mlp"):
-        parse_head_config({"kind": "dit"})
+    with pytest.raises(UnknownNameError, match="attentive, dit, mlp"):
+        parse_head_config({"kind": "dti"})
 
 
 @pytest.mark.parametrize(

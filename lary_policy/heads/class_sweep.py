@@ -1,0 +1,78 @@
+"""Several heads trained side by side on the same batches: LARYBench's sweep of learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lary_policy.heads.batches import Batch
+from lary_policy.heads.objective import Objective
+
+# (lr, weight decay) of the reference's five heads (protocol section 4.2); the paper names the first four.
+REFERENCE_SWEEP = ((5e-3, 0.01), (3e-3, 0.1), (1e-3, 0.4), (3e-4, 0.8), (1e-4, 0.01))
+
+
+class HeadStack(nn.Module):
+    """Heads of one architecture that see the same inputs.
+
+    Batches are read and moved once for all of them, and one fused optimiser steps them together. On CUDA
+    their weights are stacked, so that one kernel serves all heads. On CPU each head runs on its own: its
+    matrix products fill the cores already, and batched ones are slower.
+
+    Args:
+        heads: The heads; they keep their own weights.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map the inputs of one head to the outputs of all, `[b s ...]` for s heads."""
+        if inputs[0].device.type == "cuda":
+            return self.batched(*inputs)
+        return torch.stack([head(*inputs) for head in self.heads], 1)
+
+    def batched(self, *inputs: Tensor) -> Tensor:
+        """Compute `forward` with stacked weights."""
+        every = [dict(head.named_parameters()) for head in self.heads]
+        stacked = {name: torch.stack([one[name] for one in every]) for name in every[0]}
+        base = self.heads[0]
+        return torch.vmap(lambda weights: functional_call(base, weights, inputs), out_dims=1)(stacked)
+
+
+def members_of(head: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the heads of a stack, or the head itself."""
+    return tuple(head.heads) if isinstance(head, HeadStack) else (head,)
+
+
+def stacked_objective(objective: Objective) -> Objective:
+    """Return the objective of a stack: one loss a head `[s]` and one score a sample and head `[b s]`.
+
+    Args:
+        objective: Objective of one head, which calls the head with the batch's inputs.
+    """
+
+    def each(term: str, stack: nn.Module, batch: Batch) -> list[Tensor]:
+        outputs = stack(*batch.inputs).unbind(1)
+        return [getattr(objective, term)(_Answer(output), batch) for output in outputs]
+
+    return Objective(
+        objective.name,
+        lambda stack, batch: torch.stack(each("loss", stack, batch)),
+        lambda stack, batch: torch.stack(each("score", stack, batch), 1),
+    )
+
+
+class _Answer(nn.Module):
+    """A head that has answered already."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.output

@@ -1,0 +1,83 @@
+"""The processes that train one head together; without a launcher there is one."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Workers(Protocol):
+    """Processes with one copy of the head each.
+
+    Attributes:
+        rank: Number of this process; process 0 writes files.
+        count: Number of processes.
+        device: Torch device of this process.
+    """
+
+    rank: int
+    count: int
+    device: str
+
+    def wrap(self, head: nn.Module) -> nn.Module:
+        """Return the head with gradients that are averaged over processes; only its forward does that."""
+        ...
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a tensor over processes."""
+        ...
+
+
+class SingleWorker:
+    """This process alone."""
+
+    rank, count = 0, 1
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def wrap(self, head: nn.Module) -> nn.Module:
+        """Return the head itself."""
+        return head
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the value itself."""
+        return value
+
+
+class AccelerateWorkers:
+    """Processes started by `accelerate launch` or `torchrun`, connected by Accelerate.
+
+    Args:
+        device: `cpu`, or `cuda` for one GPU a process.
+    """
+
+    def __init__(self, device: str) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        # A single frame leaves the temporal embedding without gradient; every step uses the same graph.
+        options = DistributedDataParallelKwargs(static_graph=True)
+        self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[options])
+        self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
+        self.device = str(self._accelerator.device)
+
+    def wrap(self, head: nn.Module) -> nn.Module:
+        """Return the head in a `DistributedDataParallel`."""
+        return self._accelerator.prepare_model(head)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a tensor over processes."""
+        return self._accelerator.reduce(value.clone(), "mean")  # it reduces in place
+
+
+def open_workers(device: str) -> Workers:
+    """Return all processes of the launcher, found by its `WORLD_SIZE`, or this one."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return AccelerateWorkers(device) if several else SingleWorker(device)
+
+
+def is_main_process() -> bool:
+    """Return whether this process may write results: it was started alone or is the launcher's first."""
+    return os.environ.get("RANK", "0") == "0"
