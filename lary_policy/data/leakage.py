@@ -1,8 +1,8 @@
-"""Split leakage: episodes or frames that train and test data share."""
+"""Split leakage: episodes, frames or mirrored twins that train and test data share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -24,9 +24,21 @@ def find_leaks(tables: Mapping[str, PairTable], frame_ids: Mapping[Path, str]) -
         split: {frame_ids[path] for path in table.frame_paths() if path in frame_ids}
         for split, table in tables.items()
     }
-    for what, sets in (("episodes", episodes), ("frames", frames)):
-        for one, other in combinations(sorted(sets), 2):
-            shared = sorted(sets[one] & sets[other])
-            if shared:
-                reason = f"{len(shared)} {what} are in both splits, for example {shared[0][:40]}"
-                yield Quarantined(f"{one} and {other}", reason, "leakage")
+    yield from find_shared("episodes", episodes)
+    yield from find_shared("frames", frames)
+
+
+def find_shared(what: str, names: Mapping[str, Collection[str]]) -> Iterator[Quarantined]:
+    """Yield one problem for each pair of splits with names in common.
+
+    Args:
+        what: What the names are of, in the plural.
+        names: Names in each split.
+    """
+    sets = {split: set(found) for split, found in names.items()}
+    for one, other in combinations(sorted(sets), 2):
+        shared = sorted(sets[one] & sets[other])
+        if shared:
+            share = len(shared) / min(len(sets[one]), len(sets[other]))
+            reason = f"{len(shared)} {what} are in both splits ({share:.1%} of the smaller one), for example"
+            yield Quarantined(f"{one} and {other}", f"{reason} {shared[0][:80]}", "leakage")

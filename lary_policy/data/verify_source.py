@@ -1,0 +1,147 @@
+"""Complete check of a key of the benchmark; what `lary data verify source=...` runs (section 1.8)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lary_policy.data.file_checks import MediaFile, check_file
+from lary_policy.data.integrity import IntegrityReport, Progress
+from lary_policy.data.larybench import LaryBenchSource
+from lary_policy.data.leakage import find_shared
+from lary_policy.data.parallel import Failure, for_each
+from lary_policy.data.row_checks import RowContent, read_row
+from lary_policy.errors import LaryPolicyError
+from lary_policy.types import Quarantined
+
+DEFAULT_TIMEOUT_S = 30.0  # a 20 s clip decodes in 1 s; a network disk may need longer for its first byte
+
+
+@dataclass
+class _Found:
+    """What the CSVs say."""
+
+    problems: list[Quarantined] = field(default_factory=list)
+    rows: int = 0
+    files: dict[Path, MediaFile] = field(default_factory=dict)
+    uses: dict[Path, list[str]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[RowContent]] = field(default_factory=lambda: defaultdict(list))
+    recordings: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def verify_source(
+    source: LaryBenchSource,
+    *,
+    workers: int = 2,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    limit: int | None = None,
+    on_progress: Progress | None = None,
+) -> IntegrityReport:
+    """Check every CSV of a source and read every file that they name, completely.
+
+    Found are: missing or unreadable CSVs; rows with empty cells, unsafe paths, frames, actions and episodes
+    that contradict each other, or blank robot types; images and clips that do not decode completely, clips
+    whose container lies about its length or that end before a frame to see; actions that are missing, of
+    another size or not finite; duplicate rows; classes that training lacks, of a single row, or of another
+    number than stated; recordings, frames (by content) and mirrored twins that two splits share.
+
+    Args:
+        source: The source; its protocol decides on the splits that must not share anything.
+        workers: Processes that read files; 0 reads them here, without time limit.
+        timeout_s: Seconds for one file.
+        limit: Rows of each CSV and split that are looked at; None for all.
+        on_progress: Called with (files read, files in all).
+    """
+    found = _Found()
+    for split in source.spec.splits:
+        _read_csvs(source, split, found, limit)
+    digests: dict[Path, str] = {}
+    files = list(found.files.values())
+    for done, (i, result) in enumerate(for_each(check_file, files, workers=workers, timeout_s=timeout_s), 1):
+        if isinstance(result, Failure):
+            found.problems.append(_bad_file(files[i], result, found.uses[files[i].path]))
+        else:
+            digests[files[i].path] = result
+        if on_progress is not None:
+            on_progress(done, len(files))
+    found.problems.extend(_duplicates(found))
+    found.problems.extend(_labels(source, found))
+    found.problems.extend(_leaks(found, digests))
+    kinds = Counter(file.kind for file in files)
+    checked = {"csv": len(source.data.splits), "rows": found.rows, **{f"{k}s": n for k, n in kinds.items()}}
+    return IntegrityReport(source.root, checked, tuple(dict.fromkeys(found.problems)))
+
+
+def _read_csvs(source: LaryBenchSource, split: str, found: _Found, limit: int | None) -> None:
+    try:
+        files = source.files(split)
+    except LaryPolicyError as error:
+        found.problems.append(Quarantined(source.data.key, str(error), "csv"))
+        return
+    for file in files:
+        for line, cells in file.rows[:limit]:
+            found.rows += 1
+            item = f"{file.path.name}:{line}"
+            try:
+                content = read_row(source.data, file, cells)
+            except LaryPolicyError as error:
+                found.problems.append(Quarantined(item, str(error), "rows"))
+                continue
+            _remember(found, split, item, content, source.recording(file, cells))
+
+
+def _remember(found: _Found, split: str, item: str, content: RowContent, recording: str) -> None:
+    found.samples[split].append(content)
+    found.recordings[split].add(recording)
+    for media in content.files:
+        known = found.files.setdefault(media.path, media)
+        if media.kind == "clip" and media.needs > known.needs:
+            found.files[media.path] = media
+        found.uses[media.path].append(item)
+
+
+def _bad_file(file: MediaFile, failure: Failure, uses: list[str]) -> Quarantined:
+    reason = f"{failure.reason} (named by {len(uses)} rows, the first {uses[0]})"
+    return Quarantined(str(file.path), reason, f"{file.kind}s")
+
+
+def _duplicates(found: _Found) -> Iterator[Quarantined]:
+    for split, samples in found.samples.items():
+        for name, count in Counter(sample.name for sample in samples).items():
+            if count > 1:
+                yield Quarantined(split, f"{name} stands in {count} rows", "duplicates")
+
+
+def _labels(source: LaryBenchSource, found: _Found) -> Iterator[Quarantined]:
+    if source.spec.num_classes is None:
+        return
+    train = source.spec.train_split
+    counts = {split: Counter(s.label for s in samples) for split, samples in found.samples.items()}
+    known = counts.get(train, Counter())
+    if len(known) != source.spec.num_classes:
+        reason = f"{len(known)} classes, the benchmark has {source.spec.num_classes}"
+        yield Quarantined(train, reason, "labels")
+    for label, count in known.items():
+        if count == 1:
+            yield Quarantined(train, f"class '{label}' has a single row", "labels")
+    for split, others in counts.items():
+        for label in sorted(others.keys() - known.keys()):
+            yield Quarantined(split, f"class '{label}' ({others[label]} rows) is not in {train}", "labels")
+
+
+def _leaks(found: _Found, digests: dict[Path, str]) -> Iterator[Quarantined]:
+    yield from find_shared("recordings", found.recordings)
+    media = {
+        split: {
+            digests[file.path]
+            for sample in samples
+            for file in sample.files
+            if file.kind != "action" and file.path in digests
+        }
+        for split, samples in found.samples.items()
+    }
+    yield from find_shared("frames or clips", media)
+    twins = {split: {s.twin for s in samples if s.twin} for split, samples in found.samples.items()}
+    yield from find_shared("samples or their mirrored twins", twins)
