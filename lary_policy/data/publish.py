@@ -16,7 +16,7 @@ from lary_policy.errors import DatasetError
 from lary_policy.types import Quarantined
 
 PROGRESS_FILE = "progress.json"
-_OPTIONAL = ("looks",)  # settings that are written only where they are not the default
+_OPTIONAL = ("looks", "randomisation")  # settings that are written only where they are not the default
 _VERSIONED = ("lerobot_policy_lary", "mujoco", "mujoco-warp", "numpy", "pillow", "torch")
 
 

@@ -14,7 +14,8 @@ class ExpertSession:
     """Records batches of scripted episodes.
 
     Args:
-        config: Settings of the collection (`task`, `cameras`, `image_px`, `noise`, perhaps `looks`).
+        config: Settings of the collection (`task`, `cameras`, `image_px`, `noise`, perhaps `looks` and
+            `randomisation`).
         num_worlds: Worlds simulated side by side.
         render_device: Device of the renderer.
     """
@@ -30,6 +31,7 @@ class ExpertSession:
             image_px=config["image_px"],
             render_device=render_device,
             looks=config.get("looks", "primitives"),
+            randomisation=config.get("randomisation", "none"),
             physics="mujoco",  # the same demonstrations on every machine
         )
         self._controller = EndEffectorController(num_worlds, embodiment=self._env.task.embodiment)

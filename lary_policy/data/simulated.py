@@ -33,6 +33,7 @@ def collect_demonstrations(
     num_worlds: int = 50,
     render_device: str = "cpu",
     looks: str = "primitives",
+    randomisation: str = "none",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemonstrationReport:
     """Record one scripted episode for each seed and publish the dataset at `root` when all are done.
@@ -55,6 +56,7 @@ def collect_demonstrations(
         num_worlds: Worlds simulated side by side.
         render_device: Device of the renderer.
         looks: Of the robot, as in `lary_envs.SimEnv`.
+        randomisation: Level of randomisation, as in `lary_envs.SimEnv`.
         on_progress: Called with (episodes done, episodes in all).
 
     Raises:
@@ -67,6 +69,8 @@ def collect_demonstrations(
     config["noise"] = {"std_m": noise_std_m, "std_rad": noise_std_rad, "splits": sorted(noise_splits)}
     if looks != "primitives":
         config["looks"] = looks
+    if randomisation != "none":
+        config["randomisation"] = randomisation
     if root.exists() and any(root.iterdir()):
         return reuse(root, config)
     partial = root.parent / f".{root.name}.partial"

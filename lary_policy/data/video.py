@@ -30,6 +30,7 @@ class VideoInfo:
         width: Width in pixels.
         height: Height in pixels.
         fps: Average frame rate, or None where the container has none.
+        duration_s: Length in seconds that the container claims, or None.
         codec: Name of the codec.
     """
 
@@ -38,7 +39,15 @@ class VideoInfo:
     width: int
     height: int
     fps: float | None
+    duration_s: float | None
     codec: str
+
+    @property
+    def claimed(self) -> int:
+        """Frames that the container claims: stated, or duration times rate as OpenCV has it; 0 if unknown."""
+        if self.stated is not None:
+            return self.stated
+        return int((self.duration_s or 0.0) * (self.fps or 0.0) + 0.5)
 
     @property
     def lie(self) -> str:
@@ -65,9 +74,9 @@ def probe_video(path: Path) -> VideoInfo:
     with _opened(path) as (container, stream):
         times = _scan(container, stream)
         if times is not None:
-            return _info(stream, len(times.all))
+            return _info(container, stream, len(times.all))
         container.seek(0, stream=stream)
-        return _info(stream, sum(1 for _ in container.decode(stream)))
+        return _info(container, stream, sum(1 for _ in container.decode(stream)))
 
 
 def check_video(path: Path) -> VideoInfo:
@@ -85,7 +94,7 @@ def check_video(path: Path) -> VideoInfo:
             count += 1
         if count == 0:
             raise _damaged(path, "no frame that decodes")
-        return _info(stream, count)
+        return _info(container, stream, count)
 
 
 def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False) -> Tensor:
@@ -217,15 +226,17 @@ def _scan(container: Any, stream: Any) -> _Times | None:
     return _Times(tuple(sorted(times)), tuple(sorted(keys)))
 
 
-def _info(stream: Any, frames: int) -> VideoInfo:
+def _info(container: Any, stream: Any, frames: int) -> VideoInfo:
     context = stream.codec_context
     rate = stream.average_rate
+    microseconds = container.duration
     return VideoInfo(
         frames=frames,
         stated=stream.frames or None,
         width=context.width,
         height=context.height,
         fps=None if rate is None else float(rate),
+        duration_s=None if microseconds is None else microseconds / 1e6,
         codec=context.codec.canonical_name,
     )
 
