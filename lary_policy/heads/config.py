@@ -31,17 +31,17 @@ class TrainConfig:
         batch_size: Samples a step, over all processes together (the reference: 256 a process).
         lr: Peak learning rate of AdamW.
         weight_decay: Of all parameters.
-        sweep: (lr, weight_decay) of each of several heads that are trained side by side, or empty for one
-            head with `lr` and `weight_decay`.
         warmup_fraction: Part of all steps with a linearly rising rate.
         schedule: `constant` or `cosine` (to zero) after the warm-up.
         grad_clip: Largest gradient norm, or None.
         balanced: Draw classes equally often (protocol section 4.2); classes only.
         seed: Of the initial weights and the order of samples.
-        select: `best` keeps the weights of the best epoch on val, `last` those of the last epoch.
         precision: `auto`, `float32` or `bfloat16` (autocast; weights stay float32).
-        val_precision: The same for the scores on val; None computes them as in training.
         device: Torch device.
+        sweep: (lr, weight_decay) of each of several heads that are trained side by side, or empty for one
+            head with `lr` and `weight_decay`.
+        select: `best` keeps the weights of the best epoch on val, `last` those of the last epoch.
+        val_precision: Precision of the scores on val; None computes them as in training.
 
     Raises:
         ConfigError: A value is out of range.
@@ -51,7 +51,6 @@ class TrainConfig:
     batch_size: int = 256
     lr: float = 1e-4
     weight_decay: float = 1e-4
-    sweep: tuple[tuple[float, float], ...] = ()
     warmup_fraction: float = 0.1
     schedule: Literal["constant", "cosine"] = "constant"
     grad_clip: float | None = None
@@ -59,8 +58,10 @@ class TrainConfig:
     seed: int = 42
     select: Literal["best", "last"] = "best"
     precision: Precision = "auto"
-    val_precision: Precision | None = None
     device: str = "cpu"
+    sweep: tuple[tuple[float, float], ...] = ()
+    select: Literal["best", "last"] = "best"
+    val_precision: Precision | None = None
 
     @property
     def members(self) -> tuple[tuple[float, float], ...]:
