@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.frames import Frame, decode_frames, frame_id
 from lary_policy.data.store import STORE_DTYPES, LatentStore
 from lary_policy.errors import FrameFormatError, ShapeError, StoreError
 from lary_policy.types import LatentSpec, Quarantined
@@ -63,7 +62,7 @@ class ExtractReport:
 
 
 def extract(
-    paths: Iterable[Path],
+    paths: Iterable[Frame],
     encoder: FrameEncoder,
     store: LatentStore,
     *,
@@ -75,7 +74,7 @@ def extract(
     """Encode every frame that the store lacks, once each however many files hold it; start again to continue.
 
     Args:
-        paths: Image files.
+        paths: Image files, or frames inside larger files.
         encoder: A `frame` encoder.
         store: Store with the encoder's fingerprint and latent shape.
         batch_size: Frames encoded at once.
@@ -158,9 +157,9 @@ class ShardWriter:
             self._ids, self._latents, self._codes = [], [], []
 
 
-def identify(paths: Iterable[Path]) -> tuple[dict[Path, str], list[Quarantined]]:
+def identify(paths: Iterable[Frame]) -> tuple[dict[Frame, str], list[Quarantined]]:
     """Return the id of each file that can be read, and those that cannot."""
-    ids: dict[Path, str] = {}
+    ids: dict[Frame, str] = {}
     quarantined = []
     for path in dict.fromkeys(paths):
         try:
@@ -171,19 +170,19 @@ def identify(paths: Iterable[Path]) -> tuple[dict[Path, str], list[Quarantined]]
 
 
 Decoded = tuple[list[str], list[Tensor], list[Quarantined]]
-Named = tuple[str, Path]  # a frame's id and one file that holds it
+Named = tuple[str, Frame]  # a frame's id and where it is
 
 
 def _decode_batch(batch: Sequence[Named]) -> Decoded:
     ids: list[str] = []
     frames: list[Tensor] = []
     bad: list[Quarantined] = []
-    for frame, path in batch:
-        try:
-            frames.append(decode_frame(path))
-            ids.append(frame)
-        except FrameFormatError as error:
-            bad.append(Quarantined(str(path), str(error), "extract"))
+    for (frame, path), image in zip(batch, decode_frames([path for _, path in batch]), strict=True):
+        if isinstance(image, FrameFormatError):
+            bad.append(Quarantined(str(path), str(image), "extract"))
+            continue
+        frames.append(image)
+        ids.append(frame)
     return ids, frames, bad
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from lary_policy.data.extract import (
     decoded,
     identify,
 )
-from lary_policy.data.frames import pair_id
+from lary_policy.data.frames import Frame, pair_id
 from lary_policy.data.store import LatentStore
 from lary_policy.encoders.base import LatentEncoder
 from lary_policy.encoders.pairs import PairLatents, encode_pairs, pair_spec
@@ -28,7 +27,7 @@ FramePair = tuple[str, str]  # ids of the first and of the second frame
 
 
 def extract_pairs(
-    pairs: Iterable[tuple[Path, Path]],
+    pairs: Iterable[tuple[Frame, Frame]],
     encoder: LatentEncoder,
     store: LatentStore,
     *,
@@ -43,7 +42,7 @@ def extract_pairs(
     a batch once. Codebook indices are stored beside the latents.
 
     Args:
-        pairs: First and second image file of each pair.
+        pairs: First and second frame of each pair.
         encoder: An encoder of pairs or clips.
         store: Store with the encoder's fingerprint and the shape of `pair_spec(encoder)`.
         batch_size: Pairs encoded at once.

@@ -1,4 +1,4 @@
-"""Frame files: their content id and their full decoding."""
+"""Frames: their content id and their full decoding, from files of their own or from inside larger ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,13 +20,34 @@ from lary_policy.errors import FrameFormatError
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def frame_id(path: Path) -> str:
-    """Return the sha256 (64 hex digits) of the file's bytes.
+class StoredFrame(Protocol):
+    """A frame inside a larger file, e.g. one of a video; equal frames are the same frame."""
+
+    def frame_id(self) -> str:
+        """Return its id (64 hex digits); FrameFormatError if the file cannot be read."""
+        ...
+
+    def group(self) -> Hashable:
+        """Return what it shares with all frames that are best decoded together with it."""
+        ...
+
+    def decode(self, group: Sequence[Any]) -> list[Tensor]:
+        """Decode frames of its group to uint8 RGB `[h w 3]`; FrameFormatError if one cannot be."""
+        ...
+
+
+Frame = Path | StoredFrame
+
+
+def frame_id(frame: Frame) -> str:
+    """Return the id (64 hex digits) of a frame: of a file, the sha256 of its bytes.
 
     Raises:
         FrameFormatError: The file is missing or cannot be read.
     """
-    return hashlib.sha256(_read(path)).hexdigest()
+    if not isinstance(frame, Path):
+        return frame.frame_id()
+    return hashlib.sha256(_read(frame)).hexdigest()
 
 
 def pair_id(first: str, second: str) -> str:
@@ -32,13 +55,55 @@ def pair_id(first: str, second: str) -> str:
     return hashlib.sha256(f"{first}>{second}".encode()).hexdigest()
 
 
-def decode_frame(path: Path) -> Tensor:
+def decode_frame(frame: Frame) -> Tensor:
     """Decode an image completely to uint8 RGB `[h, w, 3]`.
 
     Raises:
         FrameFormatError: The file is missing, truncated, corrupt or no image.
     """
-    data = _read(path)
+    if not isinstance(frame, Path):
+        return frame.decode([frame])[0]
+    return decode_image(_read(frame), str(frame))
+
+
+def decode_frames(frames: Sequence[Frame]) -> list[Tensor | FrameFormatError]:
+    """Decode frames to uint8 RGB `[h w 3]`, those of one file together; bad ones become their error."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, frame in enumerate(frames):
+        groups.setdefault(frame if isinstance(frame, Path) else frame.group(), []).append(place)
+    found: dict[int, Tensor | FrameFormatError] = {}
+    for places in groups.values():
+        found.update(zip(places, _decode_group([frames[i] for i in places]), strict=True))
+    return [found[i] for i in range(len(frames))]
+
+
+def _decode_group(group: Sequence[Frame]) -> Sequence[Tensor | FrameFormatError]:
+    first = group[0]
+    if not isinstance(first, Path) and len(group) > 1:
+        try:
+            return first.decode(group)
+        except FrameFormatError:
+            pass  # one of them is bad: which one, the next line finds out
+    return [_decode_or_error(frame) for frame in group]
+
+
+def _decode_or_error(frame: Frame) -> Tensor | FrameFormatError:
+    try:
+        return decode_frame(frame)
+    except FrameFormatError as error:
+        return error
+
+
+def decode_image(data: bytes, name: str) -> Tensor:
+    """Decode the bytes of an image file completely to uint8 RGB `[h, w, 3]`.
+
+    Args:
+        data: All bytes.
+        name: Where they come from, for messages.
+
+    Raises:
+        FrameFormatError: They are truncated, corrupt or no image.
+    """
     try:
         if data.startswith(_PNG_SIGNATURE):
             _check_png(data)
@@ -48,7 +113,7 @@ def decode_frame(path: Path) -> Tensor:
     # Pillow reports damage as any of these, depending on the format and on where the damage is.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise FrameFormatError(
-            expected=f"a complete image at {path}",
+            expected=f"a complete image at {name}",
             got=f"{len(data)} bytes that do not decode ({type(error).__name__}: {error})",
             fix="Restore the file; rows that use it are quarantined until then.",
         ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from lary_policy.data import layout
 from lary_policy.data.actions import read_chunk
 from lary_policy.data.episodes import read_episodes, read_json
-from lary_policy.data.frames import decode_frame, frame_id
+from lary_policy.data.frames import Frame, decode_frame, frame_id
 from lary_policy.data.leakage import find_leaks
 from lary_policy.data.pair_csv import load_pairs, read_metadata
 from lary_policy.data.pairs import PairTable
@@ -156,7 +156,9 @@ def _duplicates(table: PairTable) -> Iterator[Quarantined]:
     counts = Counter((row.src_frames, row.tgt_frames) for row in table.rows)
     for (src, tgt), count in counts.items():
         if count > 1:
-            reason = f"the pair {src[0].name}, {tgt[0].name} of {src[0].parent.name} stands in {count} rows"
+            names = (Path(str(frame)).name for frame in (src[0], tgt[0]))
+            folder = Path(str(src[0])).parent.name
+            reason = f"the pair {', '.join(names)} of {folder} stands in {count} rows"
             yield Quarantined(table.source.name, reason, "duplicates")
 
 
@@ -175,9 +177,9 @@ def _bad_target_states(root: Path, table: PairTable, action_dim: int) -> Iterato
 
 def _decode_all(
     tables: Mapping[str, PairTable], workers: int, on_progress: Progress | None
-) -> tuple[dict[Path, str], list[Quarantined]]:
+) -> tuple[dict[Frame, str], list[Quarantined]]:
     paths = list(dict.fromkeys(p for table in tables.values() for p in table.frame_paths()))
-    ids: dict[Path, str] = {}
+    ids: dict[Frame, str] = {}
     bad: list[Quarantined] = []
     with ThreadPoolExecutor(workers) as pool:
         for number, (path, result) in enumerate(zip(paths, pool.map(_check_image, paths), strict=True), 1):
@@ -190,7 +192,7 @@ def _decode_all(
     return ids, bad
 
 
-def _check_image(path: Path) -> str | FrameFormatError:
+def _check_image(path: Frame) -> str | FrameFormatError:
     try:
         decode_frame(path)
         return frame_id(path)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
-from pathlib import Path
 
+from lary_policy.data.frames import Frame
 from lary_policy.data.pairs import PairTable
 from lary_policy.types import Quarantined
 
 
-def find_leaks(tables: Mapping[str, PairTable], frame_ids: Mapping[Path, str]) -> Iterator[Quarantined]:
+def find_leaks(tables: Mapping[str, PairTable], frame_ids: Mapping[Frame, str]) -> Iterator[Quarantined]:
     """Yield one problem for each pair of splits that share episodes, and one where they share frames.
 
     Frames are compared by content, so a copy under another name is found, too.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lary_policy.data.frames import Frame
 from lary_policy.types import Quarantined
 
 
@@ -21,7 +22,7 @@ class PairRow:
         episode: Name of the episode (its number in simulated data).
         src_step: Control step of the source frame, or None if the file name has none.
         tgt_step: Control step of the target frame, or None.
-        src_frames: Source image of each camera.
+        src_frames: Source image of each camera: a file, or a frame inside one.
         tgt_frames: Target image of each camera.
         action: File of the chunk.
         label: Atomic primitive, or "" for none.
@@ -34,8 +35,8 @@ class PairRow:
     episode: str
     src_step: int | None
     tgt_step: int | None
-    src_frames: tuple[Path, ...]
-    tgt_frames: tuple[Path, ...]
+    src_frames: tuple[Frame, ...]
+    tgt_frames: tuple[Frame, ...]
     action: Path
     label: str
     noise_steps: int
@@ -69,11 +70,11 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def frame_paths(self) -> tuple[Path, ...]:
-        """Return every frame file once, in order of first use."""
+    def frame_paths(self) -> tuple[Frame, ...]:
+        """Return every frame once, in order of first use."""
         return tuple(dict.fromkeys(p for r in self.rows for p in (*r.src_frames, *r.tgt_frames)))
 
-    def frame_pairs(self) -> tuple[tuple[Path, Path], ...]:
+    def frame_pairs(self) -> tuple[tuple[Frame, Frame], ...]:
         """Return all pairs of frames that count, each once: (before, source) and (source, target) of rows."""
         rows = zip(self.rows, self.frames_before(), strict=True)
         return tuple(
@@ -85,7 +86,7 @@ class PairTable:
             )
         )
 
-    def frames_before(self) -> tuple[tuple[Path, ...], ...]:
+    def frames_before(self) -> tuple[tuple[Frame, ...], ...]:
         """Return the frames of each camera one chunk before each row's source frames.
 
         They are the source frames of the row whose target frames these are. Where the table has none, as at

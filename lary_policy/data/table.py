@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import decode_frame, frame_id, pair_id
+from lary_policy.data.frames import Frame, decode_frame, decode_frames, frame_id, pair_id
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.store import LatentStore
 from lary_policy.errors import DatasetError, FrameFormatError, StoreError
@@ -60,7 +59,7 @@ def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
     of_pairs = store.latent.kind != "frame"
     ids, damaged = _identify_pairs(pairs, store) if of_pairs else _identify(pairs, store)
 
-    def name(paths: tuple[Path, ...]) -> str:
+    def name(paths: tuple[Frame, ...]) -> str:
         return pair_id(*(ids[p] for p in paths)) if of_pairs else ids[paths[0]]
 
     return _gather(pairs, damaged, name, store.read, of_pairs=of_pairs)
@@ -72,13 +71,14 @@ def load_frames(pairs: PairTable) -> LatentTable:
     Raises:
         DatasetError: Not one row is usable, or frames differ in size.
     """
-    frames: dict[Path, Tensor] = {}
-    damaged: dict[Path, str] = {}
-    for path in pairs.frame_paths():
-        try:
-            frames[path] = decode_frame(path)
-        except FrameFormatError as error:
-            damaged[path] = str(error)
+    frames: dict[Frame, Tensor] = {}
+    damaged: dict[Frame, str] = {}
+    paths = pairs.frame_paths()
+    for path, image in zip(paths, decode_frames(paths), strict=True):
+        if isinstance(image, FrameFormatError):
+            damaged[path] = str(image)
+        else:
+            frames[path] = image
     sizes = {tuple(frame.shape) for frame in frames.values()}
     if len(sizes) > 1:
         raise DatasetError(
@@ -93,8 +93,8 @@ def load_frames(pairs: PairTable) -> LatentTable:
 
 def _gather[K](
     pairs: PairTable,
-    damaged: Mapping[Path, str],
-    name: Callable[[tuple[Path, ...]], K],
+    damaged: Mapping[Frame, str],
+    name: Callable[[tuple[Frame, ...]], K],
     read: Callable[[tuple[K, ...]], Tensor],
     *,
     of_pairs: bool = False,
@@ -140,11 +140,11 @@ def _gather[K](
     )
 
 
-def _identify(pairs: PairTable, store: LatentStore) -> tuple[dict[Path, str], dict[Path, str]]:
+def _identify(pairs: PairTable, store: LatentStore) -> tuple[dict[Frame, str], dict[Frame, str]]:
     """Return the id of each stored frame and the reason for each one that cannot be decoded."""
-    ids: dict[Path, str] = {}
-    damaged: dict[Path, str] = {}
-    absent: list[Path] = []
+    ids: dict[Frame, str] = {}
+    damaged: dict[Frame, str] = {}
+    absent: list[Frame] = []
     for path in pairs.frame_paths():
         try:
             frame = frame_id(path)
@@ -159,17 +159,17 @@ def _identify(pairs: PairTable, store: LatentStore) -> tuple[dict[Path, str], di
     return ids, damaged
 
 
-def _identify_pairs(pairs: PairTable, store: LatentStore) -> tuple[dict[Path, str], dict[Path, str]]:
+def _identify_pairs(pairs: PairTable, store: LatentStore) -> tuple[dict[Frame, str], dict[Frame, str]]:
     """Return the id of each frame and the reason for each one of which a pair cannot be encoded."""
-    ids: dict[Path, str] = {}
-    damaged: dict[Path, str] = {}
+    ids: dict[Frame, str] = {}
+    damaged: dict[Frame, str] = {}
     for path in pairs.frame_paths():
         try:
             ids[path] = frame_id(path)
         except FrameFormatError as error:
             damaged[path] = str(error)
-    sizes: dict[Path, torch.Size] = {}
-    absent: list[Path] = []
+    sizes: dict[Frame, torch.Size] = {}
+    absent: list[Frame] = []
     for pair in pairs.frame_pairs():
         if all(p in ids for p in pair) and store.contains(pair_id(*(ids[p] for p in pair))):
             continue
@@ -190,7 +190,7 @@ def _identify_pairs(pairs: PairTable, store: LatentStore) -> tuple[dict[Path, st
     return ids, damaged
 
 
-def _require_none(absent: list[Path], what: str, pairs: PairTable, store: LatentStore) -> None:
+def _require_none(absent: list[Frame], what: str, pairs: PairTable, store: LatentStore) -> None:
     if absent:
         raise StoreError(
             expected=f"latents of all good {what} of {pairs.source.name} in {store.root}",

@@ -1,0 +1,99 @@
+"""Frames inside videos and Parquet tables: equal to a full decode, decoded together, damage kept apart."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from video_files import decode_all, moving_square, write_video
+
+from lary_policy.data import clip_frame_id, extract, frame_id
+from lary_policy.data.frames import decode_frame, decode_frames
+from lary_policy.data.store import LatentStore
+from lary_policy.data.stored_frames import ParquetFrame, VideoFrame, file_digest
+from lary_policy.errors import FrameFormatError
+
+
+@pytest.fixture
+def video(tmp_path):
+    return write_video(tmp_path / "v.mp4", moving_square(30))
+
+
+@pytest.fixture
+def table(tmp_path):
+    images = moving_square(6, 32, 24)
+    cells = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"top": cells}), path, row_group_size=4)
+    return path, images
+
+
+def test_frames_of_a_video_are_those_of_a_full_decode_in_the_order_asked_for(video):
+    whole = decode_all(video)
+    wanted = [17, 3, 17, 29]
+    got = decode_frames([VideoFrame(video, i) for i in wanted])
+    assert all(np.array_equal(image.numpy(), whole[i]) for image, i in zip(got, wanted, strict=True))
+
+
+def test_images_of_a_table_are_read_from_the_row_groups_that_hold_them(table):
+    path, images = table
+    got = decode_frames([ParquetFrame(path, "top", i) for i in (5, 0, 3)])
+    assert all(np.array_equal(g.numpy(), images[i]) for g, i in zip(got, (5, 0, 3), strict=True))
+
+
+def test_ids_depend_on_bytes_and_place_and_agree_with_those_of_clips(video, tmp_path):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(video.read_bytes())
+    assert (
+        VideoFrame(video, 4).frame_id() == VideoFrame(copy, 4).frame_id() != VideoFrame(video, 5).frame_id()
+    )
+    assert frame_id(VideoFrame(video, 4)) == clip_frame_id(file_digest(video), 4)
+
+
+def test_a_file_that_changed_has_another_digest(tmp_path):
+    path = write_video(tmp_path / "v.mp4", moving_square(5))
+    before = file_digest(path)
+    write_video(path, moving_square(7, seed=1))
+    assert file_digest(path) != before
+
+
+def test_one_bad_frame_leaves_the_others_of_its_file(video):
+    good, bad = decode_frames([VideoFrame(video, 2), VideoFrame(video, 99)])
+    assert torch.equal(good, decode_frame(VideoFrame(video, 2)))
+    assert isinstance(bad, FrameFormatError)
+    assert "99" in str(bad)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: VideoFrame(t.parent / "none.mp4", 0),
+        lambda t: ParquetFrame(t.parent / "none.parquet", "top", 0),
+        lambda t: ParquetFrame(t, "wrist", 0),
+        lambda t: ParquetFrame(t, "top", 6),
+    ],
+)
+def test_what_is_not_there_is_a_named_error(table, make):
+    with pytest.raises(FrameFormatError):
+        decode_frame(make(table[0]))
+
+
+def test_extraction_encodes_them_once_and_sets_bad_ones_aside(video, table, pool_encoder, tmp_path):
+    frames = [
+        VideoFrame(video, 1),
+        ParquetFrame(table[0], "top", 2),
+        VideoFrame(video, 1),
+        VideoFrame(video, 99),
+    ]
+    store = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
+    report = extract(frames, pool_encoder, store)
+    assert (report.encoded, pool_encoder.frames_seen) == (2, 2)
+    assert [q.item for q in report.quarantined] == [f"{video}#99"]
+    assert extract(frames, pool_encoder, store).encoded == 0
