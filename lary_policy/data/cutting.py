@@ -87,7 +87,7 @@ def _encode(path: Path, frames: Iterable[Any], rate: Fraction) -> int:
 
     count = 0
     with av.open(str(path), "w", format="mp4") as out:
-        stream = out.add_stream(ENCODER, rate=rate, options=OPTIONS)
+        stream: Any = out.add_stream(ENCODER, rate=rate, options=OPTIONS)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in frames:

@@ -1,4 +1,4 @@
-"""Makes the SSv2 and EgoDex clips of the benchmark, forward and reversed; `lary data prepare` (section 1.7)."""
+"""Makes the SSv2 and EgoDex clips of the benchmark, forward and reversed (protocol section 1.7)."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Cut:
 def parse_segments(text: str) -> tuple[tuple[int, float, float], ...]:
     """Return (line number, start, duration) in seconds of each segment in an annotation.
 
-    All lines count for the number, blank ones and those without times too; a literal `\\n` ends a line. Of
-    each line the first `<start> - <end>` counts; segments without length are left out.
+    All lines count for the number, blank ones and those without times too; a backslash with an n ends a line
+    as well. Of each line the first `<start> - <end>` counts; segments without length are left out.
     """
     segments = []
     for number, line in enumerate(text.replace("\\n", "\n").strip().split("\n")):
