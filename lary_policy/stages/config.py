@@ -20,6 +20,7 @@ ROLLOUT_MODES = {
 }  # mode of the loop -> mode of the probe whose head it uses
 PROTOCOLS = ("native",)
 LOOKS = ("primitives", "menagerie")  # of the simulated robots
+LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
 LISTS = ("tasks", "encoders", "cameras", "probes", "rollouts")
 RESERVED_RUNS = ("cache", "latest")  # names that the output folder uses itself
 
@@ -108,6 +109,8 @@ class SuiteConfig:
     num_worlds: int = 50
     stop_at_success: bool = False
     looks: str = "primitives"
+    randomisation: str = "none"
+    rollout_randomisation: str | None = None
     device: str = "auto"
     output_dir: Path = field(default_factory=lambda: Path("outputs"))
     run: str | None = None
@@ -117,6 +120,9 @@ class SuiteConfig:
             raise UnknownNameError("protocol", self.protocol, PROTOCOLS)
         if self.looks not in LOOKS:
             raise UnknownNameError("looks", self.looks, LOOKS)
+        for level in (self.randomisation, self.rollout_level):
+            if level not in LEVELS:
+                raise UnknownNameError("level of randomisation", level, LEVELS)
         for name in ("episodes", "num_worlds", "stride"):
             _at_least_one(name, getattr(self, name))
         _some_and_different("tasks", self.tasks)
@@ -141,6 +147,11 @@ class SuiteConfig:
                     got=f"probes {sorted(trained)}",
                     fix="Add the probe to `probes` or drop the rollout.",
                 )
+
+    @property
+    def rollout_level(self) -> str:
+        """Level of randomisation of the closed loop and of the demonstrations it follows."""
+        return self.rollout_randomisation or self.randomisation
 
     def probe_for(self, rollout: RolloutConfig) -> ProbeConfig:
         """Return the probe whose head a rollout uses."""

@@ -58,10 +58,9 @@ def seeds_of(split: str, count: int) -> list[int]:
 def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell]:
     """Return the cells of the demonstrations and of the goals of a task."""
     c = context.config
-    looks = () if c.looks == "primitives" else (c.looks,)  # keys of finished cells stay as they were
-    shared = (task, c.cameras, c.image_px, c.stride, context.embodiment_of(task).name, *looks)
-    demos = context.cell("data", task, *shared, c.demos)
-    return demos, context.cell("data", f"{task}-goals", *shared, c.episodes)
+    shared = (task, c.cameras, c.image_px, c.stride, context.embodiment_of(task).name, c.looks)
+    demos = context.cell("data", task, *shared, c.randomisation, c.demos)
+    return demos, context.cell("data", f"{task}-goals", *shared, c.rollout_level, c.episodes)
 
 
 def run_data(context: RunContext, task: str) -> TaskData:
@@ -75,14 +74,16 @@ def run_data(context: RunContext, task: str) -> TaskData:
     counts = asdict(context.config.demos)
     noise = {key: counts[key] for key in ("noise_std_m", "noise_std_rad")}
     splits = {split: seeds_of(split, counts[split]) for split in SPLITS}
-    first = _collect(context, demos, task, splits, noise)
-    second = _collect(context, goals, task, {"rollout": seeds_of("rollout", context.config.episodes)}, {})
+    c = context.config
+    first = _collect(context, demos, task, splits, {**noise, "randomisation": c.randomisation})
+    episodes = {"rollout": seeds_of("rollout", c.episodes)}
+    second = _collect(context, goals, task, episodes, {"randomisation": c.rollout_level})
     failed = (*first.failed, *second.failed)
     return TaskData(task, first.root, second.root, first.seconds + second.seconds, failed)
 
 
 def _collect(
-    context: RunContext, cell: Cell, task: str, splits: dict[str, list[int]], noise: dict[str, Any]
+    context: RunContext, cell: Cell, task: str, splits: dict[str, list[int]], disturbed: dict[str, Any]
 ) -> DemonstrationReport:
     c = context.config
     kwargs: dict[str, Any] = {
@@ -93,7 +94,7 @@ def _collect(
         "num_worlds": c.num_worlds,
         "render_device": context.device,
         "looks": c.looks,
-        **noise,
+        **disturbed,
     }
     if cell.folder.exists():
         return collect_demonstrations(cell.folder, task, **kwargs)

@@ -57,6 +57,12 @@ def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
     )
 
 
+def demonstration_latents(context: RunContext, task: str, choice: EncoderChoice) -> str:
+    """Return the key of what heads learn from: demonstrations and encoder, not the goals of the closed loop."""
+    demos = data_cells(context, task)[0].key
+    return context.cell("extract", task, demos, context.encoder_key(choice), context.device).key
+
+
 def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> dict[str, Any]:
     """Encode what the store lacks; return counts, seconds, quarantined files and the use of the codebook.
 

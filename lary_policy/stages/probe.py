@@ -30,7 +30,7 @@ from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData
 from lary_policy.stages.estimates import action_estimates
-from lary_policy.stages.extract import SplitLatents, extract_cell, load_split
+from lary_policy.stages.extract import SplitLatents, demonstration_latents, load_split
 from lary_policy.stages.latents import stored_latent
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined, Score
@@ -61,7 +61,7 @@ class ProbeJob:
 def probe_cell(context: RunContext, job: ProbeJob) -> Cell:
     """Return the cell of a trained head."""
     head = load_head_config(job.probe.head)
-    upstream = extract_cell(context, job.data.task, job.encoder).key
+    upstream = demonstration_latents(context, job.data.task, job.encoder)
     seed = (context.config.seed, context.config.protocol)
     return context.cell("probe", job.label, upstream, job.probe, head, seed, context.device)
 

@@ -128,7 +128,7 @@ def _run(
     folder = rollout_cell(context, job).folder / "diverged"
     env = SimEnv(
         job.data.task, worlds, cameras=c.cameras, image_px=c.image_px, render_device=context.device,
-        guard_folder=folder, looks=c.looks,
+        guard_folder=folder, looks=c.looks, randomisation=c.rollout_level,
     )  # fmt: skip
     controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
     try:
@@ -264,7 +264,7 @@ def _scores(
                 value=value,
                 ci95=interval,
                 n=len(episodes),
-                split=f"seeds {episodes[0].seed}-{episodes[-1].seed}",
+                split=_split_label(context, episodes),
                 seed=context.config.seed,
                 protocol=context.config.protocol,
                 fingerprint=fingerprint,
@@ -272,3 +272,9 @@ def _scores(
             )
         )
     return rows
+
+
+def _split_label(context: RunContext, episodes: list[EpisodeResult]) -> str:
+    level = context.config.rollout_level
+    seeds = f"seeds {episodes[0].seed}-{episodes[-1].seed}"
+    return seeds if level == "none" else f"{seeds}, {level}"

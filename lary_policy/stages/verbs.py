@@ -8,7 +8,7 @@ from pathlib import Path
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
 
-DATA_ACTIONS = ("verify",)
+DATA_ACTIONS = ("verify", "indices", "prepare", "statistics")
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -17,14 +17,17 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     Raises:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
-    if any(a in ("-h", "--help") for a in arguments):
-        print(settings_text(verb))  # noqa: T201
-        return 0
-    action = next((a for a in arguments if "=" not in a), None)
+    action = next((a for a in arguments if "=" not in a and not a.startswith("-")), None)
+    name = verb
     if verb == "data" and action is not None:
         if action not in DATA_ACTIONS:
             raise UnknownNameError("action of `lary data`", action, DATA_ACTIONS)
-        return _verify([a for a in arguments if a != action])
+        name = f"data_{action}"
+    if any(a in ("-h", "--help") for a in arguments):
+        print(settings_text(name).replace(f"lary {name}", f"lary {verb} {action or ''}"))  # noqa: T201
+        return 0
+    if name != verb:
+        return _data_action(str(action), [a for a in arguments if a != action])
     return _run(verb, arguments)
 
 
@@ -42,9 +45,16 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _verify(arguments: Sequence[str]) -> int:
-    """Check every dataset and latent store under the output folder; 1 if anything is wrong."""
-    raw = compose("data", arguments)
-    from lary_policy.stages.verify import verify_outputs
+def _data_action(action: str, arguments: Sequence[str]) -> int:
+    """Run an action of `lary data`; 1 if anything is wrong or was left out."""
+    sources = [a.partition("=")[2] for a in arguments if a.startswith("source=")]
+    rest = [a for a in arguments if not a.startswith("source=")]
+    if action == "verify" and not sources:
+        raw = compose("data", rest)
+        from lary_policy.stages.verify import verify_outputs
 
-    return 0 if verify_outputs(Path(raw["output_dir"])) else 1
+        return 0 if verify_outputs(Path(raw["output_dir"])) else 1
+    settings = compose(f"data_{action}", rest)
+    from lary_policy.stages.data_verbs import run_data_action
+
+    return 0 if run_data_action(action, sources[-1] if sources else None, settings) else 1

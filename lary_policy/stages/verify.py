@@ -29,8 +29,8 @@ def verify_outputs(output_dir: Path) -> bool:
             got="none",
             fix="Run `lary data` first, or pass output_dir=<folder>.",
         )
-    reports = [_check(folder, verify_dataset) for folder in datasets]
-    reports += [_check(folder, verify_store) for folder in stores]
+    reports = [check_folder(folder, verify_dataset) for folder in datasets]
+    reports += [check_folder(folder, verify_store) for folder in stores]
     rows = [{"root": r.root, "checked": r.checked, "problems": r.problems} for r in reports]
     path = output_dir / f"verify-{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_json(path, rows)
@@ -39,8 +39,17 @@ def verify_outputs(output_dir: Path) -> bool:
     return problems == 0
 
 
-def _check(folder: Path, verify: Callable[..., IntegrityReport]) -> IntegrityReport:
-    with progress(f"verify {folder.parent.name}/{folder.name}") as update:
+def check_folder(
+    folder: Path, verify: Callable[..., IntegrityReport], *, label: str | None = None
+) -> IntegrityReport:
+    """Run a check of a folder and print what it found.
+
+    Args:
+        folder: What is checked.
+        verify: Called with the folder and `on_progress`.
+        label: How it is called while it runs; None for the end of its path.
+    """
+    with progress(f"verify {label or f'{folder.parent.name}/{folder.name}'}") as update:
         report = verify(folder, on_progress=update)
     counts = ", ".join(f"{number} {name}" for name, number in report.checked.items())
     console.print(f"    {'ok' if report.ok else 'WRONG'}: {counts}, {len(report.problems)} problems")

@@ -10,7 +10,7 @@ import pytest
 
 from lary_policy.compose import compose
 from lary_policy.embodiment import load_embodiment
-from lary_policy.errors import StoreError
+from lary_policy.errors import StoreError, UnknownNameError
 from lary_policy.stages.config import suite_config
 from lary_policy.stages.episode_progress import EpisodeProgress
 from lary_policy.stages.suite import SuiteOutcome, run_suite
@@ -76,3 +76,20 @@ def test_a_damaged_progress_file_is_named(tmp_path):
     (tmp_path / "episodes.partial.json").write_text("{")
     with pytest.raises(StoreError, match="Delete the file"):
         progress.read()
+
+
+def test_a_shift_of_the_closed_loop_leaves_demonstrations_and_heads_as_they_are(copy):
+    before = copy.snapshot()
+    outcome = copy.run("rollout_randomisation=shifted")
+    after = copy.snapshot()
+    new = {name.split("/")[0] for name, written in after.items() if before.get(name) != written}
+    assert new == {"data", "extract", "latents", "rollout"}  # demonstrations to follow, and the loop
+    splits = {s.split for s in outcome.results.scores() if s.stage == "rollout"}
+    assert splits == {"seeds 300000-300003, shifted"}
+    goals = [json.loads(p.read_text()) for p in copy.output_dir.glob("cache/data/*/dataset.json")]
+    assert sorted(g.get("randomisation", "none") for g in goals) == ["none", "none", "shifted"]
+
+
+def test_an_unknown_level_is_refused(settings):
+    with pytest.raises(UnknownNameError, match="none, shifted, train"):
+        suite_config(settings("randomisation=strong"))
