@@ -170,8 +170,8 @@ def _figures(name: str, loop: Loop, others: dict[str, _Other], repeats: int, dev
         theirs = other.work / statistics.median(seconds[kind])
         yield Figure(f"{name}.against_lerobot_{kind}", rate, "control steps/s", baseline=theirs, **ours)
     if "bare" in sides:
-        encoded = loop.env.num_worlds * loop.plans / statistics.median(seconds["ours"])
-        bare = loop.env.num_worlds / statistics.median(seconds["bare"])
+        frames = loop.env.num_worlds * loop.plans
+        encoded, bare = (frames / statistics.median(seconds[side]) for side in ("ours", "bare"))
         yield Figure(f"{name}.against_bare_encoder", encoded, "img/s", baseline=bare)
     yield Figure(f"{name}.episodes", statistics.median(seconds["ours"]), "s")
     yield from _split(name, loop, device)
@@ -224,10 +224,11 @@ def _ready_images(loop: Loop, device: str) -> Tensor:
 
 @torch.inference_mode()
 def _bare(loop: Loop, images: Tensor) -> None:
-    """Encode one frame a world, ready for the model."""
+    """Encode as many frames as an episode of all worlds, ready for the model."""
     encoder: Any = loop.encoder
     with intra_op_threads(available_cores()):
-        encoder.model(images)
+        for _ in range(loop.plans):
+            encoder.model(images)
 
 
 class _Other:
