@@ -15,7 +15,7 @@ _VERBS = {
         "stages.verbs",
     ),
     "data": (
-        "Write simulated demonstrations in the LARYBench layout; `lary data verify` checks them.",
+        "Write simulated demonstrations; `lary data verify|indices|prepare|statistics` on LARYBench's files.",
         "stages.verbs",
     ),
     "extract": ("Encode each unique frame once into the latent store.", "stages.verbs"),
@@ -32,6 +32,7 @@ _EXAMPLES = """examples:
   lary probe encoder=dinov2-small env=reach      probes of one encoder on one task
   lary rollout encoder=pixels env=pick_place episodes=100
   lary data verify                               check every dataset and latent store under outputs/
+  lary data verify source=calvin data_dir=/data  read every file of a key of LARYBench completely
 """
 
 

@@ -51,7 +51,14 @@ def settings_text(verb: str) -> str:
     groups = [f"  {group}={'|'.join(choices(group))}" for group in used]
     groups += [f"  encoder={NAMES_OF_ENCODERS}"] if "encoder" in used else []
     return "\n".join(
-        [f"usage: lary {verb} [group=choice] [key=value] ...", "", "groups:", *groups, "", "settings:"]
+        [
+            f"usage: lary {_spoken(verb)} [group=choice] [key=value] ...",
+            "",
+            "groups:",
+            *groups,
+            "",
+            "settings:",
+        ]
     ) + ("\n" + "\n".join("  " + line for line in OmegaConf.to_yaml(values).rstrip().splitlines()))
 
 
@@ -86,7 +93,12 @@ def _check_choice(override: str) -> None:
 def _explain(verb: str, error: Exception) -> LaryPolicyError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigError(
-        expected=f"settings that `lary {verb} --help` lists",
+        expected=f"settings that `lary {_spoken(verb)} --help` lists",
         got=first.rstrip("."),
-        fix=f"Run `lary {verb} --help`.",
+        fix=f"Run `lary {_spoken(verb)} --help`.",
     )
+
+
+def _spoken(verb: str) -> str:
+    """Return a verb as it is typed: the settings of `lary data verify` are in `data_verify.yaml`."""
+    return verb.replace("_", " ")

@@ -24,7 +24,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             raise UnknownNameError("action of `lary data`", action, DATA_ACTIONS)
         name = f"data_{action}"
     if any(a in ("-h", "--help") for a in arguments):
-        print(settings_text(name).replace(f"lary {name}", f"lary {verb} {action or ''}"))  # noqa: T201
+        print(settings_text(name))  # noqa: T201
         return 0
     if name != verb:
         return _data_action(str(action), [a for a in arguments if a != action])
@@ -49,7 +49,7 @@ def _data_action(action: str, arguments: Sequence[str]) -> int:
     """Run an action of `lary data`; 1 if anything is wrong or was left out."""
     sources = [a.partition("=")[2] for a in arguments if a.startswith("source=")]
     rest = [a for a in arguments if not a.startswith("source=")]
-    if action == "verify" and not sources:
+    if action == "verify" and not sources and not any(a.startswith("data_dir=") for a in rest):
         raw = compose("data", rest)
         from lary_policy.stages.verify import verify_outputs
 
