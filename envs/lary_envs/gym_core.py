@@ -37,6 +37,8 @@ class GymCore:
         action_mode: `absolute` or `relative`.
         device: `cpu`, `cuda` or `cuda:1`.
         max_episode_steps: Control steps of an episode; the task's own by default.
+        randomisation: Level of randomisation, see `SimEnv`.
+        looks: Of the robot, see `SimEnv`.
 
     Raises:
         UnknownNameError: Unknown task, camera, device or action mode.
@@ -46,10 +48,14 @@ class GymCore:
     def __init__(
         self, task: str, num_worlds: int, *, cameras: Sequence[str] = ("front",), image_px: int = 224,
         action_mode: str = "absolute", device: str = "cpu", max_episode_steps: int | None = None,
+        randomisation: str = "none", looks: str = "primitives",
     ) -> None:  # fmt: skip
         if action_mode not in ACTION_MODES:
             raise UnknownNameError("action mode", action_mode, ACTION_MODES)
-        self.sim = SimEnv(task, num_worlds, cameras=cameras, image_px=image_px, render_device=device)
+        self.sim = SimEnv(
+            task, num_worlds, cameras=cameras, image_px=image_px, render_device=device,
+            randomisation=randomisation, looks=looks,
+        )  # fmt: skip
         self.spec, self.max_steps = task_spec(task), max_episode_steps or task_spec(task).max_steps
         self.relative = action_mode == "relative"
         self.controller = EndEffectorController(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lary_policy.types import EpisodeResult
 
-# Codes 1, 2, 3: the first two are those of EndEffectorController.check_codes.
-FAILURES = ("non_finite_action", "out_of_range_action", "diverged")
-DIVERGED = 3
+# Codes 1 to 4: the first two are those of EndEffectorController.check_codes.
+FAILURES = ("non_finite_action", "out_of_range_action", "diverged", "target_out_of_reach")
+DIVERGED, OUT_OF_REACH = 3, 4
 
 
 class Books:
@@ -63,6 +63,10 @@ class Books:
         self._steps = torch.where(running, step + 1, self._steps)
         first = running & self.success_now & (self._first == 0)
         self._first = torch.where(first, step + 1, self._first)
+
+    def explain(self, out_of_reach: Tensor) -> None:
+        """Name the reason of episodes without success that ended short of a target, bool `[w]`."""
+        self.stop(torch.where(self._first == 0, out_of_reach, False) * OUT_OF_REACH)
 
     def results(self, seeds: Sequence[int]) -> tuple[EpisodeResult, ...]:
         """Copy everything to the host and return one result a world."""

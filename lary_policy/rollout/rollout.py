@@ -68,9 +68,10 @@ def run_episodes(
     """Run one episode in each world, from the initial state of its seed to `max_steps`.
 
     A world whose planned target is not finite or far outside the workspace, or whose simulation diverges,
-    stops with a named failure; the others go on. By default worlds run to the end even after a success, so
-    that `success_at_end` means something. Stopped worlds are neither rendered nor encoded on a CPU; on a GPU
-    they are masked, because looking at them from Python would make it wait.
+    stops with a named failure; the others go on. An episode that ends without success while an arm rests
+    short of a target beyond its reach is named `target_out_of_reach`. By default worlds run to the end even
+    after a success, so that `success_at_end` means something. Stopped worlds are neither rendered nor encoded
+    on a CPU; on a GPU they are masked, because looking at them from Python would make it wait.
 
     Args:
         env: Environment with one world for each seed.
@@ -105,6 +106,7 @@ def run_episodes(
         film.take(env, loop.books.success_now)
         film.to_host()
     env.check()
+    loop.books.explain(controller.out_of_reach())
     return RolloutResult(loop.books.results(seeds), film)
 
 

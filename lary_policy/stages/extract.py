@@ -58,7 +58,7 @@ def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
 
 
 def demonstration_latents(context: RunContext, task: str, choice: EncoderChoice) -> str:
-    """Return the key of what heads learn from: demonstrations and encoder, not the goals of the closed loop."""
+    """Return the key of what heads learn from: demonstrations and encoder, not the goals to follow."""
     demos = data_cells(context, task)[0].key
     return context.cell("extract", task, demos, context.encoder_key(choice), context.device).key
 

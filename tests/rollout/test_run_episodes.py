@@ -264,3 +264,16 @@ def test_a_diverged_world_stops_by_name_and_its_states_are_saved(expert, tmp_pat
     assert torch.isfinite(saved["qvel"][:6]).all()
     assert not torch.isfinite(saved["qvel"][6]).any()
     env.close()
+
+
+def test_an_arm_that_cannot_reach_its_target_is_named(expert):
+    """Inside the workspace, so it is executed, but behind the joint limits: gripper upside down, far out."""
+
+    def beyond(plan: Tensor, chunk: int) -> Tensor:
+        plan[1, :, :6] = torch.tensor([0.80, 0.40, 0.0, 3.0, 0.0, 0.0])
+        return plan
+
+    got = rollout(SEEDS, spoiled(beyond)).episodes
+    assert [e.failure for e in got] == [None, "target_out_of_reach", None, None]
+    assert got[1].steps == MAX_STEPS
+    assert [got[i] for i in (0, 2, 3)] == [expert[i] for i in (0, 2, 3)]
