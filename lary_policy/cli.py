@@ -15,7 +15,7 @@ _VERBS = {
         "stages.verbs",
     ),
     "data": (
-        "Write simulated demonstrations; `lary data verify|indices|prepare|statistics` on LARYBench's files.",
+        "Write simulated demonstrations; `lary data verify|indices|prepare|statistics|import`: real files.",
         "stages.verbs",
     ),
     "extract": ("Encode each unique frame once into the latent store.", "stages.verbs"),

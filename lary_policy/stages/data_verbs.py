@@ -1,4 +1,4 @@
-"""`lary data verify|indices|prepare|statistics` on the benchmark's own files."""
+"""`lary data verify|indices|prepare|statistics|import` on the benchmark's own files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lary_policy.data.import_latents import import_fingerprint, import_latents
 from lary_policy.data.indices import IndicesReport, write_indices
 from lary_policy.data.larybench import LaryBenchSource
 from lary_policy.data.pair_csv import PairFile
@@ -18,7 +19,7 @@ from lary_policy.data.verify_source import verify_source
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.progress import console, progress
-from lary_policy.stages.cells import write_json
+from lary_policy.stages.cells import safe_name, write_json
 from lary_policy.stages.verify import check_folder
 from lary_policy.types import Quarantined
 
@@ -172,6 +173,38 @@ def _statistics(key: str | None, settings: Settings) -> bool:
     return not found.quarantined
 
 
+def _import(key: str | None, settings: Settings) -> bool:
+    source = _open(key, {**settings, "protocol": "lary"})
+    missing = [name for name in ("split", "model", "latents_dir") if settings[name] is None]
+    if missing:
+        raise ConfigError(
+            expected="split=<name> model=<the reference's model> latents_dir=<folder of la_path>",
+            got=f"no {', '.join(missing)}",
+            fix="Pass split=val model=dinov2 latents_dir=/data/latent_actions, for example.",
+        )
+    split, model = settings["split"], settings["model"]
+    csv = source.csv_path(split).with_name(source.data.latents_name(split, model))
+    root = Path(settings["output_dir"]) / "cache" / "latents"
+    store, report = import_latents(
+        source.data,
+        split,
+        model,
+        csv_path=csv,
+        media_root=source.media_root(split),
+        latents_root=Path(settings["latents_dir"]),
+        store_root=root / safe_name(f"imported-{model}-{import_fingerprint(model)}"),
+        dtype=settings["dtype"],
+    )
+    console.print(
+        f"    {report.rows} rows: {report.imported} latents of kind {store.latent.kind} imported, "
+        f"{report.reused} rows there already\n    {store.root}",
+        soft_wrap=True,
+    )
+    _tell(report.quarantined)
+    _write_report(settings, f"import-{key}", report)
+    return not report.quarantined
+
+
 def _open(key: str | None, settings: Settings) -> LaryBenchSource:
     if key is None:
         raise ConfigError(
@@ -204,4 +237,5 @@ DATA_ACTIONS: Mapping[str, Callable[[str | None, Settings], bool]] = {
     "indices": _indices,
     "prepare": _prepare,
     "statistics": _statistics,
+    "import": _import,
 }

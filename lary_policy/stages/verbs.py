@@ -8,7 +8,7 @@ from pathlib import Path
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
 
-DATA_ACTIONS = ("verify", "indices", "prepare", "statistics")
+DATA_ACTIONS = ("verify", "indices", "prepare", "statistics", "import")
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:

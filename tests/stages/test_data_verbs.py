@@ -3,11 +3,13 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from larybench_files import make_calvin, make_clips, make_libero, make_robocoin, read_csv, write_csv
 from video_files import moving_square, write_video
 
 from lary_policy import cli
+from lary_policy.data import LatentStore
 
 
 def lary(*arguments):
@@ -92,6 +94,23 @@ def test_statistics_are_written_where_blank_robots_are_pooled_knowingly(tmp_path
     assert lary("statistics", "source=robocoin", "unknown_robots=guess", *settings) == 2
 
 
+def test_import(tmp_path, settings):
+    make_calvin(tmp_path)
+    rows = read_csv(tmp_path / "data/calvin_metadata_val.csv")
+    (tmp_path / "la/calvin/val/lapa").mkdir(parents=True)
+    for i, row in enumerate(rows):
+        row["la_path"] = f"calvin/val/lapa/{i}.npz"
+        np.savez_compressed(tmp_path / "la" / row["la_path"], tokens=np.full((4, 8), i, np.float32))
+    write_csv(tmp_path, "val_la_calvin_5_lapa.csv", rows[0], rows)
+    options = ["source=calvin", "split=val", "model=lapa", f"latents_dir={tmp_path}/la", *settings]
+    assert lary("import", *options) == 0
+    assert report(tmp_path, "import-calvin")["imported"] == 12
+    [store] = (tmp_path / "out/cache/latents").iterdir()
+    assert len(LatentStore.open(store)) == 12
+    (tmp_path / "la" / rows[0]["la_path"]).unlink()
+    assert lary("import", *options) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -103,6 +122,7 @@ def test_statistics_are_written_where_blank_robots_are_pooled_knowingly(tmp_path
         (["indices"], "media_dir=<folder>"),
         (["indices", "source=calvin", "data_dir=."], "a source of pairs"),
         (["statistics", "source=libero", "data_dir=."], "which has classes"),
+        (["import", "source=calvin", "data_dir=."], "no split, model, latents_dir"),
         (["indexes"], "indices"),
     ],
 )
@@ -111,7 +131,7 @@ def test_wrong_usage_is_exit_code_2_and_says_what_to_do(arguments, message, caps
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("action", ["verify", "indices", "prepare", "statistics"])
+@pytest.mark.parametrize("action", ["verify", "indices", "prepare", "statistics", "import"])
 def test_help_lists_the_settings_of_an_action(action, capsys):
     assert lary(action, "--help") == 0
     text = capsys.readouterr().out
