@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from lary_policy.embodiment import Embodiment
-from lary_policy.errors import ShapeError
+from lary_policy.errors import ShapeError, UnknownNameError
 
 DEFAULT_THRESHOLD_M = 0.01  # 4 cm/s over a chunk of 0.25 s: slower than any deliberate motion of the experts
 DEFAULT_GRIPPER_THRESHOLD = 0.25  # fraction of the full opening
@@ -28,6 +29,22 @@ DIRECTIONS = tuple(
     direction_name((x, y, z)) for x, y, z in itertools.product((1, 0, -1), repeat=3) if x or y or z
 )
 PRIMITIVES = (*DIRECTIONS, OPEN, CLOSE)
+
+
+_OPPOSITE = {word: other for pair in _AXES for word, other in (pair, pair[::-1])} | {OPEN: CLOSE, CLOSE: OPEN}
+
+
+def opposite(label: str) -> str:
+    """Return the label of the same motion backwards; a side in front (`left_Up`) stays, "" stays "".
+
+    Raises:
+        UnknownNameError: It is not made of primitives' words.
+    """
+    words = label.split("_") if label else []
+    for word in words:
+        if word not in _OPPOSITE and word not in ("left", "right"):
+            raise UnknownNameError("word of a primitive", word, _OPPOSITE)
+    return "_".join(_OPPOSITE.get(word, word) for word in words)
 
 
 def derive_primitives(
@@ -91,3 +108,32 @@ def arm_motions(embodiment: Embodiment, moved: Tensor, commanded: Tensor) -> dic
             gripper = commanded[:, group.indices[0]]
         motions[group.arm] = (position, gripper)
     return motions
+
+
+def label_arms(
+    arms: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    threshold_m: float = DEFAULT_THRESHOLD_M,
+    gripper_threshold: float = DEFAULT_GRIPPER_THRESHOLD,
+) -> tuple[str, ...]:
+    """Label each chunk by the motions of one or two arms, as `arm_motions` returns them.
+
+    With two arms the label is that of the arm whose tool moved further, or whose gripper changed, prefixed by
+    its side.
+
+    Raises:
+        ShapeError: See `derive_primitives`.
+    """
+    labels = {
+        side: derive_primitives(
+            position, gripper, threshold_m=threshold_m, gripper_threshold=gripper_threshold
+        )
+        for side, (position, gripper) in arms.items()
+    }
+    if len(labels) == 1:
+        return next(iter(labels.values()))
+    scores = [position.norm(dim=-1) + gripper.abs() for position, gripper in arms.values()]
+    busiest = torch.stack(scores).argmax(0).tolist()
+    sides = list(labels)
+    chosen = [(sides[arm], labels[sides[arm]][chunk]) for chunk, arm in enumerate(busiest)]
+    return tuple(f"{side}_{label}" if label else "" for side, label in chosen)

@@ -6,11 +6,14 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.pairs import PairTable
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
+
+if TYPE_CHECKING:
+    from lary_policy.data.atomic import AtomicConfig
 
 Where = Literal["simulated", "larybench", "lerobot"]
 Protocols = Literal["native", "lary"]
@@ -108,23 +111,26 @@ def list_sources() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
-def open_source(key: str, *, data_dir: Path | None = None, **options: Any) -> Source:
+def open_source(
+    key: str, *, data_dir: Path | None = None, atomic: AtomicConfig | None = None, **options: Any
+) -> Source:
     """Open a source; nothing is read yet but what its spec needs.
 
     Args:
         key: One of `list_sources()`.
         data_dir: Folder of the dataset.
+        atomic: Make atomic primitives (classes) of the trajectories of the source; None leaves it as it is.
         **options: Settings of that kind of source, e.g. `protocol`, `cameras`, `csv_dir` (LARYBench).
 
     Raises:
         UnknownNameError: There is no such source.
-        DatasetError: The folder is missing or holds another dataset.
+        DatasetError: The folder is missing or holds another dataset, or has no trajectories for `atomic`.
         ConfigError: An option does not exist.
     """
     if key not in list_sources():
         raise UnknownNameError("source", key, list_sources())
     try:
-        return _FACTORIES[key](key, data_dir=data_dir, **options)
+        source = _FACTORIES[key](key, data_dir=data_dir, **options)
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
@@ -133,6 +139,11 @@ def open_source(key: str, *, data_dir: Path | None = None, **options: Any) -> So
             got=str(error).partition(") ")[2] or str(error),
             fix="Leave the option out, or see the signature of the source's class.",
         ) from error
+    if atomic is None:
+        return source
+    from lary_policy.data.atomic import AtomicSource
+
+    return AtomicSource(source, atomic)
 
 
 def require_folder(key: str, data_dir: Path | None) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lary_policy.data import layout
 from lary_policy.data.episodes import EpisodeRecord
-from lary_policy.data.primitives import arm_motions, derive_primitives
+from lary_policy.data.primitives import arm_motions, label_arms
 from lary_policy.data.recorder import Recording
 from lary_policy.embodiment import Embodiment
 from lary_policy.errors import StoreError
@@ -115,24 +115,9 @@ def _csv_rows(form: DemonstrationLayout, record: EpisodeRecord) -> Iterator[dict
 
 
 def _labels(form: DemonstrationLayout, recording: Recording, clean: Tensor) -> tuple[str, ...]:
-    """Label each chunk by measured displacement and by the change of the commanded gripper opening.
-
-    With two arms the label is that of the arm whose tool moved further, or whose gripper changed, prefixed by
-    its side.
-    """
+    """Label each chunk by measured displacement and by the change of the commanded gripper opening."""
     moved, change = torch.stack(recording.states).diff(dim=0), _commanded(form, recording, clean).diff(dim=0)
-    arms = arm_motions(form.embodiment, moved, change)
-    labels = {
-        side: derive_primitives(position, gripper, threshold_m=form.label_threshold_m)
-        for side, (position, gripper) in arms.items()
-    }
-    if len(labels) == 1:
-        return next(iter(labels.values()))
-    scores = {side: position.norm(dim=-1) + gripper.abs() for side, (position, gripper) in arms.items()}
-    busiest = torch.stack(list(scores.values())).argmax(0).tolist()
-    sides = list(labels)
-    chosen = [(sides[arm], labels[sides[arm]][chunk]) for chunk, arm in enumerate(busiest)]
-    return tuple(f"{side}_{label}" if label else "" for side, label in chosen)
+    return label_arms(arm_motions(form.embodiment, moved, change), threshold_m=form.label_threshold_m)
 
 
 def _commanded(form: DemonstrationLayout, recording: Recording, clean: Tensor) -> Tensor:

@@ -1,0 +1,198 @@
+"""Atomic primitives of any trajectories: segments with a direction or Open / Close, and mirrored twins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lary_policy.data.pairs import PairRow, PairTable
+from lary_policy.data.primitives import (
+    DEFAULT_GRIPPER_THRESHOLD,
+    DEFAULT_THRESHOLD_M,
+    arm_motions,
+    label_arms,
+    opposite,
+)
+from lary_policy.embodiment import Embodiment, load_embodiment
+from lary_policy.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from lary_policy.data.clips import ClipTable
+    from lary_policy.data.source import Source
+
+
+@dataclass(frozen=True)
+class AtomicConfig:
+    """How segments are cut out of trajectories and labelled.
+
+    Attributes:
+        threshold_m: Smallest displacement along an axis that counts, in metres.
+        gripper_threshold: Smallest change of the opening that counts, in fractions of it.
+        segment_m: A segment ends when its cumulative displacement reaches this, in metres, or when a gripper
+            changed; 0 makes a segment of every chunk.
+        max_chunks: A segment that is longer has no label and is left out.
+        twins: Whether each segment is also there backwards, under the opposite label.
+        delta: Whether positions in actions are steps to be summed up instead of poses.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    threshold_m: float = DEFAULT_THRESHOLD_M
+    gripper_threshold: float = DEFAULT_GRIPPER_THRESHOLD
+    segment_m: float = 0.0
+    max_chunks: int = 8  # 2 s of the simulated tasks: what takes longer is no single deliberate motion
+    twins: bool = True
+    delta: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.threshold_m, self.gripper_threshold, self.max_chunks) <= 0 or self.segment_m < 0:
+            raise ConfigError(
+                expected="thresholds and max_chunks above 0, segment_m at least 0",
+                got=str(self),
+                fix="Pass threshold_m=0.01, for example.",
+            )
+
+
+class AtomicSource:
+    """The atomic primitives of a source of trajectories: pairs with a class instead of actions.
+
+    A segment and its twin belong to the recording they were cut from, so they are in the same split.
+
+    Args:
+        source: A source of pairs with actions.
+        config: How segments are cut and labelled.
+
+    Raises:
+        DatasetError: The source has no actions.
+    """
+
+    def __init__(self, source: Source, config: AtomicConfig) -> None:
+        if source.spec.kind != "pairs" or source.spec.embodiment is None:
+            raise DatasetError(
+                expected="a source of pairs with actions",
+                got=f"{source.spec.key}, a source of {source.spec.kind} with classes",
+                fix="Leave the option `atomic` out.",
+            )
+        self._source, self._config = source, config
+        self._embodiment = load_embodiment(source.spec.embodiment)
+        self.spec = replace(source.spec, embodiment=None, stride=None, num_classes=None)
+
+    def pairs(self, split: str) -> PairTable:
+        """Read the segments of a split.
+
+        Raises:
+            DatasetError: No row is usable, or nothing moves.
+        """
+        return atomic_pairs(self._source.pairs(split), self._embodiment, self._config)
+
+    def clips(self, split: str) -> ClipTable:
+        """Raise DatasetError: this is a source of pairs."""
+        raise self.spec.wrong_kind("clips")
+
+
+def atomic_pairs(table: PairTable, embodiment: Embodiment, config: AtomicConfig) -> PairTable:
+    """Return the labelled segments of a table, and their twins if wanted; actions are empty, `[M, 0, 0]`.
+
+    Args:
+        table: Pairs with actions.
+        embodiment: Layout of the actions.
+        config: How segments are cut and labelled.
+
+    Raises:
+        DatasetError: Nothing moves.
+    """
+    rows = [row for chain in chains(table) for row in _segments(table, chain, embodiment, config)]
+    if not rows:
+        raise DatasetError(
+            expected=f"motions of at least {config.threshold_m} m in {table.source}",
+            got=f"none in {len(table)} pairs",
+            fix="Lower threshold_m, or check the unit of the positions.",
+        )
+    if config.twins:
+        rows = [twin for row in rows for twin in (row, mirrored(row))]
+    nothing = torch.zeros(len(rows), 0, 0)
+    return replace(
+        table,
+        rows=tuple(rows),
+        has_states=False,
+        has_labels=True,
+        action_values=nothing,
+        executed_values=nothing,
+        anchor_values=torch.zeros(len(rows), 0),
+    )
+
+
+def mirrored(row: PairRow) -> PairRow:
+    """Return a segment backwards, under the opposite label."""
+    return replace(
+        row,
+        src_step=row.tgt_step,
+        tgt_step=row.src_step,
+        src_frames=row.tgt_frames,
+        tgt_frames=row.src_frames,
+        label=opposite(row.label),
+    )
+
+
+def chains(table: PairTable) -> Iterator[list[int]]:
+    """Yield the rows of each uninterrupted stretch of an episode, in order, whatever their order in the CSV.
+
+    A row follows another whose target frames are its source frames.
+    """
+    place: dict[tuple[str, Sequence[object]], int] = {}
+    for i, row in enumerate(table.rows):
+        place.setdefault((row.episode, row.src_frames), i)
+    following = {i: place.get((row.episode, row.tgt_frames)) for i, row in enumerate(table.rows)}
+    inner = {after for i, after in following.items() if after is not None and after != i}
+    used: set[int] = set()
+    # Stretches begin where no row leads to; the rest are loops, and begin at their first row.
+    for start in (*(i for i in following if i not in inner), *following):
+        chain: list[int] = []
+        at: int | None = start
+        while at is not None and at not in used:
+            used.add(at)
+            chain.append(at)
+            at = following[at]
+        if chain:
+            yield chain
+
+
+def _segments(
+    table: PairTable, chain: list[int], embodiment: Embodiment, config: AtomicConfig
+) -> Iterator[PairRow]:
+    first = 0
+    for last in range(len(chain)):
+        motions = _motions(table, chain[first : last + 1], embodiment, delta=config.delta)
+        (label,) = label_arms(
+            motions, threshold_m=config.threshold_m, gripper_threshold=config.gripper_threshold
+        )
+        if _complete(motions, config):
+            if label:
+                begin, end = table.rows[chain[first]], table.rows[chain[last]]
+                yield replace(begin, tgt_step=end.tgt_step, tgt_frames=end.tgt_frames, label=label)
+            first = last + 1
+        elif last + 1 - first >= config.max_chunks:
+            first = last + 1
+
+
+def _complete(motions: Mapping[str, tuple[Tensor, Tensor]], config: AtomicConfig) -> bool:
+    return any(
+        float(moved.norm()) >= config.segment_m or float(change.abs()) >= config.gripper_threshold
+        for moved, change in motions.values()
+    )
+
+
+def _motions(
+    table: PairTable, rows: Sequence[int], embodiment: Embodiment, *, delta: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return displacement `[1, 3]` and gripper change `[1]` of each arm over some chunks in a row."""
+    actions = table.action_values[list(rows)].flatten(0, 1)
+    change = actions[-1:] - table.anchor_values[rows[0]].unsqueeze(0)
+    if not delta:
+        return arm_motions(embodiment, change, change)
+    return arm_motions(embodiment, actions.sum(0, keepdim=True), actions[-1:] - actions[:1])
