@@ -9,7 +9,7 @@ from lary_policy.data.clips import ClipTable
 from lary_policy.data.episodes import read_json
 from lary_policy.data.pair_csv import load_pairs
 from lary_policy.data.pairs import PairTable
-from lary_policy.data.source import SourceSpec, register_source, require_folder
+from lary_policy.data.source import SourceSpec, register_source, require_folder, require_protocol
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError
 
@@ -22,13 +22,20 @@ class SimulatedSource:
         key: `simulated`.
         data_dir: The folder with `dataset.json`.
         cameras: Cameras to use, in this order; None for all.
+        protocol: `native` or `lary`.
 
     Raises:
         DatasetError: The folder is missing or holds another kind of dataset.
+        UnknownNameError: The protocol does not exist.
     """
 
     def __init__(
-        self, key: str = "simulated", *, data_dir: Path | None, cameras: tuple[str, ...] | None = None
+        self,
+        key: str = "simulated",
+        *,
+        data_dir: Path | None,
+        cameras: tuple[str, ...] | None = None,
+        protocol: str = "native",
     ) -> None:
         self.root = require_folder(key, data_dir)
         about = read_json(self.root / layout.DATASET_FILE)
@@ -52,6 +59,7 @@ class SimulatedSource:
             cameras=names if cameras is None else tuple(cameras),
             num_classes=None,
             where="simulated",
+            protocol=require_protocol(protocol),
         )
         self._embodiment = load_embodiment(embodiment)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -112,38 +114,47 @@ def list_sources() -> tuple[str, ...]:
 
 
 def open_source(
-    key: str, *, data_dir: Path | None = None, atomic: AtomicConfig | None = None, **options: Any
+    key: str,
+    *,
+    data_dir: Path | None = None,
+    atomic: AtomicConfig | Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Source:
     """Open a source; nothing is read yet but what its spec needs.
 
     Args:
         key: One of `list_sources()`.
         data_dir: Folder of the dataset.
-        atomic: Make atomic primitives (classes) of the trajectories of the source; None leaves it as it is.
+        atomic: Make atomic primitives (classes) of the trajectories of the source, with the fields of
+            `AtomicConfig`; None leaves it as it is.
         **options: Settings of that kind of source, e.g. `protocol`, `cameras`, `csv_dir` (LARYBench).
 
     Raises:
-        UnknownNameError: There is no such source.
+        UnknownNameError: There is no such source or option.
         DatasetError: The folder is missing or holds another dataset, or has no trajectories for `atomic`.
-        ConfigError: An option does not exist.
     """
     if key not in list_sources():
         raise UnknownNameError("source", key, list_sources())
-    try:
-        source = _FACTORIES[key](key, data_dir=data_dir, **options)
-    except TypeError as error:
-        if "keyword argument" not in str(error):
-            raise
-        raise ConfigError(
-            expected=f"options of source {key}",
-            got=str(error).partition(") ")[2] or str(error),
-            fix="Leave the option out, or see the signature of the source's class.",
-        ) from error
+    source = _with_options(f"source {key}", _FACTORIES[key], key, data_dir=data_dir, **options)
     if atomic is None:
         return source
-    from lary_policy.data.atomic import AtomicSource
+    from lary_policy.data.atomic import AtomicConfig, AtomicSource
 
+    if isinstance(atomic, Mapping):
+        atomic = _with_options("atomic", AtomicConfig, **atomic)
     return AtomicSource(source, atomic)
+
+
+def _with_options[T](what: str, make: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call `make`; an option that it does not have is an UnknownNameError."""
+    try:
+        return make(*args, **options)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise
+        names = (name for name in inspect.signature(make).parameters if name not in ("key", "data_dir"))
+        raise UnknownNameError(f"option of {what}", unknown[1], names) from error
 
 
 def require_folder(key: str, data_dir: Path | None) -> Path:

@@ -158,6 +158,13 @@ def test_sources_without_trajectories_and_bad_thresholds_are_refused(tmp_path):
     make_clips(tmp_path)
     with pytest.raises(DatasetError, match="a source of clips with classes"):
         open_source("robot_1st", data_dir=tmp_path, atomic=AtomicConfig())
+    make_calvin(tmp_path)
+    with pytest.raises(UnknownNameError, match="Did you mean 'threshold_m'"):
+        open_source("calvin", data_dir=tmp_path, atomic={"treshold_m": 0.1})
+    same = open_source("calvin", data_dir=tmp_path, atomic={"threshold_m": 0.05}).pairs("train")
+    assert (
+        same.rows == open_source("calvin", data_dir=tmp_path, atomic=AtomicConfig(0.05)).pairs("train").rows
+    )
     for bad in ({"threshold_m": 0.0}, {"gripper_threshold": -1.0}, {"max_chunks": 0}, {"segment_m": -0.1}):
         with pytest.raises(ConfigError, match="above 0"):
             AtomicConfig(**bad)

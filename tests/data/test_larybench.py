@@ -24,7 +24,7 @@ from lary_policy.data.benchmark import benchmark_set, list_benchmark_sets, requi
 from lary_policy.data.clip_csv import parse_indices, recording_of
 from lary_policy.data.regroup import split_of
 from lary_policy.embodiment import load_embodiment
-from lary_policy.errors import ConfigError, DatasetError, FrameFormatError, UnknownNameError
+from lary_policy.errors import DatasetError, FrameFormatError, UnknownNameError
 
 # Protocol section 1.1: task kind, splits, stride, action dim, numbers of one target.
 TABLE = {
@@ -219,7 +219,7 @@ def test_wrong_kind_split_option_key_and_folder_are_named(bench, tmp_path):
         open_source("clavin", data_dir=bench)
     with pytest.raises(UnknownNameError, match="native"):
         open_source("calvin", data_dir=bench, protocol="paper")
-    with pytest.raises(ConfigError, match="strid"):
+    with pytest.raises(UnknownNameError, match=r"'strid'.*csv_dir, protocol"):
         open_source("calvin", data_dir=bench, strid=5)
     with pytest.raises(DatasetError, match="data_dir="):
         open_source("calvin")
@@ -270,6 +270,16 @@ def test_d20_libero_runs_under_one_name_from_end_to_end(bench):
     table = source.pairs("val")
     assert table.actions().shape == (len(table), 0, 0)
     assert table.labels() is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "split", "rows", "frames"),
+    [("calvin", "val", 12, 15), ("agibotbeta", "unseen", 8, 12), ("robocoin", "unseen", 18, 24)],
+)
+def test_d31_frames_that_pairs_share_count_once(bench, key, split, rows, frames):
+    """Defect D31: the reference loads and encodes two frames a row; chained pairs share theirs."""
+    table = open_source(key, data_dir=bench, protocol="lary").pairs(split)
+    assert (len(table), len(table.frame_paths())) == (rows, frames)
 
 
 @pytest.mark.parametrize(
