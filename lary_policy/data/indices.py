@@ -132,30 +132,24 @@ def write_indices(
     for row in rows:
         check_fields(row)
     paths, problems = _resolve([row["video_path"] for row in rows], media_root)
-    notes = output.with_name(f"{output.name}.partial")
-    settings = {"num_frames": num_frames, "protocol": protocol}
-    done = _read_notes(notes, settings, paths)
-    todo = [name for name in paths if name not in done]
+    notes = _Notes(output.with_name(f"{output.name}.partial"), num_frames, protocol)
+    done = notes.read(paths)
     reused = len(done)
+    todo = [name for name in paths if name not in done]
     jobs = [ClipJob(paths[name], num_frames, protocol) for name in todo]
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    with notes.open("a", encoding="utf-8") as log:
-        if not notes.stat().st_size:
-            log.write(json.dumps(settings) + "\n")
-        results = for_each(choose_indices, jobs, workers=workers, timeout_s=timeout_s)
-        for count, (i, result) in enumerate(results, reused + 1):
-            if isinstance(result, Failure):
-                problems[todo[i]] = result.reason
-            else:
-                done[todo[i]] = result
-                log.write(json.dumps({"clip": todo[i], **asdict(result)}) + "\n")
-                log.flush()
-            if on_progress is not None:
-                on_progress(count, len(paths))
+    results = for_each(choose_indices, jobs, workers=workers, timeout_s=timeout_s)
+    for count, (i, result) in enumerate(results, reused + 1):
+        if isinstance(result, Failure):
+            problems[todo[i]] = result.reason
+        else:
+            done[todo[i]] = result
+            notes.add(todo[i], result)
+        if on_progress is not None:
+            on_progress(count, len(paths))
     if not done:
         raise _nothing(source, problems)
     _write(output, columns, rows, done)
-    notes.unlink()
+    notes.path.unlink(missing_ok=True)
     return IndicesReport(
         path=output,
         rows=len(rows),
@@ -177,30 +171,50 @@ def _resolve(names: Sequence[str], root: Path) -> tuple[dict[str, Path], dict[st
     return paths, problems
 
 
-def _read_notes(path: Path, settings: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, ClipIndices]:
-    """Return what an interrupted run with the same settings finished; notes of others are deleted.
+class _Notes:
+    """Finished clips of a run, one JSON line each, so that an interrupted run can go on.
 
-    A line cut off by the interruption is not JSON; its clip and those whose file changed are done again.
+    Args:
+        path: File of the notes.
+        num_frames: Setting that the first line states, like the next.
+        protocol: Notes of other settings are replaced.
     """
-    if not path.is_file():
-        return {}
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    if not lines or lines[0] != settings:
-        path.unlink()
-        return {}
-    found = {}
-    for line in lines[1:]:
-        name = line.pop("clip")
-        clip = ClipIndices(**{**line, "indices": tuple(line["indices"])})
-        file = files.get(name)
-        if file is not None and file.is_file() and file.stat().st_size == clip.size:
-            found[name] = clip
-    return found
+
+    def __init__(self, path: Path, num_frames: int, protocol: str) -> None:
+        self.path, self._settings = path, {"num_frames": num_frames, "protocol": protocol}
+
+    def read(self, files: Mapping[str, Path]) -> dict[str, ClipIndices]:
+        """Return what an interrupted run with the same settings finished.
+
+        A line cut off by the interruption is not JSON; its clip and those whose file changed are done again.
+        """
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        values = [value for value in map(_from_json, lines) if value is not None]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not values or values[0] != self._settings:
+            self.path.write_text(json.dumps(self._settings) + "\n", encoding="utf-8")
+            return {}
+        found = {}
+        for value in values[1:]:
+            name = value.pop("clip")
+            clip = ClipIndices(**{**value, "indices": tuple(value["indices"])})
+            file = files.get(name)
+            if file is not None and file.is_file() and file.stat().st_size == clip.size:
+                found[name] = clip
+        return found
+
+    def add(self, name: str, clip: ClipIndices) -> None:
+        """Note a finished clip."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps({"clip": name, **asdict(clip)}))  # after what may be half a line
+
+
+def _from_json(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _write(

@@ -97,3 +97,48 @@ def test_a_flipped_byte_in_the_stream_is_found(tmp_path):
     path.write_bytes(data)
     with pytest.raises(FrameFormatError):
         check_video(path)
+
+
+def test_d30_only_the_stretch_before_a_wanted_frame_is_decoded(tmp_path, monkeypatch):
+    """Defect D30: the reference decodes whole clips to RGB to keep nine frames."""
+    import av
+
+    path = write_video(tmp_path / "v.mp4", moving_square(150), gop=10)
+    counts = {"decoded": 0, "converted": 0}
+    decode, convert = av.Packet.decode, av.VideoFrame.to_ndarray
+
+    class Counted:
+        """PyAV's classes cannot be patched; the packets that a stream yields can be wrapped."""
+
+        def __init__(self, packet):
+            self._packet = packet
+
+        def __getattr__(self, name):
+            return getattr(self._packet, name)
+
+        def decode(self):
+            frames = decode(self._packet)
+            counts["decoded"] += len(frames)
+            return frames
+
+    import lary_policy.data.video as module
+
+    stretch = module._stretch
+
+    class Container:
+        def __init__(self, container):
+            self._container = container
+
+        def demux(self, stream):
+            return (Counted(packet) for packet in self._container.demux(stream))
+
+    def rgb(frame):
+        counts["converted"] += 1
+        return module.torch.from_numpy(convert(frame, format="rgb24"))
+
+    monkeypatch.setattr(module, "_stretch", lambda c, s, t: stretch(Container(c), s, t))
+    monkeypatch.setattr(module, "_rgb", rgb)
+    frames = read_video_frames(path, [22, 71, 122])
+    np.testing.assert_array_equal(frames.numpy(), decode_all(path)[[22, 71, 122]])
+    assert counts["converted"] == 3
+    assert counts["decoded"] <= 3 * 5
