@@ -14,23 +14,33 @@ from lary_policy import rotation
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
 from lary_policy.paths import choices, configs_dir
 
-GroupKind = Literal["position", "rotation", "gripper"]
+GroupKind = Literal["position", "rotation", "gripper", "joint"]
 STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
 # Differences below these do not matter to a robot (metres, radians, fraction of the gripper's opening): a few
 # times the controller's tracking error. Scaling them up to unit variance would make heads learn, and closed
 # loops amplify, noise.
 LEAST_SCALE = {"position": 0.005, "rotation": 0.02, "gripper": 0.05}
+# Joints come in the units of their dataset. 1 degree is the rotation above; of other units nothing is known,
+# so only numbers that never change are left alone.
+LEAST_JOINT_SCALE = {"rad": 0.02, "deg": 1.0}
 
 _TO_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
     "euler_xyz": rotation.euler_xyz_to_matrix,
     "quat_wxyz": rotation.quat_wxyz_to_matrix,
     "quat_xyzw": rotation.quat_xyzw_to_matrix,
+    "rot6d": rotation.rot6d_to_matrix,
 }
 _FROM_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
     "euler_xyz": rotation.matrix_to_euler_xyz,
     "quat_wxyz": rotation.matrix_to_quat_wxyz,
     "quat_xyzw": rotation.matrix_to_quat_xyzw,
+    "rot6d": rotation.matrix_to_rot6d,
 }
+
+
+def convert_rotation(values: Tensor, source: str, target: str) -> Tensor:
+    """Convert rotations `[..., n]` between conventions, also to their own: one form for each rotation."""
+    return _FROM_MATRIX[target](_TO_MATRIX[source](values))
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,12 @@ class ActionGroup:
 
     Attributes:
         name: Name used in scores, e.g. `position`.
-        kind: `position` (metres, base frame), `rotation` or `gripper`.
+        kind: `position` (metres, base frame), `rotation`, `gripper` or `joint`.
         arm: `single`, `left` or `right`.
         indices: Where in the action vector.
         labels: One name a number.
-        convention: Rotation convention (`euler_xyz`, `quat_wxyz`, `quat_xyzw`) or frame.
-        unit: `m`, `rad`, `unit` or `fraction`.
+        convention: Rotation convention (`euler_xyz`, `quat_wxyz`, `quat_xyzw`, `rot6d`) or frame.
+        unit: `m`, `rad`, `deg`, `unit` or `fraction`.
     """
 
     name: str
@@ -61,6 +71,13 @@ class ActionGroup:
         first, last = self.indices[0], self.indices[-1]
         neighbours = self.indices == tuple(range(first, last + 1))
         return slice(first, last + 1) if neighbours else list(self.indices)
+
+    @property
+    def least_scale(self) -> float:
+        """Least deviation of its numbers worth resolving."""
+        if self.kind == "joint":
+            return LEAST_JOINT_SCALE.get(self.unit, STD_FLOOR)
+        return LEAST_SCALE[self.kind]
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,7 @@ class Embodiment:
 
     def least_scale(self) -> tuple[float, ...]:
         """Return for each of the a numbers the least deviation worth resolving (`LEAST_SCALE`)."""
-        scale = {i: LEAST_SCALE[g.kind] for g in self.groups for i in g.indices}
+        scale = {i: g.least_scale for g in self.groups for i in g.indices}
         return tuple(scale[i] for i in range(self.action_dim))
 
     def check(self, actions: Tensor) -> None:
@@ -135,7 +152,8 @@ class Embodiment:
         """Express absolute actions `[..., k, a]` relative to the pose `anchor` `[..., a]`.
 
         Positions become differences in the base frame, rotations R_anchor^T R_target in the layout's own
-        convention (a proper rotation difference, not a component-wise one), grippers stay absolute.
+        convention (a proper rotation difference, not a component-wise one), joints differences, grippers stay
+        absolute.
         """
         return self._convert(actions, anchor, inverse=False)
 
@@ -174,7 +192,7 @@ class Embodiment:
         out = actions.clone()
         for group in self.groups:
             place = group.place
-            if group.kind == "position":
+            if group.kind in ("position", "joint"):
                 out[..., place] = actions[..., place] + base[..., place] * (1 if inverse else -1)
             elif group.kind == "rotation":
                 target = _TO_MATRIX[group.convention](actions[..., place])
@@ -236,17 +254,38 @@ class ActionStats:
 
 
 def list_embodiments() -> tuple[str, ...]:
-    """Return the names of all embodiments in `configs/embodiment`."""
-    return choices("embodiment")
+    """Return the names of all embodiments: in `configs/embodiment`, and registered ones."""
+    return (*choices("embodiment"), *sorted(_REGISTERED))
+
+
+_REGISTERED: dict[str, Embodiment] = {}
+
+
+def register_embodiment(embodiment: Embodiment) -> Embodiment:
+    """Make an embodiment known to `load_embodiment` in this process, e.g. one inferred from a dataset.
+
+    Raises:
+        EmbodimentError: Another one has that name.
+    """
+    taken = embodiment.name in choices("embodiment")
+    if taken or _REGISTERED.setdefault(embodiment.name, embodiment) != embodiment:
+        raise EmbodimentError(
+            expected="a name that no other embodiment has",
+            got=f"'{embodiment.name}'",
+            fix="Give it another name.",
+        )
+    return embodiment
 
 
 def load_embodiment(name: str) -> Embodiment:
-    """Read an embodiment from its YAML.
+    """Return a registered embodiment, or read one from its YAML.
 
     Raises:
         UnknownNameError: There is no such embodiment; the message lists the known ones.
         EmbodimentError: The YAML contradicts itself.
     """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     if name not in list_embodiments():
         raise UnknownNameError("embodiment", name, list_embodiments())
     raw: dict[str, Any] = yaml.safe_load((configs_dir() / "embodiment" / f"{name}.yaml").read_text())

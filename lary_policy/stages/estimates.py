@@ -12,8 +12,13 @@ from lary_policy.report.metrics import bootstrap_mean_ci
 
 Estimate = tuple[float, tuple[float, float]]
 
-# Metric name and factor from the embodiment's unit (m, rad, fraction) for each kind of group.
-PHYSICAL = {"position": ("rmse_cm", 100.0), "rotation": ("rmse_deg", 180 / math.pi), "gripper": ("rmse", 1.0)}
+# Metric name and factor from the unit (m, rad, fraction; of joints the own one) for each kind of group.
+PHYSICAL = {
+    "position": ("rmse_cm", 100.0),
+    "rotation": ("rmse_deg", 180 / math.pi),
+    "gripper": ("rmse", 1.0),
+    "joint": ("rmse", 1.0),
+}
 
 
 def action_estimates(evaluation: ActionEvaluation, episodes: NDArray[np.int64]) -> dict[str, Estimate]:
