@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from lary_policy.errors import DatasetError
 
 _MAX_HEADER_BYTES = 4096  # a plain numeric .npy header is 128 bytes; anything near this is not one
+_PREAMBLE_BYTES = 12  # magic, version and the longer of the two lengths
 _MAX_ITEM_BYTES = 16  # long double
 _MAX_STEPS = 100_000  # an hour of 30 Hz: no chunk is longer, a file that claims so is none
 
@@ -51,7 +55,7 @@ def read_steps(path: Path, action_dim: int) -> NDArray[np.float64]:
 
 
 def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtype[F]) -> NDArray[F]:
-    values = np.ascontiguousarray(array, dtype=dtype)
+    values = np.array(array, dtype=dtype, order="C")
     if not np.isfinite(values).all():
         raise DatasetError(
             expected=f"finite numbers in {path.name}",
@@ -62,13 +66,13 @@ def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtyp
 
 
 def _load(path: Path, need: int) -> NDArray[np.generic]:
+    limit = need * _MAX_ITEM_BYTES + _MAX_HEADER_BYTES
     try:
-        if path.stat().st_size > need * _MAX_ITEM_BYTES + _MAX_HEADER_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes, far more than {need} numbers need")
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"dtype {array.dtype}")
+        with path.open("rb", buffering=0) as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise ValueError(f"more than {limit} bytes, far more than {need} numbers need")
+        return _parse(content)
     except (OSError, ValueError, EOFError) as error:
         reason = (
             "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
@@ -78,4 +82,31 @@ def _load(path: Path, need: int) -> NDArray[np.generic]:
             got=reason,
             fix="Restore the file, or write the dataset anew with `lary data`.",
         ) from error
-    return array
+
+
+def _parse(content: bytes) -> NDArray[np.generic]:
+    """Return the array in the bytes of an .npy file; ValueError if it is none or not numeric."""
+    if content[:6] != b"\x93NUMPY" or len(content) < _PREAMBLE_BYTES:
+        raise ValueError("no .npy file")
+    length = 2 if content[6] == 1 else 4
+    start = 8 + length + int.from_bytes(content[8 : 8 + length], "little")
+    shape, fortran_order, dtype = _parse_header(content[:start])
+    if dtype.kind not in "fiu":
+        raise ValueError(f"dtype {dtype}")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"shape {shape}")
+    count = math.prod(shape)
+    if len(content) - start < count * dtype.itemsize:
+        raise ValueError(f"{len(content) - start} bytes of data, {count * dtype.itemsize} are stated")
+    flat = np.frombuffer(content, dtype, count, start)
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+@lru_cache(maxsize=256)
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Parse a header; the files of a dataset share a few, and parsing takes longer than reading."""
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    return tuple(shape), bool(fortran_order), dtype

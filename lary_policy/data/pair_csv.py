@@ -22,7 +22,7 @@ from lary_policy.embodiment import Embodiment
 from lary_policy.errors import DatasetError, LaryPolicyError, UnknownNameError
 from lary_policy.types import Quarantined
 
-_STEP = re.compile(r"frame_(\d+)$")
+_STEP = re.compile(r"frame_(\d+)(\.[^./]*)?$")
 Values = NDArray[np.float32]
 Cells = Mapping[str, str]
 
@@ -192,7 +192,7 @@ def nothing_usable(path: Path, quarantined: Sequence[Quarantined]) -> DatasetErr
 
 def step_of(frame: Path) -> int | None:
     """Return the control step in the name of an image, or None if it has none."""
-    match = _STEP.search(frame.stem)
+    match = _STEP.search(str(frame))
     return int(match.group(1)) if match else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from lary_policy.data import layout
@@ -10,7 +11,7 @@ from lary_policy.paths import resolve_inside
 
 
 class PathResolver:
-    """Resolve CSV paths below a root; each folder is checked for links once, each file for being a link.
+    """Resolve CSV paths below a root; each folder is listed once for links among its files.
 
     Args:
         root: Dataset root that no path may leave.
@@ -18,7 +19,7 @@ class PathResolver:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._folders: dict[tuple[str, str], Path] = {}
+        self._folders: dict[tuple[str, str], tuple[Path, frozenset[str]]] = {}
 
     def __call__(self, path: str | None, folder: str) -> Path:
         """Return the absolute path of a CSV cell, in either style (with or without `folder` in front).
@@ -39,8 +40,18 @@ class PathResolver:
         key = (parent, folder)
         if key not in self._folders:
             whole = PurePosixPath(layout.with_prefix(path, folder))
-            self._folders[key] = resolve_inside(self.root, str(whole.parent))
-        resolved = self._folders[key] / name
-        if resolved.is_symlink():
+            resolved = resolve_inside(self.root, str(whole.parent))
+            self._folders[key] = resolved, _links(resolved)
+        place, links = self._folders[key]
+        if name in links:
             return resolve_inside(self.root, layout.with_prefix(path, folder))
-        return resolved
+        return place / name
+
+
+def _links(folder: Path) -> frozenset[str]:
+    """Return the names of the symbolic links in a folder, which one listing tells."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_symlink())
+    except OSError:
+        return frozenset()  # the folder is missing: reading the file will say so
