@@ -56,7 +56,6 @@ class TrainConfig:
     grad_clip: float | None = None
     balanced: bool = False
     seed: int = 42
-    select: Literal["best", "last"] = "best"
     precision: Precision = "auto"
     device: str = "cpu"
     sweep: tuple[tuple[float, float], ...] = ()

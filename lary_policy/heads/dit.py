@@ -34,8 +34,9 @@ class DiffusionExpertConfig:
         condition_dropout: Part of the training samples whose condition is replaced by a learned vector.
         train_steps: Steps of the diffusion process.
         sample_steps: Steps taken when sampling.
-        clip_sample: Predicted clean actions are cut to this range. The reference cuts to 1 although a third
-            of Gaussian targets of unit variance lies outside; null does not cut.
+        clip_sample: Predicted clean actions are cut to this range. The reference cuts to 1, although a third
+            of targets of unit variance lies outside; 5 cuts none and keeps sampling stable; null does not
+            cut, and errors of the first steps may grow without bound.
         pool: Reduction of the latents in front.
 
     Raises:

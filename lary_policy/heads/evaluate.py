@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from lary_policy.embodiment import ActionStats, Embodiment
 from lary_policy.errors import ShapeError
 from lary_policy.heads.batches import LatentBatches
+from lary_policy.heads.class_metrics import ClassScores, class_scores, macro_f1
 
 _EVAL_BATCH = 512
+_CONSTANT_VARIANCE = 1e-12  # physical units squared: a micrometre or microradian is rounding
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,42 @@ class ActionEvaluation:
             named.setdefault(f"mse/{label}", by_dim[:, position])
         return named
 
+    def r2_terms(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return each sample's share `[N]` of both sums of R2 = 1 - residual / total, by the names of `r2`.
+
+        The total is the squared distance from the evaluated samples' own mean, number by number. Each number
+        counts by its variance over the evaluated samples; those that do not vary have no R2 and are left out.
+        """
+        spread = (self.targets.double() - self.targets.double().mean((0, 1))).square()
+        error = (self.predictions.double() - self.targets.double()).square()
+        scale = spread.mean((0, 1))
+        varies = scale > _CONSTANT_VARIANCE
+        scale = torch.where(varies, scale, torch.ones_like(scale))
+        parts = {"r2": list(range(len(scale)))}
+        parts |= {f"r2/{name}": list(i) for name, i in self.embodiment.group_indices().items()}
+        for position, label in enumerate(self.embodiment.labels):
+            parts.setdefault(f"r2/{label}", [position])
+        terms = {}
+        for name, indices in parts.items():
+            some = [i for i in indices if varies[i]]
+            if some:
+                sums = ((v[..., some] / scale[some]).mean((1, 2)) for v in (error, spread))
+                terms[name] = (next(sums), next(sums))
+        return terms
+
+    def r2(self) -> dict[str, float]:
+        """Return the share of variance explained: `r2`, `r2/<group>` and `r2/<label>`.
+
+        Over several numbers it is the mean of their R2. A group or number that does not vary has none.
+        """
+        return {k: float(1 - error.sum() / total.sum()) for k, (error, total) in self.r2_terms().items()}
+
+    def huber(self, delta: float = 1.0) -> float:
+        """Return the mean Huber loss of normalised actions, the reference's validation loss."""
+        error = self.squared_error.double().sqrt()
+        small = 0.5 * self.squared_error.double()
+        return float(torch.where(error < delta, small, delta * (error - 0.5 * delta)).mean())
+
 
 @dataclass(frozen=True)
 class ClassEvaluation:
@@ -92,6 +130,16 @@ class ClassEvaluation:
         size = len(self.class_names)
         pairs = self.targets * size + self.predictions
         return torch.bincount(pairs, minlength=size * size).view(size, size)
+
+    @property
+    def scores(self) -> tuple[ClassScores, ...]:
+        """Precision, recall and F1 of each class."""
+        return class_scores(self.confusion, self.class_names)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that have samples."""
+        return macro_f1(self.scores)
 
 
 def evaluate_action(
