@@ -11,7 +11,6 @@ from lary_policy.data.benchmark import BenchmarkSet, require_stride
 from lary_policy.data.clip_csv import parse_indices
 from lary_policy.data.file_checks import MediaFile
 from lary_policy.data.pair_csv import Cells, PairFile, check_fields, step_of
-from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError
 
 _SPAN = re.compile(r"action_(\d+)to(\d+)$")
@@ -34,8 +33,14 @@ class RowContent:
     label: str
 
 
-def read_row(data: BenchmarkSet, file: PairFile, cells: Cells) -> RowContent:
+def read_row(data: BenchmarkSet, action_dim: int, file: PairFile, cells: Cells) -> RowContent:
     """Check a row and return what it stands for.
+
+    Args:
+        data: Dataset that the row is of.
+        action_dim: Numbers of an action, 0 in a dataset of classes.
+        file: CSV that the row stands in.
+        cells: The row.
 
     Raises:
         DatasetError: A cell is empty or contradicts another.
@@ -44,7 +49,9 @@ def read_row(data: BenchmarkSet, file: PairFile, cells: Cells) -> RowContent:
     check_fields(cells)
     if data.kind == "clips":
         return _clip(file, cells)
-    return _labelled_pair(file, cells) if data.embodiment is None else _pair(data, file, cells)
+    if data.embodiment is None:
+        return _labelled_pair(file, cells)
+    return _pair(data, action_dim, file, cells)
 
 
 def _clip(file: PairFile, cells: Cells) -> RowContent:
@@ -68,7 +75,7 @@ def _label(cells: Cells) -> str:
     return cells["action"].strip()
 
 
-def _pair(data: BenchmarkSet, file: PairFile, cells: Cells) -> RowContent:
+def _pair(data: BenchmarkSet, action_dim: int, file: PairFile, cells: Cells) -> RowContent:
     stride = require_stride(data)
     src, tgt = (file.resolver(cells[column], layout.IMAGES) for column in ("src_img", "tgt_img"))
     action = file.resolver(cells["action"], layout.ACTIONS)
@@ -79,9 +86,9 @@ def _pair(data: BenchmarkSet, file: PairFile, cells: Cells) -> RowContent:
             got="a blank one",
             fix="Complete the row, or pass unknown_robots=pool where statistics are used.",
         )
-    dim = load_embodiment(str(data.embodiment)).action_dim
     images = (MediaFile("image", src), MediaFile("image", tgt))
-    return RowContent((*images, MediaFile("action", action, (stride, dim))), f"{src} > {tgt}", "", "")
+    chunk = MediaFile("action", action, (stride, action_dim))
+    return RowContent((*images, chunk), f"{src} > {tgt}", "", "")
 
 
 def _check_steps(src: Path, tgt: Path, action: Path, stride: int) -> None:

@@ -13,6 +13,7 @@ from lary_policy.data.larybench import LaryBenchSource
 from lary_policy.data.leakage import find_shared
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.row_checks import RowContent, read_row
+from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import LaryPolicyError
 from lary_policy.types import Quarantined
 
@@ -80,12 +81,14 @@ def _read_csvs(source: LaryBenchSource, split: str, found: _Found, limit: int | 
     except LaryPolicyError as error:
         found.problems.append(Quarantined(source.data.key, str(error), "csv"))
         return
+    embodiment = source.data.embodiment
+    action_dim = 0 if embodiment is None else load_embodiment(embodiment).action_dim
     for file in files:
         for line, cells in file.rows[:limit]:
             found.rows += 1
             item = f"{file.path.name}:{line}"
             try:
-                content = read_row(source.data, file, cells)
+                content = read_row(source.data, action_dim, file, cells)
             except LaryPolicyError as error:
                 found.problems.append(Quarantined(item, str(error), "rows"))
                 continue
