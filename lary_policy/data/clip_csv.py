@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from lary_policy.data.clips import ClipRow, ClipTable
-from lary_policy.data.pair_csv import PairFile, check_fields, nothing_usable, read_metadata
+from lary_policy.data.pair_csv import Cells, PairFile, check_fields, nothing_usable, read_metadata
 from lary_policy.data.resolver import PathResolver
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.types import Quarantined
@@ -43,7 +43,7 @@ def read_clips(files: Sequence[PairFile], *, clamp: bool) -> ClipTable:
 
     Args:
         files: CSVs of the same dataset.
-        clamp: See `ClipTable`.
+        clamp: See `ClipRow`.
 
     Raises:
         DatasetError: No row is usable.
@@ -54,12 +54,12 @@ def read_clips(files: Sequence[PairFile], *, clamp: bool) -> ClipTable:
         for line, cells in file.rows:
             try:
                 check_fields(cells)
-                rows.append(_row(file, line, cells["video_path"], cells["action"], cells["sample_indices"]))
+                rows.append(_row(file, line, cells, clamp=clamp))
             except LaryPolicyError as error:
                 quarantined.append(Quarantined(f"{file.path.name}:{line}", str(error), "read_clips"))
     if not rows:
         raise nothing_usable(files[0].path, quarantined)
-    return ClipTable(tuple(rows), tuple(quarantined), files[0].path, clamp)
+    return ClipTable(tuple(rows), tuple(quarantined), files[0].path)
 
 
 def parse_indices(text: str) -> tuple[int, ...]:
@@ -79,7 +79,8 @@ def parse_indices(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _row(file: PairFile, line: int, video: str, label: str, indices: str) -> ClipRow:
+def _row(file: PairFile, line: int, cells: Cells, *, clamp: bool) -> ClipRow:
+    video, label = cells["video_path"], cells["action"].strip()
     path = file.resolver(video, "")
     if not path.is_file():
         raise DatasetError(
@@ -87,7 +88,7 @@ def _row(file: PairFile, line: int, video: str, label: str, indices: str) -> Cli
             got="no such file",
             fix="Restore the file; clips of SSv2 and EgoDex are made with `lary data prepare`.",
         )
-    if not label.strip():
+    if not label:
         raise DatasetError(expected="a class in column action", got="an empty cell", fix="Complete the row.")
-    numbers = parse_indices(indices)
-    return ClipRow(line, video, path, label.strip(), numbers, recording_of(video), file.path.name)
+    indices = parse_indices(cells["sample_indices"])
+    return ClipRow(line, video, path, label, indices, recording_of(video), file.path.name, clamp)

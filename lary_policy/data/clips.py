@@ -27,6 +27,8 @@ class ClipRow:
         indices: Frames to see, ascending; padded clips repeat the last.
         recording: What the clip was cut from; segments of one recording, forward or reversed, share it.
         csv: Name of the CSV.
+        clamp: Whether an index behind the last frame means the last frame, as in the reference; otherwise it
+            is an error.
     """
 
     line: int
@@ -36,6 +38,7 @@ class ClipRow:
     indices: tuple[int, ...]
     recording: str
     csv: str
+    clamp: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +49,11 @@ class ClipTable:
         rows: The N usable rows.
         quarantined: Rows set aside when the table was read, with reasons.
         source: The CSV it was read from (the first of several).
-        clamp: Whether an index behind the last frame means the last frame, as in the reference; otherwise it
-            is an error.
     """
 
     rows: tuple[ClipRow, ...]
     quarantined: tuple[Quarantined, ...]
     source: Path
-    clamp: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,7 +82,7 @@ class ClipTable:
             FrameFormatError: The file is missing, damaged, or shorter than an index.
         """
         unique = sorted(set(row.indices))
-        frames = read_video_frames(row.path, unique, clamp=self.clamp)
+        frames = read_video_frames(row.path, unique, clamp=row.clamp)
         place = {index: i for i, index in enumerate(unique)}
         return frames[torch.tensor([place[index] for index in row.indices])]
 

@@ -25,10 +25,12 @@ class VideoFrame:
     Attributes:
         path: Video file.
         index: Number of the frame in the file, from 0 on.
+        clamp: Whether an index behind the last frame means the last frame, see `ClipRow`.
     """
 
     path: Path
     index: int
+    clamp: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}#{self.index}"
@@ -48,7 +50,8 @@ class VideoFrame:
             FrameFormatError: The file is missing, damaged or too short.
         """
         indices = sorted({frame.index for frame in group})
-        images = dict(zip(indices, read_video_frames(self.path, indices), strict=True))
+        decoded = read_video_frames(self.path, indices, clamp=any(frame.clamp for frame in group))
+        images = dict(zip(indices, decoded, strict=True))
         return [images[frame.index] for frame in group]
 
 

@@ -22,7 +22,9 @@ from video_files import decode_all
 from lary_policy.data import list_sources, open_source
 from lary_policy.data.benchmark import benchmark_set, list_benchmark_sets, require_stride
 from lary_policy.data.clip_csv import parse_indices, recording_of
+from lary_policy.data.frames import decode_frames
 from lary_policy.data.regroup import split_of
+from lary_policy.data.stored_frames import VideoFrame
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError, FrameFormatError, UnknownNameError
 
@@ -163,6 +165,9 @@ def test_padded_indices_repeat_the_frame_and_indices_behind_the_end_follow_the_p
     assert torch.equal(lary.read_frames(lary.rows[0])[1], lary.read_frames(lary.rows[0])[3])
     last = decode_all(lary.rows[1].path)[19]
     np.testing.assert_array_equal(lary.read_frames(lary.rows[1])[2].numpy(), last)
+    row = lary.rows[1]
+    frames = decode_frames([VideoFrame(row.path, i, row.clamp) for i in row.indices])
+    assert torch.equal(torch.stack(frames), lary.read_frames(row))
     native = open_source("robot_1st", data_dir=tmp_path)
     tables = [native.clips(split) for split in native.spec.splits]
     [(table, row)] = [(t, r) for t in tables for r in t.rows if r.indices == (2, 30, 40)]
