@@ -20,7 +20,7 @@ from lary_policy.report.parts import (
 )
 from lary_policy.types import Quarantined, Score
 
-RATE_METRICS = frozenset({"success", "success_at_end", "top1", "top1_macro"})
+RATE_METRICS = frozenset({"success", "success_at_end", "top1", "top1_macro", "f1_macro"})
 _ROUNDING = 1e-9  # an interval computed in floating point may miss its own value by this much
 
 ScoreKey = tuple[str | int, ...]

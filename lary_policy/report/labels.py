@@ -35,6 +35,8 @@ METRICS: dict[str, MetricInfo] = {
     "deg": MetricInfo("angle error", False, unit="degrees", order=11),
     "top1": MetricInfo("top-1 accuracy", True, percent=True, order=20),
     "top1_macro": MetricInfo("top-1 accuracy, mean over classes", True, percent=True, order=21),
+    "f1_macro": MetricInfo("F1, mean over classes", True, percent=True, order=23),
+    "r2": MetricInfo("explained variance R²", True, order=8),
     "success": MetricInfo("success", True, percent=True, order=30),
     "success_at_end": MetricInfo("success at the end", True, percent=True, order=31),
 }
@@ -43,10 +45,13 @@ MODES: dict[str, str] = {
     "subgoal": "subgoal mode",
     "policy": "policy mode",
     "atomic": "atomic primitives",
+    "composite": "composite actions",
 }
 TARGETS: dict[str, str] = {
     "absolute": "absolute targets",
     "relative": "relative targets",
+    "relative_pose": "relative pose over the chunk",
+    "displacement": "last minus first action (LARYBench's relative)",
     "class": "classes",
 }
 

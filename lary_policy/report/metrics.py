@@ -38,8 +38,8 @@ def bootstrap_mean_ci(
         ShapeError: Nothing to average, lengths differ, or a value is not finite.
     """
     sums, counts = _cluster_sums(_vector("values", values), clusters)
-    weights = _draw(len(sums), seed, resamples)
-    return float(sums.sum() / counts.sum()), _percentiles((weights @ sums) / (weights @ counts), level)
+    weights = draw(len(sums), np.random.default_rng(seed), resamples)
+    return float(sums.sum() / counts.sum()), percentiles((weights @ sums) / (weights @ counts), level)
 
 
 def bootstrap_macro_ci(
@@ -75,11 +75,11 @@ def bootstrap_macro_ci(
     hits, counts = (np.zeros((int(group.max()) + 1, one_hot.shape[1])) for _ in range(2))
     np.add.at(hits, group, one_hot * values[:, None])
     np.add.at(counts, group, one_hot)
-    weights = np.vstack([np.ones(len(hits)), _draw(len(hits), seed, resamples)])
+    weights = np.vstack([np.ones(len(hits)), draw(len(hits), np.random.default_rng(seed), resamples)])
     hit, count = weights @ hits, weights @ counts
     rates = np.divide(hit, count, out=np.zeros_like(hit), where=count > 0)
     macro = rates.sum(axis=1) / (count > 0).sum(axis=1)
-    return float(macro[0]), _percentiles(macro[1:], level)
+    return float(macro[0]), percentiles(macro[1:], level)
 
 
 def paired_bootstrap_diff(
@@ -184,7 +184,7 @@ def _correlation_ci(
     picks = _varying_resamples(left, right, seed, resamples)
     draws = _correlate(transform(left[picks]), transform(right[picks]))
     value = _correlate(transform(left[None]), transform(right[None]))[0]
-    return float(value), _percentiles(draws, level)
+    return float(value), percentiles(draws, level)
 
 
 def _varying_resamples(left: Floats, right: Floats, seed: int, resamples: int) -> NDArray[np.int64]:
@@ -231,7 +231,7 @@ def _cluster_sums(values: Floats, clusters: ArrayLike | None) -> tuple[Floats, F
     return sums, np.bincount(member).astype(np.float64)
 
 
-def _matching(name: str, values: Floats, labels: ArrayLike) -> NDArray[Any]:
+def _matching(name: str, values: NDArray[Any], labels: ArrayLike) -> NDArray[Any]:
     """Return `labels` as an array, one for each value."""
     array = np.asarray(labels)
     if array.shape != values.shape:
@@ -243,13 +243,24 @@ def _matching(name: str, values: Floats, labels: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def _draw(units: int, seed: int, resamples: int) -> Floats:
-    """How often each unit is drawn in each resample, `[resamples units]`."""
-    rng = np.random.default_rng(seed)
+def cluster_numbers(values: NDArray[Any], clusters: ArrayLike | None) -> NDArray[np.int64]:
+    """Return the number of each value's cluster, 0 to the number of clusters - 1 `[N]`.
+
+    Raises:
+        ShapeError: There is not one cluster for each value.
+    """
+    if clusters is None:
+        return np.arange(len(values))
+    return np.unique(_matching("cluster", values, clusters), return_inverse=True)[1]
+
+
+def draw(units: int, rng: np.random.Generator, resamples: int) -> Floats:
+    """Return how often each unit is drawn in each resample, `[resamples units]`."""
     return rng.multinomial(units, np.full(units, 1.0 / units), size=resamples).astype(np.float64)
 
 
-def _percentiles(draws: Floats, level: float) -> tuple[float, float]:
+def percentiles(draws: Floats, level: float) -> tuple[float, float]:
+    """Return the ends of the central interval that holds `level` of the draws."""
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 

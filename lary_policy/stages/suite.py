@@ -60,10 +60,10 @@ def run_suite(
     """
     context = RunContext.create(config)
     folder = config.output_dir / (config.run or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}")
-    resolved = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+    resolved = yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)
     write_json(
         folder / "run.json",
-        {"environment": environment(context), "config": _plain(dataclasses.asdict(config))},
+        {"environment": environment(context), "config": plain(dataclasses.asdict(config))},
     )
     results, spent = Results(finished_only=finished_only), {}
     steps: dict[str, Callable[[], None]] = {
@@ -130,12 +130,12 @@ def _grid(context: RunContext, results: Results) -> list[tuple[TaskData, Encoder
     return [(data, choice) for data in results.data for choice in context.config.encoders]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn tuples and paths into what YAML and JSON know."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

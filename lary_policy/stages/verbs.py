@@ -8,6 +8,7 @@ from pathlib import Path
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
 
+SOURCE_VERBS = ("suite", "extract", "probe", "report")
 DATA_ACTIONS = ("verify", "indices", "prepare", "statistics", "import")
 
 
@@ -23,15 +24,19 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         if action not in DATA_ACTIONS:
             raise UnknownNameError("action of `lary data`", action, DATA_ACTIONS)
         name = f"data_{action}"
+    if _names_source(arguments) and name == verb:
+        name = "suite_source"
     if any(a in ("-h", "--help") for a in arguments):
         print(settings_text(name))  # noqa: T201
         return 0
-    if name != verb:
+    if action is not None and verb == "data":
         return _data_action(str(action), [a for a in arguments if a != action])
     return _run(verb, arguments)
 
 
 def _run(verb: str, arguments: Sequence[str]) -> int:
+    if _names_source(arguments):
+        return _run_on_source(verb, arguments)
     raw = compose(verb, arguments)  # names and settings are checked before the slow imports
     from lary_policy.stages.config import suite_config
 
@@ -40,6 +45,28 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
     until = "report" if verb in ("suite", "report") else verb
     outcome = run_suite(config, until=until, verb=verb, finished_only=verb == "report")
+    print_outcome(outcome)
+    print(outcome.report or outcome.folder)  # noqa: T201
+    return 0
+
+
+def _names_source(arguments: Sequence[str]) -> bool:
+    return any(a.partition("=")[0] == "source" for a in arguments)
+
+
+def _run_on_source(verb: str, arguments: Sequence[str]) -> int:
+    """Run a verb on the files of a source instead of on simulated demonstrations."""
+    if verb not in SOURCE_VERBS:
+        raise UnknownNameError("verb on a source of files", verb, SOURCE_VERBS)
+    raw = compose("suite_source", arguments)
+    from lary_policy.stages.source_config import source_config
+
+    config = source_config(raw)
+    from lary_policy.stages.source_suite import run_source_suite
+    from lary_policy.stages.suite import print_outcome
+
+    until = "report" if verb in ("suite", "report") else verb
+    outcome = run_source_suite(config, until=until, verb=verb, finished_only=verb == "report")
     print_outcome(outcome)
     print(outcome.report or outcome.folder)  # noqa: T201
     return 0

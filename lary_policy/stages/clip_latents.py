@@ -1,0 +1,183 @@
+"""Latents of labelled clips: of their frames, of each two frames in turn, or of whole clips."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lary_policy.data import ClipRow, ClipTable, ExtractReport, LatentStore, clip_id, pair_id
+from lary_policy.data.extract import SHARD_FRAMES, Progress, ShardWriter
+from lary_policy.data.frames import decode_frames
+from lary_policy.data.stored_frames import VideoFrame
+from lary_policy.encoders import LatentEncoder
+from lary_policy.errors import DatasetError, FrameFormatError, StoreError
+from lary_policy.types import LatentSpec, Quarantined
+
+Named = tuple[ClipRow, tuple[str, ...]]  # a clip and the ids of what is stored of it, in order
+
+
+def frames_of(row: ClipRow) -> tuple[VideoFrame, ...]:
+    """Return the frames of a clip that encoders see."""
+    return tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
+
+
+def names_of(row: ClipRow, table: ClipTable, kind: str) -> tuple[str, ...]:
+    """Return the ids of what an encoder of this kind makes of a clip: t frames, t - 1 pairs, or one clip.
+
+    Raises:
+        FrameFormatError: The file is missing or cannot be read.
+    """
+    frames = table.frame_ids(row)
+    if kind == "frame":
+        return frames
+    if kind == "pair":
+        return tuple(pair_id(*two) for two in itertools.pairwise(frames))
+    return (clip_id(frames),)
+
+
+def encode_clips(encoder: LatentEncoder, frames: Tensor) -> Tensor:
+    """Encode whole clips, uint8 `[b t h w 3]`, to `[b t' n d]`.
+
+    Encoders that take frames two by two see the last frame of an odd clip twice (under preprocess=lary they
+    drop it themselves, as the reference does).
+    """
+    try:
+        return encoder.encode(frames)
+    except FrameFormatError:
+        if frames.shape[1] % 2 == 0:
+            raise
+        return encoder.encode(torch.cat((frames, frames[:, -1:]), 1))
+
+
+def clip_latent(encoder: LatentEncoder, frames: int) -> LatentSpec:
+    """Return the shape of the latent of a clip of t frames: the tokens of all its time steps together.
+
+    A clip of grey frames is encoded to find out how many steps there are.
+    """
+    px = encoder.spec.image_px
+    steps = encode_clips(encoder, torch.full((1, frames, px, px, 3), 127, dtype=torch.uint8)).shape[1]
+    latent = encoder.latent
+    grid = None if latent.grid is None else (steps * latent.grid[0], *latent.grid[1:])
+    return replace(latent, tokens=steps * latent.tokens, grid=grid)
+
+
+def extract_clips(
+    tables: Sequence[ClipTable],
+    encoder: LatentEncoder,
+    store: LatentStore,
+    *,
+    batch_size: int = 4,
+    on_progress: Progress | None = None,
+) -> ExtractReport:
+    """Encode each clip that the store lacks as a whole, with an encoder of clips; start again to continue.
+
+    Args:
+        tables: The clips.
+        encoder: An encoder of kind `clip`.
+        store: Its store, of the shape `clip_latent`.
+        batch_size: Clips encoded at once.
+        on_progress: Called with (clips done, clips to encode).
+
+    Raises:
+        StoreError: A latent is not finite, or the disk is full.
+    """
+    start, spent = time.perf_counter(), 0.0
+    rows: dict[str, ClipRow] = {}
+    aside: list[Quarantined] = []
+    for table in tables:
+        for row in table.rows:
+            try:
+                rows.setdefault(names_of(row, table, "clip")[0], row)
+            except FrameFormatError as error:
+                aside.append(Quarantined(table.item(row), str(error), "extract"))
+    absent = store.missing(rows)
+    writer = ShardWriter(store, SHARD_FRAMES)
+    for first in range(0, len(absent), batch_size):
+        clips = _decode({name: rows[name] for name in absent[first : first + batch_size]}, aside)
+        for names in _by_size(clips):
+            began = time.perf_counter()
+            latents = encode_clips(encoder, torch.stack([clips[name] for name in names])).flatten(1, 2)
+            spent += time.perf_counter() - began
+            writer.add(names, latents)
+        if on_progress is not None:
+            on_progress(min(first + batch_size, len(absent)), len(absent))
+    writer.flush()
+    return ExtractReport(
+        requested=sum(len(table) for table in tables),
+        unique=len(rows),
+        encoded=writer.written,
+        reused=len(rows) - len(absent),
+        quarantined=tuple(aside),
+        seconds=time.perf_counter() - start,
+        encode_seconds=spent,
+        unit="clip",
+        ids=tuple(rows),
+    )
+
+
+def _decode(rows: dict[str, ClipRow], aside: list[Quarantined]) -> dict[str, Tensor]:
+    """Decode clips to uint8 `[t h w 3]`; those that cannot be are set aside."""
+    clips = {}
+    for name, row in rows.items():
+        images = decode_frames(frames_of(row))
+        errors = [image for image in images if isinstance(image, FrameFormatError)]
+        if errors:
+            aside.append(Quarantined(f"{row.csv}:{row.line}", str(errors[0]), "extract"))
+            continue
+        clips[name] = torch.stack([image for image in images if isinstance(image, Tensor)])
+    return clips
+
+
+def _by_size(clips: dict[str, Tensor]) -> list[list[str]]:
+    groups: dict[torch.Size, list[str]] = {}
+    for name, frames in clips.items():
+        groups.setdefault(frames.shape, []).append(name)
+    return list(groups.values())
+
+
+def load_clips(table: ClipTable, store: LatentStore) -> tuple[Tensor, Tensor, Tensor, list[Quarantined]]:
+    """Gather the latents of a clip table.
+
+    Returns:
+        Bank `[F n d]`, index of each usable row `[N t 1]`, the usable rows `[N]`, and those set aside.
+
+    Raises:
+        StoreError: A good clip is not in the store: extract first.
+        DatasetError: Not one row is usable.
+    """
+    place: dict[str, int] = {}
+    index: list[list[list[int]]] = []
+    kept: list[int] = []
+    aside: list[Quarantined] = []
+    absent: list[str] = []
+    for number, row in enumerate(table.rows):
+        try:
+            names = names_of(row, table, store.latent.kind)
+            if not all(store.contains(name) for name in names):
+                table.read_frames(row)
+                absent.append(table.item(row))
+                continue
+        except FrameFormatError as error:
+            aside.append(Quarantined(table.item(row), str(error), "load_clips"))
+            continue
+        kept.append(number)
+        index.append([[place.setdefault(name, len(place))] for name in names])
+    if absent:
+        raise StoreError(
+            expected=f"latents of all good clips of {table.source.name} in {store.root}",
+            got=f"{len(absent)} clips without, for example {absent[0]}",
+            fix="Run `lary extract` for this encoder and source first.",
+        )
+    if not kept:
+        reason = aside[0].reason if aside else "no rows"
+        raise DatasetError(
+            expected=f"at least one clip of {table.source.name} that can be decoded",
+            got=f"{len(aside)} set aside; for example: {reason}",
+            fix="Run `lary data verify` for the whole list.",
+        )
+    return store.read(tuple(place)), torch.tensor(index), torch.tensor(kept), aside

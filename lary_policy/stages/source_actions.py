@@ -1,0 +1,161 @@
+"""Regression probes on a source: actions from what changed between two frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lary_policy.contract import ActionContract
+from lary_policy.data import PairTable
+from lary_policy.embodiment import Embodiment, load_embodiment
+from lary_policy.errors import DatasetError
+from lary_policy.heads import ActionEvaluation, Head, LatentBatches, predict, save_head
+from lary_policy.heads.targets import action_target, build_targets, target_embodiment
+from lary_policy.report.ratio_intervals import bootstrap_ratio_ci
+from lary_policy.stages.cells import Cell
+from lary_policy.stages.estimates import Estimate, action_estimates
+from lary_policy.stages.scaling import Scaling, fit_scaling
+from lary_policy.stages.source_data import SourceContext
+from lary_policy.stages.source_latents import Samples
+from lary_policy.stages.source_probe import (
+    SourceJob,
+    Splits,
+    common_result,
+    head_meta,
+    scores_of,
+    train_head,
+)
+from lary_policy.types import Quarantined
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Physical targets of the usable rows of one split.
+
+    Attributes:
+        samples: Their latents.
+        targets: `[N k a]`.
+        robots: Robot type of each row.
+        items: Where each row stands.
+        episodes: Of each row, int64 `[N]`.
+    """
+
+    samples: Samples
+    targets: Tensor
+    robots: tuple[str, ...]
+    items: tuple[str, ...]
+    episodes: Tensor
+
+    def batches(self, scaling: Scaling) -> LatentBatches:
+        """Return what heads are trained and evaluated on."""
+        scaled = scaling.normalise(self.targets, self.robots, self.items)
+        return LatentBatches(self.samples.bank, self.samples.index, scaled.float())
+
+
+def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: Cell) -> dict[str, Any]:
+    """Train, evaluate and save one action head."""
+    spec, config = job.data.spec, context.config
+    if spec.embodiment is None:
+        raise DatasetError(expected="a source with actions", got=spec.key, fix="Train class probes on it.")
+    embodiment = load_embodiment(spec.embodiment)
+    layout = target_embodiment(embodiment, config.rotation)
+    parts = {name: _actions(job, name, some, embodiment, config.rotation) for name, some in splits.items()}
+    train = parts[spec.train_split]
+    scaling = fit_scaling(
+        spec.key, job.data.protocol, job.target, train.targets, train.robots, train.items,
+        least=layout.least_scale(), unknown=config.unknown_robots,  # type: ignore[arg-type]
+    )  # fmt: skip
+    batches = {name: part.batches(scaling) for name, part in parts.items()}
+    meta = head_meta(
+        context,
+        job,
+        batches[spec.train_split],
+        chunk=train.targets.shape[1],
+        action_dim=layout.action_dim,
+        stats=scaling.everything,
+        contract=ActionContract.of(layout, job.target),
+        rotation=config.rotation,
+    )
+    head, trained = train_head(context, job, meta, batches, cell)
+    save_head(cell.folder, head, meta)
+    scores: list[dict[str, Any]] = []
+    found: dict[str, ActionEvaluation] = {}
+    for split in spec.report_splits:
+        found[split] = _evaluate(head, batches[split], parts[split], scaling, layout, context.device)
+        estimates = _estimates(found[split], parts[split])
+        scores += scores_of(context, job, meta, split, estimates, len(batches[split]), trained.seconds)
+    first = spec.report_splits[0]
+    constant = scaling.everything.constant(train.targets)
+    return {
+        **common_result(job, trained, _aside(splits)),
+        "scores": scores,
+        "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
+        "statistics": scaling.origin,
+        "unknown_robots": {name: scaling.unknown(part.robots) for name, part in parts.items()},
+        "trajectory": _trajectory(first, parts[first], found[first], layout),
+    }
+
+
+def _actions(job: SourceJob, split: str, samples: Samples, embodiment: Embodiment, rotation: str) -> Actions:
+    table = job.data.table(split)
+    if not isinstance(table, PairTable):
+        raise job.data.spec.wrong_kind("pairs")
+    rows = table.select(samples.kept)
+    # A disturbance inside a chunk cannot be told from its two frames (only simulated data have any).
+    clean = (rows.noise_steps() == 0).nonzero().flatten()
+    rows, samples = rows.select(clean), replace(samples, index=samples.index[clean])
+    name = action_target(job.target).name
+    targets = build_targets(
+        name, rows.actions(), rows.anchors(), embodiment, rotation=rotation, protocol=job.data.protocol
+    )
+    items = tuple(rows.item(row) for row in rows.rows)
+    return Actions(samples, targets, rows.robot_types(), items, rows.episodes())
+
+
+def _evaluate(
+    head: Head, batches: LatentBatches, part: Actions, scaling: Scaling, layout: Embodiment, device: str
+) -> ActionEvaluation:
+    """Evaluate in float32; physical values with the statistics of each row's own robot."""
+    predicted, targets = predict(head, batches, device=device), batches.targets.float()
+    physical = scaling.denormalise(predicted.double(), part.robots), part.targets.double()
+    return ActionEvaluation(
+        embodiment=layout,
+        predictions=physical[0].float(),
+        targets=physical[1].float(),
+        squared_error=(predicted - targets).square(),
+        squared_error_physical=(physical[0] - physical[1]).square().float(),
+        rotation_error_deg={k: v.float() for k, v in layout.rotation_error_deg(*physical).items()},
+    )
+
+
+def _estimates(evaluation: ActionEvaluation, part: Actions) -> dict[str, Estimate]:
+    """Return errors and shares of explained variance with intervals over episodes."""
+    episodes = part.episodes.numpy()
+    found = action_estimates(evaluation, episodes)
+    groups = evaluation.embodiment.group_indices()
+    for name, (error, total) in evaluation.r2_terms().items():
+        if name == "r2" or name.removeprefix("r2/") in groups:
+            ratio, (low, high) = bootstrap_ratio_ci(error.numpy(), total.numpy(), episodes)
+            found[name] = (1 - ratio, (1 - high, 1 - low))
+    return found
+
+
+def _aside(splits: Splits) -> list[Quarantined]:
+    return [q for samples in splits.values() for q in samples.quarantined]
+
+
+def _trajectory(split: str, part: Actions, found: ActionEvaluation, layout: Embodiment) -> dict[str, Any]:
+    """Return the chunks of the first episode, joined in time."""
+    chosen = part.episodes == part.episodes.min()
+    units = tuple(unit for _, unit in sorted((i, g.unit) for g in layout.groups for i in g.indices))
+    order = np.argsort(np.array([item.rpartition(":")[2] for item in part.items])[chosen.numpy()].astype(int))
+    return {
+        "episode": f"{split} {part.items[int(chosen.nonzero()[0])]}",
+        "labels": list(layout.labels),
+        "units": list(units),
+        "true": found.targets[chosen][order].flatten(0, 1).tolist(),
+        "predicted": found.predictions[chosen][order].flatten(0, 1).tolist(),
+    }

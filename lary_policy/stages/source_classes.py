@@ -1,0 +1,148 @@
+"""Classification probes on a source: the class of a pair of images or of a clip."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lary_policy.data import ClipTable, LabelMap
+from lary_policy.errors import DatasetError
+from lary_policy.heads import AttentiveProbe, ClassEvaluation, LatentBatches, evaluate_class, save_head
+from lary_policy.heads.attentive_probe import AttentiveProbeConfig
+from lary_policy.heads.class_metrics import tail_buckets
+from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
+from lary_policy.report.ratio_intervals import bootstrap_f1_ci
+from lary_policy.stages.attention import attention_maps
+from lary_policy.stages.cells import Cell
+from lary_policy.stages.estimates import Estimate
+from lary_policy.stages.source_data import SourceContext, SourceData
+from lary_policy.stages.source_latents import Samples
+from lary_policy.stages.source_probe import (
+    SourceJob,
+    Splits,
+    common_result,
+    head_meta,
+    scores_of,
+    train_head,
+)
+from lary_policy.types import Quarantined
+
+# Models whose array keeps a time axis of length 1, so that the reference adds its temporal embedding.
+KEEPS_TIME = frozenset({"wan2-2"})
+
+
+def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: Cell) -> dict[str, Any]:
+    """Train, evaluate and save one class head, or the heads of a sweep of which the best is kept."""
+    spec, data = job.data.spec, job.data
+    train = spec.train_split
+    labels = LabelMap.fit(_labels(data, train, splits[train]))
+    batches: dict[str, LatentBatches] = {}
+    kept: dict[str, torch.Tensor] = {}
+    aside = [q for samples in splits.values() for q in samples.quarantined]
+    for split, samples in splits.items():
+        batches[split], kept[split], unknown = _batches(data, split, samples, labels)
+        aside += unknown
+    meta = head_meta(context, job, batches[train], class_names=labels.classes)
+    meta = replace(meta, model=_model(context, job))
+    head, trained = train_head(context, job, meta, batches, cell)
+    save_head(cell.folder, head, meta)
+    scores: list[dict[str, Any]] = []
+    found: dict[str, ClassEvaluation] = {}
+    for split in spec.report_splits:
+        found[split] = evaluate_class(head, batches[split], labels.classes, device=context.device)
+        clusters = _recordings(data, split, kept[split])
+        estimates = _estimates(found[split], labels, clusters)
+        scores += scores_of(context, job, meta, split, estimates, len(batches[split]), trained.seconds)
+    first = spec.report_splits[0]
+    maps = []
+    if isinstance(head, AttentiveProbe) and context.config.attention:
+        maps = attention_maps(
+            head, batches[first], found[first], meta.token_grid, context.config.attention, context.device
+        )
+    return {
+        **common_result(job, trained, aside),
+        "scores": scores,
+        "unlabelled": sum(label == "" for s in splits for label in _labels(data, s, splits[s])),
+        "num_classes": [len(labels), spec.num_classes],
+        "classes": _classes(found[first], labels),
+        "confusion": {"labels": labels.classes, "counts": found[first].confusion.tolist()},
+        "attention": maps,
+    }
+
+
+def _model(context: SourceContext, job: SourceJob) -> AttentiveProbeConfig:
+    model, key = job.head.model, context.shelf.load(job.encoder).spec.reference_key
+    if not isinstance(model, AttentiveProbeConfig):
+        raise DatasetError(
+            expected="an attentive head", got=job.head.label, fix="Pass heads=[attentive-sweep]."
+        )
+    return replace(model, temporal="always") if job.data.protocol == "lary" and key in KEEPS_TIME else model
+
+
+def _labels(data: SourceData, split: str, samples: Samples) -> tuple[str, ...]:
+    """Return the class of each usable row.
+
+    Raises:
+        DatasetError: The table has no classes.
+    """
+    labels = data.table(split).select(samples.kept).labels()
+    if labels is None:
+        raise DatasetError(
+            expected=f"a column of classes in split {split} of {data.spec.key}",
+            got="none",
+            fix="Choose a source with classes, or train action heads on this one.",
+        )
+    return labels
+
+
+def _batches(
+    data: SourceData, split: str, samples: Samples, labels: LabelMap
+) -> tuple[LatentBatches, torch.Tensor, tuple[Quarantined, ...]]:
+    """Return the samples whose class the training split has, their rows in the table, and the others."""
+    table = data.table(split)
+    items = [table.item(table.rows[i]) for i in samples.kept.tolist()]
+    encoded = labels.encode(_labels(data, split, samples), items)
+    index = samples.index[encoded.kept]
+    return LatentBatches(samples.bank, index, encoded.ids), samples.kept[encoded.kept], encoded.quarantined
+
+
+def _recordings(data: SourceData, split: str, rows: torch.Tensor) -> NDArray[Any]:
+    """Return the recording of each row: what intervals are drawn over."""
+    table = data.table(split).select(rows)
+    if isinstance(table, ClipTable):
+        return np.asarray(table.recordings())
+    return table.episodes().numpy()
+
+
+def _estimates(evaluation: ClassEvaluation, labels: LabelMap, clusters: NDArray[Any]) -> dict[str, Estimate]:
+    """Return accuracy over samples and over classes, and F1: of all classes and along the long tail."""
+    correct, true = evaluation.correct.numpy(), evaluation.targets.numpy()
+    predicted, size = evaluation.predictions.numpy(), len(labels)
+    found = {
+        "top1": bootstrap_mean_ci(correct, clusters),
+        "top1_macro": bootstrap_macro_ci(correct, true, clusters),
+        "f1_macro": bootstrap_f1_ci(true, predicted, size, clusters),
+    }
+    for name, some in tail_buckets(labels.counts).items():
+        if np.isin(true, some).any():
+            found[f"f1_macro/{name}"] = bootstrap_f1_ci(true, predicted, size, clusters, some=some)
+    return found
+
+
+def _classes(evaluation: ClassEvaluation, labels: LabelMap) -> list[dict[str, Any]]:
+    """Return every class with its counts and scores."""
+    return [
+        {
+            "name": one.name,
+            "train": count,
+            "test": one.count,
+            "precision": one.precision,
+            "recall": one.recall,
+            "f1": one.f1,
+        }
+        for one, count in zip(evaluation.scores, labels.counts, strict=True)
+    ]
