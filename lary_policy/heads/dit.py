@@ -15,6 +15,7 @@ from lary_policy.heads.action_expert import embed_proprio
 from lary_policy.heads.attentive_probe import attend
 from lary_policy.heads.diffusion import NoiseSchedule, squared_cosine
 from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid
+from lary_policy.heads.samplers import Share
 
 _FREQUENCIES = 256  # length of the sinusoidal embedding of the step (protocol section 5.2)
 _LONGEST_PERIOD = 10_000.0
@@ -150,6 +151,7 @@ class DiffusionExpert(nn.Module):
         noisy: Tensor | None = None,
         steps: Tensor | None = None,
         dropped: Tensor | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Predict the noise in `noisy`, or draw actions if there is none; `[b k a]` either way.
 
@@ -159,13 +161,14 @@ class DiffusionExpert(nn.Module):
             noisy: Noisy normalised actions `[b k a]`.
             steps: Diffusion step of each sample, int64 `[b]`; needed with `noisy`.
             dropped: bool `[b]`, samples that must do without their condition; None keeps all.
+            share: Part of a larger batch that the latents are: the drawn actions are that part of its own.
 
         Raises:
             ShapeError: Inputs do not fit the head, or `noisy` comes without `steps`.
         """
         condition = self.pool(latents)
         if noisy is None:
-            return self._sample(condition, proprio, torch.Generator(condition.device).manual_seed(0))
+            return self._sample(condition, proprio, torch.Generator(condition.device).manual_seed(0), share)
         if steps is None or noisy.shape[1:] != (self.chunk, self.action_dim):
             raise ShapeError(
                 expected=f"noisy actions [b, {self.chunk}, {self.action_dim}] with their diffusion steps",
@@ -182,10 +185,19 @@ class DiffusionExpert(nn.Module):
         return self._sample(self.pool(latents), proprio, generator)
 
     @torch.no_grad()
-    def _sample(self, condition: Tensor, proprio: Tensor | None, generator: torch.Generator) -> Tensor:
-        def draw() -> Tensor:
-            shape = (len(condition), self.chunk, self.action_dim)
+    def _sample(
+        self,
+        condition: Tensor,
+        proprio: Tensor | None,
+        generator: torch.Generator,
+        share: Share | None = None,
+    ) -> Tensor:
+        def normal(count: int) -> Tensor:
+            shape = (count, self.chunk, self.action_dim)
             return torch.randn(shape, generator=generator, device=condition.device)
+
+        def draw() -> Tensor:
+            return normal(len(condition)) if share is None else share.draw(normal)
 
         actions = draw()
         for step, previous in self.schedule.reverse_steps(self.config.sample_steps):

@@ -71,7 +71,10 @@ def diffusion_objective(config: DiffusionExpertConfig) -> Objective:
         predicted = head(*batch.inputs, noisy=noisy, steps=steps, dropped=dropped)
         return F.huber_loss(predicted.float(), noise, delta=1.0)
 
-    return Objective("mse", loss, _squared_error)
+    def score(head: nn.Module, batch: Batch) -> Tensor:
+        return (head(*batch.inputs, share=batch.share).float() - batch.targets).square().flatten(1).mean(1)
+
+    return Objective("mse", loss, score)
 
 
 def class_objective(label_smoothing: float = 0.1) -> Objective:

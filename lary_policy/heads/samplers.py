@@ -60,7 +60,7 @@ class Share:
 
 def share_of(total: int, rank: int, count: int) -> Share:
     """Return the share of process `rank` of `count`: every `count`-th sample, as the reference's sampler."""
-    positions = torch.arange(rank, total, count)
+    positions = torch.arange(total)[rank::count]
     if len(positions) == 0:
         return Share(torch.zeros(1, dtype=torch.int64), total, 0.0)
     return Share(positions, total, len(positions) * count / total)

@@ -235,9 +235,11 @@ def _mean_scores(
     head.eval()
     parts = []
     with autocast(samples.device, precision):
-        for rows in torch.arange(workers.rank, len(samples), workers.count).split(_EVAL_BATCH):
-            scores = objective.score(head, samples.gather(rows))
-            parts.append(scores.reshape(len(rows), -1).double())
+        for rows in torch.arange(len(samples)).split(_EVAL_BATCH):
+            share = share_of(len(rows), workers.rank, workers.count) if workers.count > 1 else None
+            if share is None or share.weight > 0:
+                batch = samples.gather(rows, share)
+                parts.append(objective.score(head, batch).reshape(len(batch.targets), -1).double())
     if workers.count == 1:
         return torch.cat(parts).mean(0)
     width = len(members_of(head))
