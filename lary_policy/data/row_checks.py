@@ -106,6 +106,6 @@ def _check_steps(src: Path, tgt: Path, action: Path, stride: int) -> None:
     if len({path.parent.name for path in (src, tgt, action)}) > 1:
         raise DatasetError(
             expected="frames and action of one episode",
-            got=f"{src.parent.name}, {tgt.parent.name} and {action.parent.name}",
-            fix="Correct the row.",
+            got=f"files in folders {src.parent.name}, {tgt.parent.name} and {action.parent.name}",
+            fix="Correct the row; the benchmark's own VLABench CSVs have some without the episode's folder.",
         )

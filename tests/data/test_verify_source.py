@@ -96,6 +96,7 @@ def test_missing_files_are_found_once_with_the_number_of_rows(calvin):
         ("tgt_img", "images/ep_1/frame_000090.png", "frames 5 steps apart"),
         ("action", "actions/ep_1/action_000065to000070.npy", "frames 5 steps apart"),
         ("action", "actions/ep_2/action_000075to000079.npy", "frames and action of one episode"),
+        ("src_img", "images/epframe_000075.png", "without the episode's folder"),
     ],
 )
 def test_rows_that_contradict_themselves_are_found(calvin, column, value, reason):
