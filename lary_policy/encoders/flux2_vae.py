@@ -31,10 +31,10 @@ FLUX2 = EncoderSpec(
     name="flux2-vae",
     family="pixel",
     weights=WeightsSource(
-        # No commit hash of this repository is known for certain.
+        # The commit that independent public projects name as their snapshot of this repository.
         hub=HubRepo(
             "black-forest-labs/FLUX.2-dev",
-            revision=None,
+            revision="26afe3a78bb242c0a8bb181dcc8937bb16e5c66c",
             filename="vae/diffusion_pytorch_model.safetensors",
             gated=True,
         )

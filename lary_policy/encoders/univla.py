@@ -25,9 +25,13 @@ from lary_policy.types import LatentSpec
 UNIVLA = EncoderSpec(
     name="univla",
     family="embodied-lam",
-    # No commit hash of this repository is known for certain.
+    # The commit that independent public projects name as their snapshot of this repository.
     weights=WeightsSource(
-        hub=HubRepo("qwbu/univla-latent-action-model", revision=None, filename="lam-stage-2.ckpt")
+        hub=HubRepo(
+            "qwbu/univla-latent-action-model",
+            revision="b5401d195f9f2ed443202ad1bbdf8c191b557242",
+            filename="lam-stage-2.ckpt",
+        )
     ),
     image_px=224,
     patch_px=None,

@@ -27,8 +27,10 @@ TUBELET = 2
 LARGE = EncoderSpec(
     name="vjepa2-large",
     family="semantic",
-    # No commit hash of this repository is known for certain.
-    weights=WeightsSource(hub=HubRepo("facebook/vjepa2-vitl-fpc64-256", revision=None)),
+    # The commit that independent public projects name as their snapshot of this repository.
+    weights=WeightsSource(
+        hub=HubRepo("facebook/vjepa2-vitl-fpc64-256", revision="b3c1679b7c34d3255ef3547f27c7b226aefab26f")
+    ),
     image_px=256,
     patch_px=16,
     size_multiple=16,

@@ -29,10 +29,10 @@ WAN = EncoderSpec(
     name="wan2.2-vae",
     family="pixel",
     weights=WeightsSource(
-        # No commit hash of this repository is known for certain.
+        # The commit that independent public projects name as their snapshot of this repository.
         hub=HubRepo(
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
-            revision=None,
+            revision="b8fff7315c768468a5333511427288870b2e9635",
             filename="vae/diffusion_pytorch_model.safetensors",
         )
     ),
