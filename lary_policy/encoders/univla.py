@@ -25,7 +25,7 @@ from lary_policy.types import LatentSpec
 UNIVLA = EncoderSpec(
     name="univla",
     family="embodied-lam",
-    # The commit that independent public projects name as their snapshot of this repository.
+    # The commit that a public project names as its snapshot of this repository.
     weights=WeightsSource(
         hub=HubRepo(
             "qwbu/univla-latent-action-model",
