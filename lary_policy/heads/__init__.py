@@ -11,6 +11,7 @@ from lary_policy.heads.checkpoint import (
     load_meta,
     save_head,
 )
+from lary_policy.heads.class_metrics import ClassScores, tail_f1, top_k_accuracy, train_counts
 from lary_policy.heads.class_sweep import REFERENCE_SWEEP, HeadStack, stacked_objective
 from lary_policy.heads.config import (
     Head,
@@ -42,6 +43,15 @@ from lary_policy.heads.objective import (
     diffusion_objective,
 )
 from lary_policy.heads.pool import Pool, PoolConfig
+from lary_policy.heads.reference import load_reference_head
+from lary_policy.heads.reference_row import reference_row
+from lary_policy.heads.targets import (
+    ActionTarget,
+    action_target,
+    build_targets,
+    list_action_targets,
+    target_embodiment,
+)
 from lary_policy.heads.train import train
 from lary_policy.heads.workers import is_main_process
 
@@ -50,10 +60,12 @@ __all__ = [
     "ActionEvaluation",
     "ActionExpert",
     "ActionExpertConfig",
+    "ActionTarget",
     "AttentiveProbe",
     "AttentiveProbeConfig",
     "Batch",
     "ClassEvaluation",
+    "ClassScores",
     "DiffusionExpert",
     "DiffusionExpertConfig",
     "EpochRecord",
@@ -69,11 +81,13 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "action_objective",
+    "action_target",
     "build_action_expert",
     "build_attentive_probe",
     "build_diffusion_expert",
     "build_head",
     "build_stack",
+    "build_targets",
     "class_objective",
     "count_parameters",
     "default_objective",
@@ -82,15 +96,22 @@ __all__ = [
     "evaluate_class",
     "fit",
     "is_main_process",
+    "list_action_targets",
     "list_head_configs",
     "list_loggers",
     "load_head",
     "load_head_config",
     "load_meta",
+    "load_reference_head",
     "open_logger",
     "parse_head_config",
     "predict",
+    "reference_row",
     "save_head",
     "stacked_objective",
+    "tail_f1",
+    "target_embodiment",
+    "top_k_accuracy",
     "train",
+    "train_counts",
 ]

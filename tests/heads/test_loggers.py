@@ -1,0 +1,64 @@
+import json
+import sys
+
+import pytest
+
+from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.heads import (
+    ActionExpertConfig,
+    PoolConfig,
+    TrainConfig,
+    action_objective,
+    build_action_expert,
+    list_loggers,
+    open_logger,
+    train,
+)
+
+
+def test_every_epoch_is_logged(planted, tmp_path):
+    logger = open_logger("jsonl", tmp_path / "run")
+    head = build_action_expert(
+        ActionExpertConfig(8, 1, PoolConfig("mean")), (2, 1, 4, 8), chunk=2, action_dim=3
+    )
+    result = train(head, *planted, action_objective(), TrainConfig(3, precision="float32"), loggers=[logger])
+    logger.close()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["val/mse"] for line in lines] == [r.val_score for r in result.history]
+    assert [line["train/loss"] for line in lines] == [r.train_loss for r in result.history]
+    assert {"train/lr"} < set(lines[0])
+
+
+def test_unknown_loggers_list_the_known_ones(tmp_path):
+    assert list_loggers() == ("jsonl", "tensorboard", "wandb")
+    with pytest.raises(UnknownNameError, match="jsonl, tensorboard, wandb"):
+        open_logger("wandbb", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=rf"package {name}.*pip install 'lerobot_policy_lary\[loggers\]'"):
+        open_logger(name, tmp_path)
+
+
+def test_tensorboard_curves_can_be_read_back(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = open_logger("tensorboard", tmp_path, {"lr": 1e-3})
+    for epoch in (1, 2):
+        logger.log(epoch, {"val/mse": 0.5 / epoch})
+    logger.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("val/mse")
+    assert [(e.step, e.value) for e in events] == [(1, 0.5), (2, 0.25)]
+
+
+def test_wandb_writes_offline_by_default(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    logger = open_logger("wandb", tmp_path, {"lr": 1e-3})
+    logger.log(1, {"val/mse": 0.5})
+    logger.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
