@@ -35,6 +35,22 @@ CASES = (
         {"encoders": "all", "image_px": 0, "batch": 2, "repeats": 3, "dtype": "float32", "compile": 0},
     ),
     Case(
+        "probes",
+        "cases_probes",
+        {
+            "encoder": "dinov2-small",
+            "episodes": 4,
+            "rows": 768,
+            "head": "mlp-matched",
+            "clips": 16,
+            "clip_frames": 150,
+            "sweep_batch": 16,
+            "image_px": 224,
+            "repeats": 3,
+            "parts": "extraction,clips,sweep",
+        },
+    ),
+    Case(
         "rollout",
         "cases_rollout",
         {

@@ -1,0 +1,131 @@
+"""The way of LARYBench's loaders, written anew: what the probe benchmarks are compared to.
+
+One compressed npz a row, whole clips decoded to keep nine frames, both frames of every pair encoded, five
+heads one after the other with a plain pooling attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lary_policy.data.extract import FrameEncoder
+from lary_policy.heads.attentive_probe import Mlp
+
+EXTRACT_BATCH = 16  # pairs; protocol section 0
+
+
+def extract_rows(pairs: Sequence[tuple[Path, Path]], encoder: FrameEncoder, folder: Path) -> list[Path]:
+    """Encode both frames of every pair and write a compressed npz a row, float32 `[2 n d]`."""
+    files = []
+    for start in range(0, len(pairs), EXTRACT_BATCH):
+        batch = pairs[start : start + EXTRACT_BATCH]
+        images = [[np.array(Image.open(path).convert("RGB")) for path in pair] for pair in batch]
+        latents = encoder.encode(torch.from_numpy(np.array(images))).float().numpy()
+        for number, tokens in enumerate(latents, start):
+            files.append(folder / f"latent_action_{number:08d}.npz")
+            np.savez_compressed(files[-1], tokens=tokens, indices=np.zeros(0))
+    return files
+
+
+class NpzRows(Dataset[tuple[Tensor, Tensor]]):
+    """Rows of one npz and one npy each, opened whenever a row is asked for.
+
+    Args:
+        latents: File of each row.
+        actions: File of each row.
+        mean: Of the actions.
+        std: Of the actions.
+    """
+
+    def __init__(
+        self,
+        latents: Sequence[Path],
+        actions: Sequence[Path],
+        mean: NDArray[np.float64],
+        std: NDArray[np.float64],
+    ) -> None:
+        self._latents, self._actions, self._mean, self._std = latents, actions, mean, std
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        with np.load(self._latents[row]) as file:
+            tokens = file["tokens"].astype(np.float32)
+        action = (np.load(self._actions[row]) - self._mean) / self._std
+        return torch.from_numpy(tokens), torch.from_numpy(action.astype(np.float32))
+
+
+def decode_whole_clip(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
+    """Decode every frame to RGB and return those asked for, `[t h w 3]`."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        there, frame = capture.read()
+        if not there:
+            break
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    capture.release()
+    return np.stack([frames[min(i, len(frames) - 1)] for i in indices])
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = Mlp(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
+        x = x + self.proj(mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class PlainProbe(nn.Module):
+    """The attentive probe with keys and values formed for every token.
+
+    Args:
+        width_in: Width of the latents.
+        num_classes: Classes.
+        width: Model width.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, width_in: int, num_classes: int, width: int = 768, num_heads: int = 16) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.projector = nn.Sequential(nn.Linear(width_in, width), nn.LayerNorm(width), nn.GELU())
+        self.temporal = nn.Parameter(torch.zeros(1, 128, 1, width))
+        self.query = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.blocks = nn.Sequential(*(_Block(width, num_heads) for _ in range(3)))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.kv, self.mlp = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            Mlp(width, 4 * width),
+        )
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map `[b t n d]` to logits `[b classes]`."""
+        x = (self.projector(latents) + self.temporal[:, : latents.shape[1]]).flatten(1, 2)
+        x = self.blocks(x)
+        query = self.query.expand(len(x), -1, -1)
+        keys, values = (
+            self.kv(self.norm1(x)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        asked = self.q(query).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        pooled = query + F.scaled_dot_product_attention(asked, keys, values).transpose(1, 2).flatten(2)
+        return self.linear((pooled + self.mlp(self.norm2(pooled))).squeeze(1))
