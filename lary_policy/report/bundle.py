@@ -18,6 +18,7 @@ from lary_policy.report.parts import (
     build,
     to_rows,
 )
+from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
 from lary_policy.types import Quarantined, Score
 
 RATE_METRICS = frozenset({"success", "success_at_end", "top1", "top1_macro", "f1_macro"})
@@ -111,6 +112,9 @@ class ReportBundle:
         failures: Episodes stopped for a named reason.
         constant_dims: Action dimensions without variation in the training data.
         codebooks: Use of the codes of quantised encoders.
+        heads: The heads behind the scores of probes on files.
+        tails: F1 of each class with its frequency.
+        attention: Where class heads look.
         stage_seconds: Wall-clock seconds a stage.
         environment: Versions, device, git sha, seeds: whatever is needed to repeat the run.
         config_yaml: The resolved configuration.
@@ -128,6 +132,9 @@ class ReportBundle:
     failures: tuple[EpisodeFailure, ...] = ()
     constant_dims: tuple[ConstantDimension, ...] = ()
     codebooks: tuple[CodebookUse, ...] = ()
+    heads: tuple[HeadInfo, ...] = ()
+    tails: tuple[ClassTail, ...] = ()
+    attention: tuple[Attention, ...] = ()
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
@@ -185,4 +192,7 @@ _PARTS: dict[str, type[Any]] = {
     "failures": EpisodeFailure,
     "constant_dims": ConstantDimension,
     "codebooks": CodebookUse,
+    "heads": HeadInfo,
+    "tails": ClassTail,
+    "attention": Attention,
 }

@@ -16,6 +16,7 @@ from lary_policy.report.correlate import MIN_POINTS, correlate
 from lary_policy.report.labels import mode_label, target_label
 from lary_policy.report.media import embed_videos
 from lary_policy.report.parts import Trajectory
+from lary_policy.report.probe_page import probe_suite
 from lary_policy.report.statements import answers, question
 from lary_policy.report.tables import probe_tables, rollout_table
 from lary_policy.types import Score
@@ -87,6 +88,7 @@ def _context(bundle: ReportBundle, media_root: Path) -> dict[str, Any]:
             for i, panel in enumerate(panels)
         ],
         "unmatched": unmatched,
+        "suite": probe_suite(bundle, colours),
         "trajectories": _trajectories(bundle, colours),
         "confusions": [
             {

@@ -23,7 +23,7 @@ INK = "#010203"  # stands for the text colour of the page; replaced by currentCo
 MAX_ANNOTATED_CLASSES = 12  # more numbers than that cannot be read in the squares
 _PX_PER_POINT = 96 / 72  # CSS pixels and points of an inch
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lary",
     "text.parse_math": False,
@@ -48,7 +48,7 @@ def encoder_colours(encoders: Sequence[str]) -> dict[str, str]:
 
 def scatter(panel: Panel, colours: Mapping[str, str], name: str) -> str:
     """Draw test MSE against closed-loop success with both 95 % intervals; `name` makes element ids unique."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.9, 2.9))
         axes = figure.add_subplot()
         for point in panel.points:
@@ -76,13 +76,13 @@ def scatter(panel: Panel, colours: Mapping[str, str], name: str) -> str:
         axes.margins(x=0.22)
         axes.set_xlabel("test MSE of the head (lower is better)")
         axes.set_ylabel("success, %")
-        _grid(axes)
-        return _svg(figure, name)
+        grid(axes)
+        return svg(figure, name)
 
 
 def trajectory(members: Sequence[Trajectory], dimension: int, colours: Mapping[str, str], name: str) -> str:
     """Draw one action dimension of one episode: true in the text colour, predictions in the encoders'."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.9, 1.75))
         axes = figure.add_subplot()
         first = members[0]
@@ -94,9 +94,9 @@ def trajectory(members: Sequence[Trajectory], dimension: int, colours: Mapping[s
         unit = f" ({first.units[dimension]})" if first.units and first.units[dimension] else ""
         axes.set_title(f"{first.labels[dimension]}{unit}", loc="left")
         axes.margins(x=0.01)
-        _grid(axes)
+        grid(axes)
         figure.subplots_adjust(left=0.19, right=0.985, bottom=0.14, top=0.86)  # equal axes side by side
-        return _svg(figure, name, crop=False)
+        return svg(figure, name, crop=False)
 
 
 def confusion(matrix: Confusion, colour: str, name: str) -> str:
@@ -106,7 +106,7 @@ def confusion(matrix: Confusion, colour: str, name: str) -> str:
     share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     classes = len(matrix.labels)
     size = 2.1 + 0.21 * classes
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size, size))
         axes = figure.add_subplot()
         ramp = LinearSegmentedColormap.from_list("ramp", [f"{colour}00", f"{colour}ff"])
@@ -125,15 +125,16 @@ def confusion(matrix: Confusion, colour: str, name: str) -> str:
         axes.add_patch(Rectangle((0, 0), classes, classes, fill=False, lw=0.7, ec=INK, clip_on=False))
         axes.spines[:].set_visible(False)
         axes.set(xlim=(0, classes), ylim=(classes, 0), aspect="equal", xlabel="predicted", ylabel="true")
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
-def _grid(axes: Axes) -> None:
+def grid(axes: Axes) -> None:
+    """Put a faint grid behind the data."""
     axes.grid(color=INK, alpha=0.12, lw=0.6)
     axes.set_axisbelow(True)
 
 
-def _svg(figure: Figure, name: str, *, crop: bool = True) -> str:
+def svg(figure: Figure, name: str, *, crop: bool = True) -> str:
     """Serialise without XML header, addresses and fixed size, with ids that no other figure uses."""
     buffer = io.StringIO()
     box_inches = "tight" if crop else None

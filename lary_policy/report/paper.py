@@ -1,0 +1,130 @@
+"""The tables that LARYBench's paper prints, and which of its numbers a score of ours stands beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lary_policy.errors import UnknownNameError
+from lary_policy.types import Score
+
+# The paper regresses absolute actions by the flattened MLP and classifies by the attentive probe.
+COMPARED = {"mse": ("absolute", "mlp4096-flatten"), "top1": ("class", "attentive768x4")}
+
+
+REGRESSION = frozenset({"calvin", "vlabench", "vlabench_15", "vlabench_30", "robocoin", "agibotbeta"})
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One line of a table.
+
+    Attributes:
+        model: As the paper calls it.
+        reference_key: Name of the model in the reference's code.
+        params_m: Parameters in millions, or None where the table does not say.
+        values: One number a column.
+    """
+
+    model: str
+    reference_key: str
+    params_m: float | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table.
+
+    Attributes:
+        name: `Table 1` to `Table 6`.
+        title: What it holds.
+        metric: `top1`, `mse`, or `ablation` (columns of several kinds).
+        unit: `%` or empty.
+        columns: Dataset keys and names of other columns.
+        rows: Its lines.
+        note: What a reader must know.
+    """
+
+    name: str
+    title: str
+    metric: str
+    unit: str
+    columns: tuple[str, ...]
+    rows: tuple[PaperRow, ...]
+    note: str
+
+    def value(self, reference_key: str, column: str) -> float | None:
+        """Return a number, or None where the table has none."""
+        if column not in self.columns:
+            return None
+        place = self.columns.index(column)
+        return next((row.values[place] for row in self.rows if row.reference_key == reference_key), None)
+
+
+@lru_cache
+def _file() -> Mapping[str, object]:
+    return json.loads((Path(__file__).parent / "paper.json").read_text(encoding="utf-8"))
+
+
+def paper_source() -> str:
+    """Return where the numbers are printed."""
+    return str(_file()["source"])
+
+
+@lru_cache
+def paper_tables() -> tuple[PaperTable, ...]:
+    """Return tables 1 to 6 of the paper."""
+    tables: Sequence[Mapping[str, object]] = _file()["tables"]  # type: ignore[assignment]
+    return tuple(_table(dict(raw)) for raw in tables)
+
+
+def paper_table(name: str) -> PaperTable:
+    """Return one table.
+
+    Raises:
+        UnknownNameError: The paper has no such table.
+    """
+    found = {table.name: table for table in paper_tables()}
+    if name not in found:
+        raise UnknownNameError("table of the paper", name, found)
+    return found[name]
+
+
+def paper_number(score: Score, reference_key: str | None) -> float | None:
+    """Return the paper's number for what a score measures, in the score's unit; None if it prints none.
+
+    It is the same head, target, dataset and model; rows of unseen tasks or robots are not in its tables.
+    """
+    target, head = COMPARED.get(score.metric, ("", ""))
+    if reference_key is None or (score.target, score.head) != (target, head) or score.split == "unseen":
+        return None
+    percent = score.metric == "top1"
+    for table in paper_tables():
+        fits = table.metric in (score.metric, "ablation") and percent == (score.task not in REGRESSION)
+        value = table.value(reference_key, score.task) if fits else None
+        if value is not None:
+            return value / 100 if percent else value
+    return None
+
+
+def paper_gap(reference_key: str) -> dict[str, tuple[float, float]]:
+    """Return F1 of people and of robots for each verb of the paper's figure 7; empty for other models."""
+    figure: Mapping[str, Sequence[object]] = _file()["figure_7"]  # type: ignore[assignment]
+    if reference_key not in figure["reference_keys"]:
+        return {}
+    place = list(figure["reference_keys"]).index(reference_key)
+    rows: Sequence[Mapping[str, Sequence[tuple[float, float]]]] = figure["rows"]  # type: ignore[assignment]
+    return {
+        str(row["verb"]): (row["human_robot_f1"][place][0], row["human_robot_f1"][place][1]) for row in rows
+    }
+
+
+def _table(raw: dict[str, object]) -> PaperTable:
+    rows: Sequence[Mapping[str, object]] = raw.pop("rows")  # type: ignore[assignment]
+    parsed = tuple(PaperRow(**{**row, "values": tuple(row["values"])}) for row in rows)  # type: ignore[arg-type]
+    columns: tuple[str, ...] = tuple(raw.pop("columns"))  # type: ignore[arg-type]
+    return PaperTable(**raw, columns=columns, rows=parsed)  # type: ignore[arg-type]
