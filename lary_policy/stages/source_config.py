@@ -14,6 +14,7 @@ from lary_policy.heads import HeadConfig, list_loggers, load_head_config, parse_
 from lary_policy.heads.targets import ROTATIONS, action_target
 from lary_policy.stages.config import RESERVED_RUNS, EncoderChoice, encoder_settings
 
+LISTS = ("sources", "targets", "loggers")
 PROTOCOL_CHOICES = {"native": ("native",), "lary": ("lary",), "both": PROTOCOLS}
 # What a run trains where nothing is asked for. The reference's tables hold absolute targets and flattened
 # latents; native results put relative targets and a head of one capacity for every encoder beside them.
@@ -31,7 +32,8 @@ class SourceConfig:
     """Everything that a run on a source depends on.
 
     Attributes:
-        source: Key of the source.
+        source: Key of the source, or name of the group of `sources`.
+        sources: Keys of several sources that one run and report cover; empty for `source` alone.
         encoders: Encoders to probe.
         data_dir: Folder of the source's files.
         options: Further settings of that source (configs/source/<key>.yaml).
@@ -50,6 +52,7 @@ class SourceConfig:
 
     source: str
     encoders: tuple[EncoderChoice, ...]
+    sources: tuple[str, ...] = ()
     data_dir: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
     protocol: str = "native"
@@ -95,22 +98,27 @@ class SourceConfig:
             )
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The sources to run, one after the other."""
+        return self.sources or (self.source,)
+
+    @property
     def protocols(self) -> tuple[str, ...]:
         """The protocols to run, one after the other."""
         return PROTOCOL_CHOICES[self.protocol]
 
     def heads_for(self, protocol: str, kind: str) -> tuple[HeadConfig, ...]:
-        """Return the heads to train on `actions` or `classes`.
+        """Return the heads to train on `actions` or `classes`; those of the other kind are for other sources.
 
         Raises:
-            ConfigError: A head predicts the other kind.
+            ConfigError: All heads predict the other kind.
         """
         heads = self.heads or tuple(load_head_config(name) for name in DEFAULT_HEADS[protocol, kind])
-        wrong = [h.label for h in heads if (h.model.kind == "attentive") != (kind == "classes")]
-        if wrong:
+        heads = tuple(h for h in heads if (h.model.kind == "attentive") == (kind == "classes"))
+        if not heads:
             raise ConfigError(
-                expected=f"heads that predict {kind}, as source {self.source} has them",
-                got=", ".join(wrong),
+                expected=f"a head that predicts {kind}, as source {self.source} has them",
+                got=", ".join(h.label for h in self.heads),
                 fix=f"Pass heads=[{','.join(DEFAULT_HEADS[protocol, kind])}], for example.",
             )
         # The reference reports the last epoch; a native result is that of the epoch that val chose.
@@ -141,7 +149,7 @@ def source_config(raw: Mapping[str, Any]) -> SourceConfig:
     values = dict(raw)
     encoder, head = values.pop("encoder", None), values.pop("head", None)
     encoders, heads = values.pop("encoders", None) or [], values.pop("heads", None) or []
-    for name, value in (("encoders", encoders), ("heads", heads), ("targets", values.get("targets"))):
+    for name, value in (("encoders", encoders), ("heads", heads), *((n, values.get(n)) for n in LISTS)):
         if isinstance(value, str):
             raise ConfigError(expected=f"a list of {name}", got=f"'{value}'", fix=f"Write {name}=[{value}].")
     names = [encoder] if encoder is not None else encoders

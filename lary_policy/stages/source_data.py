@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from lary_policy import __version__
@@ -115,7 +115,7 @@ class SourceContext:
             WeightsMissingError: The weights of an encoder are absent.
             ConfigError: CUDA is asked for and not there, or a head does not fit the source.
         """
-        data = tuple(_open(config, protocol) for protocol in config.protocols)
+        data = tuple(_open(config, key, protocol) for key in config.keys for protocol in config.protocols)
         device = resolve_device(config.device)
         context = cls(config, data, device, available_cores(), EncoderShelf(device, config.seed))
         for one in data:
@@ -133,16 +133,20 @@ class SourceContext:
             for c in self.config.encoders
         )
 
+    def lock(self, name: str) -> Path:
+        """Return the file that a process locks while it computes what `name` says."""
+        return self.config.output_dir / "cache" / "locks" / f"{name}.lock"
+
     def cell(self, stage: str, label: str, *inputs: Any) -> Cell:
         """Return the cell of a stage for the given inputs."""
         key = digest("source", STAGE_VERSIONS[stage], __version__, self.device, *inputs)
         return Cell(stage, label, key, self.config.output_dir / "cache")
 
 
-def _open(config: SourceConfig, protocol: str) -> SourceData:
+def _open(config: SourceConfig, key: str, protocol: str) -> SourceData:
     options = {k: v for k, v in config.options.items() if v is not None}
     options = {
         k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in options.items()
     }
-    source = open_source(config.source, data_dir=config.data_dir, protocol=protocol, **options)
+    source = open_source(key, data_dir=config.data_dir, protocol=protocol, **options)
     return SourceData(source, require_protocol(protocol))

@@ -27,6 +27,7 @@ from lary_policy.stages.cells import Cell, safe_name
 from lary_policy.stages.clip_latents import clip_latent, extract_clips, frames_of, load_clips
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.latents import health_of, of_frames, stored_latent
+from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined
@@ -70,6 +71,16 @@ def run_extract(context: SourceContext, data: SourceData, choice: EncoderChoice)
     if cell.done and _whole(context, data, choice, cell.result()):
         return cell.result()
     encoder = context.shelf.load(choice)
+    root = _root(context, data, choice, encoder.fingerprint)
+    with exclusive(context.lock(root.name)):  # other sources share the store
+        if cell.done and _whole(context, data, choice, cell.result()):
+            return cell.result()
+        return _run_extract(context, data, choice, cell, encoder)
+
+
+def _run_extract(
+    context: SourceContext, data: SourceData, choice: EncoderChoice, cell: Cell, encoder: LatentEncoder
+) -> dict[str, Any]:
     tables = [data.table(split) for split in data.splits]
     store = open_store(context, data, choice)
     with progress(f"extract {cell.label}") as update, intra_op_threads(context.cores):

@@ -13,6 +13,7 @@ from lary_policy.progress import progress
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.latents import stored_latent
+from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.stages.source_latents import Samples, extract_cell
 from lary_policy.types import Quarantined, Score
@@ -82,9 +83,12 @@ def run_probe(context: SourceContext, job: SourceJob, splits: Splits) -> dict[st
     if cell.done:
         return cell.result()
     run = probe_classes if job.target == "class" else probe_actions
-    result = run(context, job, splits, cell)
-    (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
-    return cell.finish(result)
+    with exclusive(context.lock(cell.folder.name)):
+        if cell.done:
+            return cell.result()
+        result = cell.finish(run(context, job, splits, cell))
+        (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
+    return result
 
 
 def head_meta(context: SourceContext, job: SourceJob, sample: LatentBatches, **fields: Any) -> HeadMeta:
@@ -164,7 +168,9 @@ def scores_of(
     ]
 
 
-def common_result(job: SourceJob, trained: TrainResult, aside: list[Quarantined]) -> dict[str, Any]:
+def common_result(
+    context: SourceContext, job: SourceJob, trained: TrainResult, aside: list[Quarantined]
+) -> dict[str, Any]:
     """Return what the results of all probes hold."""
     return {
         "task": job.data.spec.key,
@@ -177,6 +183,7 @@ def common_result(job: SourceJob, trained: TrainResult, aside: list[Quarantined]
         "num_params": trained.num_params,
         "best_epoch": trained.best_epoch,
         "precision": trained.precision,
+        "seed": context.config.seed,
         "member": list(trained.member_lr[trained.best_member]),
         "history": [[r.train_loss, r.val_score] for r in trained.history],
         "quarantined": aside,

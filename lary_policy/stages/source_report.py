@@ -14,6 +14,7 @@ from lary_policy.report import (
     Trajectory,
     write_report,
 )
+from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
 from lary_policy.stages.report import Results
 from lary_policy.stages.source_data import SourceContext
 from lary_policy.types import Quarantined
@@ -46,8 +47,33 @@ def source_bundle(
         environment=facts,
         config_yaml=config_yaml,
         codebooks=tuple(_codebook(r) for r in results.extract if r["codebook"]),
+        heads=tuple(_head(r) for r in results.probe),
+        tails=tuple(_tail(r) for r in results.probe if "classes" in r),
+        attention=tuple(a for r in results.probe for a in _attention(r)),
         notes=tuple(_notes(context, results)),
     )
+
+
+def _head(row: Mapping[str, Any]) -> HeadInfo:
+    names = ("encoder", "task", "protocol", "head", "target", "num_params", "best_epoch", "seconds", "seed")
+    lr, decay = row["member"]
+    return HeadInfo(
+        **{name: row[name] for name in names},
+        reference_key=row["reference_key"] or "",
+        lr=lr,
+        weight_decay=decay,
+        statistics=row.get("statistics", ""),
+    )
+
+
+def _tail(row: Mapping[str, Any]) -> ClassTail:
+    names, train, test, f1 = (tuple(c[n] for c in row["classes"]) for n in ("name", "train", "test", "f1"))
+    return ClassTail(row["encoder"], row["task"], row["protocol"], row["head"], names, train, test, f1)
+
+
+def _attention(row: Mapping[str, Any]) -> list[Attention]:
+    shared = {name: row[name] for name in ("encoder", "task", "protocol")}
+    return [Attention(**shared, **one) for one in row.get("attention", ())]
 
 
 def _trajectory(row: Mapping[str, Any]) -> Trajectory:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
+from lary_policy.stages.sweep import run_sweep, wants_sweep
 
 SOURCE_VERBS = ("suite", "extract", "probe", "report")
 DATA_ACTIONS = ("verify", "indices", "prepare", "statistics", "import")
@@ -58,6 +59,8 @@ def _run_on_source(verb: str, arguments: Sequence[str]) -> int:
     """Run a verb on the files of a source instead of on simulated demonstrations."""
     if verb not in SOURCE_VERBS:
         raise UnknownNameError("verb on a source of files", verb, SOURCE_VERBS)
+    if wants_sweep(arguments):
+        return run_sweep(verb, arguments)
     raw = compose("suite_source", arguments)
     from lary_policy.stages.source_config import source_config
 

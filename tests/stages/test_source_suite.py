@@ -195,10 +195,46 @@ def test_clips_through_each_kind_of_encoder(clips, encoder, px, shape):
     assert [r["unit"] for r in extracted] == [shape]
 
 
+def test_a_sweep_runs_every_combination_once(calvin):
+    sweep = ("--multirun", "protocol=native,lary", "seed=0,1", *REGRESSION)
+    before = set(calvin.written())
+    assert calvin.lary("suite", "calvin", *sweep) == 0
+    runs = sorted(p.name for p in calvin.output.glob("*-00?-calvin"))
+    assert len(runs) == 4
+    found = {(s["protocol"], s["seed"]) for run in runs for s in calvin.scores(run)}
+    assert found == {(p, s) for p in ("native", "lary") for s in (0, 1)}
+    first = calvin.written()
+    assert before <= set(first)
+    assert calvin.lary("suite", "calvin", *sweep) == 0
+    results = [path for path in first if path.endswith(("result.json", "head.safetensors"))]
+    assert {p: calvin.written()[p] for p in results} == {p: first[p] for p in results}
+
+
+def test_errors_of_a_sweep_are_named(calvin, capsys):
+    assert calvin.lary("suite", "calvin", "-m", "protocol=lary,larry", *REGRESSION) == 2
+    assert "Did you mean 'lary'" in capsys.readouterr().err
+    assert calvin.lary("suite", "calvin", "-m", "sed=0,1") == 2
+    assert "ConfigError" in capsys.readouterr().err
+
+
+def test_several_sources_in_one_report(calvin):
+    """Two sets of files of the same root: the page holds both."""
+    make_libero(calvin.data, demos=16)
+    heads = (
+        "heads=[{kind:mlp,width:32,train:{epochs:1}},{kind:attentive,width:32,num_heads:2,train:{epochs:1}}]"
+    )
+    settings = ("sources=[calvin,libero]", heads, *REGRESSION[:2], "device=cpu", "protocol=lary")
+    assert calvin.lary("suite", "larybench", *settings, run="all") == 0
+    assert {(s["task"], s["mode"]) for s in calvin.scores("all")} == {
+        ("calvin", "pair"),
+        ("libero", "atomic"),
+    }
+
+
 def test_wrong_names_are_named(calvin, capsys):
     for verb, settings, word in (
         ("rollout", (), "verb on a source"),
-        ("suite", ("protocol=both", "heads=[attentive-small]"), "heads that predict actions"),
+        ("suite", ("protocol=both", "heads=[attentive-small]"), "a head that predicts actions"),
         ("suite", ("protocol=larry",), "Did you mean 'lary'"),
         ("suite", ("targets=[absolut]",), "Did you mean 'absolute'"),
     ):
