@@ -16,11 +16,10 @@ REFERENCE_SWEEP = ((5e-3, 0.01), (3e-3, 0.1), (1e-3, 0.4), (3e-4, 0.8), (1e-4, 0
 
 
 class HeadStack(nn.Module):
-    """Heads of one architecture that see the same inputs.
+    """Heads of one architecture that are trained on the same batches, read and moved once for all of them.
 
-    Batches are read and moved once for all of them, and one fused optimiser steps them together. On CUDA
-    their weights are stacked, so that one kernel serves all heads. On CPU each head runs on its own: its
-    matrix products fill the cores already, and batched ones are slower.
+    On CUDA their weights are stacked, so that one kernel serves all heads. On CPU each head runs forward and
+    backward on its own: its matrix products fill the cores already, and only its activations are kept.
 
     Args:
         heads: The heads; they keep their own weights.
@@ -30,18 +29,12 @@ class HeadStack(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(heads)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Map the inputs of one head to the outputs of all, `[b s ...]` for s heads."""
-        if inputs[0].device.type == "cuda":
-            return self.batched(*inputs)
-        return torch.stack([head(*inputs) for head in self.heads], 1)
-
-    def batched(self, *inputs: Tensor) -> Tensor:
-        """Compute `forward` with stacked weights."""
+    def forward(self, *inputs: Tensor, **named: Tensor | None) -> Tensor:
+        """Map the inputs of one head to the outputs of all, `[b s ...]` for s heads, with stacked weights."""
         every = [dict(head.named_parameters()) for head in self.heads]
         stacked = {name: torch.stack([one[name] for one in every]) for name in every[0]}
         base = self.heads[0]
-        return torch.vmap(lambda weights: functional_call(base, weights, inputs), out_dims=1)(stacked)
+        return torch.vmap(lambda weights: functional_call(base, weights, inputs, named), out_dims=1)(stacked)
 
 
 def members_of(head: nn.Module) -> tuple[nn.Module, ...]:
@@ -53,7 +46,7 @@ def stacked_objective(objective: Objective) -> Objective:
     """Return the objective of a stack: one loss a head `[s]` and one score a sample and head `[b s]`.
 
     Args:
-        objective: Objective of one head, which calls the head with the batch's inputs.
+        objective: Objective of one head, which does no more than call the head with the batch's inputs.
     """
 
     def each(term: str, stack: nn.Module, batch: Batch) -> list[Tensor]:

@@ -42,6 +42,7 @@ class TrainConfig:
             head with `lr` and `weight_decay`.
         select: `best` keeps the weights of the best epoch on val, `last` those of the last epoch.
         val_precision: Precision of the scores on val; None computes them as in training.
+        micro_batch: Samples computed at once, to save memory; gradients of a batch are summed. None: all.
 
     Raises:
         ConfigError: A value is out of range.
@@ -61,6 +62,7 @@ class TrainConfig:
     sweep: tuple[tuple[float, float], ...] = ()
     select: Literal["best", "last"] = "best"
     val_precision: Precision | None = None
+    micro_batch: int | None = None
 
     @property
     def members(self) -> tuple[tuple[float, float], ...]:
@@ -73,6 +75,7 @@ class TrainConfig:
         rules = {
             "epochs >= 1": self.epochs >= 1,
             "batch_size >= 1": self.batch_size >= 1,
+            "micro_batch >= 1 or null": self.micro_batch is None or self.micro_batch >= 1,
             "lr > 0": self.lr > 0,
             "weight_decay >= 0": self.weight_decay >= 0,
             "0 <= warmup_fraction < 1": 0 <= self.warmup_fraction < 1,

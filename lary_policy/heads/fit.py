@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lary_policy.heads.batches import LatentBatches
 from lary_policy.heads.checkpoint import HeadMeta, build_head
-from lary_policy.heads.class_sweep import HeadStack, members_of, stacked_objective
+from lary_policy.heads.class_sweep import HeadStack, members_of
 from lary_policy.heads.config import Head, TrainConfig
 from lary_policy.heads.history import EpochRecord, TrainResult
 from lary_policy.heads.loggers import MetricLogger
@@ -43,24 +43,12 @@ def fit(
     Raises:
         TrainingError: See `train`.
     """
+    head = build_stack(meta, len(config.sweep)) if config.sweep else build_head(meta)
     objective = objective or default_objective(meta.model)
-    if not config.sweep:
-        head = build_head(meta)
-        return head, train(
-            head, train_set, val_set, objective, config, on_epoch, checkpoint=checkpoint, loggers=loggers
-        )
-    stack = build_stack(meta, len(config.sweep))
     result = train(
-        stack,
-        train_set,
-        val_set,
-        stacked_objective(objective),
-        config,
-        on_epoch,
-        checkpoint=checkpoint,
-        loggers=loggers,
+        head, train_set, val_set, objective, config, on_epoch, checkpoint=checkpoint, loggers=loggers
     )
-    chosen: Head = members_of(stack)[result.best_member]  # type: ignore[assignment]
+    chosen: Head = members_of(head)[result.best_member]  # type: ignore[assignment]
     return chosen, result
 
 

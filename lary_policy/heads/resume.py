@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def save_progress(
     wanted: Mapping[str, Any],
     progress: Progress,
     head: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
 ) -> None:
     """Write one file that holds everything; it replaces the previous one as a whole.
@@ -68,8 +68,9 @@ def save_progress(
     """
     tensors = {f"head/{name}": value for name, value in head.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in progress.best_weights.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam/{index}/{name}": value for name, value in state.items()}
+    for number, optimiser in enumerate(optimisers):
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"adam/{number}/{index}/{name}": value for name, value in state.items()}
     tensors["generator"] = generator.get_state()
     facts = {name: value for name, value in vars(progress).items() if name not in ("best_weights", "history")}
     facts["history"] = [asdict(record) for record in progress.history]
@@ -83,7 +84,7 @@ def load_progress(
     path: Path,
     wanted: Mapping[str, Any],
     head: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
 ) -> Progress:
     """Restore a state written by `save_progress`; a new one if there is no file.
@@ -106,7 +107,8 @@ def load_progress(
         ) from error
     _require_same(path, found, wanted)
     head.load_state_dict(_part(tensors, "head/"))
-    _restore_optimiser(optimiser, _part(tensors, "adam/"))
+    for number, optimiser in enumerate(optimisers):
+        _restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
     generator.set_state(tensors["generator"])
     history = [_record(raw) for raw in facts.pop("history")]
     return Progress(**facts, best_weights=_part(tensors, "best/"), history=history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,7 +61,18 @@ class Share:
 
 def share_of(total: int, rank: int, count: int) -> Share:
     """Return the share of process `rank` of `count`: every `count`-th sample, as the reference's sampler."""
-    positions = torch.arange(total)[rank::count]
-    if len(positions) == 0:
-        return Share(torch.zeros(1, dtype=torch.int64), total, 0.0)
-    return Share(positions, total, len(positions) * count / total)
+    return shares_of(total, rank, count)[0]
+
+
+def shares_of(total: int, rank: int, count: int, micro_batch: int | None = None) -> list[Share]:
+    """Return a process's share of a batch in parts of at most `micro_batch` samples.
+
+    Every process gets as many parts; summed over parts and averaged over processes, weighted mean losses are
+    the mean over the batch.
+    """
+    own = torch.arange(total)[rank::count]
+    most = math.ceil(total / count)
+    size = min(micro_batch or most, most)
+    parts = [own[i * size : (i + 1) * size] for i in range(math.ceil(most / size))]
+    idle = torch.zeros(1, dtype=torch.int64)
+    return [Share(p if len(p) else idle, total, len(p) * count / total) for p in parts]

@@ -70,6 +70,17 @@ def test_an_interrupted_run_ends_at_the_bits_of_an_unbroken_one(planted, tmp_pat
     assert same_result(result, again)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_parts_of_a_batch_add_up_to_its_gradient(planted, kind):
+    """Memory for 7 samples at once, weights of batches of 32; the last part of each is smaller."""
+    whole, result = run(kind, planted, config=replace(CONFIG, epochs=2))
+    parts, again = run(kind, planted, config=replace(CONFIG, epochs=2, micro_batch=7))
+    assert again.history[0].train_loss == pytest.approx(result.history[0].train_loss, rel=1e-5)
+    for name, value in whole.items():
+        if not name.endswith("qkv.bias"):  # of keys: without effect, and Adam scales its rounding errors up
+            torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_a_finished_run_is_not_trained_again(planted, tmp_path):
     path = tmp_path / "training.safetensors"
     weights, result = run("mlp", planted, path)
@@ -121,6 +132,6 @@ def test_an_infinite_best_score_survives_the_file(planted, tmp_path):
     from lary_policy.heads.resume import Progress, load_progress, save_progress
 
     module = head("mlp")
-    optimiser, generator = torch.optim.AdamW(module.parameters()), torch.Generator()
+    optimiser, generator = [torch.optim.AdamW(module.parameters())], torch.Generator()
     save_progress(tmp_path / "x", {"lr": 1}, Progress(), module, optimiser, generator)
     assert math.isinf(load_progress(tmp_path / "x", {"lr": 1}, module, optimiser, generator).best_score)

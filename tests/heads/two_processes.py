@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lary_policy.embodiment import ActionStats
 from lary_policy.heads import (
@@ -23,11 +24,20 @@ from lary_policy.heads import (
     build_stack,
     default_objective,
     is_main_process,
-    stacked_objective,
     train,
 )
 
 torch.set_num_threads(1)
+GRADIENTS = {}  # of each parameter at its last step, averaged over processes
+
+
+@register_optimizer_step_pre_hook
+def remember(optimiser, *_):
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            GRADIENTS[parameter] = None if parameter.grad is None else parameter.grad.clone()
+
+
 POOL = PoolConfig("project", 3)
 MODELS = {
     "mlp": ActionExpertConfig(16, 1, POOL),
@@ -82,7 +92,7 @@ def difference(name, count, config):
     objective = default_objective(meta.model)
     head = build_head(meta)
     if name == "sweep":
-        head, objective = build_stack(meta, 2), stacked_objective(objective)
+        head = build_stack(meta, 2)
         config = replace(config, sweep=((1e-2, 0.0), (1e-3, 0.1)))
     if name == "dit":
         torch.nn.init.normal_(head.fc_out.weight, generator=torch.Generator().manual_seed(2))
@@ -92,8 +102,9 @@ def difference(name, count, config):
     with alone():
         single = train(twin, *data, objective, config)
     pairs = list(zip(head.parameters(), twin.parameters(), strict=True))
-    none = [(a.grad is None) == (b.grad is None) for a, b in pairs]
-    gradients = [(a.grad, b.grad) for a, b in pairs if b.grad is not None]
+    recorded = [(GRADIENTS[a], GRADIENTS[b]) for a, b in pairs]
+    none = [(a is None) == (b is None) for a, b in recorded]
+    gradients = [(a, b) for a, b in recorded if b is not None]
     return {
         "same parameters have gradients": all(none),
         "gradient": max(float((a - b).abs().max() / (1e-12 + b.abs().max())) for a, b in gradients),
