@@ -90,7 +90,7 @@ def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     first = spec.report_splits[0]
     constant = scaling.everything.constant(train.targets)
     return {
-        **common_result(context, job, trained, _aside(splits)),
+        **common_result(job, trained, _aside(splits)),
         "scores": scores,
         "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
         "statistics": scaling.origin,

@@ -64,7 +64,7 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
             head, batches[first], found[first], meta.token_grid, context.config.attention, context.device
         )
     return {
-        **common_result(context, job, trained, aside),
+        **common_result(job, trained, aside),
         "scores": scores,
         "unlabelled": sum(label == "" for s in splits for label in _labels(data, s, splits[s])),
         "num_classes": [len(labels), spec.num_classes],

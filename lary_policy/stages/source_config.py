@@ -44,7 +44,8 @@ class SourceConfig:
         unknown_robots: What rows of a blank or unknown robot type get under `native`: `error` or `pool`.
         loggers: Where the history of trainings goes besides the results.
         attention: Test clips or pairs of each class probe whose attention is drawn.
-        seed: Of heads, added to the seed of their configuration.
+        seed: Of heads, added to the seed of their configuration. Latents do not depend on it.
+        seeds: Several seeds that one run and report cover; empty for `seed` alone.
         device: Torch device or `auto`.
         output_dir: Where results and the cache go.
         run: Name of the run's folder, or None for one with the date.
@@ -63,6 +64,7 @@ class SourceConfig:
     loggers: tuple[str, ...] = ()
     attention: int = 4
     seed: int = 0
+    seeds: tuple[int, ...] = ()
     device: str = "auto"
     output_dir: Path = field(default_factory=lambda: Path("outputs"))
     run: str | None = None
@@ -101,6 +103,11 @@ class SourceConfig:
     def keys(self) -> tuple[str, ...]:
         """The sources to run, one after the other."""
         return self.sources or (self.source,)
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The seeds of each head."""
+        return self.seeds or (self.seed,)
 
     @property
     def protocols(self) -> tuple[str, ...]:

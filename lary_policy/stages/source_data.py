@@ -20,6 +20,7 @@ from lary_policy.stages.encoder_shelf import EncoderShelf
 from lary_policy.stages.source_config import SourceConfig
 from lary_policy.threads import available_cores
 
+ENCODER_SEED = 0  # of drawn weights and of noise: all heads of a sweep over seeds share their latents
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
 STAGE_VERSIONS = {"extract": 1, "probe": 1}
 
@@ -117,7 +118,7 @@ class SourceContext:
         """
         data = tuple(_open(config, key, protocol) for key in config.keys for protocol in config.protocols)
         device = resolve_device(config.device)
-        context = cls(config, data, device, available_cores(), EncoderShelf(device, config.seed))
+        context = cls(config, data, device, available_cores(), EncoderShelf(device, ENCODER_SEED))
         for one in data:
             config.heads_for(one.protocol, one.kind)
             for choice in context.choices(one.protocol):

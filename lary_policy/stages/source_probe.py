@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,12 +33,14 @@ class SourceJob:
         encoder: Whose latents.
         head: Architecture and training.
         target: Action target, or `class`.
+        seed: Added to that of the head's configuration.
     """
 
     data: SourceData
     encoder: EncoderChoice
     head: HeadConfig
     target: str
+    seed: int
 
     @property
     def mode(self) -> str:
@@ -56,7 +59,8 @@ def jobs_of(context: SourceContext, data: SourceData, choice: EncoderChoice) -> 
     """Return the heads that a run trains on one encoder's latents."""
     targets = ("class",) if data.kind == "classes" else context.config.targets_for(data.protocol)
     heads = context.config.heads_for(data.protocol, data.kind)
-    return [SourceJob(data, choice, head, target) for head in heads for target in targets]
+    grid = itertools.product(heads, targets, context.config.every_seed)
+    return [SourceJob(data, choice, head, target, seed) for head, target, seed in grid]
 
 
 def probe_cell(context: SourceContext, job: SourceJob) -> Cell:
@@ -65,7 +69,7 @@ def probe_cell(context: SourceContext, job: SourceJob) -> Cell:
     upstream = extract_cell(context, job.data, job.encoder).key
     # What changes the numbers of one kind of probe must not make cells of the other kind be run again.
     own = (c.attention,) if job.target == "class" else (c.rotation, c.unknown_robots)
-    return context.cell("probe", job.label, upstream, job.head, job.target, c.seed, own)
+    return context.cell("probe", job.label, upstream, job.head, job.target, job.seed, own)
 
 
 def run_probe(context: SourceContext, job: SourceJob, splits: Splits) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def head_meta(context: SourceContext, job: SourceJob, sample: LatentBatches, **f
         mode="pair" if job.target != "class" else "atomic",
         target=job.target,  # type: ignore[arg-type]
         token_grid=stored_latent(encoder).grid,
-        seed=context.config.seed,
+        seed=job.seed,
         **fields,
     )
 
@@ -115,7 +119,7 @@ def train_head(
 ) -> tuple[Head, TrainResult]:
     """Train the head of a job; an interrupted training goes on."""
     spec, config = job.data.spec, job.head.train
-    config = replace(config, device=context.device, seed=config.seed + context.config.seed)
+    config = replace(config, device=context.device, seed=config.seed + job.seed)
     cell.folder.mkdir(parents=True, exist_ok=True)
     loggers = [open_logger(name, cell.folder, {"cell": cell.label}) for name in context.config.loggers]
     try:
@@ -159,7 +163,7 @@ def scores_of(
             ci95=interval,
             n=count,
             split=split,
-            seed=context.config.seed,
+            seed=job.seed,
             protocol=job.data.protocol,
             fingerprint=meta.fingerprint,
             seconds=seconds,
@@ -168,9 +172,7 @@ def scores_of(
     ]
 
 
-def common_result(
-    context: SourceContext, job: SourceJob, trained: TrainResult, aside: list[Quarantined]
-) -> dict[str, Any]:
+def common_result(job: SourceJob, trained: TrainResult, aside: list[Quarantined]) -> dict[str, Any]:
     """Return what the results of all probes hold."""
     return {
         "task": job.data.spec.key,
@@ -183,7 +185,7 @@ def common_result(
         "num_params": trained.num_params,
         "best_epoch": trained.best_epoch,
         "precision": trained.precision,
-        "seed": context.config.seed,
+        "seed": job.seed,
         "member": list(trained.member_lr[trained.best_member]),
         "history": [[r.train_loss, r.val_score] for r in trained.history],
         "quarantined": aside,

@@ -206,6 +206,11 @@ def test_a_sweep_runs_every_combination_once(calvin):
     first = calvin.written()
     assert before <= set(first)
     assert calvin.lary("suite", "calvin", *sweep) == 0
+    # One report over all of them, without computing anything.
+    assert calvin.lary("report", "calvin", "protocol=both", "seeds=[0,1]", *REGRESSION, run="all-seeds") == 0
+    found = {(s["protocol"], s["seed"]) for s in calvin.scores("all-seeds")}
+    assert found == {(p, s) for p in ("native", "lary") for s in (0, 1)}
+    assert "Not finished" not in calvin.page("all-seeds")
     results = [path for path in first if path.endswith(("result.json", "head.safetensors"))]
     assert {p: calvin.written()[p] for p in results} == {p: first[p] for p in results}
 
