@@ -73,20 +73,9 @@ def train(
                 if checkpoint is not None:
                     save_progress(checkpoint, wanted, progress, head, optimisers, job.generator)
                 _tell(progress.history[-1], objective.name, on_epoch, loggers)
-    chosen = job.members[progress.best_member]
-    chosen.load_state_dict(progress.best_weights)
+    job.members[progress.best_member].load_state_dict(progress.best_weights)
     head.eval()
-    return TrainResult(
-        progress.best_epoch,
-        progress.best_score,
-        tuple(progress.history),
-        time.perf_counter() - started,
-        sum(p.numel() for p in chosen.parameters() if p.requires_grad),
-        str(job.train_set.dtype).removeprefix("torch."),
-        progress.best_member,
-        config.members,
-        tuple(progress.skipped),
-    )
+    return _result(job, progress, time.perf_counter() - started)
 
 
 def mean_score(
@@ -94,6 +83,21 @@ def mean_score(
 ) -> float:
     """Return the objective's mean score over all samples; leaves the head in eval mode."""
     return float(mean_scores((head,), samples, objective, precision, SingleWorker(samples.device)))
+
+
+def _result(job: Job, progress: Progress, seconds: float) -> TrainResult:
+    chosen = job.members[progress.best_member]
+    return TrainResult(
+        best_epoch=progress.best_epoch,
+        best_score=progress.best_score,
+        history=tuple(progress.history),
+        seconds=seconds,
+        num_params=sum(p.numel() for p in chosen.parameters() if p.requires_grad),
+        precision=str(job.train_set.dtype).removeprefix("torch."),
+        best_member=progress.best_member,
+        member_lr=job.config.members,
+        skipped=tuple(progress.skipped),
+    )
 
 
 def _advance(job: Job, progress: Progress) -> None:
