@@ -18,8 +18,9 @@ REFERENCE_SWEEP = ((5e-3, 0.01), (3e-3, 0.1), (1e-3, 0.4), (3e-4, 0.8), (1e-4, 0
 class HeadStack(nn.Module):
     """Heads of one architecture that are trained on the same batches, read and moved once for all of them.
 
-    On CUDA their weights are stacked, so that one kernel serves all heads. On CPU each head runs forward and
-    backward on its own: its matrix products fill the cores already, and only its activations are kept.
+    On CUDA and small batches their weights are stacked, so that one kernel serves all heads. Otherwise each
+    head runs forward and backward on its own: its matrix products fill the device already, and only its
+    activations are kept.
 
     Args:
         heads: The heads; they keep their own weights.

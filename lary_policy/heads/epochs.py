@@ -19,6 +19,9 @@ from lary_policy.heads.schedules import learning_rate_factor
 from lary_policy.heads.workers import Workers, open_workers
 
 _EVAL_BATCH = 512
+# Tokens of a batch up to which the heads of a sweep are computed at once on CUDA: below, starting kernels
+# costs more than their work; above, one head fills the GPU, and all at once would keep all activations.
+_STACKED_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +103,8 @@ class Job:
             )
         workers = open_workers(config.device)
         head.to(workers.device)
-        together = len(members) > 1 and torch.device(workers.device).type == "cuda" and objective.plain
-        if together:
+        on_cuda = torch.device(workers.device).type == "cuda"
+        if len(members) > 1 and on_cuda and objective.plain and _few_tokens(train_set, config):
             parts = [Part.create(head, config.members, workers)]
             objective = stacked_objective(objective)
         else:
@@ -118,6 +121,13 @@ class Job:
             workers,
             torch.Generator().manual_seed(config.seed),
         )
+
+
+def _few_tokens(samples: LatentBatches, config: TrainConfig) -> bool:
+    """Return whether a batch is so small that heads do not fill a GPU one by one."""
+    frames, cameras, tokens, _ = samples.latent_shape
+    batch = min(config.batch_size, config.micro_batch or config.batch_size)
+    return batch * frames * cameras * tokens <= _STACKED_TOKENS
 
 
 def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.heads.workers import is_main_process
 
 
 class MetricLogger(Protocol):
@@ -85,8 +87,6 @@ class WandbLogger:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        import os
-
         wandb = _require("wandb")
         folder.mkdir(parents=True, exist_ok=True)
         mode = os.environ.get("WANDB_MODE", "offline")
@@ -99,6 +99,16 @@ class WandbLogger:
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+
+class SilentLogger:
+    """Takes numbers and drops them: what processes other than the first log to."""
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Drop the numbers."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 _LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], MetricLogger]] = {
@@ -114,7 +124,7 @@ def list_loggers() -> tuple[str, ...]:
 
 
 def open_logger(name: str, folder: Path, settings: Mapping[str, Any] | None = None) -> MetricLogger:
-    """Open a logger for one run.
+    """Open a logger for one run; in processes other than the first one that drops everything.
 
     Args:
         name: `jsonl`, `tensorboard` or `wandb`.
@@ -127,7 +137,7 @@ def open_logger(name: str, folder: Path, settings: Mapping[str, Any] | None = No
     """
     if name not in _LOGGERS:
         raise UnknownNameError("logger", name, _LOGGERS)
-    return _LOGGERS[name](folder, settings or {})
+    return _LOGGERS[name](folder, settings or {}) if is_main_process() else SilentLogger()
 
 
 def _require(package: str) -> Any:

@@ -21,7 +21,7 @@ from lary_policy.stages.encoder_shelf import EncoderShelf
 from lary_policy.threads import available_cores
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 2, "extract": 2, "probe": 5, "rollout": 2}
+STAGE_VERSIONS = {"data": 2, "extract": 2, "probe": 6, "rollout": 2}
 PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
 
 

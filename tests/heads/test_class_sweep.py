@@ -15,6 +15,7 @@ from lary_policy.heads import (
     build_head,
     build_stack,
     class_objective,
+    epochs,
     evaluate_class,
     fit,
     load_head_config,
@@ -202,3 +203,17 @@ def test_d15_scores_on_val_are_computed_without_a_graph(classes, probe_meta):
     fit(probe_meta, *classes, replace(CONFIG, epochs=1), objective=objective)
     assert seen
     assert not any(grad or graph for grad, graph in seen)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_sweep_on_cuda_reaches_the_scores_of_the_cpu(classes, probe_meta, precision, stacked, monkeypatch):
+    if not stacked:
+        monkeypatch.setattr(epochs, "_STACKED_TOKENS", 0)
+    config = replace(SWEEP, epochs=6, sweep=((3e-3, 0.01), (1e-3, 0.1)), select="last")
+    _, reference = fit(probe_meta, *classes, config)
+    head, result = fit(probe_meta, *classes, replace(config, device="cuda", precision=precision))
+    assert result.best_score == pytest.approx(reference.best_score, abs=0.1)
+    assert result.skipped == (0, 0)
+    assert next(head.parameters()).is_cuda

@@ -36,6 +36,14 @@ def test_unknown_loggers_list_the_known_ones(tmp_path):
         open_logger("wandbb", tmp_path)
 
 
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    logger = open_logger("jsonl", tmp_path / "run")
+    logger.log(1, {"val/mse": 0.5})
+    logger.close()
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
