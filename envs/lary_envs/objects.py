@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import mujoco
+import numpy as np
 
+from lary_envs.cameras import Vec3
 from lary_envs.robot import ARM, GRIPPER, OBJECT, STATIC
+from lary_envs.spec import Placement
 
 # Saturated colours that occur nowhere else in the scene.
 RED, GREEN, MAGENTA = (0.90, 0.08, 0.06, 1.0), (0.05, 0.65, 0.20, 1.0), (0.90, 0.05, 0.75, 1.0)
@@ -59,3 +62,18 @@ def add_goal_sphere(
         name=name, type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[radius_m, 0, 0], rgba=list(rgba), contype=0,
         conaffinity=0,
     )  # fmt: skip
+
+
+def add_two_spheres(scene: mujoco.MjSpec, radius_m: float) -> None:
+    """Add `goal`, a magenta sphere for the left arm, and `goal_2`, a green one for the right arm."""
+    add_goal_sphere(scene, radius_m)
+    add_goal_sphere(scene, radius_m, name="goal_2", rgba=GREEN)
+
+
+def place_two_spheres(rng: np.random.Generator, low_m: Vec3, high_m: Vec3) -> dict[str, Placement]:
+    """Draw both centres uniformly and independently: the left one in a box, the right one in its mirror."""
+    left, right = rng.uniform(low_m, high_m, (2, 3))
+    return {
+        "goal": Placement((float(left[0]), float(left[1]), float(left[2]))),
+        "goal_2": Placement((float(right[0]), -float(right[1]), float(right[2]))),
+    }

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.objects import GREEN, add_goal_sphere
+from lary_envs.objects import add_two_spheres, place_two_spheres
 from lary_envs.phases import Phase, both, pose
 from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
 
@@ -40,16 +40,11 @@ class DualReach:
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add the spheres."""
-        add_goal_sphere(scene, _RADIUS_M)
-        add_goal_sphere(scene, _RADIUS_M, name="goal_2", rgba=GREEN)
+        add_two_spheres(scene, _RADIUS_M)
 
     def sample(self, rng: np.random.Generator) -> Mapping[str, Placement]:
         """Draw both centres uniformly and independently."""
-        left, right = rng.uniform(_LOW_M, _HIGH_M, (2, 3))
-        return {
-            "goal": Placement((float(left[0]), float(left[1]), float(left[2]))),
-            "goal_2": Placement((float(right[0]), -float(right[1]), float(right[2]))),
-        }
+        return place_two_spheres(rng, _LOW_M, _HIGH_M)
 
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: both within 3 cm now."""
