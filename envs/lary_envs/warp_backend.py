@@ -63,7 +63,7 @@ class WarpPhysics:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, num_worlds: int, *, device: str | torch.device = "cuda", nconmax: int,
+        self, model: mujoco.MjModel, num_worlds: int, *, device: str | torch.device, nconmax: int,
         njmax: int, vary: Sequence[str] = (), graph: bool | None = None, deterministic: bool = False,
     ) -> None:  # fmt: skip
         self.device = resolve_device(device)
