@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, LatentEncoder, register_encoder
-from lary_policy.encoders.checkpoint import load_strictly, read_tensors, require_module
+from lary_policy.encoders.checkpoint import require_module
 from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.module_weights import module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess, check_frames
-from lary_policy.encoders.random_init import build_seeded
 from lary_policy.encoders.renames import rename
 from lary_policy.encoders.sources import HubRepo, WeightsSource
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, Weights, resolve_weights
+from lary_policy.encoders.weights import Weights
 from lary_policy.types import LatentSpec
 
 # The reference applies 2x - 1 to 0..255 where it reads single images, so that the input spans [-1, 509].
@@ -116,20 +116,16 @@ class LaryFlux2Encoder(FrameEncoder):
 
 def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> LatentEncoder:
     """Build the same model at a toy width and depth from random weights."""
-    vae = build_seeded(partial(encoder_half, **TINY), options.seed)
-    return _wrap(spec, options, vae, DRAWN[options.weights](options.seed))
+    vae, weights = module_with_weights(partial(encoder_half, **TINY), spec, options)
+    return _wrap(spec, options, vae, weights)
 
 
 @register_encoder(FLUX2, tiny=build_tiny)
 def build_flux2(spec: EncoderSpec, options: EncoderOptions) -> LatentEncoder:
     """Build the encoder half from random weights, or from those that diffusers or upstream publish."""
-    if options.weights in DRAWN:
-        weights = DRAWN[options.weights](options.seed)
-        vae = build_seeded(encoder_half, options.seed)
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        vae = encoder_half()
-        load_strictly(vae, to_encoder_names(read_tensors(path)), weights)
+    vae, weights = module_with_weights(
+        encoder_half, spec, options, rename=lambda tensors, _: to_encoder_names(tensors)
+    )
     return _wrap(spec, options, vae, weights)
 
 

@@ -120,7 +120,7 @@ class Magvit2Autoencoder(nn.Module):
         return self.decoder(self.encoder(images).sign())
 
 
-def magvit2_tensors(state: dict[str, Tensor], part: str, *, ema: bool) -> dict[str, Tensor]:
+def magvit2_tensors(state: Mapping[str, Tensor], part: str, *, ema: bool) -> dict[str, Tensor]:
     """Select one half of the autoencoder from an upstream checkpoint, without the losses and the quantiser.
 
     Args:

@@ -7,14 +7,12 @@ from functools import partial
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.checkpoint import load_strictly, read_tensors
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.magvit2 import Magvit2Config, Magvit2Encoder, magvit2_tensors
+from lary_policy.encoders.module_weights import module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
-from lary_policy.encoders.random_init import build_seeded
 from lary_policy.encoders.sources import HubRepo, WeightsSource
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, resolve_weights
 from lary_policy.types import LatentSpec
 
 OPEN_MAGVIT2 = EncoderSpec(
@@ -68,8 +66,8 @@ class FeatureTokens(nn.Module):
 
 def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
     """Build the same model at a toy width and depth from random weights."""
-    encoder = build_seeded(partial(Magvit2Encoder, TINY), options.seed)
-    return FrameEncoder(spec, options, FeatureTokens(encoder), DRAWN[options.weights](options.seed))
+    encoder, weights = module_with_weights(partial(Magvit2Encoder, TINY), spec, options)
+    return FrameEncoder(spec, options, FeatureTokens(encoder), weights)
 
 
 @register_encoder(OPEN_MAGVIT2, tiny=build_tiny)
@@ -79,12 +77,11 @@ def build_open_magvit2(spec: EncoderSpec, options: EncoderOptions) -> FrameEncod
     The averaged weights are taken where the checkpoint has them, except under `preprocess=lary`, because the
     reference runs the raw ones.
     """
-    if options.weights in DRAWN:
-        weights = DRAWN[options.weights](options.seed)
-        encoder = build_seeded(Magvit2Encoder, options.seed)
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        encoder = Magvit2Encoder()
-        tensors = magvit2_tensors(read_tensors(path), "encoder", ema=options.preprocess != "lary")
-        load_strictly(encoder, tensors, weights)
+    averaged = options.preprocess != "lary"
+    encoder, weights = module_with_weights(
+        Magvit2Encoder,
+        spec,
+        options,
+        rename=lambda tensors, _: magvit2_tensors(tensors, "encoder", ema=averaged),
+    )
     return FrameEncoder(spec, options, FeatureTokens(encoder), weights)

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.checkpoint import load_strictly, read_tensors, require_module
+from lary_policy.encoders.checkpoint import require_module
 from lary_policy.encoders.clip_encoder import ClipEncoder, FrameRule
+from lary_policy.encoders.module_weights import module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
-from lary_policy.encoders.random_init import build_seeded
 from lary_policy.encoders.renames import rename
 from lary_policy.encoders.sources import HubRepo, WeightsSource
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, resolve_weights
 from lary_policy.types import LatentSpec
 
 CHUNK = 4  # frames of every latent step but the first, which has one
@@ -128,21 +127,16 @@ class WanLatents(nn.Module):
 
 def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> ClipEncoder:
     """Build the same model at a toy width and depth from random weights."""
-    vae = build_seeded(partial(encoder_half, **TINY), options.seed)
-    weights = DRAWN[options.weights](options.seed)
+    vae, weights = module_with_weights(partial(encoder_half, **TINY), spec, options)
     return ClipEncoder(spec, options, WanLatents(vae), weights, _frame_rule(options))
 
 
 @register_encoder(WAN, tiny=build_tiny)
 def build_wan(spec: EncoderSpec, options: EncoderOptions) -> ClipEncoder:
     """Build the encoder half from random weights, or from those that diffusers or upstream publish."""
-    if options.weights in DRAWN:
-        weights = DRAWN[options.weights](options.seed)
-        vae = build_seeded(encoder_half, options.seed)
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        vae = encoder_half()
-        load_strictly(vae, to_encoder_names(read_tensors(path)), weights)
+    vae, weights = module_with_weights(
+        encoder_half, spec, options, rename=lambda tensors, _: to_encoder_names(tensors)
+    )
     return ClipEncoder(spec, options, WanLatents(vae), weights, _frame_rule(options))
 
 
