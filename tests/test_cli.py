@@ -86,3 +86,11 @@ def test_cuda_without_cuda_is_a_named_error():
         resolve_device("cuda")
     with pytest.raises(ConfigError, match="got 'gpu'"):
         resolve_device("gpu")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
+    command = f"set -o pipefail; {sys.executable} -m lary_policy.cli --help | true"
+    for _ in range(5):  # whether the pipe is closed before or after the text is written is a race
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 141)
+        assert done.stderr == ""
