@@ -4,31 +4,14 @@ import math
 
 import pytest
 import torch
+from expert_play import play
 
-from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert, task_spec
+from lary_envs import EndEffectorController, list_tasks, task_spec
 from lary_envs.spec import WorldState, task_entry
 from lary_policy.rotation import euler_xyz_to_matrix
 
 TASKS = tuple(task for task in list_tasks() if task_spec(task).embodiment == "arm12")
 LEFT, RIGHT = slice(0, 6), slice(6, 12)
-
-
-def play(task, seeds, change=None):
-    """Run the expert, `change(wanted, held, expert)` its targets; return the env and success ever `[w]`."""
-    env = SimEnv(task, len(seeds))
-    controller = EndEffectorController(len(seeds), embodiment="arm12")
-    env.reset(seeds)
-    controller.reset(env.joints())
-    expert, target = make_expert(task, env), controller.pose()
-    start, ever = target.clone(), torch.zeros(len(seeds), dtype=torch.bool)
-    for _ in range(env.task.max_steps):
-        target = expert.act(target)
-        if change is not None:
-            target = change(target, start, expert)
-        assert controller.check(target) == [None] * len(seeds)
-        env.step(controller.command(target))
-        ever |= env.success()
-    return env, ever
 
 
 def test_there_are_three():

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from expert_play import play
 
-from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert, task_spec
+from lary_envs import list_tasks, task_spec
 from lary_envs.humanoid_poses import hand, hands, point, withdrawn
 from lary_envs.robots.humanoid import GRIPPER_TILT_RAD
 from lary_envs.spec import WorldState, task_entry
@@ -13,26 +14,6 @@ from lary_policy.rotation import euler_xyz_to_matrix
 
 TASKS = tuple(task for task in list_tasks() if task_spec(task).embodiment == "arm16")
 LEFT, RIGHT = [0, 1, 2, 6, 7, 8, 9, 15], [3, 4, 5, 10, 11, 12, 13, 14]
-
-
-def play(task, seeds, change=None, watch=None):
-    """Run the expert, `change(wanted, start, expert)` its targets; return the env and success ever `[w]`."""
-    env = SimEnv(task, len(seeds))
-    controller = EndEffectorController(len(seeds), embodiment="arm16")
-    env.reset(seeds)
-    controller.reset(env.joints())
-    expert, target = make_expert(task, env), controller.pose()
-    start, ever = target.clone(), torch.zeros(len(seeds), dtype=torch.bool)
-    for _ in range(env.task.max_steps):
-        target = expert.act(target)
-        if change is not None:
-            target = change(target, start, expert)
-        assert controller.check(target) == [None] * len(seeds)
-        env.step(controller.command(target))
-        ever |= env.success()
-        if watch is not None:
-            watch(env.world_state())
-    return env, ever
 
 
 def test_there_are_three():
