@@ -70,6 +70,19 @@ def test_published_normalisation():
     assert value("pixels", "native") == pytest.approx([x] * 3, abs=1e-6)
 
 
+@pytest.mark.parametrize("key", ["dinov2-origin", "dinov3-origin", "siglip2-origin", "magvit2", "lapa"])
+def test_d13_native_is_the_input_of_training_and_lary_the_reference_s(key):
+    """Defect D13: the reference feeds these another range, size or kernel than they were trained with."""
+    (spec,) = (s for s in map(encoder_spec, list_encoders()) if s.reference_key == key)
+    native, lary = spec.preprocess["native"], spec.preprocess["lary"]
+    assert native.antialias
+    assert not lary.antialias
+    if key.endswith("-origin"):
+        assert (native.mean, native.std) != (lary.mean, lary.std)
+    elif key == "lapa":
+        assert (spec.default_image_px("native"), spec.default_image_px("lary")) == (256, 224)
+
+
 def test_input_is_left_alone(photo):
     image = photo(28, 28)[None, None].clone()
     before = image.clone()

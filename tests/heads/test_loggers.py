@@ -1,8 +1,10 @@
 import json
 import sys
+from types import ModuleType
 
 import pytest
 
+from lary_policy.compose import compose
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads import (
     ActionExpertConfig,
@@ -70,3 +72,15 @@ def test_wandb_writes_offline_by_default(tmp_path, monkeypatch):
     logger.log(1, {"val/mse": 0.5})
     logger.close()
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_d26_nothing_is_logged_elsewhere_unless_asked_and_wandb_stays_offline(tmp_path, monkeypatch):
+    """Defect D26: both probes of the reference import wandb and open an online run."""
+    assert compose("suite_source", [])["loggers"] == []
+    opened = {}
+    wandb = ModuleType("wandb")
+    wandb.init = lambda **settings: opened.update(settings)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    open_logger("wandb", tmp_path)
+    assert opened["mode"] == "offline"
