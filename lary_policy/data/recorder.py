@@ -34,11 +34,12 @@ class Recording:
 
     Attributes:
         job: Which episode.
-        images: PNG bytes at each chunk boundary, one a camera.
-        states: Measured pose `[a]` at each chunk boundary.
+        images: PNG bytes at each chunk boundary (or at every step, see `record_episodes`), one a camera.
+        states: Measured pose `[a]` at the same steps.
         clean: The expert's target `[a]` of each control step.
         executed: The pose `[a]` really commanded at each control step.
         disturbed: Whether each control step was disturbed.
+        succeeded: Whether the success condition held after each control step.
         start_pose: Commanded pose `[a]` before the first step.
         success_step: Control steps until the first success, or None.
         failure: Why it cannot be used, or "".
@@ -51,6 +52,7 @@ class Recording:
     clean: list[Tensor] = field(default_factory=list)
     executed: list[Tensor] = field(default_factory=list)
     disturbed: list[bool] = field(default_factory=list)
+    succeeded: list[bool] = field(default_factory=list)
     success_step: int | None = None
     failure: str = ""
 
@@ -63,11 +65,12 @@ def record_episodes(
     disturbance: Disturbance,
     *,
     stride: int,
+    every_step: bool = False,
 ) -> list[Recording]:
     """Record one episode in each of the first `len(jobs)` worlds; further worlds idle.
 
-    Frames and states are taken at chunk boundaries 0, k, 2k, ... only. An episode ends at the first boundary
-    that lies a whole chunk or more after its first success, or at the last one within the task's step limit.
+    Frames and states are taken at chunk boundaries 0, k, 2k, ... An episode ends at the first boundary that
+    lies a whole chunk or more after its first success, or at the last one within the task's step limit.
 
     Args:
         env: Environment, already reset to the seeds of the jobs.
@@ -76,14 +79,16 @@ def record_episodes(
         jobs: Episodes to record, at most one a world.
         disturbance: Offsets added to the expert's targets.
         stride: Chunk length k.
+        every_step: Take frames and states at every control step, for data that are not cut into chunks.
     """
     last = controller.pose()
     recordings = [Recording(job, last[i].clone()) for i, job in enumerate(jobs)]
     running = list(range(len(jobs)))
     limit = env.task.max_steps // stride * stride
     for step in range(limit + 1):
-        if step % stride == 0:
+        if every_step or step % stride == 0:
             _take_frames(env, [recordings[i] for i in running], running)
+        if step % stride == 0:
             running = [i for i in running if not _is_over(recordings[i], step, stride, limit)]
             if not running:
                 break
@@ -99,6 +104,7 @@ def record_episodes(
         for i in running:
             recordings[i].failure = recordings[i].failure or refused[i] or ("diverged" if diverged[i] else "")
             _take_step(recordings[i], clean[i], last[i], bool(disturbed[i]))
+            recordings[i].succeeded.append(bool(success[i]))
             if recordings[i].success_step is None and success[i]:
                 recordings[i].success_step = step + 1
     for recording in recordings:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lary_policy.data.disturbance import Disturbance
 from lary_policy.data.recorder import EpisodeJob, Recording, record_episodes
 from lary_policy.data.writer import DemonstrationLayout
+
+
+def even_batches(jobs: Sequence[EpisodeJob], num_worlds: int) -> list[Sequence[EpisodeJob]]:
+    """Cut the jobs into batches of almost equal size, so that few worlds idle in the last one."""
+    size = math.ceil(len(jobs) / math.ceil(len(jobs) / num_worlds))
+    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
 
 class ExpertSession:
@@ -36,8 +43,16 @@ class ExpertSession:
         )
         self._controller = EndEffectorController(num_worlds, embodiment=self._env.task.embodiment)
 
-    def record(self, jobs: Sequence[EpisodeJob], form: DemonstrationLayout) -> list[Recording]:
-        """Record one episode for each job, at most as many as there are worlds."""
+    def record(
+        self, jobs: Sequence[EpisodeJob], form: DemonstrationLayout, *, every_step: bool = False
+    ) -> list[Recording]:
+        """Record one episode for each job, at most as many as there are worlds.
+
+        Args:
+            jobs: Which episodes.
+            form: Layout of the dataset.
+            every_step: Take frames and states at every control step, not only at chunk boundaries.
+        """
         from lary_envs import make_expert
 
         idle = self._env.num_worlds - len(jobs)
@@ -54,7 +69,9 @@ class ExpertSession:
             std_rad=self._noise["std_rad"],
             enabled=[job.split in self._noise["splits"] for job in jobs] + [False] * idle,
         )
-        return record_episodes(self._env, self._controller, expert, jobs, disturbance, stride=form.stride)
+        return record_episodes(
+            self._env, self._controller, expert, jobs, disturbance, stride=form.stride, every_step=every_step
+        )
 
     def close(self) -> None:
         """Free the renderer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from lary_policy.data.episodes import EpisodeRecord, read_json, records_from_jso
 from lary_policy.data.primitives import DEFAULT_THRESHOLD_M
 from lary_policy.data.publish import PROGRESS_FILE, DemonstrationReport, layout_of, publish, reuse
 from lary_policy.data.recorder import EpisodeJob, Recording
-from lary_policy.data.session import ExpertSession
+from lary_policy.data.session import ExpertSession, even_batches
 from lary_policy.data.writer import DemonstrationLayout, write_episode
 from lary_policy.errors import DatasetError
 
@@ -96,7 +95,7 @@ def _collect(
     form = layout_of(config)
     session = ExpertSession(config, min(num_worlds, len(todo)), render_device)
     try:
-        for batch in _batches(todo, num_worlds):
+        for batch in even_batches(todo, num_worlds):
             for recording in session.record(batch, form):
                 records.append(_keep(partial, form, recording))
             _save_progress(partial, config, records, time.perf_counter() - start)
@@ -116,12 +115,6 @@ def _jobs(splits: Mapping[str, Sequence[int]]) -> list[EpisodeJob]:
             fix="Give each split its own range of seeds.",
         )
     return [EpisodeJob(number, seed, split) for number, (split, seed) in enumerate(seeds)]
-
-
-def _batches(jobs: Sequence[EpisodeJob], num_worlds: int) -> list[Sequence[EpisodeJob]]:
-    """Cut the jobs into batches of almost equal size, so that few worlds idle in the last one."""
-    size = math.ceil(len(jobs) / math.ceil(len(jobs) / num_worlds))
-    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
 
 def _config(

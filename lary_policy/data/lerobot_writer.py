@@ -1,0 +1,170 @@
+"""Writes LeRobot datasets (format v3) with LeRobot's own writer, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lary_policy.data.lerobot_files import IMAGE_PREFIX
+from lary_policy.embodiment import Embodiment
+from lary_policy.errors import ConfigError, StoreError
+
+STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
+# Of demonstrations with noise: what was commanded instead of `action`, and where. Names that start neither
+# with `observation` nor with `action`, so that no policy takes them for its inputs or outputs.
+EXECUTED, DISTURBED = "executed", "disturbed"
+CODECS = ("h264", "av1", "hevc")
+Frames = Mapping[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class LeRobotForm:
+    """What all episodes of a dataset have in common.
+
+    Attributes:
+        repo_id: Its name, `user/name`.
+        embodiment: Layout of actions and states; its name is written beside the action's names.
+        cameras: Short names, in order.
+        height: Of the frames, pixels.
+        width: Of the frames, pixels.
+        video: Frames in videos (lossy, small) or as PNG in the tables (lossless).
+        codec: Of the videos, one of `CODECS`.
+        noise: Whether `EXECUTED` and `DISTURBED` are written, too.
+
+    Raises:
+        ConfigError: The control rate is no whole number, or frames of videos are not of even size.
+    """
+
+    repo_id: str
+    embodiment: Embodiment
+    cameras: tuple[str, ...]
+    height: int
+    width: int
+    video: bool = True
+    codec: str = "h264"
+    noise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.video and (self.height % 2 or self.width % 2):
+            raise ConfigError(
+                expected="frames of even height and width for video",
+                got=f"{self.height} x {self.width}",
+                fix="Pass video=false, or record frames of another size.",
+            )
+        if self.embodiment.control_hz != int(self.embodiment.control_hz):
+            raise ConfigError(
+                expected="a whole number of control steps a second, as LeRobot counts frames",
+                got=f"{self.embodiment.control_hz:g}",
+                fix="Choose another embodiment.",
+            )
+
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Return the features as LeRobot describes them."""
+        a, labels = self.embodiment.action_dim, list(self.embodiment.labels)
+        about = {"embodiment": self.embodiment.name, "control_hz": self.embodiment.control_hz}
+        pose: dict[str, Any] = {"dtype": "float32", "shape": (a,), "names": labels, "info": about}
+        flag: dict[str, Any] = {"dtype": "bool", "shape": (1,), "names": None}
+        image = {
+            "dtype": "video" if self.video else "image",
+            "shape": (self.height, self.width, 3),
+            "names": ["height", "width", "channels"],
+        }
+        noise = {EXECUTED: pose, DISTURBED: flag} if self.noise else {}
+        images = {f"{IMAGE_PREFIX}{camera}": image for camera in self.cameras}
+        return {**images, STATE: pose, ACTION: pose, SUCCESS: flag, **noise}
+
+
+class LeRobotWriter:
+    """An unfinished dataset: lies in a hidden folder until `finish`.
+
+    Args:
+        partial: The hidden folder, which must not exist.
+        form: What all episodes have in common.
+        longest: Frames of the longest episode.
+    """
+
+    def __init__(self, partial: Path, form: LeRobotForm, *, longest: int) -> None:
+        from lerobot.configs.video import RGBEncoderConfig
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        self._dataset = LeRobotDataset.create(
+            form.repo_id,
+            fps=int(form.embodiment.control_hz),
+            root=partial,
+            features=form.features(),
+            robot_type=form.embodiment.name,
+            use_videos=form.video,
+            rgb_encoder=RGBEncoderConfig(vcodec=form.codec) if form.video else None,
+            streaming_encoding=form.video,
+            video_backend="pyav",  # nothing is read here; asking which one works prints a page of warnings
+            # LeRobot drops frames when the queue of its encoder is full: it never is.
+            encoder_queue_maxsize=longest + 1,
+        )
+
+    def add(self, task: str, frames: Sequence[Frames], values: Mapping[str, NDArray[Any]]) -> None:
+        """Write one episode.
+
+        Args:
+            task: The instruction.
+            frames: Of each of T steps the picture `[h w 3]` of each camera.
+            values: Of every other feature its numbers `[T ...]`.
+        """
+        for step, views in enumerate(frames):
+            images = {f"{IMAGE_PREFIX}{camera}": image for camera, image in views.items()}
+            numbers = {name: column[step] for name, column in values.items()}
+            self._dataset.add_frame({**images, **numbers, "task": task})
+        with _no_progress_bars():
+            self._dataset.save_episode()
+
+    def finish(self, splits: Mapping[str, tuple[int, int]]) -> None:
+        """Close all files and name the splits: first and last + 1 episode of each."""
+        from lerobot.datasets.io_utils import write_info
+
+        self._dataset.finalize()
+        meta = self._dataset.meta
+        meta.info.splits = {name: f"{first}:{last}" for name, (first, last) in splits.items()}
+        write_info(meta.info, meta.root)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep `datasets` from drawing a bar for each episode."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bar()
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `out` that becomes `out` if the block succeeds and is removed if not.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    partial = out.parent / f".{out.name}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        yield partial
+        partial.rename(out)
+    except OSError as error:
+        raise StoreError(
+            expected=f"room and permission to write {out}",
+            got=f"{type(error).__name__}: {error.strerror or error}",
+            fix="Free disk space or choose another folder, then start the same command again.",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,196 @@
+"""Simulated demonstrations as a LeRobot dataset: every control step, success, splits and seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lary_policy.data.episodes import EpisodeRecord, read_episodes, read_json, write_json
+from lary_policy.data.frames import decode_image
+from lary_policy.data.lerobot_files import INFO
+from lary_policy.data.lerobot_writer import (
+    ACTION,
+    CODECS,
+    DISTURBED,
+    EXECUTED,
+    STATE,
+    SUCCESS,
+    LeRobotForm,
+    LeRobotWriter,
+    whole_or_nothing,
+)
+from lary_policy.data.recorder import Recording
+from lary_policy.data.replay import Replayed, read_settings, replay
+from lary_policy.embodiment import load_embodiment
+from lary_policy.errors import DatasetError, UnknownNameError
+
+ABOUT = "meta/lary.json"  # what LeRobot's own files have no place for
+ALL = "all"
+
+
+def export_demonstrations(
+    root: Path,
+    out: Path,
+    *,
+    repo_id: str | None = None,
+    split: str = ALL,
+    cameras: Sequence[str] | None = None,
+    video: bool = True,
+    codec: str = "h264",
+    num_worlds: int = 16,
+    render_device: str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the demonstrations of a simulated dataset as a LeRobot dataset (format v3) and return its folder.
+
+    A simulated dataset has frames at chunk boundaries only; a policy needs those of every control step. So
+    the episodes are played again, compared with what is stored and rendered step by step. The T targets of
+    an episode come with T + 1 frames, of which the last repeats the last target: a robot that has arrived
+    stays. Episodes that the expert failed are not in the dataset, so they are not in this one either.
+
+    Keys: `observation.images.<camera>`, `observation.state` and `action` (absolute end-effector targets),
+    both named by the embodiment's labels with its name in their `info`; `next.success`; with noise also
+    `executed` and `disturbed`. The instruction is the task; `meta/info.json` has the splits, `meta/lary.json`
+    the seeds.
+
+    Args:
+        root: Folder of a simulated dataset, as `collect_demonstrations` writes it.
+        out: Folder of the LeRobot dataset; reused if it holds the same one already.
+        repo_id: Name of the dataset; `local/lary-<dataset>` by default.
+        split: One split, or `all`.
+        cameras: Which of the recorded cameras; None for all.
+        video: Videos (lossy, small), or PNG images in the tables (lossless).
+        codec: Of the videos: h264, av1 or hevc.
+        num_worlds: Worlds simulated side by side.
+        render_device: Device of the renderer.
+        on_progress: Called with (episodes done, episodes in all).
+
+    Raises:
+        DatasetError: `out` holds something else, `root` is no simulated dataset, or a replay differed.
+        UnknownNameError: There is no such camera, split or codec.
+        ConfigError: Frames of odd size cannot become a video.
+        StoreError: The disk is full or not writable; nothing is left behind.
+    """
+    root, out = Path(root), Path(out)
+    settings = read_settings(root)
+    records = _choose(root, settings, split)
+    chosen = _cameras(settings, cameras)
+    if video and codec not in CODECS:
+        raise UnknownNameError("codec", codec, CODECS)
+    about: dict[str, Any] = {
+        "repo_id": repo_id or f"local/lary-{settings['dataset']}",
+        "cameras": list(chosen),
+        "frames": codec if video else "png",
+        "dataset": {k: v for k, v in settings.items() if k not in ("seconds", "versions")},
+        "episodes": [{"episode": r.episode, "seed": r.seed, "split": r.split} for r in records],
+    }
+    if out.exists():
+        return _reuse(out, about)
+    form = _form(settings, about, chosen, video=video, codec=codec)
+    with whole_or_nothing(out) as partial:
+        writer = LeRobotWriter(partial, form, longest=max(r.steps for r in records) + 1)
+        started = time.perf_counter()
+        for done, seen in enumerate(
+            replay(root, records, num_worlds=num_worlds, render_device=render_device), start=1
+        ):
+            _write(writer, form, settings, seen)
+            if on_progress is not None:
+                on_progress(done, len(records))
+        writer.finish(_splits(records))
+        steps = sum(r.steps + 1 for r in records)
+        seconds = round(time.perf_counter() - started, 3)
+        write_json(partial / ABOUT, {**about, "steps": steps, "seconds": seconds})
+    return out
+
+
+def _write(writer: LeRobotWriter, form: LeRobotForm, settings: Mapping[str, Any], seen: Replayed) -> None:
+    from lary_envs import task_spec
+
+    order = [settings["cameras"].index(camera) for camera in form.cameras]
+    name = f"episode {seen.record.episode}"
+    frames = [
+        {c: decode_image(views[i], name).numpy() for c, i in zip(form.cameras, order, strict=True)}
+        for views in seen.recording.images
+    ]
+    writer.add(task_spec(settings["task"]).instruction, frames, _values(form, seen.recording))
+
+
+def _values(form: LeRobotForm, recording: Recording) -> dict[str, NDArray[Any]]:
+    """Return the numbers of T + 1 steps; what belongs to the T steps between them repeats its last value."""
+
+    def held(values: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([values, values[-1:]])
+
+    values: dict[str, NDArray[Any]] = {
+        STATE: torch.stack(recording.states).numpy().astype(np.float32),
+        ACTION: held(torch.stack(recording.clean).numpy().astype(np.float32)),
+        SUCCESS: held(np.array(recording.succeeded)[:, None]),
+    }
+    if form.noise:
+        values[EXECUTED] = held(torch.stack(recording.executed).numpy().astype(np.float32))
+        values[DISTURBED] = held(np.array(recording.disturbed)[:, None])
+    return values
+
+
+def _form(
+    settings: Mapping[str, Any],
+    about: Mapping[str, Any],
+    cameras: tuple[str, ...],
+    *,
+    video: bool,
+    codec: str,
+) -> LeRobotForm:
+    noise, px = settings["noise"], int(settings["image_px"])
+    return LeRobotForm(
+        repo_id=about["repo_id"],
+        embodiment=load_embodiment(settings["embodiment"]),
+        cameras=cameras,
+        height=px,
+        width=px,
+        video=video,
+        codec=codec,
+        noise=bool(noise["std_m"] or noise["std_rad"]),
+    )
+
+
+def _choose(root: Path, settings: Mapping[str, Any], split: str) -> list[EpisodeRecord]:
+    """Return the episodes of a split, or of all, split by split."""
+    known = list(settings["seeds"])
+    if split not in (*known, ALL):
+        raise UnknownNameError("split", split, (*known, ALL))
+    records = read_episodes(root, None if split == ALL else split)
+    return sorted(records, key=lambda r: (known.index(r.split), r.episode))
+
+
+def _cameras(settings: Mapping[str, Any], cameras: Sequence[str] | None) -> tuple[str, ...]:
+    chosen = tuple(settings["cameras"] if cameras is None else cameras)
+    for camera in chosen:
+        if camera not in settings["cameras"]:
+            raise UnknownNameError("recorded camera", camera, settings["cameras"])
+    return chosen
+
+
+def _splits(records: Sequence[EpisodeRecord]) -> dict[str, tuple[int, int]]:
+    """Return first and last + 1 place of each split in the ordered records."""
+    places: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        places.setdefault(record.split, []).append(place)
+    return {split: (found[0], found[-1] + 1) for split, found in places.items()}
+
+
+def _reuse(out: Path, about: Mapping[str, Any]) -> Path:
+    found = read_json(out / ABOUT) if (out / ABOUT).is_file() and (out / INFO).is_file() else {}
+    different = sorted(key for key in about if found.get(key) != about[key])
+    if different:
+        raise DatasetError(
+            expected=f"nothing at {out}, or the same LeRobot dataset",
+            got=f"one that differs in {', '.join(different)}" if found else "something else",
+            fix="Choose another folder or delete this one.",
+        )
+    return out
