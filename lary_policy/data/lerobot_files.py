@@ -16,11 +16,15 @@ from torch import Tensor
 from lary_policy.data.action_names import UNNAMED
 from lary_policy.data.episodes import read_json
 from lary_policy.errors import DatasetError, UnknownNameError
-from lary_policy.paths import resolve_inside
+from lary_policy.paths import choices, resolve_inside
 
 INFO = "meta/info.json"
 FORMAT = "v3."
 IMAGE_PREFIX = "observation.images."
+STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
+# Of demonstrations with noise: what was commanded instead of `action`, and where. Names that start neither
+# with `observation` nor with `action`, so that no policy takes them for its inputs or outputs.
+EXECUTED, DISTURBED = "executed", "disturbed"
 _STEP_COLUMNS = ("episode_index", "frame_index", "task_index")
 
 
@@ -154,6 +158,14 @@ class LeRobotFiles:
         size = int(self.features[key]["shape"][0])
         fits = isinstance(found, list) and len(found) == size and len(set(found)) == size
         return tuple(str(n) for n in found or ()) if fits else tuple(UNNAMED.format(i) for i in range(size))
+
+    def embodiment(self, key: str = ACTION) -> str | None:
+        """Return the embodiment that the dataset states in the `info` of a feature, if this package has it.
+
+        Numbers of such a feature are in the embodiment's own units and order.
+        """
+        stated = (self.features.get(key, {}).get("info") or {}).get("embodiment")
+        return stated if stated in choices("embodiment") else None
 
     def steps(
         self, episodes: Sequence[LeRobotEpisode], keys: Sequence[str]

@@ -12,14 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lary_policy.data.lerobot_files import IMAGE_PREFIX
+from lary_policy.data.lerobot_files import ACTION, DISTURBED, EXECUTED, IMAGE_PREFIX, STATE, SUCCESS
 from lary_policy.embodiment import Embodiment
 from lary_policy.errors import ConfigError, StoreError
 
-STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
-# Of demonstrations with noise: what was commanded instead of `action`, and where. Names that start neither
-# with `observation` nor with `action`, so that no policy takes them for its inputs or outputs.
-EXECUTED, DISTURBED = "executed", "disturbed"
 CODECS = ("h264", "av1", "hevc")
 Frames = Mapping[str, NDArray[np.uint8]]
 
@@ -34,8 +30,7 @@ class LeRobotForm:
         cameras: Short names, in order.
         height: Of the frames, pixels.
         width: Of the frames, pixels.
-        video: Frames in videos (lossy, small) or as PNG in the tables (lossless).
-        codec: Of the videos, one of `CODECS`.
+        codec: One of `CODECS` for videos (lossy, small); None for PNG in the tables (lossless).
         noise: Whether `EXECUTED` and `DISTURBED` are written, too.
 
     Raises:
@@ -47,12 +42,11 @@ class LeRobotForm:
     cameras: tuple[str, ...]
     height: int
     width: int
-    video: bool = True
-    codec: str = "h264"
+    codec: str | None = "h264"
     noise: bool = False
 
     def __post_init__(self) -> None:
-        if self.video and (self.height % 2 or self.width % 2):
+        if self.codec is not None and (self.height % 2 or self.width % 2):
             raise ConfigError(
                 expected="frames of even height and width for video",
                 got=f"{self.height} x {self.width}",
@@ -72,7 +66,7 @@ class LeRobotForm:
         pose: dict[str, Any] = {"dtype": "float32", "shape": (a,), "names": labels, "info": about}
         flag: dict[str, Any] = {"dtype": "bool", "shape": (1,), "names": None}
         image = {
-            "dtype": "video" if self.video else "image",
+            "dtype": "image" if self.codec is None else "video",
             "shape": (self.height, self.width, 3),
             "names": ["height", "width", "channels"],
         }
@@ -100,9 +94,9 @@ class LeRobotWriter:
             root=partial,
             features=form.features(),
             robot_type=form.embodiment.name,
-            use_videos=form.video,
-            rgb_encoder=RGBEncoderConfig(vcodec=form.codec) if form.video else None,
-            streaming_encoding=form.video,
+            use_videos=form.codec is not None,
+            rgb_encoder=None if form.codec is None else RGBEncoderConfig(vcodec=form.codec),
+            streaming_encoding=form.codec is not None,
             video_backend="pyav",  # nothing is read here; asking which one works prints a page of warnings
             # LeRobot drops frames when the queue of its encoder is full: it never is.
             encoder_queue_maxsize=longest + 1,
@@ -116,11 +110,11 @@ class LeRobotWriter:
             frames: Of each of T steps the picture `[h w 3]` of each camera.
             values: Of every other feature its numbers `[T ...]`.
         """
-        for step, views in enumerate(frames):
-            images = {f"{IMAGE_PREFIX}{camera}": image for camera, image in views.items()}
-            numbers = {name: column[step] for name, column in values.items()}
-            self._dataset.add_frame({**images, **numbers, "task": task})
-        with _no_progress_bars():
+        with _quiet():
+            for step, views in enumerate(frames):
+                images = {f"{IMAGE_PREFIX}{camera}": image for camera, image in views.items()}
+                numbers = {name: column[step] for name, column in values.items()}
+                self._dataset.add_frame({**images, **numbers, "task": task})
             self._dataset.save_episode()
 
     def finish(self, splits: Mapping[str, tuple[int, int]]) -> None:
@@ -134,15 +128,18 @@ class LeRobotWriter:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep `datasets` from drawing a bar for each episode."""
+def _quiet() -> Iterator[None]:
+    """Keep `datasets` from drawing a bar for each episode, and FFmpeg from its remarks on each file."""
+    import av
     import datasets
 
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bar()
+    av.logging.set_libav_level(av.logging.ERROR)
     try:
         yield
     finally:
+        av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's own default
         if shown:
             datasets.enable_progress_bar()
 

@@ -13,18 +13,8 @@ from numpy.typing import NDArray
 
 from lary_policy.data.episodes import EpisodeRecord, read_episodes, read_json, write_json
 from lary_policy.data.frames import decode_image
-from lary_policy.data.lerobot_files import INFO
-from lary_policy.data.lerobot_writer import (
-    ACTION,
-    CODECS,
-    DISTURBED,
-    EXECUTED,
-    STATE,
-    SUCCESS,
-    LeRobotForm,
-    LeRobotWriter,
-    whole_or_nothing,
-)
+from lary_policy.data.lerobot_files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
+from lary_policy.data.lerobot_writer import CODECS, LeRobotForm, LeRobotWriter, whole_or_nothing
 from lary_policy.data.recorder import Recording
 from lary_policy.data.replay import Replayed, read_settings, replay
 from lary_policy.embodiment import load_embodiment
@@ -32,6 +22,8 @@ from lary_policy.errors import DatasetError, UnknownNameError
 
 ABOUT = "meta/lary.json"  # what LeRobot's own files have no place for
 ALL = "all"
+PNG = "png"  # what stands for the codec where frames are no videos
+_NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it
 
 
 def export_demonstrations(
@@ -80,33 +72,51 @@ def export_demonstrations(
     root, out = Path(root), Path(out)
     settings = read_settings(root)
     records = _choose(root, settings, split)
-    chosen = _cameras(settings, cameras)
-    if video and codec not in CODECS:
-        raise UnknownNameError("codec", codec, CODECS)
-    about: dict[str, Any] = {
-        "repo_id": repo_id or f"local/lary-{settings['dataset']}",
-        "cameras": list(chosen),
-        "frames": codec if video else "png",
-        "dataset": {k: v for k, v in settings.items() if k not in ("seconds", "versions")},
-        "episodes": [{"episode": r.episode, "seed": r.seed, "split": r.split} for r in records],
-    }
+    about = _about(settings, records, repo_id, cameras, codec if video else PNG)
     if out.exists():
         return _reuse(out, about)
-    form = _form(settings, about, chosen, video=video, codec=codec)
+    form = _form(settings, about)
     with whole_or_nothing(out) as partial:
-        writer = LeRobotWriter(partial, form, longest=max(r.steps for r in records) + 1)
         started = time.perf_counter()
+        writer = LeRobotWriter(partial, form, longest=max(r.steps for r in records) + 1)
         for done, seen in enumerate(
-            replay(root, records, num_worlds=num_worlds, render_device=render_device), start=1
+            replay(root, records, num_worlds=num_worlds, render_device=render_device)
         ):
             _write(writer, form, settings, seen)
             if on_progress is not None:
-                on_progress(done, len(records))
+                on_progress(done + 1, len(records))
         writer.finish(_splits(records))
-        steps = sum(r.steps + 1 for r in records)
         seconds = round(time.perf_counter() - started, 3)
+        steps = sum(r.steps + 1 for r in records)
         write_json(partial / ABOUT, {**about, "steps": steps, "seconds": seconds})
     return out
+
+
+def _about(
+    settings: Mapping[str, Any],
+    records: Sequence[EpisodeRecord],
+    repo_id: str | None,
+    cameras: Sequence[str] | None,
+    frames: str,
+) -> dict[str, Any]:
+    """Return what `ABOUT` says, which also decides whether two exports are the same.
+
+    Raises:
+        UnknownNameError: There is no such camera or codec.
+    """
+    if frames not in (*CODECS, PNG):
+        raise UnknownNameError("codec", frames, CODECS)
+    chosen = list(settings["cameras"] if cameras is None else cameras)
+    for camera in chosen:
+        if camera not in settings["cameras"]:
+            raise UnknownNameError("recorded camera", camera, settings["cameras"])
+    return {
+        "repo_id": repo_id or f"local/lary-{settings['dataset']}",
+        "cameras": chosen,
+        "frames": frames,
+        "dataset": {key: value for key, value in settings.items() if key not in _NOT_DATA},
+        "episodes": [{"episode": r.episode, "seed": r.seed, "split": r.split} for r in records],
+    }
 
 
 def _write(writer: LeRobotWriter, form: LeRobotForm, settings: Mapping[str, Any], seen: Replayed) -> None:
@@ -138,23 +148,15 @@ def _values(form: LeRobotForm, recording: Recording) -> dict[str, NDArray[Any]]:
     return values
 
 
-def _form(
-    settings: Mapping[str, Any],
-    about: Mapping[str, Any],
-    cameras: tuple[str, ...],
-    *,
-    video: bool,
-    codec: str,
-) -> LeRobotForm:
+def _form(settings: Mapping[str, Any], about: Mapping[str, Any]) -> LeRobotForm:
     noise, px = settings["noise"], int(settings["image_px"])
     return LeRobotForm(
         repo_id=about["repo_id"],
         embodiment=load_embodiment(settings["embodiment"]),
-        cameras=cameras,
+        cameras=tuple(about["cameras"]),
         height=px,
         width=px,
-        video=video,
-        codec=codec,
+        codec=None if about["frames"] == PNG else about["frames"],
         noise=bool(noise["std_m"] or noise["std_rad"]),
     )
 
@@ -166,14 +168,6 @@ def _choose(root: Path, settings: Mapping[str, Any], split: str) -> list[Episode
         raise UnknownNameError("split", split, (*known, ALL))
     records = read_episodes(root, None if split == ALL else split)
     return sorted(records, key=lambda r: (known.index(r.split), r.episode))
-
-
-def _cameras(settings: Mapping[str, Any], cameras: Sequence[str] | None) -> tuple[str, ...]:
-    chosen = tuple(settings["cameras"] if cameras is None else cameras)
-    for camera in chosen:
-        if camera not in settings["cameras"]:
-            raise UnknownNameError("recorded camera", camera, settings["cameras"])
-    return chosen
 
 
 def _splits(records: Sequence[EpisodeRecord]) -> dict[str, tuple[int, int]]:
