@@ -104,7 +104,7 @@ class EpisodeResult:
         success_at_end: It held at the last step.
         steps: Control steps executed.
         first_success_step: Control step of the first success, or None.
-        failure: None, or why there was no (whole) episode, see `lary_policy.rollout.books.FAILURES`.
+        failure: None, or why there was no (whole) episode, see `lary_envs.failures.FAILURES`.
         smoothness: Mean squared change of the commanded displacement between control steps (m^2), 0 for an
             even motion.
     """

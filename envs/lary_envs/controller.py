@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lary_envs.chain import TorchChain
+from lary_envs.failures import FAILURES, NON_FINITE, OUT_OF_RANGE
 from lary_envs.ik import IkSettings, IkState, KernelName, make_ik
 from lary_envs.layout import Layout
 from lary_envs.robot import robot_of
@@ -19,8 +20,6 @@ from lary_policy.errors import ShapeError, SimulationError
 from lary_policy.rotation import euler_xyz_to_matrix, matrix_to_euler_xyz
 
 WORKSPACE_MARGIN_M = 0.25  # how far outside the workspace of its arm a target may lie
-FAILURES: tuple[str | None, ...] = (None, "non_finite_action", "out_of_range_action")  # by code
-OUT_OF_REACH = "target_out_of_reach"
 _NULL_GAIN = 0.01  # of arms with more than six joints; six joints have no null space
 # An arm that changes no joint faster than 0.1 rad/s has come to rest; further off than its tracking error
 # explains, it has not arrived.
@@ -121,7 +120,7 @@ class EndEffectorController:
         finite = torch.isfinite(target).all(-1)
         pos = self.layout.to_arms(target.to(self._low))[..., :3]
         inside = ((pos >= self._low) & (pos <= self._high)).all(-1).all(-1)
-        return torch.where(finite, 2 * (~inside).to(torch.uint8), 1).to(torch.uint8)
+        return torch.where(finite, OUT_OF_RANGE * (~inside).to(torch.uint8), NON_FINITE).to(torch.uint8)
 
     def command(self, target: Tensor, *, relative: bool = False, validate: bool = True) -> Tensor:
         """Turn targets `[w, a]` into commands `[w, nu]`, float32: joints (rad) and finger (m) of each arm.
@@ -160,7 +159,7 @@ class EndEffectorController:
         return self._state.joints.clone()
 
     def out_of_reach(self) -> Tensor:
-        """Return bool `[w]`: an arm has come to rest without arriving at its target (`OUT_OF_REACH`).
+        """Return bool `[w]`: an arm has come to rest without arriving at its target.
 
         Such a target lies inside the workspace, but joint limits or the length of the arm are in the way; the
         controller goes as near as it can.

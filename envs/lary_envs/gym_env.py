@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lary_envs.gym_core import GymCore, Observation
+from lary_envs.gym_core import GymCore, Observation, Outcome
 
 SEED_RANGE = 2**31 - 1
 
@@ -16,7 +16,8 @@ SEED_RANGE = 2**31 - 1
 class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """A simulated task; the episode terminates at success and is truncated after the task's steps.
 
-    The reward is 1 in the step in which the task succeeds, else 0; `info["is_success"]` says the same.
+    The reward is 1 in the step in which the task succeeds, else 0; `info["is_success"]` says the same. With
+    `on_failure="end"` an episode also terminates at a failure, whose name is `info["failure"]`.
 
     Args:
         task: Name of a task, see `lary_envs.list_tasks`.
@@ -28,6 +29,7 @@ class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
     def __init__(self, task: str, *, render_mode: str | None = None, **options: Any) -> None:
         self._core = GymCore(task, 1, **options)
+        self.metadata = {**type(self).metadata, "render_fps": round(self._core.spec.control_hz)}
         self.render_mode = render_mode
         self.task, self.task_description = task, self._core.spec.instruction
         self._max_episode_steps = self._core.max_steps
@@ -41,7 +43,7 @@ class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(SEED_RANGE)) if seed is None else seed
         self._core.reset([drawn])
-        return self._first(self._core.observe()), {"is_success": False, "seed": drawn}
+        return world_of(self._core.observe(), 0), {**self._info(Outcome.none(1)), "seed": drawn}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Execute one target `[a]`.
@@ -50,21 +52,26 @@ class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
             ShapeError: The action has another shape or is not finite.
             SimulationError: The target is out of reach.
         """
-        success = bool(self._core.step(np.asarray(action)[None])[0])
-        truncated = bool(self._core.steps[0] >= self._core.max_steps) and not success
-        observation = self._first(self._core.observe())
-        return observation, float(success), success, truncated, {"is_success": success}
+        outcome = self._core.step(np.asarray(action)[None])
+        reward, terminated, truncated = outcome.success[0], outcome.terminated[0], outcome.truncated[0]
+        observation = world_of(self._core.observe(), 0)
+        return observation, float(reward), bool(terminated), bool(truncated), self._info(outcome)
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the first camera's frame `[h, w, 3]`, or None without a render mode."""
         if self.render_mode is None:
             return None
-        return self._core.sim.frames()[0, 0].cpu().numpy()
+        return self._core.film()[0].clone().cpu().numpy()
 
     def close(self) -> None:
         """Free the renderer."""
         self._core.sim.close()
 
-    def _first(self, batch: Observation) -> Observation:
-        pixels = {name: frames[0] for name, frames in batch["pixels"].items()}
-        return {"pixels": pixels, "agent_pos": batch["agent_pos"][0]}
+    def _info(self, outcome: Outcome) -> dict[str, Any]:
+        info: dict[str, Any] = {"is_success": bool(outcome.success[0])}
+        return info if self._core.raises else {**info, "failure": outcome.names()[0]}
+
+
+def world_of(batch: Observation, world: int) -> Observation:
+    """Return the observation of one world out of a batch."""
+    return {k: world_of(v, world) if isinstance(v, dict) else v[world] for k, v in batch.items()}

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lary_envs.failures import FAILURES, OUT_OF_REACH
 from lary_policy.types import EpisodeResult
-
-# Codes 1 to 4: the first two are those of EndEffectorController.check_codes.
-FAILURES = ("non_finite_action", "out_of_range_action", "diverged", "target_out_of_reach")
-DIVERGED, OUT_OF_REACH = 3, 4
 
 
 class Books:
@@ -79,7 +76,7 @@ class Books:
                 success_at_end=now and code == 0,
                 steps=steps,
                 first_success_step=first or None,
-                failure=reason or (FAILURES[code - 1] if code else None),
+                failure=reason or FAILURES[code],
                 smoothness=jerk / max(steps - 1, 1),
             )
             for seed, reason, (code, first, steps, jerk, now) in zip(
