@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lary_policy.errors import LaryPolicyError, UnknownNameError
+from lary_policy.processes import is_connected, is_main_process, process_rank
 
 _VERBS = {
     "suite": (
@@ -75,7 +76,9 @@ def _run(arguments: list[str]) -> int:
         module = importlib.import_module(f"lary_policy.{_VERBS[verb][1]}")
         return int(module.main(verb, rest))
     except LaryPolicyError as error:
-        print(f"lary {verb}: {type(error).__name__}: {error}", file=sys.stderr)
+        if is_main_process() or is_connected():  # wrong usage need not be said by every process
+            which = "" if is_main_process() else f" (process {process_rank()})"
+            print(f"lary {verb}{which}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"lary {verb}: stopped; finished parts are kept, the same command continues.", file=sys.stderr)

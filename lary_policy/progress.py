@@ -16,7 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False)
+from lary_policy.processes import is_main_process
+
+console = Console(stderr=True, highlight=False, quiet=not is_main_process())
 
 
 @contextlib.contextmanager

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from datetime import timedelta
 from typing import Protocol
 
 from torch import Tensor, nn
+
+from lary_policy.processes import is_main_process, process_count
+
+__all__ = ["AccelerateWorkers", "SingleWorker", "Workers", "is_main_process", "open_workers"]
+
+# Others wait while the first process extracts latents; the default would end them after half an hour.
+_PATIENCE = timedelta(days=7)
 
 
 class Workers(Protocol):
@@ -55,11 +62,14 @@ class AccelerateWorkers:
     """
 
     def __init__(self, device: str) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         # A single frame leaves the temporal embedding without gradient; every step uses the same graph.
-        options = DistributedDataParallelKwargs(static_graph=True)
-        self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[options])
+        options = [
+            DistributedDataParallelKwargs(static_graph=True),
+            InitProcessGroupKwargs(timeout=_PATIENCE),
+        ]
+        self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=options)
         self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
         self.device = str(self._accelerator.device)
 
@@ -74,10 +84,4 @@ class AccelerateWorkers:
 
 def open_workers(device: str) -> Workers:
     """Return all processes of the launcher, found by its `WORLD_SIZE`, or this one."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return AccelerateWorkers(device) if several else SingleWorker(device)
-
-
-def is_main_process() -> bool:
-    """Return whether this process may write results: it was started alone or is the launcher's first."""
-    return os.environ.get("RANK", "0") == "0"
+    return AccelerateWorkers(device) if process_count() > 1 else SingleWorker(device)

@@ -14,6 +14,7 @@ from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.errors import DatasetError
 from lary_policy.heads import ActionEvaluation, Head, LatentBatches, predict, save_head
 from lary_policy.heads.targets import action_target, build_targets, target_embodiment
+from lary_policy.processes import is_main_process
 from lary_policy.report.ratio_intervals import bootstrap_ratio_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.estimates import Estimate, action_estimates
@@ -56,7 +57,7 @@ class Actions:
 
 
 def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: Cell) -> dict[str, Any]:
-    """Train, evaluate and save one action head."""
+    """Train, evaluate and save one action head; only the first of several processes has a result."""
     spec, config = job.data.spec, context.config
     if spec.embodiment is None:
         raise DatasetError(expected="a source with actions", got=spec.key, fix="Train class probes on it.")
@@ -80,6 +81,8 @@ def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: 
         rotation=config.rotation,
     )
     head, trained = train_head(context, job, meta, batches, cell)
+    if not is_main_process():
+        return {}
     save_head(cell.folder, head, meta)
     scores: list[dict[str, Any]] = []
     found: dict[str, ActionEvaluation] = {}

@@ -14,6 +14,7 @@ from lary_policy.errors import DatasetError
 from lary_policy.heads import AttentiveProbe, ClassEvaluation, LatentBatches, evaluate_class, save_head
 from lary_policy.heads.attentive_probe import AttentiveProbeConfig
 from lary_policy.heads.class_metrics import tail_buckets
+from lary_policy.processes import is_main_process
 from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
 from lary_policy.report.ratio_intervals import bootstrap_f1_ci
 from lary_policy.stages.attention import attention_maps
@@ -36,7 +37,10 @@ KEEPS_TIME = frozenset({"wan2-2"})
 
 
 def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: Cell) -> dict[str, Any]:
-    """Train, evaluate and save one class head, or the heads of a sweep of which the best is kept."""
+    """Train, evaluate and save one class head, or the heads of a sweep of which the best is kept.
+
+    Only the first of several processes has a result.
+    """
     spec, data = job.data.spec, job.data
     train = spec.train_split
     labels = LabelMap.fit(_labels(data, train, splits[train]))
@@ -49,6 +53,8 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     meta = head_meta(context, job, batches[train], class_names=labels.classes)
     meta = replace(meta, model=_model(context, job))
     head, trained = train_head(context, job, meta, batches, cell)
+    if not is_main_process():
+        return {}
     save_head(cell.folder, head, meta)
     scores: list[dict[str, Any]] = []
     found: dict[str, ClassEvaluation] = {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lary_policy.embodiment import load_embodiment
 from lary_policy.encoders import encoder_spec
 from lary_policy.heads import Head, HeadConfig, HeadMeta, LatentBatches, TrainResult, fit, open_logger
+from lary_policy.processes import is_main_process
 from lary_policy.progress import progress
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
@@ -17,6 +19,7 @@ from lary_policy.stages.latents import stored_latent
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.stages.source_latents import Samples, extract_cell
+from lary_policy.stages.together import agree, wait_for_all
 from lary_policy.types import Quarantined, Score
 
 Splits = Mapping[str, Samples]
@@ -84,15 +87,18 @@ def run_probe(context: SourceContext, job: SourceJob, splits: Splits) -> dict[st
     from lary_policy.stages.source_classes import probe_classes
 
     cell = probe_cell(context, job)
-    if cell.done:
+    if agree(cell.done):
         return cell.result()
     run = probe_classes if job.target == "class" else probe_actions
-    with exclusive(context.lock(cell.folder.name)):
-        if cell.done:
-            return cell.result()
-        result = cell.finish(run(context, job, splits, cell))
-        (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
-    return result
+    lock = exclusive(context.lock(cell.folder.name)) if is_main_process() else nullcontext()
+    with lock:
+        if not agree(cell.done):
+            result = run(context, job, splits, cell)
+            if is_main_process():
+                cell.finish(result)
+                (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
+        wait_for_all()
+    return cell.result()
 
 
 def head_meta(context: SourceContext, job: SourceJob, sample: LatentBatches, **fields: Any) -> HeadMeta:

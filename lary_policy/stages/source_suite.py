@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 
 import yaml
 
+from lary_policy.device import resolve_device
 from lary_policy.errors import ConfigError
+from lary_policy.processes import is_main_process
 from lary_policy.progress import progress
 from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.context import machine_facts
@@ -19,6 +22,7 @@ from lary_policy.stages.source_latents import extract_cell, load_samples, run_ex
 from lary_policy.stages.source_probe import jobs_of, probe_cell, run_probe
 from lary_policy.stages.source_report import run_source_report
 from lary_policy.stages.suite import SuiteOutcome, plain
+from lary_policy.stages.together import agree, connect, first_alone, first_then_all
 
 STAGES = ("extract", "probe", "report")
 
@@ -27,6 +31,8 @@ def run_source_suite(
     config: SourceConfig, *, until: str = "report", verb: str = "suite", finished_only: bool = False
 ) -> SuiteOutcome:
     """Run the stages up to `until`; finished cells are reused, interrupted ones continue.
+
+    In several processes of a launcher, all train heads together; the first one does and writes the rest.
 
     Args:
         config: What to run.
@@ -38,36 +44,44 @@ def run_source_suite(
         ConfigError: `finished_only`, and nothing is finished.
         LaryPolicyError: A name is unknown, weights or files are absent, data are unusable, ...
     """
+    connect(resolve_device(config.device))
     with progress(f"read {config.source}"):
-        context = SourceContext.create(config)
-        for data in context.data:
-            _ = data.digest
+        context = first_then_all(lambda: _read(config))
     folder = config.output_dir / (config.run or f"{verb}-{config.source}-{time.strftime('%Y%m%d-%H%M%S')}")
     settings = plain(dataclasses.asdict(config))
     facts = machine_facts(context.device, context.cores, config.seed, config.protocol)
-    write_json(folder / "run.json", {"environment": facts, "config": settings})
+    if is_main_process():
+        write_json(folder / "run.json", {"environment": facts, "config": settings})
     results, spent = Results(finished_only=finished_only), {}
     report: Path | None = None
     for stage in STAGES[: STAGES.index(until) + 1]:
         started = time.perf_counter()
-        if stage == "report":
+        if stage != "report":
+            {"extract": _extract, "probe": _probe}[stage](context, results)
+        elif is_main_process():
             with progress("report"):
                 text = yaml.safe_dump(settings, sort_keys=False)
                 report = run_source_report(context, results, folder, text, facts)
-        else:
-            {"extract": _extract, "probe": _probe}[stage](context, results)
         spent[stage] = time.perf_counter() - started
     if report is not None:
         point_latest(config.output_dir, folder)
     return SuiteOutcome(folder, report, spent, results)
 
 
+def _read(config: SourceConfig) -> SourceContext:
+    context = SourceContext.create(config)
+    for data in context.data:
+        _ = data.digest
+    return context
+
+
 def _extract(context: SourceContext, results: Results) -> None:
     for data in context.data:
         for choice in context.choices(data.protocol):
             cell = extract_cell(context, data, choice)
-            if results.wants(f"extract {cell.label}", cell.done):
-                results.extract.append(run_extract(context, data, choice))
+            if results.wants(f"extract {cell.label}", agree(cell.done)):
+                extract = partial(run_extract, context, data, choice)
+                results.extract.append(first_alone(extract, cell.result))
     if not results.extract:
         raise ConfigError(
             expected=f"something finished under {context.config.output_dir / 'cache'}",
@@ -80,13 +94,13 @@ def _probe(context: SourceContext, results: Results) -> None:
     for data in context.data:
         for choice in context.choices(data.protocol):
             jobs = jobs_of(context, data, choice)
-            done = [probe_cell(context, job).done for job in jobs]
+            done = agree([probe_cell(context, job).done for job in jobs])
             wanted = [
                 job
                 for job, whole in zip(jobs, done, strict=True)
                 if results.wants(f"probe {job.label}", whole)
             ]
-            todo = not all(probe_cell(context, job).done for job in wanted)
+            todo = agree(not all(probe_cell(context, job).done for job in wanted))
             splits = (
                 {split: load_samples(context, data, choice, split) for split in data.splits} if todo else {}
             )

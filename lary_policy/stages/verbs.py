@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
+from lary_policy.processes import is_main_process, require_one_process
 from lary_policy.stages.sweep import run_sweep, wants_sweep
 
 SOURCE_VERBS = ("suite", "extract", "probe", "report")
@@ -38,6 +39,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
 def _run(verb: str, arguments: Sequence[str]) -> int:
     if _names_source(arguments):
         return _run_on_source(verb, arguments)
+    require_one_process(f"`lary {verb}` on simulated demonstrations")
     raw = compose(verb, arguments)  # names and settings are checked before the slow imports
     from lary_policy.stages.config import suite_config
 
@@ -60,6 +62,7 @@ def _run_on_source(verb: str, arguments: Sequence[str]) -> int:
     if verb not in SOURCE_VERBS:
         raise UnknownNameError("verb on a source of files", verb, SOURCE_VERBS)
     if wants_sweep(arguments):
+        require_one_process("a sweep (lists such as sources=[...] and seeds=[...] need none)")
         return run_sweep(verb, arguments)
     raw = compose("suite_source", arguments)
     from lary_policy.stages.source_config import source_config
@@ -70,13 +73,15 @@ def _run_on_source(verb: str, arguments: Sequence[str]) -> int:
 
     until = "report" if verb in ("suite", "report") else verb
     outcome = run_source_suite(config, until=until, verb=verb, finished_only=verb == "report")
-    print_outcome(outcome)
-    print(outcome.report or outcome.folder)  # noqa: T201
+    if is_main_process():
+        print_outcome(outcome)
+        print(outcome.report or outcome.folder)  # noqa: T201
     return 0
 
 
 def _data_action(action: str, arguments: Sequence[str]) -> int:
     """Run an action of `lary data`; 1 if anything is wrong or was left out."""
+    require_one_process(f"`lary data {action}`")
     sources = [a.partition("=")[2] for a in arguments if a.startswith("source=")]
     rest = [a for a in arguments if not a.startswith("source=")]
     if action == "verify" and not sources and not any(a.startswith("data_dir=") for a in rest):
