@@ -68,7 +68,7 @@ def import_latents(
         media_root: Folder that the paths of images or clips start from.
         latents_root: Folder that `la_path` starts from (the reference's LARY_LA_DIR).
         store_root: Folder of the store.
-        dtype: `float16` or `bfloat16`.
+        dtype: `float32` (as the files have it), `float16` or `bfloat16`.
 
     Raises:
         DatasetError: The CSV cannot be read, or no row has usable latents.
@@ -118,7 +118,7 @@ class _Sink:
         if self._store is None or self._writer is None:
             root, fingerprint, dtype = self._place
             spec = LatentSpec(kind=kind, tokens=tokens.shape[1], width=tokens.shape[2])
-            self._store = LatentStore(root, fingerprint, spec, dtype=dtype)
+            self._store = LatentStore(root, fingerprint, spec, dtype=dtype, packed=True)
             self._writer = ShardWriter(self._store, SHARD_FRAMES)
         spec = self._store.latent
         if (kind, *tokens.shape[1:]) != (spec.kind, spec.tokens, spec.width):

@@ -12,16 +12,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lary_policy.data.packing import PackedRows, pack
 from lary_policy.errors import StoreError
 from lary_policy.paths import atomic_write
 
 SUFFIX = ".safetensors"
 # safetensors' names of the dtypes that shards hold.
-_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32"}
+_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
 _TENSOR, _CODES, _IDS = "latents", "codes", "frame_ids"
 
 
-def write_shard(folder: Path, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> str:
+def write_shard(
+    folder: Path,
+    frame_ids: Sequence[str],
+    latents: Tensor,
+    codes: Tensor | None = None,
+    *,
+    packed: bool = False,
+) -> str:
     """Publish latents `[f n d]` atomically in `folder` and return the shard's sha256, which is its name.
 
     Args:
@@ -29,13 +44,16 @@ def write_shard(folder: Path, frame_ids: Sequence[str], latents: Tensor, codes: 
         frame_ids: Id of each row.
         latents: What is stored.
         codes: Codebook indices `[f m]` of the rows, for encoders that have a codebook.
+        packed: Whether latents of 16 bits are compressed without loss (`packing`).
 
     Raises:
         StoreError: The disk is full or not writable; nothing half-written remains.
     """
-    tensors = {_TENSOR: latents.contiguous()}
+    tensors = pack(latents) if packed and latents.itemsize == 2 else {_TENSOR: latents.contiguous()}
     if codes is not None:
         tensors[_CODES] = codes.to("cpu", torch.int32).contiguous()
+    # Widest numbers first, so that all of them are aligned whatever the shapes, as safetensors has it, too.
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
     header, *memory = _file_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
     content = hashlib.sha256(header)
     for part in memory:
@@ -57,7 +75,7 @@ def _file_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> l
     parts: list[bytes | memoryview] = []
     offset = 0
     for name, tensor in tensors.items():
-        part = memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+        part = memoryview(tensor.flatten().view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
         end = offset + part.nbytes
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -96,12 +114,30 @@ def shard_frame_ids(path: Path) -> tuple[str, ...]:
 
 
 def read_shard(path: Path) -> Tensor:
-    """Read all latents `[f n d]` of a shard.
+    """Read all latents `[f n d]` of a shard; those that are not packed are a view of the mapped file.
 
     Raises:
         StoreError: The shard is damaged.
     """
-    return _read(path, _TENSOR)
+    shard = open_shard(path)
+    return shard if isinstance(shard, Tensor) else shard[torch.arange(len(shard))]
+
+
+def open_shard(path: Path) -> Tensor | PackedRows:
+    """Map the latents of a shard into memory: rows are read from disk when they are indexed.
+
+    Raises:
+        StoreError: The shard is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            if _TENSOR in names:
+                latents: Tensor = file.get_tensor(_TENSOR)
+                return latents
+            return PackedRows({name: file.get_tensor(name) for name in names})
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 def read_codes(path: Path) -> Tensor:
@@ -110,32 +146,40 @@ def read_codes(path: Path) -> Tensor:
     Raises:
         StoreError: The shard is damaged, or was written without.
     """
-    return _read(path, _CODES).long()
-
-
-def _read(path: Path, name: str) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+            codes: Tensor = file.get_tensor(_CODES)
     except (OSError, SafetensorError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    return tensor
+    return codes.long()
 
 
 def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast to the store's dtype on the CPU.
+    """Cast latents `[f n d]` to the store's dtype on the CPU.
+
+    Numbers keep the dtype's precision (float16: 11 bits) relative to the largest of their row, as long as
+    that is a normal number (float16: 2^-14).
 
     Raises:
-        StoreError: A value is not finite, before or after the cast (float16 ends at 65504).
+        StoreError: A value is not finite, before or after the cast (float16 ends at 65504), or a row other
+            than zero has no number that is normal in the dtype.
     """
     cast = latents.detach().to("cpu", dtype)
     # NaN and infinities reach the extremes, which takes a tenth of the time of looking at each value.
-    if not all(torch.isfinite(extreme) for extreme in torch.aminmax(cast)):
+    low, high = torch.aminmax(cast.flatten(1), dim=1)
+    if not (low.isfinite() & high.isfinite()).all():
         was = int((~torch.isfinite(latents)).sum())
         raise StoreError(
             expected=f"latents that are finite in {dtype}",
             got=f"{int((~torch.isfinite(cast)).sum())} non-finite values, {was} of them before the cast",
-            fix="Use dtype=bfloat16 for this store, or check the encoder's precision.",
+            fix="Store them with latents_dtype=float32 or bfloat16, or check the encoder's precision.",
+        )
+    small = torch.maximum(-low, high) < torch.finfo(dtype).tiny
+    if small.any() and latents[small.to(latents.device)].any():
+        raise StoreError(
+            expected=f"latents with numbers of at least {torch.finfo(dtype).tiny:.1e}, normal in {dtype}",
+            got=f"{int(small.sum())} rows below, one up to {latents.abs().flatten(1).amax(1).min():.1e}",
+            fix="Store them with latents_dtype=float32 or bfloat16.",
         )
     return cast
 

@@ -27,7 +27,7 @@ from lary_policy.errors import ShapeError, StoreError, UnknownNameError
 from lary_policy.paths import atomic_write
 from lary_policy.types import LatentSpec, Quarantined
 
-STORE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STORE_FILE, INDEX_FILE, SHARDS = "store.json", "index.parquet", "shards"
 
 
@@ -41,7 +41,8 @@ class LatentStore:
         root: Folder of this store; created with the first shard.
         fingerprint: Fingerprint of the encoder (weights, preprocessing, dtype, code version).
         latent: Shape of one latent.
-        dtype: `float16` or `bfloat16`.
+        dtype: One of `STORE_DTYPES`.
+        packed: Whether new shards of 16 bits are compressed without loss; both kinds may lie side by side.
 
     Attributes:
         quarantined: Shards that were named by the index but missing, or present but damaged, when opened.
@@ -51,10 +52,19 @@ class LatentStore:
         UnknownNameError: The dtype is not one of `STORE_DTYPES`.
     """
 
-    def __init__(self, root: Path, fingerprint: str, latent: LatentSpec, *, dtype: str = "float16") -> None:
+    def __init__(
+        self,
+        root: Path,
+        fingerprint: str,
+        latent: LatentSpec,
+        *,
+        dtype: str = "float16",
+        packed: bool = False,
+    ) -> None:
         if dtype not in STORE_DTYPES:
             raise UnknownNameError("store dtype", dtype, STORE_DTYPES)
         self.root, self.fingerprint, self.latent, self.dtype = Path(root), fingerprint, latent, dtype
+        self._packed = packed
         self.quarantined: list[Quarantined] = []
         self._where: dict[str, tuple[str, int]] = {}
         self._checked: set[str] = set()
@@ -109,7 +119,7 @@ class LatentStore:
 
         Raises:
             ShapeError: The latents have another shape than the store's `LatentSpec`.
-            StoreError: A value is not finite in the store's dtype, or the disk is full; earlier shards stay.
+            StoreError: A value does not fit the store's dtype, or the disk is full; earlier shards stay.
         """
         expected = (len(frame_ids), self.latent.tokens, self.latent.width)
         if tuple(latents.shape) != expected or len(frame_ids) == 0:
@@ -120,7 +130,7 @@ class LatentStore:
             )
         cast = cast_latents(latents, STORE_DTYPES[self.dtype])
         self._publish_identity()
-        digest = write_shard(self.root / SHARDS, frame_ids, cast, codes)
+        digest = write_shard(self.root / SHARDS, frame_ids, cast, codes, packed=self._packed)
         with self._lock:
             self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
             self._checked.add(digest)

@@ -21,6 +21,9 @@ ROLLOUT_MODES = {
 PROTOCOLS = ("native",)
 LOOKS = ("primitives", "menagerie")  # of the simulated robots
 LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
+# How latents are stored; `auto`: float32 under protocol=lary, whose files hold float32, and under native
+# float16 for encoders that compute in float32 and the encoder's own format for others.
+LATENTS_DTYPES = ("auto", "float32", "float16", "bfloat16")
 LISTS = ("tasks", "encoders", "cameras", "probes", "rollouts")
 RESERVED_RUNS = ("cache", "latest")  # names that the output folder uses itself
 
@@ -108,6 +111,8 @@ class SuiteConfig:
     episodes: int = 50
     num_worlds: int = 50
     stop_at_success: bool = False
+    latents_dtype: str = "auto"
+    latents_ram_gb: float | None = None
     looks: str = "primitives"
     randomisation: str = "none"
     rollout_randomisation: str | None = None
@@ -123,6 +128,7 @@ class SuiteConfig:
         for level in (self.randomisation, self.rollout_level):
             if level not in LEVELS:
                 raise UnknownNameError("level of randomisation", level, LEVELS)
+        check_latents(self.latents_dtype, self.latents_ram_gb)
         for name in ("episodes", "num_worlds", "stride"):
             _at_least_one(name, getattr(self, name))
         _some_and_different("tasks", self.tasks)
@@ -157,6 +163,23 @@ class SuiteConfig:
         """Return the probe whose head a rollout uses."""
         wanted = (ROLLOUT_MODES[rollout.mode], rollout.target)
         return next(p for p in self.probes if (p.mode, p.target) == wanted)
+
+
+def check_latents(dtype: str, ram_gb: float | None) -> None:
+    """Check how latents are stored and how much memory they may take.
+
+    Raises:
+        UnknownNameError: The dtype is none of `LATENTS_DTYPES`.
+        ConfigError: The memory is negative.
+    """
+    if dtype not in LATENTS_DTYPES:
+        raise UnknownNameError("latents_dtype", dtype, LATENTS_DTYPES)
+    if ram_gb is not None and not ram_gb >= 0:
+        raise ConfigError(
+            expected="latents_ram_gb >= 0, or null for a quarter of the free memory",
+            got=str(ram_gb),
+            fix="Pass latents_ram_gb=4, for example; with 0 all latents stay on disk.",
+        )
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -18,6 +18,7 @@ from lary_policy.heads import load_head_config
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.stages.encoder_shelf import EncoderShelf
+from lary_policy.stages.latents import store_dtype
 from lary_policy.threads import available_cores
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
@@ -89,6 +90,10 @@ class RunContext:
     def encoder_key(self, choice: EncoderChoice) -> dict[str, Any]:
         """Return what an encoder's latents depend on, without building it."""
         return self.shelf.key(choice)
+
+    def latents_dtype(self, choice: EncoderChoice) -> str:
+        """Return the dtype that an encoder's latents are stored in."""
+        return store_dtype(self.config.latents_dtype, self.config.protocol, self.shelf.dtype(choice))
 
     def weights_key(self, choice: EncoderChoice) -> str:
         """Return the hash of the weights an encoder would load, see `EncoderShelf.weights_key`."""

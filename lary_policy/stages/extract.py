@@ -12,7 +12,7 @@ from lary_policy.stages.cells import Cell, safe_name
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData, data_cells
-from lary_policy.stages.latents import extract_tables, health_of, stored_latent
+from lary_policy.stages.latents import extract_tables, health_of, store_folder, stored_latent
 from lary_policy.threads import intra_op_threads
 
 BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
@@ -30,11 +30,13 @@ def open_store(context: RunContext, choice: EncoderChoice) -> LatentStore:
     """Open the latents of an encoder, shared by all tasks and runs of an output folder."""
     encoder = context.encoder(choice)
     root = _store_root(context, choice, encoder.fingerprint)
-    return LatentStore(root, encoder.fingerprint, stored_latent(encoder))
+    dtype = context.latents_dtype(choice)
+    return LatentStore(root, encoder.fingerprint, stored_latent(encoder), dtype=dtype, packed=True)
 
 
 def _store_root(context: RunContext, choice: EncoderChoice, fingerprint: str) -> Path:
-    return context.cache / "latents" / f"{safe_name(choice.name)}-{fingerprint}"
+    name = store_folder(f"{safe_name(choice.name)}-{fingerprint}", context.latents_dtype(choice))
+    return context.cache / "latents" / name
 
 
 def _store_is_whole(context: RunContext, choice: EncoderChoice, result: dict[str, Any]) -> bool:
@@ -52,15 +54,17 @@ def _store_is_whole(context: RunContext, choice: EncoderChoice, result: dict[str
 def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
     """Return the cell of a task's frames through an encoder."""
     inputs = [cell.key for cell in data_cells(context, task)]
-    return context.cell(
-        "extract", f"{task}-{choice.name}", inputs, context.encoder_key(choice), context.device
-    )
+    return context.cell("extract", f"{task}-{choice.name}", inputs, *_latents_key(context, choice))
 
 
 def demonstration_latents(context: RunContext, task: str, choice: EncoderChoice) -> str:
     """Return the key of what heads learn from: demonstrations and encoder, not the goals to follow."""
     demos = data_cells(context, task)[0].key
-    return context.cell("extract", task, demos, context.encoder_key(choice), context.device).key
+    return context.cell("extract", task, demos, *_latents_key(context, choice)).key
+
+
+def _latents_key(context: RunContext, choice: EncoderChoice) -> tuple[Any, ...]:
+    return context.encoder_key(choice), context.latents_dtype(choice), context.device
 
 
 def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lary_policy.data.source import PROTOCOLS
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.heads import HeadConfig, list_loggers, load_head_config, parse_head_config
 from lary_policy.heads.targets import ROTATIONS, action_target
-from lary_policy.stages.config import RESERVED_RUNS, EncoderChoice, encoder_settings
+from lary_policy.stages.config import RESERVED_RUNS, EncoderChoice, check_latents, encoder_settings
 
 LISTS = ("sources", "targets", "loggers")
 PROTOCOL_CHOICES = {"native": ("native",), "lary": ("lary",), "both": PROTOCOLS}
@@ -46,6 +46,9 @@ class SourceConfig:
         attention: Test clips or pairs of each class probe whose attention is drawn.
         seed: Of heads, added to the seed of their configuration. Latents do not depend on it.
         seeds: Several seeds that one run and report cover; empty for `seed` alone.
+        latents_dtype: How latents are stored, one of `LATENTS_DTYPES`.
+        latents_ram_gb: Latents that a training may keep in memory (10^9 bytes); None for a quarter of what is
+            free. Larger ones are read from disk batch by batch, with the same results.
         device: Torch device or `auto`.
         output_dir: Where results and the cache go.
         run: Name of the run's folder, or None for one with the date.
@@ -65,6 +68,8 @@ class SourceConfig:
     attention: int = 4
     seed: int = 0
     seeds: tuple[int, ...] = ()
+    latents_dtype: str = "auto"
+    latents_ram_gb: float | None = None
     device: str = "auto"
     output_dir: Path = field(default_factory=lambda: Path("outputs"))
     run: str | None = None
@@ -77,6 +82,7 @@ class SourceConfig:
         ):
             if value not in known:
                 raise UnknownNameError(what, value, known)
+        check_latents(self.latents_dtype, self.latents_ram_gb)
         for target in self.targets:
             action_target(target)
         for logger in self.loggers:

@@ -17,6 +17,7 @@ from lary_policy.encoders import encoder_spec
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.encoder_shelf import EncoderShelf
+from lary_policy.stages.latents import store_dtype
 from lary_policy.stages.source_config import SourceConfig
 from lary_policy.threads import available_cores
 
@@ -133,6 +134,10 @@ class SourceContext:
             replace(c, preprocess="lary") if "lary" in encoder_spec(c.name).preprocess else c
             for c in self.config.encoders
         )
+
+    def latents_dtype(self, data: SourceData, choice: EncoderChoice) -> str:
+        """Return the dtype that an encoder's latents of a source are stored in."""
+        return store_dtype(self.config.latents_dtype, data.protocol, self.shelf.dtype(choice))
 
     def lock(self, name: str) -> Path:
         """Return the file that a process locks while it computes what `name` says."""

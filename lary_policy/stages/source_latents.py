@@ -26,7 +26,7 @@ from lary_policy.progress import console, progress
 from lary_policy.stages.cells import Cell, safe_name
 from lary_policy.stages.clip_latents import clip_latent, extract_clips, frames_of, load_clips
 from lary_policy.stages.config import EncoderChoice
-from lary_policy.stages.latents import health_of, of_frames, stored_latent
+from lary_policy.stages.latents import health_of, of_frames, store_folder, stored_latent
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.threads import intra_op_threads
@@ -57,7 +57,8 @@ class Samples:
 
 def extract_cell(context: SourceContext, data: SourceData, choice: EncoderChoice) -> Cell:
     """Return the cell of a source through an encoder."""
-    return context.cell("extract", f"{data.label}-{choice.name}", data.digest, context.shelf.key(choice))
+    key, dtype = context.shelf.key(choice), context.latents_dtype(data, choice)
+    return context.cell("extract", f"{data.label}-{choice.name}", data.digest, key, dtype)
 
 
 def run_extract(context: SourceContext, data: SourceData, choice: EncoderChoice) -> dict[str, Any]:
@@ -137,14 +138,16 @@ def open_store(context: SourceContext, data: SourceData, choice: EncoderChoice) 
     encoder = context.shelf.load(choice)
     of_clips = data.spec.kind == "clips" and encoder.latent.kind == "clip"
     latent = clip_latent(encoder, CLIP_FRAMES) if of_clips else stored_latent(encoder)
-    return LatentStore(_root(context, data, choice, encoder.fingerprint), encoder.fingerprint, latent)
+    root, dtype = _root(context, data, choice, encoder.fingerprint), context.latents_dtype(data, choice)
+    return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
 
 
 def _root(context: SourceContext, data: SourceData, choice: EncoderChoice, fingerprint: str) -> Path:
     latents = context.config.output_dir / "cache" / "latents"
     # Encoders of clips have a latent of another shape for clips than for pairs of frames.
     clips = "-clips" if data.spec.kind == "clips" and _of_clips(choice) else ""
-    return latents / f"{safe_name(choice.name)}-{fingerprint}{clips}"
+    name = f"{safe_name(choice.name)}-{fingerprint}{clips}"
+    return latents / store_folder(name, context.latents_dtype(data, choice))
 
 
 def _of_clips(choice: EncoderChoice) -> bool:

@@ -5,15 +5,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from lary_policy.data import LatentStore
-from lary_policy.data.shards import SUFFIX, cast_latents, read_codes, shard_frame_ids, write_shard
+from lary_policy.data.packing import PackedRows, pack
+from lary_policy.data.shards import (
+    SUFFIX,
+    cast_latents,
+    check_shard,
+    read_codes,
+    read_shard,
+    shard_frame_ids,
+    write_shard,
+)
 from lary_policy.errors import StoreError
 from lary_policy.types import LatentSpec
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_shard_is_what_safetensors_itself_would_save(dtype, tmp_path):
     latents = torch.randn(3, 5, 7).to(dtype)
     digest = write_shard(tmp_path, ["a", "b", "c"], latents)
@@ -37,6 +48,39 @@ def test_one_value_that_is_not_finite_is_found(bad, position):
     latents.view(-1)[position] = bad
     with pytest.raises(StoreError, match="1 non-finite values"):
         cast_latents(latents, torch.float16)
+
+
+def test_a_row_too_small_for_float16_is_named_and_zeros_are_not():
+    latents = torch.randn(3, 5, 7)
+    latents[1] = 0
+    assert cast_latents(latents, torch.float16)[1].count_nonzero() == 0
+    latents[1, 0, 0] = 1e-5
+    with pytest.raises(StoreError, match=r"1 rows below.*latents_dtype=float32 or bfloat16"):
+        cast_latents(latents, torch.float16)
+    assert cast_latents(latents, torch.bfloat16)[1].count_nonzero() == 1
+
+
+@given(
+    st.lists(st.floats(-65504, 65504, width=16), min_size=1, max_size=9),
+    st.sampled_from([torch.float16, torch.bfloat16]),
+)
+def test_packing_loses_no_bit(numbers, dtype):
+    latents = torch.tensor(numbers).to(dtype)[:, None, None].expand(-1, 3, 1)
+    rows = PackedRows(pack(latents))
+    assert rows.shape == latents.shape
+    picked = torch.arange(len(numbers)).flip(0)
+    assert torch.equal(rows[picked].view(torch.int16), latents.flip(0).contiguous().view(torch.int16))
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float16, 0.86), (torch.bfloat16, 0.72)])
+def test_packed_shards_are_smaller_and_whole(dtype, share, tmp_path):
+    latents, codes = torch.randn(8, 64, 97).to(dtype), torch.randint(0, 8, (8, 3))
+    digest = write_shard(tmp_path, list("abcdefgh"), latents, codes, packed=True)
+    path = tmp_path / f"{digest}{SUFFIX}"
+    assert path.stat().st_size < share * latents.nbytes + 2000  # ids and header
+    assert torch.equal(read_shard(path), latents)
+    assert torch.equal(read_codes(path), codes)
+    check_shard(path)
 
 
 def test_threads_of_one_process_write_at_once(tmp_path):

@@ -41,9 +41,10 @@ def flip(path: Path, place: int = -1) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_read_returns_what_was_written_in_the_order_asked(root, dtype):
-    store = LatentStore(root, PRINT, SPEC, dtype=dtype)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_read_returns_what_was_written_in_the_order_asked(root, dtype, packed):
+    store = LatentStore(root, PRINT, SPEC, dtype=dtype, packed=packed)
     store.write_shard(ids(1, 2, 3), latents(3))
     store.write_shard(ids(4, 5), latents(2, seed=1))
     both = torch.cat([latents(3), latents(2, seed=1)]).to(getattr(torch, dtype))

@@ -13,6 +13,7 @@ import pytest
 from larybench_files import make_calvin, make_clips, make_libero, make_robocoin
 
 from lary_policy import cli
+from lary_policy.data import LatentStore
 from lary_policy.data.statistics import benchmark_constants
 
 FAST = ("head.train.epochs=1", "head.width=32", "device=cpu")
@@ -60,6 +61,12 @@ def calvin(tmp_path_factory) -> Run:
     make_calvin(run.data, train=24, val=3, chunks=2)
     assert run.lary("suite", "calvin", "protocol=both", *REGRESSION) == 0
     return run
+
+
+def test_lary_stores_float32_as_the_reference_and_native_half_of_it(calvin):
+    stores = [LatentStore.open(root) for root in (calvin.output / "cache" / "latents").iterdir()]
+    assert sorted(store.dtype for store in stores) == ["float16", "float32"]
+    assert all(store.verify() == [] for store in stores)
 
 
 def pick(scores: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

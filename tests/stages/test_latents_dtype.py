@@ -1,0 +1,70 @@
+"""In which dtype latents are stored, and what 16 bits do to the answers of heads."""
+
+import pytest
+import torch
+
+from lary_policy.data import LatentStore
+from lary_policy.data.store import STORE_DTYPES
+from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.heads import HeadMeta, build_head, load_head_config
+from lary_policy.stages.config import LATENTS_DTYPES
+from lary_policy.stages.context import RunContext
+from lary_policy.stages.extract import demonstration_latents, extract_cell, open_store
+from lary_policy.stages.latents import store_dtype, store_folder
+
+SHAPE = (2, 1, 16, 384)  # of DINOv2-S at 56 px, whose last layer normalises its tokens
+
+
+def test_auto_follows_protocol_and_encoder():
+    assert LATENTS_DTYPES == ("auto", *STORE_DTYPES)
+    assert store_dtype("auto", "lary", "bfloat16") == "float32"
+    assert [store_dtype("auto", "native", d) for d in STORE_DTYPES] == ["float16", "float16", "bfloat16"]
+    assert store_dtype("bfloat16", "lary", "float32") == "bfloat16"
+    assert len({store_folder("a", dtype) for dtype in STORE_DTYPES}) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [("latents_dtype=int8", UnknownNameError), ("latents_ram_gb=-1", ConfigError)],
+)
+def test_settings_that_mean_nothing_are_refused(tiny, setting, error):
+    with pytest.raises(error, match=setting.split("=")[0]):
+        tiny.config(setting)
+
+
+def test_each_dtype_has_cells_and_a_store_of_its_own(tiny):
+    keys, roots = set(), set()
+    for dtype in STORE_DTYPES:
+        context = RunContext.create(tiny.config(f"latents_dtype={dtype}"))
+        choice = context.config.encoders[0]
+        keys |= {extract_cell(context, "reach", choice).key, demonstration_latents(context, "reach", choice)}
+        roots.add(open_store(context, choice).root)
+    assert len(keys) == 6
+    assert len(roots) == 3
+    (old,) = (tiny.output_dir / "cache" / "latents").iterdir()  # of the run with latents_dtype=auto
+    assert LatentStore.open(old).dtype == "float16"
+    assert old in roots
+
+
+@pytest.mark.parametrize("name", ["mlp-small", "attentive-small"])
+def test_float16_latents_change_answers_less_than_computing_in_bfloat16(name):
+    classes = ("a", "b", "c") if name.startswith("attentive") else ()
+    fields = {"chunk": 5, "action_dim": 7} if not classes else {"class_names": classes}
+    meta = HeadMeta(
+        model=load_head_config(name).model, encoder="dinov2-small", fingerprint="0" * 16, latent_shape=SHAPE,
+        cameras=("front",), embodiment="arm7", task="reach", mode="atomic" if classes else "pair",
+        target="class" if classes else "absolute", token_grid=None, seed=0, **fields,
+    )  # fmt: skip
+    head = build_head(meta).eval()
+    latents = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def change(answers):
+        return float((answers.float() - exact).norm() / exact.norm())
+
+    with torch.no_grad():
+        exact = head(latents)
+        stored = change(head(latents.half().float()))
+        with torch.autocast("cpu", torch.bfloat16):
+            computed = change(head(latents))
+    assert stored < 5e-4
+    assert stored < computed / 5
