@@ -98,7 +98,7 @@ def write_statistics(path: Path, found: StreamedStatistics, *, dataset: str, rel
 
 
 def read_statistics(
-    path: Path, *, dataset: str, action_dim: int, unknown: Unknown = "error"
+    path: Path, *, dataset: str, action_dim: int, unknown: Unknown = "error", relative: bool | None = None
 ) -> RobotStatistics:
     """Read statistics as the reference writes them.
 
@@ -109,9 +109,12 @@ def read_statistics(
         dataset: Dataset they must be of, where the file says so.
         action_dim: Numbers a of an action.
         unknown: See `RobotStatistics`.
+        relative: Whether they must be of differences or of actions, where the file says which; None for
+            either.
 
     Raises:
-        EmbodimentError: The file is missing, damaged, of another dataset or of another action layout.
+        EmbodimentError: The file is missing, damaged, of another dataset, of other actions or of another
+            action layout.
     """
     try:
         value = read_json(path)
@@ -133,6 +136,13 @@ def read_statistics(
             expected=f"statistics of {dataset} in {path}",
             got=f"those of {value.get('dataset')}, {len(robots)} robots",
             fix=f"Compute them with `lary data statistics source={dataset}`.",
+        )
+    wanted = None if relative is None else "relative" if relative else "absolute"
+    if wanted is not None and value.get("action_mode", wanted) != wanted:
+        raise EmbodimentError(
+            expected=f"statistics of {wanted} actions in {path}",
+            got=f"those of {value['action_mode']} ones",
+            fix=f"Pass targets=[{'displacement' if wanted == 'absolute' else 'absolute'}], or another file.",
         )
     return RobotStatistics(robots, whole, unknown)
 

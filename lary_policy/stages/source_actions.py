@@ -18,6 +18,7 @@ from lary_policy.processes import is_main_process
 from lary_policy.report.ratio_intervals import bootstrap_ratio_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.estimates import Estimate, action_estimates
+from lary_policy.stages.given_statistics import given_scaling
 from lary_policy.stages.scaling import Scaling, fit_scaling
 from lary_policy.stages.source_data import SourceContext
 from lary_policy.stages.source_latents import Samples
@@ -65,7 +66,7 @@ def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     layout = target_embodiment(embodiment, config.rotation)
     parts = {name: _actions(job, name, some, embodiment, config.rotation) for name, some in splits.items()}
     train = parts[spec.train_split]
-    scaling = fit_scaling(
+    scaling = given_scaling(config, job.data, job.target) or fit_scaling(
         spec.key, job.data.protocol, job.target, train.targets, train.robots, train.items,
         least=layout.least_scale(), unknown=config.unknown_robots,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -15,6 +15,7 @@ from lary_policy.processes import is_main_process
 from lary_policy.progress import progress
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
+from lary_policy.stages.given_statistics import statistics_key
 from lary_policy.stages.latents import stored_latent
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
@@ -71,7 +72,8 @@ def probe_cell(context: SourceContext, job: SourceJob) -> Cell:
     c = context.config
     upstream = extract_cell(context, job.data, job.encoder).key
     # What changes the numbers of one kind of probe must not make cells of the other kind be run again.
-    own = (c.attention,) if job.target == "class" else (c.rotation, c.unknown_robots)
+    actions = (c.rotation, c.unknown_robots, *statistics_key(c))
+    own = (c.attention,) if job.target == "class" else actions
     return context.cell("probe", job.label, upstream, job.head, job.target, job.seed, own)
 
 

@@ -15,6 +15,7 @@ from lary_policy.processes import is_main_process
 from lary_policy.progress import progress
 from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.context import machine_facts
+from lary_policy.stages.given_statistics import check_statistics
 from lary_policy.stages.report import Results
 from lary_policy.stages.source_config import SourceConfig
 from lary_policy.stages.source_data import SourceContext
@@ -70,6 +71,7 @@ def run_source_suite(
 
 def _read(config: SourceConfig) -> SourceContext:
     context = SourceContext.create(config)
+    check_statistics(context)
     for data in context.data:
         _ = data.digest
     return context
