@@ -1,0 +1,87 @@
+"""A LeRobot dataset without its images: what LeRobot reads where the latents of the images are stored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lary_policy.data.episodes import read_json, write_json
+from lary_policy.data.lerobot_files import INFO, LeRobotFiles
+from lary_policy.errors import DatasetError
+
+STATS, TASKS, EPISODES = "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
+IMAGES = ("image", "video")
+
+
+def write_view(
+    files: LeRobotFiles,
+    out: Path,
+    *,
+    episodes: Collection[int] | None = None,
+    camera_stats: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a dataset's numbers, tasks and episodes to a new folder, its images and videos left out.
+
+    LeRobot decodes every image feature of a dataset whether a policy looks at it or not; of this one it
+    decodes none. Indices, episodes, tasks and statistics stay those of the whole dataset.
+
+    Args:
+        files: The whole dataset.
+        out: Folder to write; it may exist.
+        episodes: Numbers of the episodes whose tables are copied, e.g. because only they were downloaded;
+            None for all.
+        camera_stats: Statistics that replace those of every colour camera, e.g. ImageNet's. LeRobot sets
+            them for the cameras of a dataset, and checkpoints hold them although images are not normalised.
+
+    Raises:
+        DatasetError: A table of the dataset cannot be read.
+    """
+    info = read_json(files.root / INFO)
+    hidden = {name for name, feature in info["features"].items() if feature["dtype"] in IMAGES}
+    info["features"] = {name: f for name, f in info["features"].items() if name not in hidden}
+    write_json(out / INFO, info)
+    if (files.root / STATS).is_file():
+        stats = read_json(files.root / STATS)
+        for camera in files.cameras() if camera_stats else ():
+            stats[camera] = {**stats.get(camera, {}), **(camera_stats or {})}
+        write_json(out / STATS, stats)
+    shutil.copy(files.root / TASKS, out / TASKS)
+    shutil.copytree(files.root / EPISODES, out / EPISODES, dirs_exist_ok=True)
+    for table in dict.fromkeys(e.table for e in files.episodes if episodes is None or e.number in episodes):
+        _copy_numbers(table, out / table.relative_to(files.root.resolve()), hidden)
+    return out
+
+
+def _copy_numbers(table: Path, out: Path, hidden: set[str]) -> None:
+    """Copy a table without the hidden columns, row group by row group, so that memory stays small."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with pq.ParquetFile(table) as file:
+            columns = [name for name in file.schema_arrow.names if name not in hidden]
+            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+            with pq.ParquetWriter(out, _described(schema, file.schema_arrow.metadata, hidden)) as writer:
+                for group in range(file.num_row_groups):
+                    rows = file.read_row_group(group, columns=columns)
+                    writer.write_table(rows.cast(writer.schema))
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise DatasetError(
+            expected=f"a table of steps at {table}",
+            got=f"{type(error).__name__}: {error}",
+            fix="Restore the file, or write the dataset anew.",
+        ) from error
+
+
+def _described(schema: pa.Schema, metadata: dict[bytes, bytes] | None, hidden: set[str]) -> pa.Schema:
+    """Keep what `datasets` says in a table about its columns, of those that are still there."""
+    raw = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    features = raw.get("info", {}).get("features")
+    if not features:
+        return schema
+    raw["info"]["features"] = {name: f for name, f in features.items() if name not in hidden}
+    return schema.with_metadata({b"huggingface": json.dumps(raw).encode()})

@@ -1,0 +1,203 @@
+"""Latents by frame number: those of the images that LeRobot itself would give, clamped as LeRobot clamps."""
+
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lerobot_files import write_lerobot
+
+from lary_policy.data.store import LatentStore
+from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnknownNameError
+from lary_policy.policy.latent_build import CachePlan, build_cache
+from lary_policy.policy.latent_cache import LatentCache
+from lary_policy.types import LatentSpec
+
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+CAMERAS = {TOP: TOP, WRIST: WRIST}
+LENGTHS = (6, 7, 8)
+
+
+class CornerEncoder:
+    """Two tokens of a frame: its mean colour and its corner; of a window also those of its frames' change."""
+
+    def __init__(self, kind="frame", fingerprint="f" * 16):
+        self.fingerprint, self.latent = fingerprint, LatentSpec(kind, 2, 3)
+        self.images = 0
+
+    def __call__(self, images):
+        assert images.dtype == torch.float32
+        assert images.shape[2] == 3
+        assert 0 <= images.min() <= images.max() <= 1
+        self.images += images.shape[0]
+        tokens = torch.stack((images.mean((-1, -2)), images[..., 0, 0]), 2)
+        return tokens if self.latent.kind == "frame" else tokens.diff(dim=1)
+
+
+def write(folder, video=False):
+    return write_lerobot(folder, episodes=3, steps=6, cameras=("top", "wrist"), video=video)
+
+
+def by_lerobot(root, **options):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    return LeRobotDataset("tests/tiny", root=root, video_backend="pyav", **options)
+
+
+def meta_of(root):
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+
+    return LeRobotDatasetMetadata("tests/tiny", root=root)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("lerobot") / "image")
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory, root):
+    return build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path_factory.mktemp("latents"))
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_lookup_is_the_encoder_on_lerobots_own_windows(tmp_path, video):
+    root = write(tmp_path / "data", video=video)
+    encoder, deltas = CornerEncoder(), (-3, -1, 0)
+    plan = CachePlan(CAMERAS, deltas=deltas)
+    cache = LatentCache(build_cache(meta_of(root), plan, encoder, tmp_path / "l").folder)
+    stamps = {camera: [d / 20 for d in deltas] for camera in CAMERAS}
+    theirs = by_lerobot(root, delta_timestamps=stamps)
+    index = torch.tensor([20, 0, 1, 2, 5, 6, 7, 12, 13, 14])
+    found = cache.lookup(index, (WRIST, TOP), deltas)
+    assert found.shape == (len(index), 3, 2, 2, 3)
+    items = [theirs[int(i)] for i in index]
+    for place, camera in enumerate((WRIST, TOP)):
+        expected = encoder(torch.stack([item[camera] for item in items]))
+        assert torch.allclose(found[:, :, place], expected, atol=1e-6)
+
+
+def test_windows_of_encoders_that_need_several_frames(tmp_path, root):
+    encoder, deltas = CornerEncoder("clip"), (-4, -2, 0)
+    plan = CachePlan(CAMERAS, deltas=deltas)
+    cache = LatentCache(build_cache(meta_of(root), plan, encoder, tmp_path).folder)
+    theirs = by_lerobot(root, delta_timestamps={TOP: [d / 20 for d in deltas]})
+    index = torch.arange(sum(LENGTHS))
+    expected = encoder(torch.stack([theirs[int(i)][TOP] for i in index]))
+    found = cache.lookup(index, (TOP,), deltas)
+    assert found.shape == (21, 2, 1, 2, 3)
+    assert torch.allclose(found[:, :, 0], expected, atol=1e-6)
+    with pytest.raises(StoreError, match=r"window \(0,\)"):
+        cache.lookup(index, (TOP,))
+
+
+def test_every_frame_is_encoded_once_and_never_again(tmp_path, root):
+    encoder, meta = CornerEncoder(), meta_of(root)
+    some = build_cache(meta, CachePlan(CAMERAS, episodes=(0, 2)), encoder, tmp_path)
+    assert (some.encoded, some.reused, encoder.images) == (28, 0, 28)
+    everything = build_cache(meta, CachePlan(CAMERAS), encoder, tmp_path)
+    assert (everything.encoded, everything.reused, encoder.images) == (14, 28, 42)
+    again = build_cache(meta, CachePlan(CAMERAS), encoder, tmp_path)
+    assert (again.encoded, again.folder) == (0, everything.folder)
+    assert some.folder != everything.folder
+    with pytest.raises(StoreError, match="not among those encoded"):
+        LatentCache(some.folder).lookup(torch.tensor([6]), (TOP,))
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, root, monkeypatch):
+    class Stops(CornerEncoder):
+        def __call__(self, images):
+            if self.images:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    monkeypatch.setattr("lary_policy.policy.latent_build.BATCH_SIZE", 10)
+    monkeypatch.setattr(sys.modules["lary_policy.data.extract"], "SHARD_BYTES", 10 * 24)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(meta_of(root), CachePlan(CAMERAS), Stops(), tmp_path)
+    assert not (tmp_path / "views").exists()
+    done = build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path)
+    assert (done.encoded, done.reused) == (32, 10)
+
+
+def test_the_view_is_the_dataset_without_images(root, latents):
+    stamps = {"observation.state": [-0.05, 0], "action": [0, 0.05, 0.1]}
+    whole, view = (by_lerobot(r, delta_timestamps=stamps) for r in (root, latents.folder))
+    assert view.meta.camera_keys == []
+    assert (view.meta.total_frames, view.fps, view.meta.total_episodes) == (21, 20, 3)
+    for i in (0, 5, 6, 20):
+        theirs, ours = whole[i], view[i]
+        assert set(theirs) - set(ours) == {TOP, WRIST}
+        for name, value in ours.items():
+            same = (
+                torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
+            )
+            assert same, name
+    assert len(by_lerobot(latents.folder, episodes=[1])) == 7
+
+
+def test_statistics_of_cameras_can_be_replaced(tmp_path, root):
+    plan = CachePlan(CAMERAS, camera_stats={"mean": [[[0.5]]]})
+    folder = build_cache(meta_of(root), plan, CornerEncoder(), tmp_path).folder
+    stats = [json.loads((r / "meta" / "stats.json").read_text()) for r in (root, folder)]
+    assert stats[1][TOP] == {**stats[0][TOP], "mean": [[[0.5]]]}
+    assert stats[1]["action"] == stats[0]["action"]
+
+
+def test_latents_of_another_encoder_dataset_or_camera_are_refused(tmp_path, root, latents):
+    cache = LatentCache(latents.folder)
+    cache.require_encoder("f" * 16)
+    cache.require_dataset(meta_of(root))
+    cache.require_dataset(meta_of(latents.folder))
+    cache.require_cameras((WRIST,))
+    with pytest.raises(StoreError, match=r"fingerprint eeee"):
+        cache.require_encoder("e" * 16)
+    with pytest.raises(UnknownNameError, match="top"):
+        cache.require_cameras(("observation.images.front",))
+    other = write_lerobot(tmp_path / "other", episodes=3, steps=7, video=False)
+    with pytest.raises(StoreError, match=r"total_frames 24, episodes .*, statistics"):
+        cache.require_dataset(meta_of(other))
+    meta = meta_of(root)
+    slower = SimpleNamespace(fps=10, total_frames=21, episodes=meta.episodes, stats=meta.stats, repo_id="a/b")
+    with pytest.raises(StoreError, match=r"expected fps 10.0 \(of the dataset a/b\); got fps 20.0"):
+        cache.require_dataset(slower)
+
+
+def test_frames_that_are_not_there(latents):
+    for index in ([21], [-1]):
+        with pytest.raises(ShapeError, match="0 to 20"):
+            LatentCache(latents.folder).lookup(torch.tensor(index), (TOP,))
+
+
+def test_a_folder_without_latents_or_of_another_format(tmp_path, root, latents):
+    with pytest.raises(StoreError, match="lary train"):
+        LatentCache(root)
+    copy = shutil.copytree(latents.folder, tmp_path / "views" / "copy")
+    facts = json.loads((copy / "latents.json").read_text())
+    (copy / "latents.json").write_text(json.dumps({**facts, "version": 99}))
+    with pytest.raises(StoreError, match="format 1; got 99"):
+        LatentCache(copy)
+    (copy / "latents.json").write_text(json.dumps({**facts, "store": "gone"}))
+    with pytest.raises(StoreError, match="gone"):
+        LatentCache(copy)
+
+
+def test_a_broken_image_is_named_and_a_full_disk_noticed_before_it_is_full(tmp_path, root, monkeypatch):
+    broken = FrameFormatError(expected="an image", got="dust", fix="Restore it.")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            sys.modules["lary_policy.data.extract"], "decode_frames", lambda frames: [broken] * len(frames)
+        )
+        with pytest.raises(DatasetError, match=r"42 that cannot, for example .*top:0: .*dust"):
+            build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(StoreError, match="42 latents"):
+        build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path)
+
+
+def test_the_store_is_a_latent_store(latents):
+    (folder,) = (latents.folder.parents[1] / "latents").iterdir()
+    assert len(LatentStore.open(folder)) == latents.encoded == 42
+    assert latents.bytes == 24
