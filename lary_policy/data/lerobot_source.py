@@ -21,10 +21,10 @@ from lary_policy.data.lerobot_files import (
     local_root,
     short_name,
 )
+from lary_policy.data.lerobot_frames import stored_frame
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.regroup import split_of_episode
 from lary_policy.data.source import SourceSpec, register_source, require_protocol
-from lary_policy.data.stored_frames import ParquetFrame, VideoFrame
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.types import Quarantined
 
@@ -258,10 +258,7 @@ class LeRobotSource:
         )
 
     def _frame(self, episode: LeRobotEpisode, steps: LeRobotSteps, camera: str, step: int) -> Frame:
-        if camera in episode.videos:
-            path, start_s = episode.videos[camera]
-            return VideoFrame(path, round(start_s * self.files.fps) + step)
-        return ParquetFrame(episode.table, camera, steps.first_row + step)
+        return stored_frame(self.files, episode, steps, camera, step)
 
     def _nothing_usable(self, split: str, quarantined: Sequence[Quarantined]) -> DatasetError:
         longest = max((e.length for e in self.episodes(split)), default=0)
