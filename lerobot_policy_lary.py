@@ -1,3 +1,5 @@
-"""Imported by LeRobot's plugin discovery; registrations of policies and envs hang here."""
+"""Imported by LeRobot's plugin discovery: registers the policy and environment types."""
 
-import lary_policy as lary_policy
+import lary_policy.policy.register as register
+
+__all__ = ["register"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, encoder_fingerprint
+from lary_policy.encoders.module_state import device_of, no_grad_if_frozen
 from lary_policy.encoders.preprocess import check_frames, prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights
@@ -56,9 +56,9 @@ class ClipEncoder:
         self._preprocess = spec.preprocess_named(options.preprocess)
         self._frame_rule = frame_rule
 
-    @torch.no_grad()
+    @no_grad_if_frozen
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode clips without gradients; the result is an ordinary tensor that heads can train on.
+        """Encode clips without gradients while the module is frozen, as it is when loaded.
 
         Args:
             frames: uint8 RGB [b t h w 3] of any size, on any device.
@@ -74,7 +74,11 @@ class ClipEncoder:
         frames = self._frame_rule(frames)
         options = self._options
         images = prepare_frames(
-            frames, options.image_px, self._preprocess, device=options.device, dtype=options.dtype
+            frames,
+            options.image_px,
+            self._preprocess,
+            device=device_of(self.model, options.device),
+            dtype=options.dtype,
         )
         tokens = self.model(images.unflatten(0, frames.shape[:2]))
         if tokens.shape[2:] != (self.latent.tokens, self.latent.width):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, encoder_fingerprint
+from lary_policy.encoders.module_state import device_of, no_grad_if_frozen
 from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights
@@ -47,9 +47,9 @@ class FrameEncoder:
         self._options = options
         self._preprocess = spec.preprocess_named(options.preprocess)
 
-    @torch.no_grad()
+    @no_grad_if_frozen
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode frames without gradients; the result is an ordinary tensor that heads can train on.
+        """Encode frames without gradients while the module is frozen, as it is when loaded.
 
         Args:
             frames: uint8 RGB [b t h w 3] of any size, on any device.
@@ -63,7 +63,11 @@ class FrameEncoder:
         """
         options = self._options
         images = prepare_frames(
-            frames, options.image_px, self._preprocess, device=options.device, dtype=options.dtype
+            frames,
+            options.image_px,
+            self._preprocess,
+            device=device_of(self.model, options.device),
+            dtype=options.dtype,
         )
         tokens = self.model(images)
         if tokens.shape[1:] != (self.latent.tokens, self.latent.width):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, encoder_fingerprint
+from lary_policy.encoders.module_state import device_of, no_grad_if_frozen
 from lary_policy.encoders.preprocess import check_frames, prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights
@@ -107,23 +107,27 @@ class PairEncoder:
         """
         return self.latents(*self._consecutive(frames))
 
-    @torch.no_grad()
+    @no_grad_if_frozen
     def encode_indices(self, frames: Tensor) -> Tensor:
         """Return the codes [b t-1 n] (int64) of the pairs of consecutive frames; raises as `encode`."""
         first, second = self._consecutive(frames)
         indices = self.tokens(first.flatten(0, 1), second.flatten(0, 1)).indices
         return indices.unflatten(0, first.shape[:2])
 
-    @torch.no_grad()
+    @no_grad_if_frozen
     def features(self, frames: Tensor) -> Tensor:
         """Run the per-frame part alone: frames [b t h w 3] to features [b t ...]."""
         options = self._options
         images = prepare_frames(
-            frames, options.image_px, self._preprocess, device=options.device, dtype=options.dtype
+            frames,
+            options.image_px,
+            self._preprocess,
+            device=device_of(self.model, options.device),
+            dtype=options.dtype,
         )
         return self._model.features(images).unflatten(0, frames.shape[:2])
 
-    @torch.no_grad()
+    @no_grad_if_frozen
     def tokens(self, first: Tensor, second: Tensor) -> PairTokens:
         """Turn features [p ...] of the first and of the second frames into everything the model says."""
         return self._model.action(first, second)

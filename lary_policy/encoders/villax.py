@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.checkpoint import load_strictly, read_tensors
+from lary_policy.encoders.module_state import no_grad_if_frozen
 from lary_policy.encoders.pair_encoder import PairEncoder, PairTokens
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_frames
 from lary_policy.encoders.random_init import build_seeded
@@ -91,7 +91,7 @@ class WindowEncoder(PairEncoder):
         check_frames(frames)
         return self._clip(frames).indices if frames.shape[1] > 2 else super().encode_indices(frames)
 
-    @torch.no_grad()
+    @no_grad_if_frozen
     def _clip(self, frames: Tensor) -> PairTokens:
         return self.model.clip(self.features(frames))  # type: ignore[operator]
 

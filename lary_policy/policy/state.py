@@ -1,0 +1,67 @@
+"""What of an observation encoder a checkpoint holds, by module hooks that survive deepcopy.
+
+Base tensors are those that the backbone had when it was built. They are left out of state dicts unless the
+configuration stores them, and filled in with the present ones before loading; adapters are always kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+BACKBONE = "backbone."
+# Where peft puts the tensors of a layer that it wraps.
+WRAPPED = (".base_layer.", ".original_module.")
+
+
+def attach_state_hooks(encoder: Any) -> None:
+    """Let state dicts hold what `config` says; call before adapters are injected.
+
+    Args:
+        encoder: The ObservationEncoder, with `backbone`, `config` and `awaits`.
+    """
+    encoder.base_names = frozenset(encoder.backbone.state_dict())
+    encoder.register_state_dict_post_hook(_leave_out)
+    encoder.register_load_state_dict_pre_hook(_fill_in)
+
+
+def missing_keys(own: Mapping[str, Tensor], given: Iterable[str]) -> list[str]:
+    """Return the names of `own` that are not given under any of their names; tied tensors are stored once.
+
+    Args:
+        own: Tensors by name, as `state_dict(keep_vars=True)` returns them.
+        given: Names in a checkpoint.
+    """
+    names = set(given)
+    present = {id(tensor) for name, tensor in own.items() if name in names}
+    return [name for name, tensor in own.items() if name not in names and id(tensor) not in present]
+
+
+def _leave_out(module: Any, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    if not module.config.stores_backbone:
+        for name in _base_tensors(module, prefix):
+            state_dict.pop(name, None)
+
+
+def _fill_in(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    held = _base_tensors(module, prefix)
+    if not module.config.stores_backbone:
+        for name, tensor in held.items():
+            state_dict.setdefault(name, tensor.detach())
+    elif not missing_keys(held, state_dict):
+        module.awaits = None
+
+
+def _base_tensors(module: Any, prefix: str) -> dict[str, Tensor]:
+    backbone: nn.Module = module.backbone
+    tensors = backbone.state_dict(prefix=prefix + BACKBONE, keep_vars=True)
+    start = len(prefix + BACKBONE)
+    return {name: tensor for name, tensor in tensors.items() if _base_name(name[start:]) in module.base_names}
+
+
+def _base_name(name: str) -> str:
+    for wrapper in WRAPPED:
+        name = name.replace(wrapper, ".")
+    return name
