@@ -17,7 +17,8 @@ _VERBS = {
         "stages.verbs",
     ),
     "data": (
-        "Write simulated demonstrations; `lary data verify|indices|prepare|statistics|import`: real files.",
+        "Write simulated demonstrations; `lary data verify|indices|prepare|statistics|import|"
+        "to-lerobot|from-lerobot`: other files.",
         "stages.verbs",
     ),
     "extract": ("Encode each unique frame once into the latent store.", "stages.verbs"),
@@ -34,6 +35,7 @@ _EXAMPLES = """examples:
   lary probe encoder=dinov2-small env=reach      probes of one encoder on one task
   lary rollout encoder=pixels env=pick_place episodes=100
   lary data verify                               check every dataset and latent store under outputs/
+  lary data to-lerobot env=reach out=reach_v3    demonstrations as a LeRobot dataset; from-lerobot: back
   lary data verify source=calvin data_dir=/data  read every file of a key of LARYBench completely
 """
 

@@ -101,4 +101,4 @@ def _explain(verb: str, error: Exception) -> LaryPolicyError:
 
 def _spoken(verb: str) -> str:
     """Return a verb as it is typed: the settings of `lary data verify` are in `data_verify.yaml`."""
-    return verb.replace("_", " ")
+    return verb.replace("_", " ", 1).replace("_", "-")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield the name of a hidden folder beside `path`; what the block makes there becomes `path` at the end.
+
+    A block that fails or is stopped leaves nothing; a hidden folder that a killed process left is removed.
+
+    Raises:
+        StoreError: The disk is full or not writable, or `path` is not empty.
+    """
+    partial = path.parent / f".{path.name}.partial"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_vacant(path: Path) -> bool:
+    """Return whether nothing is at `path`, or an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _disk_error(path: Path, error: OSError) -> StoreError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from lary_policy.data.action_mapping import ActionMapping, map_actions
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.frames import Frame
 from lary_policy.data.lerobot_files import (
+    DISTURBED,
+    EXECUTED,
     INFO,
     LeRobotEpisode,
     LeRobotFiles,
@@ -35,14 +38,39 @@ CHUNK_S = 0.25  # length of a chunk where no stride is given: that of the simula
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class LeRobotMotion:
+    """What the robot was told and did in the T steps of an episode, in the layout of the embodiment.
+
+    Attributes:
+        steps: The tables' own numbers.
+        actions: Recorded actions `[T a]`.
+        executed: What was commanded instead where poses were disturbed, `[T a]`.
+        poses: Measured poses `[T a]`, or the actions where there are none.
+        disturbed: Steps at which they were, bool `[T]`.
+    """
+
+    steps: LeRobotSteps
+    actions: Tensor
+    executed: Tensor
+    poses: Tensor
+    disturbed: Tensor
+
+    def is_finite(self, chunk: slice) -> bool:
+        """Return whether the actions of a chunk, and the pose it starts from, have no NaN or infinity."""
+        numbers = (self.actions[chunk], self.executed[chunk], self.poses[chunk.start])
+        return all(bool(torch.isfinite(values).all()) for values in numbers)
+
+
 @register_source("lerobot")
 class LeRobotSource:
     """A LeRobot dataset, on this machine or from the hub.
 
     Frames stay where they are: in videos, of which only what a probe needs is decoded, or in tables. Splits
     are by episode: the dataset's own where `meta/info.json` names train, val and test, else 70 / 10 / 20 %.
-    Grippers become fractions of the range that the dataset's actions cover. Derived atomic primitives are
-    the option `atomic` of `open_source`.
+    Grippers become fractions of the range that the dataset's actions cover, unless it states its embodiment:
+    then numbers are in that embodiment's units already. Derived atomic primitives are the option `atomic` of
+    `open_source`.
 
     Args:
         key: `lerobot`.
@@ -56,7 +84,8 @@ class LeRobotSource:
         action_keys: Features that together are the action.
         state_key: Feature with the measured pose, of the same names as the actions; None goes without. Where
             it lacks one of the names, a chunk is relative to its first action.
-        embodiment: Name of the action layout; None infers one from the names of the numbers.
+        embodiment: Name of the action layout; None takes the one that the dataset states in the `info` of its
+            action, else infers one from the names of the numbers.
         action_names: The dataset's names of the numbers in the order of the embodiment.
         gripper_open: Whether an open gripper is a `high` or a `low` number.
         classes: `tasks` makes task descriptions the classes of the pairs; `none` leaves actions.
@@ -108,9 +137,12 @@ class LeRobotSource:
         if len(set(names)) < len(names):  # numbers of two features may have the same names
             names = tuple(f"{a}.{name}" for a in self._action_keys for name in files.names(a))
         title = (repo_id or self.root.name).replace("/", "-")
+        stated = files.embodiment(self._action_keys[0]) if len(self._action_keys) == 1 else None
+        embodiment = embodiment or stated
         self.mapping = map_actions(
             names, files.fps, embodiment=embodiment, action_names=action_names, title=title
         )
+        self._own_units = stated == self.mapping.embodiment.name
         self._state_key, self._state_columns = _state(files, state_key, self.mapping)
         self._closed_is_high = gripper_open == "low"
         self.spec = self._spec(key, protocol)
@@ -124,44 +156,57 @@ class LeRobotSource:
             DatasetError: No pair is usable.
         """
         self.spec.check_split(split)
-        low, span = self._gripper_range()
         rows: list[PairRow] = []
         chunks: list[Tensor] = []
+        executed: list[Tensor] = []
         anchors: list[Tensor] = []
         quarantined: list[Quarantined] = []
-        for episode, steps in self._steps(self.episodes(split)):
-            if isinstance(steps, str):
-                quarantined.append(Quarantined(f"episode {episode.number}", steps, "load_pairs"))
+        for episode, motion in self.motions(self.episodes(split)):
+            if isinstance(motion, str):
+                quarantined.append(Quarantined(f"episode {episode.number}", motion, "load_pairs"))
                 continue
-            actions, poses = self._poses(steps, low, span)
             for start in range(0, episode.length - self.stride, self.stride):
-                chunk = actions[start : start + self.stride]
-                row = self._row(episode, steps, start)
-                if bool(torch.isfinite(chunk).all() and torch.isfinite(poses[start]).all()):
+                chunk = slice(start, start + self.stride)
+                row = self._row(episode, motion, start)
+                if motion.is_finite(chunk):
                     rows.append(row)
-                    chunks.append(chunk)
-                    anchors.append(poses[start])
+                    chunks.append(motion.actions[chunk])
+                    executed.append(motion.executed[chunk])
+                    anchors.append(motion.poses[start])
                 else:
                     where = f"{row.csv}:{row.line}"
                     quarantined.append(Quarantined(where, "an action or state is not finite", "load_pairs"))
         if not rows:
             raise self._nothing_usable(split, quarantined)
-        values = torch.stack(chunks)
         return PairTable(
             rows=tuple(rows),
             cameras=tuple(map(short_name, self.cameras)),
             quarantined=tuple(quarantined),
             source=self.root / INFO,
-            has_states=self._state_columns is not None,
+            has_states=self.has_states,
             has_labels=self.classes == "tasks",
-            action_values=values,
-            executed_values=values,
+            action_values=torch.stack(chunks),
+            executed_values=torch.stack(executed),
             anchor_values=torch.stack(anchors),
         )
 
     def clips(self, split: str) -> ClipTable:
         """Raise DatasetError: this is a source of pairs."""
         raise self.spec.wrong_kind("clips")
+
+    def motions(
+        self, episodes: Sequence[LeRobotEpisode]
+    ) -> Iterator[tuple[LeRobotEpisode, LeRobotMotion | str]]:
+        """Yield what was commanded and measured in episodes, or why they cannot be used."""
+        low, span = self._gripper_range()
+        for episode, steps in self._steps(episodes):
+            if isinstance(steps, str):
+                yield episode, steps
+                continue
+            actions, poses = self._poses(steps, low, span)
+            executed = self.mapping.pick(steps.values[EXECUTED]) if self._has_noise else actions
+            disturbed = steps.values[DISTURBED] if self._has_noise else torch.zeros(len(actions), 1)
+            yield episode, LeRobotMotion(steps, actions, executed, poses, disturbed[:, 0].bool())
 
     def episodes(self, split: str) -> tuple[LeRobotEpisode, ...]:
         """Return the episodes of a split.
@@ -176,8 +221,18 @@ class LeRobotSource:
         return tuple(e for e in self.files.episodes if split_of_episode(e.number) == split)
 
     @property
+    def has_states(self) -> bool:
+        """Whether there are measured poses of all numbers of the action."""
+        return self._state_columns is not None
+
+    @property
     def _own_splits(self) -> bool:
         return set(SPLITS) <= set(self.files.splits)
+
+    @property
+    def _has_noise(self) -> bool:
+        """Whether poses were disturbed while it was recorded, and the dataset says where."""
+        return self._own_units and {EXECUTED, DISTURBED} <= set(self.files.features)
 
     def describe(self) -> str:
         """Return what the source makes of the dataset, for people to check before they believe a number."""
@@ -191,7 +246,10 @@ class LeRobotSource:
                 f"{self.root}: episodes {counts} ({origin}), stride {self.stride} at {self.files.fps:g} Hz",
                 f"cameras {', '.join(map(short_name, self.cameras))}; chunks {state}",
                 self.mapping.describe(),
-                f"grippers as fractions of their range, open = {'low' if self._closed_is_high else 'high'}",
+                "grippers in the units of the stated embodiment"
+                if self._own_units
+                else f"grippers as fractions of their range, open = "
+                f"{'low' if self._closed_is_high else 'high'}",
             )
         )
 
@@ -210,6 +268,7 @@ class LeRobotSource:
 
     def _steps(self, episodes: Sequence[LeRobotEpisode]) -> list[tuple[LeRobotEpisode, LeRobotSteps | str]]:
         keys = [*self._action_keys] + ([self._state_key] if self._state_key else [])
+        keys += [EXECUTED, DISTURBED] if self._has_noise else []
         return list(self.files.steps(episodes, list(dict.fromkeys(keys))))
 
     def _actions(self, steps: LeRobotSteps) -> Tensor:
@@ -230,7 +289,7 @@ class LeRobotSource:
         )
         places = [i for g in self.mapping.embodiment.groups if g.kind == "gripper" for i in g.indices]
         found = [self._actions(s) for _, s in self._steps(self.files.episodes) if not isinstance(s, str)]
-        if not places or not found:
+        if self._own_units or not places or not found:
             return low, span
         values = torch.cat(found)[:, places]
         values = values[torch.isfinite(values).all(-1)]
@@ -241,8 +300,8 @@ class LeRobotSource:
         span[places] = torch.where(opened == closed, torch.ones_like(closed), opened - closed)
         return low, span
 
-    def _row(self, episode: LeRobotEpisode, steps: LeRobotSteps, start: int) -> PairRow:
-        end = start + self.stride
+    def _row(self, episode: LeRobotEpisode, motion: LeRobotMotion, start: int) -> PairRow:
+        end, steps = start + self.stride, motion.steps
         return PairRow(
             line=steps.first_row + start,
             episode=str(episode.number),
@@ -252,7 +311,7 @@ class LeRobotSource:
             tgt_frames=tuple(self._frame(episode, steps, camera, end) for camera in self.cameras),
             action=episode.table,
             label=self.files.tasks[steps.tasks[start]] if self.classes == "tasks" else "",
-            noise_steps=0,
+            noise_steps=int(motion.disturbed[start:end].sum()),
             robot_type=self.files.robot_type,
             csv=str(episode.table.relative_to(self.root.resolve())),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lary_policy.data.lerobot_files import ACTION, DISTURBED, EXECUTED, IMAGE_PREFIX, STATE, SUCCESS
+from lary_policy.data.video import probe_video
 from lary_policy.embodiment import Embodiment
 from lary_policy.errors import ConfigError, StoreError
 
@@ -109,20 +109,42 @@ class LeRobotWriter:
             task: The instruction.
             frames: Of each of T steps the picture `[h w 3]` of each camera.
             values: Of every other feature its numbers `[T ...]`.
+
+        Raises:
+            StoreError: A video could not be encoded.
         """
-        with _quiet():
-            for step, views in enumerate(frames):
-                images = {f"{IMAGE_PREFIX}{camera}": image for camera, image in views.items()}
-                numbers = {name: column[step] for name, column in values.items()}
-                self._dataset.add_frame({**images, **numbers, "task": task})
-            self._dataset.save_episode()
+        try:
+            with _quiet():
+                for step, views in enumerate(frames):
+                    images = {f"{IMAGE_PREFIX}{camera}": image for camera, image in views.items()}
+                    numbers = {name: column[step] for name, column in values.items()}
+                    self._dataset.add_frame({**images, **numbers, "task": task})
+                self._dataset.save_episode()
+        except RuntimeError as error:  # of LeRobot's encoder threads; other errors arrive as they are
+            raise StoreError(
+                expected="videos of every camera",
+                got=f"{error}",
+                fix="Free disk space, choose another codec, or pass video=false.",
+            ) from error
 
     def finish(self, splits: Mapping[str, tuple[int, int]]) -> None:
-        """Close all files and name the splits: first and last + 1 episode of each."""
+        """Close all files and name the splits: first and last + 1 episode of each.
+
+        Raises:
+            StoreError: A video lacks frames.
+        """
         from lerobot.datasets.io_utils import write_info
 
         self._dataset.finalize()
         meta = self._dataset.meta
+        for key in meta.video_keys:
+            found = sum(probe_video(path).frames for path in (meta.root / "videos" / key).rglob("*.mp4"))
+            if found != meta.total_frames:
+                raise StoreError(
+                    expected=f"{meta.total_frames} frames in the videos of {key}",
+                    got=f"{found}",
+                    fix="LeRobot's encoder lost some: start the same command again, or pass video=false.",
+                )
         meta.info.splits = {name: f"{first}:{last}" for name, (first, last) in splits.items()}
         write_info(meta.info, meta.root)
 
@@ -142,26 +164,3 @@ def _quiet() -> Iterator[None]:
         av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's own default
         if shown:
             datasets.enable_progress_bar()
-
-
-@contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `out` that becomes `out` if the block succeeds and is removed if not.
-
-    Raises:
-        StoreError: The disk is full or not writable.
-    """
-    partial = out.parent / f".{out.name}.partial"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        yield partial
-        partial.rename(out)
-    except OSError as error:
-        raise StoreError(
-            expected=f"room and permission to write {out}",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            fix="Free disk space or choose another folder, then start the same command again.",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -61,7 +61,23 @@ def layout_of(config: Mapping[str, Any]) -> DemonstrationLayout:
 def publish(
     root: Path, partial: Path, config: dict[str, Any], records: Sequence[EpisodeRecord], seconds: float
 ) -> DemonstrationReport:
-    """Write the metadata of all splits into `partial` and move it to `root`.
+    """Complete `partial` and move it to `root`.
+
+    Raises:
+        DatasetError: A split has no successful episode.
+        StoreError: The disk is full or not writable.
+    """
+    summary = complete(partial, config, records, seconds)
+    (partial / PROGRESS_FILE).unlink(missing_ok=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(root)
+    return report_on(root, summary, reused=False)
+
+
+def complete(
+    folder: Path, config: Mapping[str, Any], records: Sequence[EpisodeRecord], seconds: float
+) -> dict[str, Any]:
+    """Write the metadata of all splits beside the episodes and return what `dataset.json` holds.
 
     Raises:
         DatasetError: A split has no successful episode.
@@ -78,19 +94,16 @@ def publish(
                 got=f"{len(failed)} failed, for example: {failed[0].failure}",
                 fix="Give more seeds, or less noise.",
             )
-        write_metadata(partial, form, split, chosen)
-    write_json(partial / layout.EPISODES_FILE, records_to_json(kept))
+        write_metadata(folder, form, split, chosen)
+    write_json(folder / layout.EPISODES_FILE, records_to_json(kept))
     summary = {
         **config,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "failed": records_to_json(failed),
         "seconds": round(seconds, 3),
     }
-    write_json(partial / layout.DATASET_FILE, summary)
-    (partial / PROGRESS_FILE).unlink(missing_ok=True)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(root)
-    return _report(root, summary, reused=False)
+    write_json(folder / layout.DATASET_FILE, summary)
+    return summary
 
 
 def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
@@ -107,10 +120,11 @@ def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
             got=f"one that differs in {', '.join(different)}" if found else "a folder without dataset.json",
             fix="Choose another root or delete the folder.",
         )
-    return _report(root, found, reused=True)
+    return report_on(root, found, reused=True)
 
 
-def _report(root: Path, summary: Mapping[str, Any], *, reused: bool) -> DemonstrationReport:
+def report_on(root: Path, summary: Mapping[str, Any], *, reused: bool) -> DemonstrationReport:
+    """Return what the dataset at `root` with this content of `dataset.json` holds."""
     kept = records_from_json(read_json(root / layout.EPISODES_FILE))
     labels = [label for r in kept for label in r.labels]
     failed = records_from_json(summary["failed"])

@@ -121,7 +121,7 @@ def _is_over(recording: Recording, step: int, stride: int, limit: int) -> bool:
 def _take_frames(env: SimEnv, recordings: Sequence[Recording], worlds: Sequence[int]) -> None:
     frames, states = env.frames(list(worlds)).cpu(), env.proprio()
     for recording, views, world in zip(recordings, frames, worlds, strict=True):
-        recording.images.append([_png(view) for view in views])
+        recording.images.append([png_bytes(view) for view in views])
         recording.states.append(states[world].cpu().clone())
 
 
@@ -131,7 +131,8 @@ def _take_step(recording: Recording, clean: Tensor, executed: Tensor, disturbed:
     recording.disturbed.append(disturbed)
 
 
-def _png(frame: Tensor) -> bytes:
+def png_bytes(frame: Tensor) -> bytes:
+    """Encode uint8 RGB `[h w 3]` as the file of a frame, without loss."""
     buffer = io.BytesIO()
     Image.fromarray(frame.numpy()).save(buffer, format="PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()

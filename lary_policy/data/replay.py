@@ -28,22 +28,33 @@ _NEEDED = ("task", "embodiment", "cameras", "image_px", "stride", "noise", "labe
 
 
 @dataclass(frozen=True)
+class ReplayCheck:
+    """How a repeated demonstration differs from the stored one.
+
+    Attributes:
+        pose: Largest difference of a target or measured pose (metres, radians, fractions of an opening).
+        grey_levels: Largest mean difference of a frame, of 255.
+        unreadable: Stored frames that could not be compared.
+    """
+
+    pose: float
+    grey_levels: float
+    unreadable: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
 class Replayed:
     """A demonstration, seen again.
 
     Attributes:
         record: What the dataset says of it.
         recording: Frames and states of each of its T + 1 steps, targets of T.
-        pose_difference: Largest difference of a target or measured pose from the stored ones.
-        frame_difference: Largest mean difference of a frame from the stored one, grey levels.
-        unreadable: Stored frames that could not be compared.
+        check: How it differs from what is stored.
     """
 
     record: EpisodeRecord
     recording: Recording
-    pose_difference: float
-    frame_difference: float
-    unreadable: tuple[Quarantined, ...]
+    check: ReplayCheck
 
 
 def read_settings(root: Path) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def _compare(root: Path, form: DemonstrationLayout, record: EpisodeRecord, recor
     frame, unreadable = _compare_frames(root, form, record, recording)
     if frame > FRAME_TOLERANCE:
         raise _differs(root, record, f"frames within {FRAME_TOLERANCE} grey levels", f"{frame:.1f}")
-    return Replayed(record, recording, pose, frame, unreadable)
+    return Replayed(record, recording, ReplayCheck(pose, frame, unreadable))
 
 
 def _compare_frames(

@@ -1,9 +1,16 @@
-"""Simulated demonstrations as a LeRobot dataset: every control step, success, splits and seeds."""
+"""Simulated demonstrations as a LeRobot dataset: every control step, success, splits and seeds.
+
+Keys: `observation.images.<camera>`, `observation.state` and `action` (absolute end-effector targets), both
+named by the embodiment's labels with its name in their `info`; `next.success`; of demonstrations with noise
+also `executed` and `disturbed`. The instruction is the task; `meta/info.json` has the splits,
+`meta/lary.json` the seeds.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +20,15 @@ from numpy.typing import NDArray
 
 from lary_policy.data.episodes import EpisodeRecord, read_episodes, read_json, write_json
 from lary_policy.data.frames import decode_image
+from lary_policy.data.lerobot_about import ABOUT
 from lary_policy.data.lerobot_files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
-from lary_policy.data.lerobot_writer import CODECS, LeRobotForm, LeRobotWriter, whole_or_nothing
+from lary_policy.data.lerobot_writer import CODECS, LeRobotForm, LeRobotWriter
 from lary_policy.data.recorder import Recording
-from lary_policy.data.replay import Replayed, read_settings, replay
+from lary_policy.data.replay import ReplayCheck, read_settings, replay
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError, UnknownNameError
+from lary_policy.paths import atomic_folder, is_vacant
 
-ABOUT = "meta/lary.json"  # what LeRobot's own files have no place for
 ALL = "all"
 PNG = "png"  # what stands for the codec where frames are no videos
 _NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it
@@ -46,11 +54,6 @@ def export_demonstrations(
     an episode come with T + 1 frames, of which the last repeats the last target: a robot that has arrived
     stays. Episodes that the expert failed are not in the dataset, so they are not in this one either.
 
-    Keys: `observation.images.<camera>`, `observation.state` and `action` (absolute end-effector targets),
-    both named by the embodiment's labels with its name in their `info`; `next.success`; with noise also
-    `executed` and `disturbed`. The instruction is the task; `meta/info.json` has the splits, `meta/lary.json`
-    the seeds.
-
     Args:
         root: Folder of a simulated dataset, as `collect_demonstrations` writes it.
         out: Folder of the LeRobot dataset; reused if it holds the same one already.
@@ -73,23 +76,31 @@ def export_demonstrations(
     settings = read_settings(root)
     records = _choose(root, settings, split)
     about = _about(settings, records, repo_id, cameras, codec if video else PNG)
-    if out.exists():
+    if not is_vacant(out):
         return _reuse(out, about)
-    form = _form(settings, about)
-    with whole_or_nothing(out) as partial:
-        started = time.perf_counter()
-        writer = LeRobotWriter(partial, form, longest=max(r.steps for r in records) + 1)
-        for done, seen in enumerate(
-            replay(root, records, num_worlds=num_worlds, render_device=render_device)
-        ):
-            _write(writer, form, settings, seen)
+    with atomic_folder(out) as partial:
+        writer = LeRobotWriter(partial, _form(settings, about), longest=max(r.steps for r in records) + 1)
+        started = time.perf_counter()  # importing LeRobot takes longer than writing a few episodes
+        checks: list[ReplayCheck] = []
+        for seen in replay(root, records, num_worlds=num_worlds, render_device=render_device):
+            _write(writer, settings, about["cameras"], seen.recording)
+            checks.append(seen.check)
             if on_progress is not None:
-                on_progress(done + 1, len(records))
+                on_progress(len(checks), len(records))
         writer.finish(_splits(records))
         seconds = round(time.perf_counter() - started, 3)
-        steps = sum(r.steps + 1 for r in records)
-        write_json(partial / ABOUT, {**about, "steps": steps, "seconds": seconds})
+        write_json(partial / ABOUT, {**about, **_findings(checks), "seconds": seconds})
     return out
+
+
+def _findings(checks: Sequence[ReplayCheck]) -> dict[str, Any]:
+    return {
+        "largest_difference": {
+            "pose": max(check.pose for check in checks),
+            "grey_levels": max(check.grey_levels for check in checks),
+        },
+        "unreadable": [asdict(frame) for check in checks for frame in check.unreadable],
+    }
 
 
 def _about(
@@ -115,23 +126,26 @@ def _about(
         "cameras": chosen,
         "frames": frames,
         "dataset": {key: value for key, value in settings.items() if key not in _NOT_DATA},
+        "steps": sum(r.steps + 1 for r in records),
         "episodes": [{"episode": r.episode, "seed": r.seed, "split": r.split} for r in records],
     }
 
 
-def _write(writer: LeRobotWriter, form: LeRobotForm, settings: Mapping[str, Any], seen: Replayed) -> None:
+def _write(
+    writer: LeRobotWriter, settings: Mapping[str, Any], cameras: Sequence[str], recording: Recording
+) -> None:
     from lary_envs import task_spec
 
-    order = [settings["cameras"].index(camera) for camera in form.cameras]
-    name = f"episode {seen.record.episode}"
+    places = {camera: settings["cameras"].index(camera) for camera in cameras}
     frames = [
-        {c: decode_image(views[i], name).numpy() for c, i in zip(form.cameras, order, strict=True)}
-        for views in seen.recording.images
+        {camera: decode_image(views[i], f"{camera} of step {step}").numpy() for camera, i in places.items()}
+        for step, views in enumerate(recording.images)
     ]
-    writer.add(task_spec(settings["task"]).instruction, frames, _values(form, seen.recording))
+    noise = _has_noise(settings)
+    writer.add(task_spec(settings["task"]).instruction, frames, _values(recording, noise=noise))
 
 
-def _values(form: LeRobotForm, recording: Recording) -> dict[str, NDArray[Any]]:
+def _values(recording: Recording, *, noise: bool) -> dict[str, NDArray[Any]]:
     """Return the numbers of T + 1 steps; what belongs to the T steps between them repeats its last value."""
 
     def held(values: NDArray[Any]) -> NDArray[Any]:
@@ -142,14 +156,14 @@ def _values(form: LeRobotForm, recording: Recording) -> dict[str, NDArray[Any]]:
         ACTION: held(torch.stack(recording.clean).numpy().astype(np.float32)),
         SUCCESS: held(np.array(recording.succeeded)[:, None]),
     }
-    if form.noise:
+    if noise:
         values[EXECUTED] = held(torch.stack(recording.executed).numpy().astype(np.float32))
         values[DISTURBED] = held(np.array(recording.disturbed)[:, None])
     return values
 
 
 def _form(settings: Mapping[str, Any], about: Mapping[str, Any]) -> LeRobotForm:
-    noise, px = settings["noise"], int(settings["image_px"])
+    px = int(settings["image_px"])
     return LeRobotForm(
         repo_id=about["repo_id"],
         embodiment=load_embodiment(settings["embodiment"]),
@@ -157,8 +171,12 @@ def _form(settings: Mapping[str, Any], about: Mapping[str, Any]) -> LeRobotForm:
         height=px,
         width=px,
         codec=None if about["frames"] == PNG else about["frames"],
-        noise=bool(noise["std_m"] or noise["std_rad"]),
+        noise=_has_noise(settings),
     )
+
+
+def _has_noise(settings: Mapping[str, Any]) -> bool:
+    return bool(settings["noise"]["std_m"] or settings["noise"]["std_rad"])
 
 
 def _choose(root: Path, settings: Mapping[str, Any], split: str) -> list[EpisodeRecord]:

@@ -71,15 +71,31 @@ def run_data(context: RunContext, task: str) -> TaskData:
         DatasetError: The expert failed on a whole split.
     """
     demos, goals = data_cells(context, task)
-    counts = asdict(context.config.demos)
-    noise = {key: counts[key] for key in ("noise_std_m", "noise_std_rad")}
-    splits = {split: seeds_of(split, counts[split]) for split in SPLITS}
     c = context.config
-    first = _collect(context, demos, task, splits, {**noise, "randomisation": c.randomisation})
+    first = _collect_demos(context, demos, task)
     episodes = {"rollout": seeds_of("rollout", c.episodes)}
     second = _collect(context, goals, task, episodes, {"randomisation": c.rollout_level})
     failed = (*first.failed, *second.failed)
     return TaskData(task, first.root, second.root, first.seconds + second.seconds, failed)
+
+
+def collect_task(context: RunContext, task: str) -> Path:
+    """Collect the demonstrations of a task without the goals of the closed loop; return their folder.
+
+    Raises:
+        StoreError: The disk is full; finished episodes are kept and the next call continues.
+        DatasetError: The expert failed on a whole split.
+    """
+    demos, _ = data_cells(context, task)
+    return _collect_demos(context, demos, task).root
+
+
+def _collect_demos(context: RunContext, cell: Cell, task: str) -> DemonstrationReport:
+    counts = asdict(context.config.demos)
+    disturbed = {key: counts[key] for key in ("noise_std_m", "noise_std_rad")}
+    splits = {split: seeds_of(split, counts[split]) for split in SPLITS}
+    level = {"randomisation": context.config.randomisation}
+    return _collect(context, cell, task, splits, {**disturbed, **level})
 
 
 def _collect(

@@ -1,4 +1,4 @@
-"""`lary data verify|indices|prepare|statistics|import` on the benchmark's own files."""
+"""`lary data verify|indices|prepare|statistics|import` on the benchmark's own files, and LeRobot's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.progress import console, progress
 from lary_policy.stages.cells import safe_name, write_json
+from lary_policy.stages.lerobot_verbs import from_lerobot, to_lerobot
 from lary_policy.stages.verify import check_folder
 from lary_policy.types import Quarantined
 
@@ -238,4 +239,6 @@ DATA_ACTIONS: Mapping[str, Callable[[str | None, Settings], bool]] = {
     "prepare": _prepare,
     "statistics": _statistics,
     "import": _import,
+    "to-lerobot": lambda _, settings: to_lerobot(settings),
+    "from-lerobot": lambda _, settings: from_lerobot(settings),
 }

@@ -11,7 +11,7 @@ from lary_policy.processes import is_main_process, require_one_process
 from lary_policy.stages.sweep import run_sweep, wants_sweep
 
 SOURCE_VERBS = ("suite", "extract", "probe", "report")
-DATA_ACTIONS = ("verify", "indices", "prepare", "statistics", "import")
+DATA_ACTIONS = ("verify", "indices", "prepare", "statistics", "import", "to-lerobot", "from-lerobot")
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     if verb == "data" and action is not None:
         if action not in DATA_ACTIONS:
             raise UnknownNameError("action of `lary data`", action, DATA_ACTIONS)
-        name = f"data_{action}"
+        name = f"data_{action.replace('-', '_')}"
     if _names_source(arguments) and name == verb:
         name = "suite_source"
     if any(a in ("-h", "--help") for a in arguments):
@@ -89,7 +89,7 @@ def _data_action(action: str, arguments: Sequence[str]) -> int:
         from lary_policy.stages.verify import verify_outputs
 
         return 0 if verify_outputs(Path(raw["output_dir"])) else 1
-    settings = compose(f"data_{action}", rest)
+    settings = compose(f"data_{action.replace('-', '_')}", rest)
     from lary_policy.stages.data_verbs import run_data_action
 
     return 0 if run_data_action(action, sources[-1] if sources else None, settings) else 1
