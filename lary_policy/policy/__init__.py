@@ -7,8 +7,11 @@ from typing import Any
 
 _EXPORTS = {
     "EncoderConfig": "lary_policy.policy.encoder_config",
+    "LaryConfig": "lary_policy.policy.configuration_lary",
+    "LaryPolicy": "lary_policy.policy.modeling_lary",
     "ObservationEncoder": "lary_policy.policy.observation_encoder",
     "load_exactly": "lary_policy.policy.strict_loading",
+    "make_lary_pre_post_processors": "lary_policy.policy.processor_lary",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -1,0 +1,91 @@
+"""The model card: LeRobot's own, with the encoder's identity and what probe and rollout measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from lary_policy.encoders import encoder_spec
+from lary_policy.errors import DatasetError
+from lary_policy.policy.configuration_lary import LaryConfig
+from lary_policy.types import Score
+
+TAGS = ("lary", "mujoco")
+_COLUMNS = ("stage", "task", "mode", "target", "metric", "value", "95 % CI", "n", "split", "seed")
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """Read the scores of a report.json, or of a cell's result.json (or its folder).
+
+    Raises:
+        DatasetError: The file is missing, or holds no scores.
+    """
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        rows = raw["scores"] if isinstance(raw, dict) else raw  # a cell's result, or a report
+        return [Score.from_dict(row).to_dict() for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            expected=f"a report.json or result.json of lary with scores in {path}",
+            got=f"{type(error).__name__}: {error}",
+            fix="Pass --policy.scores_from=<output folder>/<run>/report.json.",
+        ) from error
+
+
+def relevant(
+    rows: Iterable[dict[str, Any]], fingerprint: str, task: str | None = None
+) -> list[dict[str, Any]]:
+    """Pick the rows of closed loops and policy probes of one encoder (and task)."""
+    return [
+        row
+        for row in rows
+        if row["mode"] == "policy" and row["fingerprint"] == fingerprint and task in (None, row["task"])
+    ]
+
+
+def extend_card(card: ModelCard, config: LaryConfig) -> ModelCard:
+    """Add tags, the encoder and the scores to LeRobot's card."""
+    spec = encoder_spec(config.encoder.name)
+    card.data["tags"] = sorted({*(card.data.get("tags") or []), *TAGS, spec.name})
+    card.text = f"{card.text.rstrip()}\n\n{encoder_section(config)}\n{score_section(config.scores)}"
+    return card
+
+
+def encoder_section(config: LaryConfig) -> str:
+    """Return the Markdown about encoder and head."""
+    encoder, spec = config.encoder, encoder_spec(config.encoder.name)
+    stored = "stored in this checkpoint" if encoder.stores_backbone else "not stored here; referenced by hash"
+    lines = [
+        "## Encoder and head",
+        "",
+        f"- Encoder: `{encoder.name}` ({spec.family}), output `{encoder.output}`, trained part: "
+        f"{encoder.trainable}",
+        f"- Weights: {encoder.weights}, revision `{encoder.revision}`, sha256 `{encoder.sha256}`; {stored}",
+        f"- Licence of the encoder's weights: {spec.licence}; paper: {spec.paper}",
+        f"- Head: {config.head}, width {config.head_width}, pool {config.pool}; chunk {config.chunk_size}, "
+        f"{config.n_action_steps} actions executed a plan",
+        f"- Actions: {config.action_mode}, embodiment {config.embodiment or 'not stated'}, "
+        f"{config.control_hz or '?'} Hz",
+    ]
+    if config.head_origin:
+        lines.append(f"- The head started as that of a probe: {config.head_origin}")
+    return "\n".join(lines) + "\n"
+
+
+def score_section(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the Markdown table of scores; it says so when there are none."""
+    lines = ["## Probe and rollout scores", ""]
+    if not rows:
+        return "\n".join([*lines, "None were given (`--policy.scores_from=<report.json>`).", ""])
+    lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    for row in rows:
+        low, high = row["ci95"]
+        cells = [*(str(row[name]) for name in _COLUMNS[:5]), f"{row['value']:.4g}"]
+        cells += [f"{low:.4g} to {high:.4g}", str(row["n"]), str(row["split"]), str(row["seed"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])

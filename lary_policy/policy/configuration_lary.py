@@ -1,0 +1,289 @@
+"""Configuration of the policy `lary`: any encoder of the registry, a probe's head, LeRobot's conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig
+from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig, LRSchedulerConfig
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+from lary_policy.errors import ConfigError, EmbodimentError, UnknownNameError
+from lary_policy.policy.encoder_config import EncoderConfig
+
+ACTION_MODES = ("absolute", "relative", "delta")
+POOLS = ("flatten", "grid", "mean", "project", "attentive")  # as lary_policy.heads.pool, which imports torch
+# Width and blocks of each kind of head: the sizes of configs/head/mlp-matched.yaml, and twice dit-small's.
+HEAD_SIZES = {"mlp": (512, 2), "dit": (256, 4)}
+
+
+@PreTrainedConfig.register_subclass("lary")
+@dataclass
+class LaryConfig(PreTrainedConfig):
+    """A frozen or trained encoder, a pool and an action head behind LeRobot's policy interface.
+
+    Cameras are seen in the order of the image features. In the modes `relative` and `delta` the policy itself
+    normalises states and targets with statistics of its own, saved in its checkpoint, because a dataset's
+    statistics are those of absolute actions; in `absolute` LeRobot's processors do.
+
+    Attributes:
+        encoder: Which encoder, and what of it is trained.
+        n_obs_steps: Frames t of a camera that the encoder sees; encoders of pairs and clips need two or more.
+        observation_stride: Control steps between these frames.
+        chunk_size: Actions k predicted at once.
+        n_action_steps: Actions executed before the next plan; None is half a chunk, or with `head_from` all.
+        head: `mlp` (regression) or `dit` (diffusion).
+        head_width: Hidden width; None takes the default of the kind.
+        head_blocks: Residual blocks or transformer blocks; None takes the default of the kind.
+        dit_heads: Attention heads.
+        dit_mlp_ratio: Hidden width of the MLPs over `head_width`.
+        dit_dropout: Part of the training samples whose condition is dropped.
+        dit_train_steps: Steps of the diffusion process.
+        dit_sample_steps: Steps taken when sampling.
+        dit_clip_sample: Range of predicted clean actions in deviations; null does not clip.
+        pool: From tokens to one vector: `flatten`, `grid`, `mean`, `project` or `attentive`.
+        pool_width: Numbers kept of a token (`project`) or by a query (`attentive`).
+        pool_grid: Side of the averaged grid (`grid`).
+        pool_queries: Learned queries (`attentive`).
+        pool_heads: Attention heads of a query (`attentive`).
+        use_proprio: Whether the head sees `observation.state`; vision-only policies set it to false.
+        action_mode: `absolute`; `relative` to the state at the time of planning; or `delta`, each action
+            relative to the one before it.
+        use_relative_actions: LeRobot's name for `action_mode=relative`. After construction it says whether
+            LeRobot's own number-by-number steps are in the processors.
+        relative_exclude_joints: Names of actions that stay absolute (LeRobot's matching).
+        action_feature_names: Names of the actions; LeRobot fills them in from the dataset.
+        embodiment: Action layout of `configs/embodiment`, or None; the dataset tells it. With one, rotations
+            are composed instead of subtracted, and environments of another layout are refused.
+        control_hz: Actions a second the policy was trained for; the dataset tells it.
+        action_dim: Numbers of an action, recorded when the policy is first built.
+        head_from: Folder of a finished probe whose head this policy starts with; it decides head, chunk,
+            action mode, embodiment and proprioception.
+        head_origin: Where the head came from, for the model card.
+        scores: Rows of `lary_policy.types.Score` for the model card.
+        scores_from: A report.json or a result.json of `lary` to read `scores` from.
+        latents: Folder of cached latents to train on, see `lary train`; None encodes frames.
+        save_encoder: Store the encoder's weights in checkpoints.
+        normalization_mapping: How LeRobot's processors normalise each type of feature.
+        optimizer_lr: Peak learning rate of the head.
+        optimizer_lr_encoder: The same of the encoder's trained part.
+        optimizer_weight_decay: Of all trained parameters.
+        optimizer_grad_clip_norm: Largest norm of a gradient.
+        scheduler_warmup_steps: Steps of linear warm-up before the cosine; None keeps the rate constant.
+
+    Raises:
+        ConfigError: Values contradict each other.
+        UnknownNameError: A head, pool or action mode does not exist.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    n_obs_steps: int = 1
+    observation_stride: int = 1
+    chunk_size: int = 16
+    n_action_steps: int | None = None
+
+    head: str = "mlp"
+    head_width: int | None = None
+    head_blocks: int | None = None
+    dit_heads: int = 8
+    dit_mlp_ratio: float = 4.0
+    dit_dropout: float = 0.1
+    dit_train_steps: int = 1000
+    dit_sample_steps: int = 50
+    dit_clip_sample: float | None = 5.0
+    pool: str = "attentive"
+    pool_width: int = 64
+    pool_grid: int = 4
+    pool_queries: int = 16
+    pool_heads: int = 4
+
+    use_proprio: bool = True
+    action_mode: str = "absolute"
+    use_relative_actions: bool = False
+    relative_exclude_joints: list[str] = field(default_factory=lambda: ["gripper"])  # as pi0
+    action_feature_names: list[str] | None = None
+    embodiment: str | None = None
+    control_hz: float | None = None
+    action_dim: int | None = None
+
+    head_from: str | None = None
+    head_origin: str | None = None
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    scores_from: str | None = None
+    latents: str | None = None
+    save_encoder: bool = False
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,  # the encoder normalises
+            "STATE": NormalizationMode.MEAN_STD,
+            "ACTION": NormalizationMode.MEAN_STD,
+        }
+    )
+
+    optimizer_lr: float = 5e-4
+    optimizer_lr_encoder: float = 1e-5
+    optimizer_weight_decay: float = 1e-4
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_warmup_steps: int | None = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head_from is not None:
+            from lary_policy.policy.head_from import adopt_probe  # reads head.json with the heads' own reader
+
+            adopt_probe(self)
+        self._check_names()
+        width, blocks = HEAD_SIZES[self.head]
+        self.head_width = width if self.head_width is None else self.head_width
+        self.head_blocks = blocks if self.head_blocks is None else self.head_blocks
+        if self.n_action_steps is None:
+            self.n_action_steps = max(1, self.chunk_size // 2)
+        self._check_numbers()
+        if self.use_relative_actions and self.action_mode == "absolute":
+            self.action_mode = "relative"
+        self.encoder.save = True if self.save_encoder else self.encoder.save
+        self.settle()
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether what the head predicts is relative to something."""
+        return self.action_mode != "absolute"
+
+    @property
+    def observation_delta_indices(self) -> list[int] | None:
+        """Frames before the present one, in control steps; None for the present one alone."""
+        if self.n_obs_steps == 1:
+            return None
+        return [-i * self.observation_stride for i in reversed(range(self.n_obs_steps))]
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """The chunk's actions, from the present one on."""
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        """No rewards are needed."""
+        return None
+
+    def settle(self) -> None:
+        """Derive what follows from the action mode and the embodiment; called when either changes."""
+        self.use_relative_actions = self.is_relative and self.embodiment is None and self.n_obs_steps == 1
+        if self.is_relative:
+            own = {"STATE": NormalizationMode.IDENTITY, "ACTION": NormalizationMode.IDENTITY}
+            self.normalization_mapping = {**self.normalization_mapping, **own}
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        """AdamW."""
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> LRSchedulerConfig | None:
+        """Linear warm-up, then a cosine to zero over the rest of the run; None for a constant rate."""
+        if self.scheduler_warmup_steps is None:
+            return None
+        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
+
+    def set_dataset_feature_metadata(self, features: Mapping[str, Mapping[str, Any]]) -> None:
+        """Learn the embodiment from a dataset's features; LeRobot calls this before it builds a policy.
+
+        Raises:
+            EmbodimentError: The policy is of another embodiment than the dataset.
+            ConfigError: Actions are to be relative to a state whose numbers have other names.
+        """
+        action = features.get(ACTION, {})
+        name = action.get("embodiment") or (action.get("info") or {}).get("embodiment")
+        if name is not None:
+            if self.embodiment not in (None, name):
+                raise EmbodimentError(
+                    expected=f"a dataset of embodiment '{self.embodiment}', which the policy is of",
+                    got=f"embodiment '{name}'",
+                    fix="Train a new policy for this dataset, or choose another one.",
+                )
+            self.embodiment = str(name)
+            self.settle()
+        names, state = action.get("names"), features.get(OBS_STATE, {}).get("names")
+        if self.is_relative and names and state and list(state)[: len(names)] != list(names):
+            raise ConfigError(
+                expected=f"a state whose numbers are the actions' {list(names)}, to be relative to",
+                got=f"{OBS_STATE} of {list(state)}",
+                fix="Pass --policy.action_mode=absolute.",
+            )
+
+    def validate_features(self) -> None:
+        """Check that the features are what the policy needs.
+
+        Raises:
+            ConfigError: There is no camera, one is not RGB, the action or a needed state is missing, or the
+                history is too short for the encoder.
+            UnknownNameError: The encoder does not exist.
+        """
+        given = ", ".join(f"{name} {list(f.shape)}" for name, f in (self.input_features or {}).items())
+        cameras = self.image_features
+        wrong = [name for name, feature in cameras.items() if feature.shape[0] != 3]
+        if not cameras or wrong:
+            raise ConfigError(
+                expected="one or more cameras observation.images.<name> of shape [3, h, w]",
+                got=f"inputs {given or '(none)'}",
+                fix=f"Leave out {', '.join(wrong)}."
+                if wrong
+                else "Use a dataset or environment with cameras.",
+            )
+        if self.action_feature is None:
+            raise ConfigError(
+                expected=f"an output feature '{ACTION}'",
+                got=f"outputs {', '.join(self.output_features or {}) or '(none)'}",
+                fix="Use a dataset or environment whose actions have that name.",
+            )
+        if self.robot_state_feature is None and (self.use_proprio or self.is_relative):
+            why = "use_proprio=true" if self.use_proprio else f"action_mode={self.action_mode}"
+            raise ConfigError(
+                expected=f"an input feature '{OBS_STATE}' for {why}",
+                got=f"inputs {given}",
+                fix="Pass --policy.use_proprio=false --policy.action_mode=absolute for a vision-only policy.",
+            )
+        self._check_history()
+
+    def _check_history(self) -> None:
+        from lary_policy.encoders import encoder_spec  # imports torch models
+
+        kind = encoder_spec(self.encoder.name).latent.kind
+        if kind != "frame" and self.n_obs_steps < 2:
+            raise ConfigError(
+                expected=f"n_obs_steps >= 2 for '{self.encoder.name}', an encoder of {kind}s",
+                got=str(self.n_obs_steps),
+                fix="Pass --policy.n_obs_steps=2 --policy.observation_stride=<control steps between frames>.",
+            )
+
+    def _check_names(self) -> None:
+        choices = {
+            "head": ("head", HEAD_SIZES),
+            "pool": ("pool", POOLS),
+            "action_mode": ("action mode", ACTION_MODES),
+        }
+        for name, (kind, valid) in choices.items():
+            if getattr(self, name) not in valid:
+                raise UnknownNameError(kind, getattr(self, name), valid)
+
+    def _check_numbers(self) -> None:
+        steps = self.n_action_steps or 0
+        rules = {
+            "n_obs_steps >= 1 and observation_stride >= 1": min(self.n_obs_steps, self.observation_stride)
+            >= 1,
+            "1 <= n_action_steps <= chunk_size": 1 <= steps <= self.chunk_size,
+        }
+        broken = [rule for rule, holds in rules.items() if not holds]
+        if broken:
+            raise ConfigError(
+                expected="; ".join(broken),
+                got=f"n_obs_steps {self.n_obs_steps}, observation_stride {self.observation_stride}, "
+                f"n_action_steps {self.n_action_steps}, chunk_size {self.chunk_size}",
+                fix="Correct the policy's settings.",
+            )

@@ -1,0 +1,93 @@
+"""Statistics of relative and delta targets, from the tables of a LeRobotDataset; no video is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
+
+from lary_policy.embodiment import STD_FLOOR, ActionStats, Embodiment
+from lary_policy.errors import DatasetError
+from lary_policy.policy.action_frame import RelativeFrame
+
+
+@dataclass
+class _Sums:
+    """Count, sum and sum of squares of rows, in float64."""
+
+    count: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.double()
+        self.count += len(rows)
+        self.total = self.total + rows.sum(0)
+        self.squares = self.squares + rows.square().sum(0)
+
+    def stats(self, least: Tensor | None) -> ActionStats:
+        mean = self.total / self.count
+        std = (self.squares / self.count - mean.square()).clamp(min=0).sqrt()
+        std = floored(std, least)
+        return ActionStats(tuple(mean.tolist()), tuple(std.tolist()), self.count)
+
+
+def floored(std: Tensor, least: Tensor | None) -> Tensor:
+    """Keep deviations `[a]` from scaling up what does not vary.
+
+    Args:
+        std: Deviations.
+        least: Smaller ones are raised to these (`Embodiment.least_scale`); None replaces those that are zero
+            by 1, as LARYBench does.
+    """
+    if least is not None:
+        return torch.maximum(std, least.to(std))
+    return torch.where(std < STD_FLOOR, torch.ones_like(std), std)
+
+
+def least_scale(embodiment: Embodiment | None) -> Tensor | None:
+    """Return the least deviations worth resolving, or None without an embodiment."""
+    return None if embodiment is None else torch.tensor(embodiment.least_scale())
+
+
+def target_statistics(
+    root: Path, chunk: int, frame: RelativeFrame, *, delta: bool
+) -> tuple[ActionStats, ActionStats]:
+    """Compute statistics of all targets and of all states of a dataset.
+
+    Every frame starts a chunk, as in training; actions past an episode's end are left out, as the loss does.
+
+    Args:
+        root: The dataset's folder.
+        chunk: Actions k of a chunk.
+        frame: What relative means.
+        delta: Whether targets are relative to the action before.
+
+    Raises:
+        DatasetError: The tables cannot be read.
+    """
+    from lary_policy.data.lerobot_files import LeRobotFiles
+
+    files, targets, states = LeRobotFiles.read(root), _Sums(), _Sums()
+    for episode, steps in files.steps(files.episodes, (ACTION, OBS_STATE)):
+        if isinstance(steps, str):
+            raise DatasetError(
+                expected=f"the actions and states of episode {episode.number} in {root}",
+                got=steps,
+                fix="Relative targets need their own statistics from the dataset's tables: download the "
+                "dataset again, or train with --policy.action_mode=absolute.",
+            )
+        actions, state = steps.values[ACTION], steps.values[OBS_STATE]
+        index = torch.arange(len(actions))[:, None] + torch.arange(chunk)
+        inside = index < len(actions)
+        relative = frame.to_relative(actions[index.clamp(max=len(actions) - 1)], state)
+        targets.add((frame.differences(relative) if delta else relative)[inside])
+        states.add(state)
+    least = least_scale(frame.embodiment)
+    # A delta is one of k steps: what matters over a chunk is spread over them.
+    least_target = least / chunk if delta and least is not None else least
+    fits = least is not None and len(states.total) == len(least)
+    return targets.stats(least_target), states.stats(least if fits else None)
