@@ -12,7 +12,7 @@ from lary_policy.data.clips import ClipTable
 from lary_policy.data.label_pairs import demonstration_of, read_label_pairs
 from lary_policy.data.pair_csv import PairFile, open_pair_csv, read_pairs
 from lary_policy.data.pairs import PairTable
-from lary_policy.data.regroup import split_of
+from lary_policy.data.regroup import empty_split, split_of
 from lary_policy.data.source import SourceSpec, register_source, require_folder, require_protocol
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError
@@ -63,7 +63,7 @@ class LaryBenchSource:
         """
         if self.spec.kind != "pairs":
             raise self.spec.wrong_kind("pairs")
-        files = self.files(split)
+        files = self._filled(split)
         if self.data.embodiment is None:
             return read_label_pairs(files)
         # States are named in the CSVs of CALVIN and VLABench, but not used by the benchmark nor all shipped.
@@ -80,7 +80,7 @@ class LaryBenchSource:
         """
         if self.spec.kind != "clips":
             raise self.spec.wrong_kind("clips")
-        return read_clips(self.files(split), clamp=self.spec.protocol == "lary")
+        return read_clips(self._filled(split), clamp=self.spec.protocol == "lary")
 
     def files(self, split: str) -> tuple[PairFile, ...]:
         """Return the CSVs of a split with those of their rows that belong to it.
@@ -96,6 +96,19 @@ class LaryBenchSource:
             return (self._open(self.data.val_split),)
         shipped = self.data.splits[:1] if self.data.native_test == "file" else self.data.splits[:2]
         return tuple(self._share(self._open(name), split) for name in shipped)
+
+    def _filled(self, split: str) -> tuple[PairFile, ...]:
+        """Return the files of a split; DatasetError if no recording falls into it, but some into others."""
+        files = self.files(split)
+        if any(file.rows for file in files) or self.spec.protocol == "lary" or split not in NATIVE_SPLITS:
+            return files
+        counts = {
+            name: len({self.recording(f, cells) for f in self.files(name) for _, cells in f.rows})
+            for name in NATIVE_SPLITS
+        }
+        if not any(counts.values()):
+            return files
+        raise empty_split(f"{self.data.key} (native)", split, counts)
 
     def csv_path(self, split: str) -> Path:
         """Return the CSV of one of the benchmark's own splits.

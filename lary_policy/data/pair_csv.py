@@ -182,10 +182,13 @@ def check_fields(cells: Cells) -> None:
 def nothing_usable(path: Path, quarantined: Sequence[Quarantined]) -> DatasetError:
     """Return the error of a CSV of which every row was set aside."""
     reasons = Counter(q.reason for q in quarantined)
-    first = reasons.most_common(1)[0][0] if reasons else "the CSV has no rows"
+    if not reasons:
+        return DatasetError(
+            expected=f"at least one usable row in {path}", got="no rows at all", fix="Restore the whole file."
+        )
     return DatasetError(
         expected=f"at least one usable row in {path}",
-        got=f"{len(quarantined)} quarantined rows; for example: {first}",
+        got=f"{len(quarantined)} quarantined rows; for example: {reasons.most_common(1)[0][0]}",
         fix="Run `lary data verify` for the whole list.",
     )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+
+from lary_policy.errors import DatasetError
 
 # Shares of the recordings in native splits. Selection needs few; the rest of what is held out is reported on.
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
@@ -21,6 +24,17 @@ def split_of(recording: str, *, test_share: float = TEST_SHARE, val_share: float
     if place < test_share:
         return "test"
     return "val" if place < test_share + val_share else "train"
+
+
+def empty_split(source: str, split: str, recordings: Mapping[str, int]) -> DatasetError:
+    """Return the error of a split that no recording falls into, given how many each split has."""
+    counts = ", ".join(f"{count} in {name}" for name, count in recordings.items())
+    return DatasetError(
+        expected=f"at least one recording in split {split} of {source}",
+        got=f"{sum(recordings.values())} recordings that splits are made of: {counts}",
+        fix="Add recordings: about one in ten is drawn for val and one in five for test. "
+        "protocol=lary takes the splits of the files instead.",
+    )
 
 
 def split_of_episode(number: int) -> str:

@@ -19,6 +19,7 @@ from lary_policy.report.ratio_intervals import bootstrap_ratio_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.estimates import Estimate, action_estimates
 from lary_policy.stages.given_statistics import given_scaling
+from lary_policy.stages.row_counts import count_rows
 from lary_policy.stages.scaling import Scaling, fit_scaling
 from lary_policy.stages.source_data import SourceContext
 from lary_policy.stages.source_latents import Samples
@@ -96,6 +97,7 @@ def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     return {
         **common_result(job, trained, _aside(splits)),
         "scores": scores,
+        "rows": {name: _count(job, name, some, parts[name]) for name, some in splits.items()},
         "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
         "statistics": scaling.origin,
         "unknown_robots": {name: scaling.unknown(part.robots) for name, part in parts.items()},
@@ -110,6 +112,12 @@ def _actions(job: SourceJob, split: str, samples: Samples, embodiment: Embodimen
     rows = table.select(samples.kept)
     # A disturbance inside a chunk cannot be told from its two frames (only simulated data have any).
     clean = (rows.noise_steps() == 0).nonzero().flatten()
+    if not len(clean):
+        raise DatasetError(
+            expected=f"an undisturbed chunk in split {split} of {job.data.spec.key}",
+            got=f"{len(rows)} chunks, each with a disturbance",
+            fix="Collect more demonstrations, or with less disturbance.",
+        )
     rows, samples = rows.select(clean), replace(samples, index=samples.index[clean])
     name = action_target(job.target).name
     targets = build_targets(
@@ -145,6 +153,11 @@ def _estimates(evaluation: ActionEvaluation, part: Actions) -> dict[str, Estimat
             ratio, (low, high) = bootstrap_ratio_ci(error.numpy(), total.numpy(), episodes)
             found[name] = (1 - ratio, (1 - high, 1 - low))
     return found
+
+
+def _count(job: SourceJob, split: str, samples: Samples, part: Actions) -> dict[str, Any]:
+    disturbed = len(samples.kept) - len(part.items)
+    return count_rows(job.data, split, samples, len(part.items), disturbed=disturbed)
 
 
 def _aside(splits: Splits) -> list[Quarantined]:

@@ -20,6 +20,7 @@ from lary_policy.report.ratio_intervals import bootstrap_f1_ci
 from lary_policy.stages.attention import attention_maps
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.estimates import Estimate
+from lary_policy.stages.row_counts import count_rows
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.stages.source_latents import Samples
 from lary_policy.stages.source_probe import (
@@ -44,12 +45,23 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     spec, data = job.data.spec, job.data
     train = spec.train_split
     labels = LabelMap.fit(_labels(data, train, splits[train]))
+    if len(labels) < 2:
+        raise DatasetError(
+            expected=f"at least two classes in split {train} of {spec.key}",
+            got=f"'{labels.classes[0]}' alone",
+            fix="Add rows of other classes: with one there is nothing to tell apart.",
+        )
     batches: dict[str, LatentBatches] = {}
     kept: dict[str, torch.Tensor] = {}
     aside = [q for samples in splits.values() for q in samples.quarantined]
+    rows: dict[str, Any] = {}
     for split, samples in splits.items():
         batches[split], kept[split], unknown = _batches(data, split, samples, labels)
         aside += unknown
+        blank = _labels(data, split, samples).count("")
+        rows[split] = count_rows(
+            data, split, samples, len(kept[split]), unknown_class=len(unknown), unlabelled=blank
+        )
     meta = head_meta(context, job, batches[train], class_names=labels.classes)
     meta = replace(meta, model=_model(context, job))
     head, trained = train_head(context, job, meta, batches, cell)
@@ -72,7 +84,7 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     return {
         **common_result(job, trained, aside),
         "scores": scores,
-        "unlabelled": sum(label == "" for s in splits for label in _labels(data, s, splits[s])),
+        "rows": rows,
         "num_classes": [len(labels), spec.num_classes],
         "classes": _classes(found[first], labels),
         "confusion": {"labels": labels.classes, "counts": found[first].confusion.tolist()},
@@ -112,6 +124,12 @@ def _batches(
     table = data.table(split)
     items = [table.item(table.rows[i]) for i in samples.kept.tolist()]
     encoded = labels.encode(_labels(data, split, samples), items)
+    if not len(encoded.kept):
+        raise DatasetError(
+            expected=f"a sample in split {split} of {data.spec.key} with a class that training has",
+            got=f"{len(items)} samples, {len(encoded.quarantined)} of other classes, the rest of none",
+            fix="Correct the split, or choose another dataset: nothing could be chosen or reported on it.",
+        )
     index = samples.index[encoded.kept]
     return LatentBatches(samples.bank, index, encoded.ids), samples.kept[encoded.kept], encoded.quarantined
 

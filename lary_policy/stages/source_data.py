@@ -23,7 +23,7 @@ from lary_policy.threads import available_cores
 
 ENCODER_SEED = 0  # of drawn weights and of noise: all heads of a sweep over seeds share their latents
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"extract": 1, "probe": 1}
+STAGE_VERSIONS = {"extract": 1, "probe": 2}
 
 
 @dataclass

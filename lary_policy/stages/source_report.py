@@ -16,6 +16,7 @@ from lary_policy.report import (
 )
 from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
 from lary_policy.stages.report import Results
+from lary_policy.stages.row_counts import missing_rows
 from lary_policy.stages.source_data import SourceContext
 from lary_policy.types import Quarantined
 
@@ -124,6 +125,7 @@ def _notes(context: SourceContext, results: Results) -> list[str]:
             f"{r['task']}, {r['protocol']}, {r['encoder']}: {r['requested']} inputs, {r['unique']} unique "
             f"{r['unit']}s, {r['encoded']} encoded and {r['reused']} already in the store."
         )
+    notes += missing_rows(results.probe)
     notes += [text for r in results.probe for text in _probe_notes(r)]
     return list(dict.fromkeys(notes))
 

@@ -12,11 +12,12 @@ import yaml
 from lary_policy.device import resolve_device
 from lary_policy.errors import ConfigError
 from lary_policy.processes import is_main_process
-from lary_policy.progress import progress
+from lary_policy.progress import console, progress
 from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.context import machine_facts
 from lary_policy.stages.given_statistics import check_statistics
 from lary_policy.stages.report import Results
+from lary_policy.stages.row_counts import missing_rows
 from lary_policy.stages.source_config import SourceConfig
 from lary_policy.stages.source_data import SourceContext
 from lary_policy.stages.source_latents import extract_cell, load_samples, run_extract
@@ -64,6 +65,8 @@ def run_source_suite(
                 text = yaml.safe_dump(settings, sort_keys=False)
                 report = run_source_report(context, results, folder, text, facts)
         spent[stage] = time.perf_counter() - started
+    for line in missing_rows(results.probe):
+        console.print(f"    {line}", soft_wrap=True, markup=False)
     if report is not None:
         point_latest(config.output_dir, folder)
     return SuiteOutcome(folder, report, spent, results)
