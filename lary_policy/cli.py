@@ -24,6 +24,10 @@ _VERBS = {
     "extract": ("Encode each unique frame once into the latent store.", "stages.verbs"),
     "probe": ("Train action experts and attentive probes on stored latents, report on test.", "stages.verbs"),
     "rollout": ("Drive the simulated robot with trained heads, closed loop.", "stages.verbs"),
+    "train": (
+        "Train the LeRobot policy `lary`; takes lerobot-train's flags and encodes each frame once.",
+        "stages.train_policy",
+    ),
     "report": ("Write report.html and report.json from everything finished so far.", "stages.verbs"),
     "encoders": ("List the encoders: tokens, parameters, licence, weights.", "encoder_table"),
     "doctor": ("Say what is missing on this machine and the command that fixes it.", "doctor"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
@@ -216,6 +218,12 @@ class LaryConfig(PreTrainedConfig):
                 got=f"{OBS_STATE} of {list(state)}",
                 fix="Pass --policy.action_mode=absolute.",
             )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Save without the folder of stored latents: they belong to a run on one machine."""
+        saved = copy.copy(self)
+        saved.latents = None
+        super(LaryConfig, saved)._save_pretrained(save_directory)
 
     def validate_features(self) -> None:
         """Check that the features are what the policy needs.

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lary_policy.data.store import LatentStore
-from lary_policy.errors import ShapeError, StoreError, UnknownNameError
+from lary_policy.errors import ConfigError, ShapeError, StoreError, UnknownNameError
 from lary_policy.paths import resolve_inside
 
 CACHE_FILE, IDS_FILE, STORES = "latents.json", "latent_ids.npz", "latents"
@@ -134,6 +134,20 @@ class LatentCache:
                 expected=f"latents of the policy's encoder, fingerprint {fingerprint}",
                 got=f"those of {self.facts.fingerprint} in {self.folder}",
                 fix=f"{_REBUILD}, or drop --policy.latents.",
+            )
+
+    def require_frozen(self, encoder: nn.Module) -> None:
+        """Refuse an encoder that learns, also through adapters that were added to it.
+
+        Raises:
+            ConfigError: One of its parameters has a gradient.
+        """
+        trained = [name for name, p in encoder.named_parameters() if p.requires_grad]
+        if trained:
+            raise ConfigError(
+                expected=f"a frozen encoder for the stored latents in {self.folder}",
+                got=f"{len(trained)} trained tensors, for example {trained[0]}",
+                fix="Drop --policy.latents, or --policy.encoder.trainable and --peft.",
             )
 
     def require_dataset(self, meta: Any) -> None:

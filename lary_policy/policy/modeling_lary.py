@@ -133,6 +133,7 @@ class LaryPolicy(PreTrainedPolicy):
         """Return the latents `[b t c n d]` of a batch's images, or the stored ones of its frames."""
         cameras = tuple(self.config.image_features)
         if self._latents is not None and "index" in batch:  # rollouts have frames, not their numbers
+            self._latents.require_frozen(self.encoder)
             deltas = self.config.observation_delta_indices or [0]
             latents = self._latents.lookup(batch["index"], cameras, deltas).to(batch[ACTION].device)
         else:

@@ -1,0 +1,57 @@
+"""LeRobot's training configuration with the settings of the latent cache; saved as LeRobot's own."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs.train import TRAIN_CONFIG_NAME, TrainPipelineConfig
+
+# Settings of ours, which a plain lerobot-train does not know.
+OWN_FIELDS = ("cache_latents", "latents_dir", "latents_dtype")
+
+# No `from __future__ import annotations` here: draccus and LeRobot's parser want the types themselves.
+
+
+@dataclass
+class LaryTrainConfig(TrainPipelineConfig):
+    """What `lary train` takes: every flag of lerobot-train and three of its own.
+
+    Attributes:
+        cache_latents: Encode every frame once where that changes nothing.
+        latents_dir: Folder for latents; `cache` beside the output folder by default.
+        latents_dtype: Dtype of stored latents; the encoder's own by default, which loses nothing.
+    """
+
+    cache_latents: bool = True
+    latents_dir: str | None = None
+    latents_dtype: str | None = None
+
+    # No settings, so without types: whether `validate` ran, and the dataset's folder before that of a view.
+    _validated = False
+    _seen_root = None
+
+    def validate(self) -> None:
+        """Resolve and check the settings, once: LeRobot's loop asks again after the cache was set up."""
+        if not self._validated:
+            super().validate()
+            self._validated = True
+
+    def train_on(self, view: Path) -> None:
+        """Train on a view of the dataset and the latents in it."""
+        self._seen_root = (self.dataset.root,)
+        self.dataset.root = str(view)
+        self.policy.latents = str(view)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as lerobot-train knows them: of the whole dataset, without our own."""
+        told = super().to_dict()
+        for name in OWN_FIELDS:
+            del told[name]
+        if self._seen_root is not None:
+            (told["dataset"]["root"],) = self._seen_root
+            told["policy"]["latents"] = None
+        return told
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        (save_directory / TRAIN_CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=4))

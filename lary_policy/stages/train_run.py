@@ -1,0 +1,67 @@
+"""One run of `lary train`: decide about the cache, fill it, hand over to LeRobot's training loop."""
+
+from lerobot.configs import parser
+from lerobot.scripts import lerobot_train
+from lerobot.utils.import_utils import register_third_party_plugins
+
+import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
+from lary_policy.errors import ConfigError
+from lary_policy.policy.configuration_lary import LaryConfig
+from lary_policy.progress import console
+from lary_policy.stages.train_cache import use_cache
+from lary_policy.stages.train_config import LaryTrainConfig
+
+# No `from __future__ import annotations` here: LeRobot's parser reads the type of `_train`'s argument.
+
+
+def run() -> None:
+    """Train as the command line says.
+
+    Raises:
+        LaryPolicyError: Anything wrong with settings, dataset, weights or stored latents.
+    """
+    register_third_party_plugins()
+    _train()
+
+
+@parser.wrap()
+def _train(cfg: LaryTrainConfig) -> None:
+    try:
+        cfg.validate()
+    except (ValueError, FileExistsError, FileNotFoundError) as error:
+        raise ConfigError(
+            expected="settings that lerobot-train accepts", got=str(error), fix="See `lary train --help`."
+        ) from error
+    given = isinstance(cfg.policy, LaryConfig) and cfg.policy.latents is not None
+    reason = why_uncached(cfg)
+    if given and reason is not None:
+        raise ConfigError(
+            expected="settings under which the latents of policy.latents are right",
+            got=reason,
+            fix="Change the setting, or drop --policy.latents.",
+        )
+    if reason is None and not given:
+        reason = use_cache(cfg)
+    if reason is not None:
+        console.print(f"  frames are encoded at every step, because of {reason}")
+    lerobot_train.train.__wrapped__(cfg)  # without LeRobot's parser, which would read the command line again
+
+
+def why_uncached(cfg: LaryTrainConfig) -> str | None:
+    """Return the setting that makes stored latents wrong or useless, and why; None where they serve."""
+    policy = cfg.policy
+    if not isinstance(policy, LaryConfig):
+        return f"policy.type={cfg.trainable_config.type}: only `lary` reads stored latents"
+    trained = policy.encoder.trainable
+    reasons = {
+        f"job.target={cfg.job.target}: the run is on another machine": cfg.job.is_remote,
+        "cache_latents=false": not cfg.cache_latents,
+        "dataset.image_transforms.enable=true: frames look different at every step": (
+            cfg.dataset.image_transforms.enable
+        ),
+        f"policy.encoder.trainable={trained}: latents change while the encoder learns": trained != "none",
+        "peft: latents change while adapters learn": cfg.peft is not None or policy.use_peft,
+        "dataset.streaming=true: frames are not on this machine": cfg.dataset.streaming,
+        "sample_weighting, which reads other files of the dataset": cfg.sample_weighting is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
