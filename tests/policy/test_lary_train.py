@@ -1,0 +1,178 @@
+"""The policy `lary` under `lerobot-train` itself: train, checkpoint, resume, reload, act."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.configs.default import DatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.policies.factory import make_policy, make_pre_post_processors
+from lerobot.scripts.lerobot_train import train
+from lerobot_files import POSE_NAMES, write_lerobot
+from safetensors.torch import load_file
+from tiny_lary import ACTION, STATE
+
+from lary_policy.embodiment import load_embodiment
+from lary_policy.errors import EmbodimentError
+from lary_policy.policy.action_frame import RelativeFrame
+from lary_policy.policy.configuration_lary import LaryConfig
+from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.modeling_lary import LaryPolicy
+from lary_policy.policy.target_stats import target_statistics
+
+SMALL = {"head_width": 16, "head_blocks": 1, "chunk_size": 4, "dit_heads": 2, "dit_sample_steps": 3}
+SMALL |= {"pool_width": 8, "pool_queries": 2, "device": "cpu", "push_to_hub": False}
+RUNS = {
+    "mlp": ("dinov2-small", {"head": "mlp"}),
+    "dit": ("dinov2-small", {"head": "dit", "action_mode": "relative"}),
+    "pairs": ("lapa", {"head": "mlp", "n_obs_steps": 2, "observation_stride": 3, "action_mode": "delta"}),
+    "unfrozen": ("dinov2-small", {"trainable": "last", "use_proprio": False}),
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    root = write_lerobot(
+        tmp_path_factory.mktemp("lary_train") / "data",
+        episodes=2,
+        steps=7,
+        video=False,
+        cameras=("front", "wrist"),
+    )
+    info = root / "meta" / "info.json"
+    raw = json.loads(info.read_text())
+    raw["features"]["action"]["info"] = {"embodiment": "arm7"}
+    info.write_text(json.dumps(raw))
+    return root
+
+
+def policy_config(run: str) -> LaryConfig:
+    encoder, values = RUNS[run]
+    values = dict(values)
+    trainable = values.pop("trainable", "none")
+    return LaryConfig(
+        encoder=EncoderConfig(name=encoder, weights="tiny-random", trainable=trainable), **(SMALL | values)
+    )
+
+
+def pipeline(dataset: Path, out: Path, policy: LaryConfig, steps: int = 3) -> TrainPipelineConfig:
+    data = DatasetConfig(repo_id="tests/tiny", root=str(dataset))
+    return TrainPipelineConfig(
+        dataset=data, policy=policy, output_dir=out, steps=steps, batch_size=4, num_workers=0, log_freq=1,
+        save_freq=steps, env_eval_freq=0, seed=1,
+    )  # fmt: skip
+
+
+def observation(policy: LaryPolicy) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    images = {n: torch.rand(2, *f.shape, generator=rng) for n, f in policy.config.image_features.items()}
+    return {**images, STATE: torch.rand(2, 7, generator=rng)}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_train_resume_reload_act(dataset, tmp_path, monkeypatch, run):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    cfg = pipeline(dataset, tmp_path / "out", policy_config(run))
+    train(cfg)
+    last = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    before = load_file(last / "model.safetensors")
+    raw = json.loads((last / "config.json").read_text())
+    assert (raw["type"], raw["embodiment"], raw["control_hz"]) == ("lary", "arm7", 20.0)
+    assert raw["action_feature_names"] == list(POSE_NAMES)
+
+    monkeypatch.setattr(sys, "argv", ["x", f"--config_path={last / 'train_config.json'}", "--resume=true"])
+    again = TrainPipelineConfig.from_pretrained(last / "train_config.json")
+    again.resume, again.steps, again.save_freq = True, 5, 5
+    train(again)
+    newer = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    after = load_file(newer / "model.safetensors")
+    assert newer.resolve().parent.name.endswith("5")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("head.") for name in changed)
+    assert any(name.startswith("encoder.") for name in changed) == (run == "unfrozen")
+
+    loaded_config = PreTrainedConfig.from_pretrained(newer)
+    policy = LaryPolicy.from_pretrained(newer, config=loaded_config, strict=True)
+    pre, post = make_pre_post_processors(loaded_config, pretrained_path=str(newer))
+    for _ in range(3):
+        action = post(policy.select_action(pre(observation(policy))))
+    assert action.shape == (2, 7)
+    assert action.isfinite().all()
+    twin = LaryPolicy.from_pretrained(newer)
+    seen = pre(observation(policy))
+    policy.reset()
+    torch.testing.assert_close(twin.select_action(seen), policy.select_action(seen))
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("embodiment", [None, "arm7"])
+def test_statistics_of_targets_are_those_of_all_chunks(dataset, embodiment, delta):
+    """Computed again from LeRobot's own items, one chunk after the other."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    chunk = 4
+    source = LeRobotDataset(
+        "tests/tiny", root=dataset, delta_timestamps={ACTION: [i / 20 for i in range(chunk)]}
+    )
+    layout = None if embodiment is None else load_embodiment(embodiment)
+    rows, states = [], []
+    for i in range(len(source)):
+        item = source[i]
+        inside = ~item["action_is_pad"]
+        anchor, previous = item[STATE], item[STATE]
+        states.append(anchor)
+        for action in item[ACTION][inside]:
+            anchor = previous if delta else anchor
+            if layout is None:
+                row = torch.cat([(action - anchor)[:6], action[6:]])
+            else:
+                row = layout.to_relative(action[None, None], anchor[None])[0, 0]
+            rows.append(row)
+            previous = action
+    want = torch.stack(rows).double()
+    frame = RelativeFrame.of(7, embodiment=embodiment, exclude=["gripper"], names=POSE_NAMES)
+    targets, state = target_statistics(dataset, chunk, frame, delta=delta)
+    assert targets.count == len(rows)
+    np.testing.assert_allclose(targets.mean, want.mean(0), atol=1e-6)
+    std = want.std(0, correction=0)
+    least = torch.tensor(layout.least_scale()) / (chunk if delta else 1) if layout else None
+    floored = (
+        torch.where(std < 1e-3, torch.ones_like(std), std) if least is None else torch.maximum(std, least)
+    )
+    np.testing.assert_allclose(targets.std, floored, atol=1e-5)
+    np.testing.assert_allclose(state.mean, torch.stack(states).double().mean(0), atol=1e-6)
+
+
+def test_fine_tuning_on_absolute_statistics_keeps_the_policys_own(dataset, tmp_path, monkeypatch):
+    """LeRobot puts a dataset's statistics into the processors of a checkpoint it fine-tunes."""
+    monkeypatch.setattr(sys, "argv", ["x"])
+    train(pipeline(dataset, tmp_path / "out", policy_config("dit"), steps=1))
+    last = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    monkeypatch.setattr(sys, "argv", ["x", f"--policy.path={last}"])
+    train(pipeline(dataset, tmp_path / "tuned", policy_config("dit"), steps=1))
+    tuned = tmp_path / "tuned" / "checkpoints" / "last" / "pretrained_model"
+    first, second = (load_file(folder / "model.safetensors") for folder in (last, tuned))
+    assert set(first) == set(second)
+    for name in first:
+        if name.startswith("codec."):
+            torch.testing.assert_close(first[name], second[name])
+
+
+def test_a_dataset_of_another_robot_or_rate_is_refused(dataset):
+    meta = LeRobotDatasetMetadata("tests/tiny", root=dataset)
+    other = policy_config("mlp")
+    other.embodiment = "arm16"
+    with pytest.raises(EmbodimentError, match=r"arm16.*arm7"):
+        make_policy(other, ds_meta=meta)
+    slower = policy_config("mlp")
+    slower.control_hz = 5.0
+    with pytest.raises(EmbodimentError, match="control_hz=20"):
+        make_policy(slower, ds_meta=meta)
