@@ -1,0 +1,197 @@
+"""What the drop-in policies share: an encoder in place of a vision tower."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from torch import Tensor, nn
+
+from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.policy.env_contract import require_env
+from lary_policy.policy.observation_encoder import ObservationEncoder
+from lary_policy.policy.strict_loading import load_exactly
+
+FEATURES = ("keypoints", "pooled", "both")
+
+
+class EncoderPolicy:
+    """Stands before a stock policy in the bases; the policy then replaces its vision modules.
+
+    Args:
+        config: Configuration of the policy with the field `encoder`.
+        kwargs: What LeRobot's factory passes besides; of it `dataset_meta` is read.
+
+    Raises:
+        EmbodimentError: The environment's actions are not those of the checkpoint.
+        ConfigError: There is no camera, or its name does not fit.
+    """
+
+    def __init__(self, config: Any, **kwargs: Any) -> None:
+        config.learn_dataset(kwargs.get("dataset_meta"))
+        require_env(config)
+        if not config.image_features:
+            raise ConfigError(
+                expected="at least one camera for the encoder",
+                got=f"the inputs {', '.join(config.input_features)}",
+                fix=f"Record a camera, or use LeRobot's own policy type instead of {config.type}.",
+            )
+        stock = self._stock_config(config)
+        super().__init__(stock)  # type: ignore[call-arg]  # the stock policy's
+        for module in self.modules():  # type: ignore[attr-defined]
+            if vars(module).get("config") is stock:
+                module.config = config
+        config.action_dim = config.action_feature.shape[0]
+        load_exactly(self)  # type: ignore[arg-type]  # checked when loading, with the modules of then
+
+    @staticmethod
+    def _stock_config(config: Any) -> Any:
+        """Return the configuration that the stock policy is built from."""
+        return config
+
+    def reset(self) -> None:
+        """Forget queues and ensembles, and check the range of the next images anew."""
+        super().reset()  # type: ignore[misc]
+        for module in self.modules():  # type: ignore[attr-defined]
+            if isinstance(module, ObservationEncoder):
+                module.reset()
+
+    def get_optim_params(self) -> Any:
+        """Return the stock parameters or groups without frozen ones."""
+        return trainable_only(super().get_optim_params())  # type: ignore[misc]
+
+
+def trainable_only(params: Any) -> Any:
+    """Return parameters, groups of them or a dict of lists without those that need no gradient."""
+    if isinstance(params, dict):
+        return {k: trainable_only(v) if isinstance(v, list) else v for k, v in params.items()}
+    return [trainable_only(p) if isinstance(p, dict) else p for p in params if _needed(p)]
+
+
+def _needed(entry: Any) -> bool:
+    return isinstance(entry, dict) or entry.requires_grad
+
+
+def without_cameras(config: Any) -> Any:
+    """Return a copy of a configuration without image features, to build a stock module without its tower."""
+    return _with_images(config, {})
+
+
+def with_small_images(config: Any, side: int = 64) -> Any:
+    """Return a copy whose images are 64 px, to build a stock policy whose own tower is then thrown away.
+
+    Its ResNet is probed with an image of the configured size, and needs more than 32 px.
+    """
+    feature = PolicyFeature(FeatureType.VISUAL, (3, side, side))
+    return _with_images(config, dict.fromkeys(config.image_features, feature))
+
+
+def _with_images(config: Any, images: dict[str, PolicyFeature]) -> Any:
+    other = copy.copy(config)
+    vectors = {k: v for k, v in config.input_features.items() if k not in config.image_features}
+    other.input_features = images | vectors
+    return other
+
+
+def build_encoder(config: Any) -> ObservationEncoder:
+    """Build the encoder of a policy's configuration on the policy's device."""
+    return ObservationEncoder(config.encoder, device=str(config.device))
+
+
+def single_frame_encoder(config: Any) -> ObservationEncoder:
+    """Build the encoder of a policy that looks at one frame.
+
+    Raises:
+        ConfigError: The encoder needs several frames.
+    """
+    encoder = build_encoder(config)
+    if encoder.kind != "frame":
+        raise ConfigError(
+            expected=f"an encoder of single frames: {config.type} looks at one observation",
+            got=f"'{config.encoder.name}' of kind {encoder.kind}",
+            fix="Use lary_diffusion, lary_vqbet, lary_multi_task_dit or lary with n_obs_steps >= 2.",
+        )
+    return encoder
+
+
+class CameraFeatures(nn.Module):
+    """One vector a frame from an encoder: keypoints of its feature map, its pooled tokens, or both.
+
+    An encoder of pairs or clips sees the whole history of its camera; step i of s then reads latent step
+    floor(i t' / s), so that the current step reads the last latent.
+
+    Args:
+        encoder: Encoder, which several cameras may share.
+        config: Policy configuration with `encoder_features`, `encoder_feature_dim`, `n_obs_steps` and
+            `spatial_softmax_num_keypoints`.
+        cameras: Cameras whose frames come interleaved in one batch.
+
+    Attributes:
+        feature_dim: Width of the vector.
+
+    Raises:
+        UnknownNameError: `encoder_features` is none of FEATURES.
+        ConfigError: The encoder needs a longer history.
+    """
+
+    def __init__(self, encoder: ObservationEncoder, config: Any, cameras: int = 1) -> None:
+        super().__init__()
+        if config.encoder_features not in FEATURES:
+            raise UnknownNameError("encoder_features", config.encoder_features, FEATURES)
+        if encoder.kind != "frame" and config.n_obs_steps < 2:
+            raise ConfigError(
+                expected=f"n_obs_steps >= 2 for '{config.encoder.name}' of kind {encoder.kind}",
+                got=f"n_obs_steps={config.n_obs_steps}",
+                fix="Set --policy.n_obs_steps=2 or more.",
+            )
+        self.encoder, self.cameras, self.steps = encoder, cameras, config.n_obs_steps
+        self.feature_dim: int = config.encoder_feature_dim
+        width, points = 0, config.spatial_softmax_num_keypoints
+        if config.encoder_features != "pooled":
+            from lerobot.policies.diffusion.modeling_diffusion import SpatialSoftmax
+
+            self.keypoints = SpatialSoftmax((encoder.out_channels, *encoder.grid_size), num_kp=points)
+            width += 2 * points
+        if config.encoder_features != "keypoints":
+            self.norm = nn.LayerNorm(encoder.embed_dim)  # widths of encoders differ in scale by orders
+            width += encoder.embed_dim
+        self.out = nn.Linear(width, self.feature_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features [(b s n) f] of frames [(b s n) 3 h w] in [0, 1] of n cameras and s steps."""
+        tokens = self._tokens(images)
+        parts = []
+        if hasattr(self, "keypoints"):
+            maps = tokens.mT.unflatten(2, (-1, *self.encoder.grid_size)).mean(2)  # [b d h w]
+            parts.append(self.keypoints(maps).flatten(1))
+        if hasattr(self, "norm"):
+            parts.append(self.norm(tokens.mean(1)))
+        return torch.relu(self.out(torch.cat(parts, -1)))
+
+    def get_output_shape(self) -> tuple[int, int, int]:
+        """Return (f, 1, 1), as multi_task_dit asks its vision towers."""
+        return self.feature_dim, 1, 1
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """Return tokens [(b s n) m d], of single frames or of the history up to them."""
+        if self.encoder.kind == "frame":
+            return self.encoder(images)[:, 0]
+        steps, cameras = self.steps, self.cameras
+        windows = images.unflatten(0, (-1, steps, cameras)).transpose(1, 2).flatten(0, 1)  # [(b n) s 3 h w]
+        latents = self.encoder(windows)
+        read = torch.arange(steps, device=latents.device) * latents.shape[1] // steps
+        return latents[:, read].unflatten(0, (-1, cameras)).transpose(1, 2).flatten(0, 2)
+
+
+def camera_features(config: Any) -> nn.ModuleList | CameraFeatures:
+    """Return one module for all cameras, or one a camera where the configuration wants separate ones.
+
+    A frozen encoder is one instance for all cameras; a trained one is separate where the modules are.
+    """
+    cameras = len(config.image_features)
+    if not getattr(config, "use_separate_rgb_encoder_per_camera", False):
+        return CameraFeatures(build_encoder(config), config, cameras)
+    shared = build_encoder(config) if config.encoder.trainable == "none" else None
+    return nn.ModuleList(CameraFeatures(shared or build_encoder(config), config) for _ in range(cameras))

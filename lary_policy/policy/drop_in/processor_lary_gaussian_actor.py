@@ -1,0 +1,16 @@
+"""Processors of `lary_gaussian_actor`: the stock ones, under the name that LeRobot looks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lerobot.policies.gaussian_actor.processor_gaussian_actor import make_gaussian_actor_pre_post_processors
+
+from lary_policy.policy.drop_in.configuration_lary_gaussian_actor import LaryGaussianActorConfig
+
+
+def make_lary_gaussian_actor_pre_post_processors(
+    config: LaryGaussianActorConfig, dataset_stats: dict[str, dict[str, Any]] | None = None
+) -> tuple[Any, Any]:
+    """Return the pipelines before and after the policy; images pass in [0, 1]."""
+    return make_gaussian_actor_pre_post_processors(config, dataset_stats)

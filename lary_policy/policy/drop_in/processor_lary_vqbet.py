@@ -1,0 +1,16 @@
+"""Processors of `lary_vqbet`: the stock ones, under the name that LeRobot looks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lerobot.policies.vqbet.processor_vqbet import make_vqbet_pre_post_processors
+
+from lary_policy.policy.drop_in.configuration_lary_vqbet import LaryVQBeTConfig
+
+
+def make_lary_vqbet_pre_post_processors(
+    config: LaryVQBeTConfig, dataset_stats: dict[str, dict[str, Any]] | None = None
+) -> tuple[Any, Any]:
+    """Return the pipelines before and after the policy; images pass in [0, 1]."""
+    return make_vqbet_pre_post_processors(config, dataset_stats)
