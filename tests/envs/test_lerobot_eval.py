@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import imageio.v3 as iio
+import av
+import numpy as np
 import pytest
 import torch
 from lerobot.configs.default import EvalConfig
@@ -100,7 +101,8 @@ def test_success_is_reported_however_the_worlds_are_run(infos, run):
 
 
 def film(info, episode):
-    return iio.imread(info["per_task"][0]["metrics"]["video_paths"][episode], plugin="pyav")
+    with av.open(info["per_task"][0]["metrics"]["video_paths"][episode]) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 @pytest.mark.parametrize("run", RUNS)
