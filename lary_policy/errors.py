@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class LaryPolicyError(Exception):
@@ -18,6 +19,16 @@ class LaryPolicyError(Exception):
     def __init__(self, *, expected: str, got: str, fix: str) -> None:
         self.expected, self.got, self.fix = expected, got, fix
         super().__init__(f"expected {expected}; got {got}. {fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.expected, self.got, self.fix)
+
+
+def _rebuilt(kind: type[LaryPolicyError], expected: str, got: str, fix: str) -> LaryPolicyError:
+    """Return a copied or unpickled error, whatever the arguments of its own constructor."""
+    error = kind.__new__(kind)
+    LaryPolicyError.__init__(error, expected=expected, got=got, fix=fix)
+    return error
 
 
 class UnknownNameError(LaryPolicyError):

@@ -1,8 +1,10 @@
 """Records and errors."""
 
+import copy
 import dataclasses
 import inspect
 import json
+import pickle
 
 import pytest
 
@@ -86,3 +88,15 @@ def test_every_error_has_the_common_base_and_a_docstring():
     for cls in classes:
         assert issubclass(cls, errors.LaryPolicyError)
         assert cls.__doc__
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_errors_reach_other_processes_whole(copied):
+    for error in (
+        errors.ConfigError(expected="one", got="two", fix="Add one."),
+        errors.UnknownNameError("task", "reech", ["reach"]),
+    ):
+        twin = copied(error)
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert (twin.expected, twin.got, twin.fix) == (error.expected, error.got, error.fix)

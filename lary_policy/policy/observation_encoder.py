@@ -86,11 +86,12 @@ class ObservationEncoder(nn.Module):
         Raises:
             FrameFormatError: Wrong dtype, axes or range, or too few frames. Values are looked at in every
                 call on the CPU, elsewhere in the first one after construction and `reset`.
-            WeightsMissingError: A checkpoint with the weights was announced and never loaded.
+            LaryPolicyError: A checkpoint that holds the weights was never loaded; says why no file served.
         """
         if self.awaits is not None:
             raise self.awaits
-        frames = to_frames(images, check_values=images.device.type == "cpu" or not self._values_checked)
+        elsewhere = isinstance(images, Tensor) and not images.is_cpu
+        frames = to_frames(images, check_values=not (elsewhere and self._values_checked))
         self._values_checked = True
         if self.kind != "frame" and frames.shape[1] < 2:
             raise FrameFormatError(
