@@ -168,7 +168,9 @@ class CameraFeatures(nn.Module):
             parts.append(self.keypoints(maps).flatten(1))
         if hasattr(self, "norm"):
             parts.append(self.norm(tokens.mean(1)))
-        return torch.relu(self.out(torch.cat(parts, -1)))
+        # No ReLU as in the stock encoders: latents of one scene are alike, and all would die at once.
+        vectors: Tensor = self.out(torch.cat(parts, -1))
+        return vectors
 
     def get_output_shape(self) -> tuple[int, int, int]:
         """Return (f, 1, 1), as multi_task_dit asks its vision towers."""

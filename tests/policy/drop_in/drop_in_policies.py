@@ -99,6 +99,17 @@ def training_batch(config: Any, batch: int = 2, seed: int = 0) -> dict[str, Any]
     return values
 
 
+def step(policy: Any, batch: dict[str, Any]) -> None:
+    """Take two steps on the policy's parameter groups: VQ-BeT first finds codes, DiT starts from zeros."""
+    policy.train()
+    optimizer = torch.optim.SGD(policy.get_optim_params(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss, _ = policy.forward(dict(batch))
+        loss.backward()
+        optimizer.step()
+
+
 def tiny_clip(folder: Path) -> Path:
     """Write a CLIP text tower and tokenizer of a few kB to a folder whose name contains clip."""
     from transformers import CLIPTextConfig, CLIPTextModel

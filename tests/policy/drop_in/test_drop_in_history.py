@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from drop_in_policies import ACTION_DIM, build, drop_in_config, observation, tiny_encoder, training_batch
+from drop_in_policies import (
+    ACTION_DIM,
+    build,
+    drop_in_config,
+    observation,
+    step,
+    tiny_encoder,
+    training_batch,
+)
 
 from lary_policy.errors import ConfigError
 from lary_policy.policy.drop_in.adapter import CameraFeatures, build_encoder
@@ -30,7 +38,7 @@ def test_features_are_those_of_each_cameras_own_history(kind: str, cameras: int)
     folded = features(frames.flatten(0, 2)).unflatten(0, (2, config.n_obs_steps, cameras))
     for camera in range(cameras):
         latents = encoder(frames[:, :, camera])
-        expected = torch.relu(features.out(features.norm(latents[:, -1].mean(1))))
+        expected = features.out(features.norm(latents[:, -1].mean(1)))
         torch.testing.assert_close(folded[:, -1, camera], expected)
     backwards = features(frames.flip(1).flatten(0, 2))
     assert not torch.allclose(backwards, folded.flatten(0, 2))
@@ -43,12 +51,8 @@ def test_policies_with_history_train_and_act(name: str, kind: str, clip: Path) -
     batch = training_batch(policy.config)
     tokens = torch.zeros(2, 8, dtype=torch.long)
     text = {"observation.language.tokens": tokens, "observation.language.attention_mask": tokens.bool()}
-    for _ in range(2):  # VQ-BeT first finds its codes
-        loss, _ = policy.forward({**batch, **text})
-        policy.zero_grad()
-        loss.backward()
+    step(policy, {**batch, **text})
     layer = next(m for m in policy.modules() if isinstance(m, CameraFeatures)).out
-    assert torch.isfinite(loss)
     assert layer.weight.grad.abs().sum() > 0
     policy.eval()
     for seed in range(3):

@@ -14,6 +14,7 @@ from drop_in_policies import (
     drop_in_config,
     observation,
     processors,
+    step,
     tiny_encoder,
     training_batch,
 )
@@ -26,17 +27,6 @@ WITH_LOSS = tuple(name for name in DROP_IN if name != "lary_gaussian_actor")
 def backbone(policy: Any) -> dict[str, torch.Tensor]:
     """Return a policy's encoder parameters by name."""
     return {n: p for n, p in policy.named_parameters() if ".backbone." in n and ".encoder.encoder." not in n}
-
-
-def step(policy: Any, batch: dict[str, Any]) -> None:
-    """Take two steps on the policy's parameter groups: VQ-BeT first finds codes, DiT starts from zeros."""
-    policy.train()
-    optimizer = torch.optim.SGD(policy.get_optim_params(), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        loss, _ = policy.forward(dict(batch))
-        loss.backward()
-        optimizer.step()
 
 
 def act(policy: Any, pipelines: tuple[Any, Any], seed: int = 0) -> torch.Tensor:
