@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from lary_policy.data.packing import PackedRows
 from lary_policy.data.shards import (
     SUFFIX,
     cast_latents,
     check_shard,
+    open_shard,
     read_codes,
-    read_shard,
     shard_frame_ids,
     write_shard,
 )
@@ -28,6 +29,7 @@ from lary_policy.paths import atomic_write
 from lary_policy.types import LatentSpec, Quarantined
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OPEN_SHARDS = 1024  # mapped at once: Linux allows a process 65,530 mappings
 STORE_FILE, INDEX_FILE, SHARDS = "store.json", "index.parquet", "shards"
 
 
@@ -68,7 +70,8 @@ class LatentStore:
         self.quarantined: list[Quarantined] = []
         self._where: dict[str, tuple[str, int]] = {}
         self._checked: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._open: dict[str, Tensor | PackedRows] = {}
         self._check_identity()
         self._load()
 
@@ -148,8 +151,37 @@ class LatentStore:
         shape = (len(frame_ids), self.latent.tokens, self.latent.width)
         out = torch.empty(shape, dtype=STORE_DTYPES[self.dtype])
         for digest, positions, rows in self._places(frame_ids):
-            out[positions] = self._read_checked(digest)[rows]
+            out[positions] = self._open_checked(digest)[rows]
         return out
+
+    def locate(self, frame_ids: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+        """Return the sha256 of the shards and, for each id, int64 `[F 2]`: which of them, and its row there.
+
+        Raises:
+            StoreError: An id is not stored.
+        """
+        self._require(frame_ids)
+        number: dict[str, int] = {}
+        found = (self._where[frame] for frame in frame_ids)
+        places = [(number.setdefault(digest, len(number)), row) for digest, row in found]
+        return tuple(number), torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
+
+    def rows_of(self, digest: str) -> Tensor | PackedRows:
+        """Map a shard into memory; it stays mapped until `OPEN_SHARDS` others were asked for.
+
+        The first use of a shard checks its sha256. Threads may call this at once.
+
+        Raises:
+            StoreError: The shard is damaged or gone.
+        """
+        with self._opening:
+            shard = self._open.pop(digest, None)
+            if shard is None:
+                shard = self._open_checked(digest)
+            self._open[digest] = shard  # the last in the order of use
+            if len(self._open) > OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+            return shard
 
     def read_codes(self, frame_ids: Iterable[str]) -> Tensor:
         """Return all codebook indices (int64, flat) of the ids, in no order.
@@ -173,13 +205,7 @@ class LatentStore:
 
     def _places(self, frame_ids: Sequence[str]) -> list[tuple[str, Tensor, Tensor]]:
         """Return for each shard its digest, which of the ids it holds, and in which of its rows."""
-        absent = self.missing(frame_ids)
-        if absent:
-            raise StoreError(
-                expected=f"latents of {len(frame_ids)} frames or pairs in {self.root}",
-                got=f"{len(absent)} that are not there, for example {absent[0][:16]}",
-                fix="Run `lary extract` for this encoder and dataset.",
-            )
+        self._require(frame_ids)
         by_shard: dict[str, list[tuple[int, int]]] = {}
         for position, frame in enumerate(frame_ids):
             digest, row = self._where[frame]
@@ -187,15 +213,24 @@ class LatentStore:
         columns = {digest: torch.tensor(places).T for digest, places in by_shard.items()}
         return [(digest, positions, rows) for digest, (positions, rows) in columns.items()]
 
+    def _require(self, frame_ids: Sequence[str]) -> None:
+        absent = self.missing(frame_ids)
+        if absent:
+            raise StoreError(
+                expected=f"latents of {len(frame_ids)} frames or pairs in {self.root}",
+                got=f"{len(absent)} that are not there, for example {absent[0][:16]}",
+                fix="Run `lary extract` for this encoder and dataset.",
+            )
+
     def _path(self, digest: str) -> Path:
         return self.root / SHARDS / f"{digest}{SUFFIX}"
 
-    def _read_checked(self, digest: str) -> Tensor:
+    def _open_checked(self, digest: str) -> Tensor | PackedRows:
         path = self._path(digest)
         if digest not in self._checked:
             check_shard(path)
             self._checked.add(digest)
-        latents = read_shard(path)
+        latents = open_shard(path)
         expected = (self.latent.tokens, self.latent.width)
         if tuple(latents.shape[1:]) != expected or latents.dtype != STORE_DTYPES[self.dtype]:
             raise StoreError(

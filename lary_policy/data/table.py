@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lary_policy.data.bank import Bank, RamBudget, load_bank
 from lary_policy.data.frames import Frame, decode_frame, decode_frames, frame_id, pair_id
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.store import LatentStore
@@ -24,14 +25,14 @@ class LatentTable:
     changed in the chunk up to the source frame, and to what changed between source and target frame.
 
     Attributes:
-        bank: Latents of the F unique frames (or pairs), `[F n d]` in the store's dtype.
+        bank: Latents of the F unique frames (or pairs), `[F n d]` in the store's dtype, in memory or on disk.
         index: Place in the bank of each usable row's two latents per camera, int64 `[N 2 c]`.
         kept: Rows of the `PairTable` that are usable, int64 `[N]`: `pairs.actions()[kept]` fits `index`.
         quarantined: Rows left out because one of their images cannot be decoded.
         of_pairs: Whether the latents are those of pairs.
     """
 
-    bank: Tensor
+    bank: Bank
     index: Tensor
     kept: Tensor
     quarantined: tuple[Quarantined, ...]
@@ -49,8 +50,13 @@ class LatentTable:
         return self.index[:, :1]
 
 
-def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
+def load_latents(pairs: PairTable, store: LatentStore, budget: RamBudget | None = None) -> LatentTable:
     """Gather the latents of all frames of a pair table, or of all its pairs if the store holds pairs.
+
+    Args:
+        pairs: The rows.
+        store: Where their latents are.
+        budget: Memory for them; they stay on disk where it has too little. None for all in memory.
 
     Raises:
         StoreError: A good frame is not in the store (extract first), or a shard is damaged.
@@ -62,7 +68,7 @@ def load_latents(pairs: PairTable, store: LatentStore) -> LatentTable:
     def name(paths: tuple[Frame, ...]) -> str:
         return pair_id(*(ids[p] for p in paths)) if of_pairs else ids[paths[0]]
 
-    return _gather(pairs, damaged, name, store.read, of_pairs=of_pairs)
+    return _gather(pairs, damaged, name, lambda ids: load_bank(store, ids, budget), of_pairs=of_pairs)
 
 
 def load_frames(pairs: PairTable) -> LatentTable:
@@ -95,7 +101,7 @@ def _gather[K](
     pairs: PairTable,
     damaged: Mapping[Frame, str],
     name: Callable[[tuple[Frame, ...]], K],
-    read: Callable[[tuple[K, ...]], Tensor],
+    read: Callable[[tuple[K, ...]], Bank],
     *,
     of_pairs: bool = False,
 ) -> LatentTable:

@@ -18,7 +18,6 @@ from lary_policy.heads.samplers import balanced_order, share_of, shares_of
 from lary_policy.heads.schedules import learning_rate_factor
 from lary_policy.heads.workers import Workers, open_workers
 
-_EVAL_BATCH = 512
 # Tokens of a batch up to which the heads of a sweep are computed at once on CUDA: below, starting kernels
 # costs more than their work; above, one head fills the GPU, and all at once would keep all activations.
 _STACKED_TOKENS = 1 << 16
@@ -142,9 +141,9 @@ def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
     losses, factor = [], 0.0
     for part in job.parts:
         part.module.train()
-    for step, rows in enumerate(batches, start=(epoch - 1) * len(batches)):
+    read = samples.ahead(batches, lambda rows: list(_shares(job, rows)))
+    for step, batch in enumerate(read, start=(epoch - 1) * len(batches)):
         factor = learning_rate_factor(step, config.epochs * len(batches), config)
-        batch = list(_shares(job, rows))
         seed = _step_seed(config.seed, step)
         losses.append(torch.cat([_step(job, part, batch, factor, seed) for part in job.parts]))
     every = job.workers.mean(torch.stack(losses).double())
@@ -206,15 +205,18 @@ def mean_scores(
     workers: Workers,
 ) -> Tensor:
     """Return the mean score of each head `[s]` in float64; every sample counts once in all processes."""
+
+    def read(rows: Tensor) -> tuple[Batch, float]:
+        share = share_of(len(rows), workers.rank, workers.count)
+        return samples.gather(rows, None if workers.count == 1 else share), share.weight
+
     for part in parts:
         part.eval()
     sums = []
     with autocast(samples.device, precision):
-        for rows in torch.arange(len(samples)).split(_EVAL_BATCH):
-            share = share_of(len(rows), workers.rank, workers.count)
-            batch = samples.gather(rows, None if workers.count == 1 else share)
+        for batch, weight in samples.ahead(samples.evaluation_rows(), read):
             scores = [objective.score(part, batch).reshape(len(batch.targets), -1) for part in parts]
-            sums.append(torch.cat(scores, 1).double().sum(0) * (share.weight > 0))
+            sums.append(torch.cat(scores, 1).double().sum(0) * (weight > 0))
     return workers.mean(torch.stack(sums).sum(0)) * workers.count / len(samples)
 
 

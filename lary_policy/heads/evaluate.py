@@ -12,7 +12,6 @@ from lary_policy.errors import ShapeError
 from lary_policy.heads.batches import LatentBatches
 from lary_policy.heads.class_metrics import ClassScores, class_scores, macro_f1
 
-_EVAL_BATCH = 512
 _CONSTANT_VARIANCE = 1e-12  # physical units squared: a micrometre or microradian is rounding
 
 
@@ -210,4 +209,5 @@ def predict(head: nn.Module, samples: LatentBatches, *, device: str = "cpu") -> 
         raise ShapeError(expected="at least one sample", got="none", fix="Check the test split.")
     head.eval()
     served = samples.to(device, torch.float32)
-    return torch.cat([head(*batch.inputs).float().cpu() for batch in served.ordered(_EVAL_BATCH)])
+    batches = served.ahead(served.evaluation_rows(), served.gather)
+    return torch.cat([head(*batch.inputs).float().cpu() for batch in batches])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.data import ClipRow, ClipTable, ExtractReport, LatentStore, clip_id, pair_id
+from lary_policy.data.bank import Bank, RamBudget, load_bank
 from lary_policy.data.extract import SHARD_FRAMES, Progress, ShardWriter
 from lary_policy.data.frames import decode_frames
 from lary_policy.data.stored_frames import VideoFrame
@@ -140,8 +141,10 @@ def _by_size(clips: dict[str, Tensor]) -> list[list[str]]:
     return list(groups.values())
 
 
-def load_clips(table: ClipTable, store: LatentStore) -> tuple[Tensor, Tensor, Tensor, list[Quarantined]]:
-    """Gather the latents of a clip table.
+def load_clips(
+    table: ClipTable, store: LatentStore, budget: RamBudget | None = None
+) -> tuple[Bank, Tensor, Tensor, list[Quarantined]]:
+    """Gather the latents of a clip table, in memory as far as the budget has room for them.
 
     Returns:
         Bank `[F n d]`, index of each usable row `[N t 1]`, the usable rows `[N]`, and those set aside.
@@ -180,4 +183,4 @@ def load_clips(table: ClipTable, store: LatentStore) -> tuple[Tensor, Tensor, Te
             got=f"{len(aside)} set aside; for example: {reason}",
             fix="Run `lary data verify` for the whole list.",
         )
-    return store.read(tuple(place)), torch.tensor(index), torch.tensor(kept), aside
+    return load_bank(store, tuple(place), budget), torch.tensor(index), torch.tensor(kept), aside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData, data_cells
 from lary_policy.stages.latents import extract_tables, health_of, store_folder, stored_latent
+from lary_policy.stages.memory import ram_budget, tell_what_stays_on_disk
 from lary_policy.threads import intra_op_threads
 
 BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
@@ -109,10 +111,21 @@ def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> d
 
 
 def load_split(context: RunContext, data: TaskData, choice: EncoderChoice, split: str) -> SplitLatents:
-    """Load the pairs of a split with their latents.
+    """Load the pairs of a split with their latents, see `load_splits`."""
+    return load_splits(context, data, choice, (split,))[split]
+
+
+def load_splits(
+    context: RunContext, data: TaskData, choice: EncoderChoice, splits: Sequence[str] = SPLITS
+) -> dict[str, SplitLatents]:
+    """Load the pairs of splits with their latents, which stay on disk where `latents_ram_gb` is too little.
 
     Raises:
         StoreError: Latents are missing: run `extract` first.
     """
-    pairs = data.pairs(context, split)
-    return SplitLatents(pairs, load_latents(pairs, open_store(context, choice)))
+    store, budget = open_store(context, choice), ram_budget(context.config.latents_ram_gb)
+    pairs = {split: data.pairs(context, split) for split in splits}
+    loaded = {split: SplitLatents(p, load_latents(p, store, budget)) for split, p in pairs.items()}
+    banks = {split: value.table.bank for split, value in loaded.items()}
+    tell_what_stays_on_disk(f"{data.task}-{choice.name}", banks)
+    return loaded

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.contract import ActionContract
+from lary_policy.data.bank import Bank
 from lary_policy.embodiment import ActionStats, Embodiment
 from lary_policy.heads import (
     HeadMeta,
@@ -30,7 +31,7 @@ from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData
 from lary_policy.stages.estimates import action_estimates
-from lary_policy.stages.extract import SplitLatents, demonstration_latents, load_split
+from lary_policy.stages.extract import SplitLatents, demonstration_latents, load_splits
 from lary_policy.stages.latents import stored_latent
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined, Score
@@ -85,11 +86,6 @@ def run_probe(context: RunContext, job: ProbeJob, splits: Splits | None = None) 
         run = _atomic if job.probe.mode == "atomic" else _action
         result = run(context, job, splits, cell, update)
     return cell.finish(result)
-
-
-def load_splits(context: RunContext, data: TaskData, encoder: EncoderChoice) -> Splits:
-    """Load the latents of train, val and test."""
-    return {split: load_split(context, data, encoder, split) for split in SPLITS}
 
 
 def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fields: Any) -> HeadMeta:
@@ -147,7 +143,7 @@ def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
 class _Targets:
     """Physical targets of one split."""
 
-    bank: Tensor
+    bank: Bank
     index: Tensor
     actions: Tensor
     anchors: Tensor

@@ -19,6 +19,7 @@ from lary_policy.data import (
     extract_pairs,
     load_latents,
 )
+from lary_policy.data.bank import Bank, RamBudget
 from lary_policy.data.benchmark import CLIP_FRAMES
 from lary_policy.data.extract import Progress
 from lary_policy.encoders import LatentEncoder
@@ -28,6 +29,7 @@ from lary_policy.stages.clip_latents import clip_latent, extract_clips, frames_o
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.latents import health_of, of_frames, store_folder, stored_latent
 from lary_policy.stages.locks import exclusive
+from lary_policy.stages.memory import ram_budget, tell_what_stays_on_disk
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined
@@ -43,13 +45,13 @@ class Samples:
     """Latents of the usable rows of one split.
 
     Attributes:
-        bank: `[F n d]`.
+        bank: `[F n d]`, in memory or on disk.
         index: Places of each usable row in the bank, int64 `[N t c]`.
         kept: Which rows of the table they are, int64 `[N]`.
         quarantined: Rows whose images or clips cannot be used.
     """
 
-    bank: Tensor
+    bank: Bank
     index: Tensor
     kept: Tensor
     quarantined: tuple[Quarantined, ...]
@@ -165,24 +167,40 @@ def _whole(context: SourceContext, data: SourceData, choice: EncoderChoice, resu
     return not store.quarantined and len(store) >= result["encoded"] + result["reused"]
 
 
-def load_samples(context: SourceContext, data: SourceData, choice: EncoderChoice, split: str) -> Samples:
-    """Load the latents of a split's rows.
+def load_samples(context: SourceContext, data: SourceData, choice: EncoderChoice) -> dict[str, Samples]:
+    """Load the latents of all splits' rows, which stay on disk where `latents_ram_gb` is too little.
 
     Raises:
         StoreError: Latents are missing: run `extract` first.
     """
-    table, store = data.table(split), open_store(context, data, choice)
+    store, budget = open_store(context, data, choice), ram_budget(context.config.latents_ram_gb)
+    splits = {split: _load(context, data, choice, split, store, budget) for split in data.splits}
+    banks = {split: samples.bank for split, samples in splits.items()}
+    tell_what_stays_on_disk(f"{data.label}-{choice.name}", banks)
+    return splits
+
+
+def _load(
+    context: SourceContext,
+    data: SourceData,
+    choice: EncoderChoice,
+    split: str,
+    store: LatentStore,
+    budget: RamBudget,
+) -> Samples:
+    table = data.table(split)
     if isinstance(table, PairTable):
-        found = load_latents(table, store)
+        found = load_latents(table, store, budget)
         return Samples(found.bank, found.change(), found.kept, found.quarantined)
-    bank, index, kept, aside = load_clips(table, store)
+    bank, index, kept, aside = load_clips(table, store, budget)
     spec = context.shelf.load(choice).spec
     if store.latent.kind == "clip" and not (data.protocol == "lary" and spec.reference_key in TIMELESS):
         bank, index = _with_time(bank, index, context.shelf.load(choice).latent.tokens)
     return Samples(bank, index, kept, tuple(aside))
 
 
-def _with_time(bank: Tensor, index: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+def _with_time(bank: Bank, index: Tensor, tokens: int) -> tuple[Bank, Tensor]:
     """Split clip latents `[F t*n d]` into their time steps: bank `[F*t n d]`, index `[N t 1]`."""
     steps = bank.shape[1] // tokens
-    return bank.view(-1, tokens, bank.shape[2]), index * steps + torch.arange(steps)[None, :, None]
+    split = bank.view(-1, tokens, bank.shape[2]) if isinstance(bank, Tensor) else bank.in_steps(steps)
+    return split, index * steps + torch.arange(steps)[None, :, None]

@@ -106,7 +106,5 @@ def _probe(context: SourceContext, results: Results) -> None:
                 if results.wants(f"probe {job.label}", whole)
             ]
             todo = agree(not all(probe_cell(context, job).done for job in wanted))
-            splits = (
-                {split: load_samples(context, data, choice, split) for split in data.splits} if todo else {}
-            )
+            splits = load_samples(context, data, choice) if todo else {}
             results.probe += [run_probe(context, job, splits) for job in wanted]

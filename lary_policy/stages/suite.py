@@ -17,8 +17,8 @@ from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.stages.context import RunContext, environment
 from lary_policy.stages.data import TaskData, data_cells, run_data
-from lary_policy.stages.extract import extract_cell, run_extract
-from lary_policy.stages.probe import ProbeJob, load_splits, probe_cell, run_probe
+from lary_policy.stages.extract import extract_cell, load_splits, run_extract
+from lary_policy.stages.probe import ProbeJob, probe_cell, run_probe
 from lary_policy.stages.report import Results, run_report
 from lary_policy.stages.rollout import RolloutJob, rollout_cell, run_rollout
 

@@ -16,7 +16,7 @@ SHAPE = (2, 1, 16, 384)  # of DINOv2-S at 56 px, whose last layer normalises its
 
 
 def test_auto_follows_protocol_and_encoder():
-    assert LATENTS_DTYPES == ("auto", *STORE_DTYPES)
+    assert ("auto", *STORE_DTYPES) == LATENTS_DTYPES
     assert store_dtype("auto", "lary", "bfloat16") == "float32"
     assert [store_dtype("auto", "native", d) for d in STORE_DTYPES] == ["float16", "float16", "bfloat16"]
     assert store_dtype("bfloat16", "lary", "float32") == "bfloat16"
