@@ -28,6 +28,10 @@ _VERBS = {
         "Train the LeRobot policy `lary`; takes lerobot-train's flags and encodes each frame once.",
         "stages.train_policy",
     ),
+    "policy": (
+        "Write the head of a finished probe as a LeRobot checkpoint and print its `lerobot-eval` command.",
+        "stages.policy",
+    ),
     "report": ("Write report.html and report.json from everything finished so far.", "stages.verbs"),
     "encoders": ("List the encoders: tokens, parameters, licence, weights.", "encoder_table"),
     "doctor": ("Say what is missing on this machine and the command that fixes it.", "doctor"),

@@ -10,7 +10,7 @@ from lary_policy import cli
 from lary_policy.compose import choices, compose, settings_text
 from lary_policy.errors import ConfigError, UnknownNameError
 
-VERBS = ("data", "extract", "probe", "rollout", "train", "report", "suite", "encoders", "doctor")
+VERBS = ("data", "extract", "probe", "rollout", "train", "policy", "report", "suite", "encoders", "doctor")
 
 
 def test_help_lists_every_verb_and_answers_within_a_second():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import DatasetError
@@ -37,23 +37,33 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def relevant(
-    rows: Iterable[dict[str, Any]], fingerprint: str, task: str | None = None
-) -> list[dict[str, Any]]:
-    """Pick the rows of closed loops and policy probes of one encoder (and task)."""
-    return [
-        row
-        for row in rows
-        if row["mode"] == "policy" and row["fingerprint"] == fingerprint and task in (None, row["task"])
-    ]
-
-
 def extend_card(card: ModelCard, config: LaryConfig) -> ModelCard:
     """Add tags, the encoder and the scores to LeRobot's card."""
     spec = encoder_spec(config.encoder.name)
     card.data["tags"] = sorted({*(card.data.get("tags") or []), *TAGS, spec.name})
     card.text = f"{card.text.rstrip()}\n\n{encoder_section(config)}\n{score_section(config.scores)}"
     return card
+
+
+def local_card(config: LaryConfig, task: str, command: str) -> ModelCard:
+    """Return a card for a checkpoint on disk; unlike LeRobot's, it is not sent to the hub for validation.
+
+    Args:
+        config: The policy's configuration.
+        task: What it was trained on.
+        command: How to evaluate it.
+    """
+    data = ModelCardData(
+        license=config.license or "apache-2.0",
+        library_name="lerobot",
+        pipeline_tag="robotics",
+        tags=["robotics", "lerobot", config.type, *(config.tags or [])],
+        model_name=config.type,
+    )
+    text = (
+        f"# Policy `{config.type}` for {task}\n\n```bash\npip install lerobot_policy_lary\n{command}\n```\n"
+    )
+    return extend_card(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"), config)
 
 
 def encoder_section(config: LaryConfig) -> str:
