@@ -35,6 +35,22 @@ CASES = (
         {"encoders": "all", "image_px": 0, "batch": 2, "repeats": 3, "dtype": "float32", "compile": 0},
     ),
     Case(
+        "policy_train",
+        "cases_policy_train",
+        {
+            "task": "reach",
+            "encoder": "dinov2-small",
+            "image_px": 112,
+            "cameras": 2,
+            "demos": 8,
+            "batch": 8,
+            "steps": 20,
+            "cached_steps": 200,
+            "whole_run": 5000,
+            "repeats": 3,
+        },
+    ),
+    Case(
         "probes",
         "cases_probes",
         {

@@ -47,7 +47,7 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
         deltas=tuple(policy.observation_delta_indices or (0,)),
         episodes=None if cfg.dataset.episodes is None else tuple(cfg.dataset.episodes),
         dtype=cfg.latents_dtype or policy.encoder.dtype,
-        camera_stats=_imagenet() if cfg.dataset.use_imagenet_stats else None,
+        camera_stats=imagenet_stats() if cfg.dataset.use_imagenet_stats else None,
     )
     root, cores = _latents_dir(cfg), available_cores()
     label = f"latents of {policy.encoder.name}"
@@ -129,7 +129,7 @@ def _other_weights(checkpoint: Path | None, encoder: ObservationEncoder) -> str 
     return None
 
 
-def _imagenet() -> dict[str, Any]:
+def imagenet_stats() -> dict[str, Any]:
     """Return the statistics that LeRobot gives to cameras by default, as it does: in float32."""
     return {name: torch.tensor(stats, dtype=torch.float32).tolist() for name, stats in IMAGENET_STATS.items()}
 

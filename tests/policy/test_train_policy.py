@@ -1,0 +1,253 @@
+"""`lary train` in this process: the checkpoint of lerobot-train, with no image encoded on the way."""
+
+import json
+import sys
+import time
+
+import pytest
+from lerobot_files import write_lerobot
+from safetensors.torch import load_file
+
+from lary_policy import cli
+from lary_policy.errors import ConfigError
+from lary_policy.stages.train_policy import DEFAULTS, main, with_defaults
+
+PRETRAINED = "checkpoints/last/pretrained_model"
+STATE = "checkpoints/last/training_state"
+# Where a run is, and how it got there.
+RUN = ("output_dir", "checkpoint_path", "resume", "pretrained_path")
+NAME = "--dataset.repo_id=tests/tiny"
+SETTINGS = (
+    NAME, "--policy.device=cpu", "--policy.encoder.weights=tiny-random", "--policy.encoder.image_px=28",
+    "--policy.head_width=32", "--policy.chunk_size=4", "--policy.scheduler_warmup_steps=0",
+    "--batch_size=4", "--num_workers=0", "--log_freq=0", "--env_eval_freq=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lerobot") / "data"
+    return write_lerobot(folder, episodes=3, steps=8, cameras=("top", "wrist"), video=False)
+
+
+@pytest.fixture
+def lary_train(data, tmp_path, capfd):
+    """Run `lary train` into a folder below tmp_path; returns the folder and what was said."""
+
+    def run(name, *extra, steps=3, settings=SETTINGS):
+        capfd.readouterr()
+        main(
+            "train",
+            [
+                *settings,
+                f"--dataset.root={data}",
+                f"--steps={steps}",
+                f"--output_dir={tmp_path / name}",
+                *extra,
+            ],
+        )
+        return tmp_path / name, " ".join(capfd.readouterr().err.split())
+
+    return run
+
+
+def lerobot_train(*arguments):
+    from lerobot.scripts.lerobot_train import train
+
+    before, sys.argv = sys.argv, ["lerobot-train", *arguments]
+    try:
+        train()
+    finally:
+        sys.argv = before
+
+
+def settings_of(path):
+    return json.loads(path.read_text(), object_hook=lambda d: {k: v for k, v in d.items() if k not in RUN})
+
+
+def require_same_checkpoint(ours, theirs, folders=(PRETRAINED, STATE), tolerance=1e-6):
+    """Everything of two checkpoints is equal but the folders they were written to."""
+    names = {path.name for path in (theirs / PRETRAINED).iterdir()}
+    assert {path.name for path in (ours / PRETRAINED).iterdir()} == names
+    for folder in folders:
+        for path in (theirs / folder).iterdir():
+            mine = ours / folder / path.name
+            if path.suffix == ".safetensors":
+                expected, found = load_file(path), load_file(mine)
+                assert found.keys() == expected.keys()
+                for key, value in expected.items():
+                    assert (found[key].double() - value.double()).abs().max() <= tolerance, (path.name, key)
+            else:
+                assert settings_of(mine) == settings_of(path), path.name
+
+
+class Calls:
+    """Counts the images that encoders of policies see."""
+
+    def __init__(self, monkeypatch):
+        from lary_policy.policy.observation_encoder import ObservationEncoder
+
+        self.images, forward = 0, ObservationEncoder.forward
+
+        def counted(encoder, images):
+            self.images += images.shape[0] * (images.shape[1] if images.ndim == 5 else 1)
+            return forward(encoder, images)
+
+        monkeypatch.setattr(ObservationEncoder, "forward", counted)
+
+    def take(self):
+        taken, self.images = self.images, 0
+        return taken
+
+
+def test_the_checkpoint_is_that_of_lerobot_train(data, lary_train, tmp_path, monkeypatch):
+    calls = Calls(monkeypatch)
+    ours, said = lary_train("cached")
+    assert calls.take() == 54  # 27 frames of two cameras
+    assert "54 encoded, 0 stored before" in said
+    lerobot_train(
+        *SETTINGS, *DEFAULTS, f"--dataset.root={data}", "--steps=3", f"--output_dir={tmp_path / 'plain'}"
+    )
+    assert calls.take() == 24  # three steps of four samples
+    require_same_checkpoint(ours, tmp_path / "plain")
+    assert f"{tmp_path}/cache/" not in "".join(p.read_text() for p in (ours / PRETRAINED).glob("*.json"))
+
+    again, said = lary_train("again", "--policy.head=dit", "--dataset.use_imagenet_stats=false")
+    assert "0 encoded, 54 stored before" in said
+    assert calls.take() == 0
+    uncached, said = lary_train(
+        "uncached", "--policy.head=dit", "--dataset.use_imagenet_stats=false", "--cache_latents=false"
+    )
+    assert "every step, because of cache_latents=false" in said
+    require_same_checkpoint(again, uncached)
+
+
+def test_a_history_is_clamped_at_the_starts_of_episodes(lary_train):
+    history = ("--policy.n_obs_steps=3", "--policy.observation_stride=2", "--seed=3")
+    ours, _ = lary_train("cached", *history)
+    theirs, _ = lary_train("uncached", *history, "--cache_latents=false")
+    require_same_checkpoint(ours, theirs)
+
+
+def test_encoders_of_several_frames(lary_train, monkeypatch):
+    calls = Calls(monkeypatch)
+    windows = ("--policy.encoder.name=vjepa2-large", "--policy.encoder.image_px=32", "--policy.n_obs_steps=4")
+    small = [s for s in SETTINGS if "image_px" not in s]
+    ours, _ = lary_train("cached", *windows, settings=small)
+    calls.take()
+    theirs, _ = lary_train("uncached", *windows, "--cache_latents=false", settings=small)
+    assert calls.take() > 24 * 4 - 1
+    require_same_checkpoint(ours, theirs)
+
+
+def test_resuming_a_run_continues_it_and_reuses_its_latents(lary_train, monkeypatch):
+    calls = Calls(monkeypatch)
+    whole, _ = lary_train("whole", "--save_freq=2", steps=4)
+    assert calls.take() == 54
+    parts, _ = lary_train("parts", "--save_freq=2", steps=4)
+    for path in (parts / "checkpoints" / "000004").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    config = parts / "checkpoints" / "000002" / "pretrained_model" / "train_config.json"
+    main("train", [f"--config_path={config}", "--resume=true"])
+    assert calls.take() == 0
+    require_same_checkpoint(parts, whole, folders=(PRETRAINED,))  # LeRobot's loop draws a seed when it starts
+
+
+def test_fine_tuning_a_checkpoint_on_renamed_cameras_and_some_episodes(data, lary_train, monkeypatch):
+    first, _ = lary_train("first", "--dataset.episodes=[0,2]")
+    names = {
+        f"observation.images.{a}": f"observation.images.{b}" for a, b in (("top", "wrist"), ("wrist", "top"))
+    }
+    swapped = (
+        f"--policy.path={first / PRETRAINED}", f"--rename_map={json.dumps(names)}", NAME, "--batch_size=4",
+        "--num_workers=0", "--env_eval_freq=0", "--policy.push_to_hub=false",
+    )  # fmt: skip
+    calls = Calls(monkeypatch)
+    ours, said = lary_train("ours", settings=swapped)
+    assert calls.take() == 18  # the frames of episode 1
+    assert "18 encoded, 36 stored before" in said
+    theirs, _ = lary_train("theirs", "--cache_latents=false", settings=swapped)
+    require_same_checkpoint(ours, theirs)
+
+
+def test_augmented_images_are_encoded_at_every_step(lary_train, monkeypatch, tmp_path):
+    calls, flag = Calls(monkeypatch), "--dataset.image_transforms.enable=true"
+    _, said = lary_train("run", flag, steps=1)
+    assert "because of dataset.image_transforms.enable=true: frames look different" in said
+    assert calls.take() == 8
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ConfigError, match="image_transforms"):
+        lary_train("given", flag, "--policy.latents=/nowhere", steps=1)
+
+
+def test_every_setting_that_makes_stored_latents_wrong_is_named():
+    from lerobot.configs.default import DatasetConfig, JobConfig, PeftConfig
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.utils.sample_weighting import SampleWeightingConfig
+
+    from lary_policy.policy.configuration_lary import LaryConfig
+    from lary_policy.policy.encoder_config import EncoderConfig
+    from lary_policy.stages.train_config import LaryTrainConfig
+    from lary_policy.stages.train_run import why_uncached
+
+    def reason(dataset=None, policy=None, **settings):
+        dataset = DatasetConfig(repo_id="tests/tiny", **(dataset or {}))
+        policy = policy or LaryConfig(device="cpu")
+        return why_uncached(LaryTrainConfig(dataset=dataset, policy=policy, **settings))
+
+    def tuned(trainable):
+        return LaryConfig(device="cpu", encoder=EncoderConfig(trainable=trainable))
+
+    assert reason() is None
+    assert reason(policy=tuned("last")).startswith("policy.encoder.trainable=last: latents change")
+    assert reason(policy=tuned("lora")).startswith("policy.encoder.trainable=lora: latents change")
+    assert reason(policy=ACTConfig(device="cpu")).startswith("policy.type=act: only `lary`")
+    assert reason({"streaming": True}).startswith("dataset.streaming=true")
+    assert reason(peft=PeftConfig()).startswith("peft: latents change")
+    assert reason(sample_weighting=SampleWeightingConfig()).startswith("sample_weighting")
+    assert reason(job=JobConfig(target="a10g-small")).startswith("job.target=a10g-small")
+    assert reason(cache_latents=False) == "cache_latents=false"
+
+
+def test_an_encoder_that_was_trained_before_is_not_taken_for_its_namesake(lary_train):
+    tuned, _ = lary_train("tuned", "--policy.encoder.trainable=all", "--policy.optimizer_lr_encoder=0.1")
+    _, said = lary_train(
+        "frozen",
+        f"--policy.path={tuned / PRETRAINED}",
+        "--policy.encoder.trainable=none",
+        settings=(NAME, *SETTINGS[-4:]),
+    )
+    assert "the encoder in the checkpoint was trained" in said
+
+
+def test_bad_input_is_named(data, tmp_path, capsys):
+    run = ["train", *SETTINGS, f"--dataset.root={data}"]
+    made = tmp_path / "made"
+    made.mkdir()
+    for arguments, message in (
+        (["train", "steps=3"], "Write --steps=3"),
+        ([*run, f"--output_dir={made}"], "already exists"),
+        (
+            ["train", *SETTINGS, f"--dataset.root={tmp_path / 'none'}", f"--output_dir={tmp_path / 'x'}"],
+            "tests/tiny",
+        ),
+        ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[9]"], "dataset.episodes"),
+        ([*run, f"--output_dir={tmp_path / 'x'}", "--latents_dtype=int8"], "float16"),
+        ([*run, f"--output_dir={tmp_path / 'x'}", "--policy.encoder.name=dinov2-smal"], "dinov2-small"),
+        ([*run, f"--output_dir={tmp_path / 'x'}", f"--policy.latents={data}"], "stored latents of a dataset"),
+    ):
+        assert cli.main(arguments) == 2, message
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_help_is_quick_and_defaults_give_way(capsys):
+    started = time.perf_counter()
+    assert main("train", ["--help"]) == 0
+    assert time.perf_counter() - started < 0.5
+    assert "--latents_dir" in capsys.readouterr().out
+    assert with_defaults(["--steps=3"]) == ["--steps=3", *DEFAULTS]
+    assert with_defaults(["--policy.type=act"]) == ["--policy.type=act", DEFAULTS[1]]
+    assert with_defaults(["--policy.path=x"]) == ["--policy.path=x", DEFAULTS[1]]
+    assert with_defaults(["--config_path=x"]) == ["--config_path=x"]
