@@ -5,3 +5,33 @@ raised here it would log and forget ("invalid choice"), so that nothing heavy or
 """
 
 from __future__ import annotations
+
+import importlib
+import sys
+
+DROP_IN = "lary_policy.policy.drop_in.configuration_lary_"
+# Our configurations by the module of LeRobot that defines what they subclass.
+CONFIGURATIONS = {
+    "lerobot.configs": ("lary_policy.policy.configuration_lary",),
+    "lerobot.envs.configs": ("lary_envs.lerobot_env",),
+    "lerobot.policies": tuple(
+        DROP_IN + policy for policy in ("act", "diffusion", "gaussian_actor", "multi_task_dit", "vqbet")
+    ),
+}
+
+
+def register() -> None:
+    """Import the configurations that the running program can use.
+
+    That is all of them, except in tools of LeRobot without policies: `lerobot.policies` takes seconds to
+    import, and `lerobot-calibrate` shall not wait for it because this package is installed. LeRobot's tools
+    import what they parse before they look for plugins.
+    """
+    in_tool = any(name.startswith("lerobot.scripts.") for name in sys.modules)
+    for theirs, ours in CONFIGURATIONS.items():
+        if theirs in sys.modules or not in_tool:
+            for name in ours:
+                importlib.import_module(name)
+
+
+register()
