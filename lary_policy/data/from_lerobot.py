@@ -136,6 +136,7 @@ def _config(
     origin = {
         "format": "LeRobot",
         "repo_id": None if about is None else about.repo_id,
+        "lossless": not source.files.episodes[0].videos,
         "seeds": "numbers of the episodes" if about is None else "of the simulation",
         "tasks": sorted({task for one in jobs for task in one.episode.tasks}),
     }

@@ -10,6 +10,7 @@ from lary_policy.data.episodes import EpisodeRecord, read_json, records_from_jso
 from lary_policy.errors import DatasetError
 
 ABOUT = "meta/lary.json"
+PNG = "png"  # what stands for the codec where frames are no videos
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class LeRobotAbout:
 
     Attributes:
         repo_id: Name of the dataset.
-        frames: Codec of its videos, or `png`.
+        frames: Codec of its videos, or `PNG`.
         cameras: Short names of its cameras.
         settings: Settings of the simulated dataset that it was made from.
         episodes: Number, seed and split of each of its episodes there.

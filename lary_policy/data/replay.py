@@ -71,6 +71,12 @@ def read_settings(root: Path) -> dict[str, Any]:
             got=f"{layout.DATASET_FILE} without {', '.join(missing)}",
             fix="Pass the folder of a simulated dataset: only a simulation can be played again.",
         )
+    if not settings.get("origin", {}).get("lossless", True):
+        raise DatasetError(
+            expected="demonstrations with the frames that were rendered",
+            got=f"{root}, whose frames came out of a video",
+            fix="Pass the folder of the simulated dataset that the video was made from.",
+        )
     return settings
 
 

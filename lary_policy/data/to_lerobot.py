@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 
 from lary_policy.data.episodes import EpisodeRecord, read_episodes, read_json, write_json
 from lary_policy.data.frames import decode_image
-from lary_policy.data.lerobot_about import ABOUT
+from lary_policy.data.lerobot_about import ABOUT, PNG
 from lary_policy.data.lerobot_files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
-from lary_policy.data.lerobot_writer import CODECS, LeRobotForm, LeRobotWriter
+from lary_policy.data.lerobot_writer import CODECS, DEFAULT_CRF, MAX_CRF, LeRobotForm, LeRobotWriter
 from lary_policy.data.recorder import Recording
 from lary_policy.data.replay import ReplayCheck, read_settings, replay
 from lary_policy.embodiment import load_embodiment
-from lary_policy.errors import DatasetError, UnknownNameError
+from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.paths import atomic_folder, is_vacant
 
 ALL = "all"
-PNG = "png"  # what stands for the codec where frames are no videos
 _NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it
 
 
@@ -43,6 +42,7 @@ def export_demonstrations(
     cameras: Sequence[str] | None = None,
     video: bool = True,
     codec: str = "h264",
+    crf: int = DEFAULT_CRF,
     num_worlds: int = 16,
     render_device: str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
@@ -62,6 +62,7 @@ def export_demonstrations(
         cameras: Which of the recorded cameras; None for all.
         video: Videos (lossy, small), or PNG images in the tables (lossless).
         codec: Of the videos: h264, av1 or hevc.
+        crf: Their quality; less is better and larger.
         num_worlds: Worlds simulated side by side.
         render_device: Device of the renderer.
         on_progress: Called with (episodes done, episodes in all).
@@ -69,17 +70,17 @@ def export_demonstrations(
     Raises:
         DatasetError: `out` holds something else, `root` is no simulated dataset, or a replay differed.
         UnknownNameError: There is no such camera, split or codec.
-        ConfigError: Frames of odd size cannot become a video.
+        ConfigError: Frames of odd size cannot become a video, or the quality is out of range.
         StoreError: The disk is full or not writable; nothing is left behind.
     """
     root, out = Path(root), Path(out)
     settings = read_settings(root)
     records = _choose(root, settings, split)
-    about = _about(settings, records, repo_id, cameras, codec if video else PNG)
+    about = _about(settings, records, repo_id, cameras, (codec, crf) if video else (PNG, None))
     if not is_vacant(out):
         return _reuse(out, about)
-    with atomic_folder(out) as partial:
-        writer = LeRobotWriter(partial, _form(settings, about), longest=max(r.steps for r in records) + 1)
+    form, longest = _form(settings, about), max(r.steps for r in records) + 1
+    with atomic_folder(out) as partial, LeRobotWriter(partial, form, longest=longest) as writer:
         started = time.perf_counter()  # importing LeRobot takes longer than writing a few episodes
         checks: list[ReplayCheck] = []
         for seen in replay(root, records, num_worlds=num_worlds, render_device=render_device):
@@ -108,15 +109,19 @@ def _about(
     records: Sequence[EpisodeRecord],
     repo_id: str | None,
     cameras: Sequence[str] | None,
-    frames: str,
+    stored: tuple[str, int | None],
 ) -> dict[str, Any]:
     """Return what `ABOUT` says, which also decides whether two exports are the same.
 
     Raises:
         UnknownNameError: There is no such camera or codec.
+        ConfigError: The quality is out of range.
     """
+    frames, crf = stored
     if frames not in (*CODECS, PNG):
         raise UnknownNameError("codec", frames, CODECS)
+    if crf is not None and not 0 <= crf <= MAX_CRF:
+        raise ConfigError(expected=f"crf from 0 to {MAX_CRF}", got=str(crf), fix="Pass crf=18, for example.")
     chosen = list(settings["cameras"] if cameras is None else cameras)
     for camera in chosen:
         if camera not in settings["cameras"]:
@@ -125,6 +130,7 @@ def _about(
         "repo_id": repo_id or f"local/lary-{settings['dataset']}",
         "cameras": chosen,
         "frames": frames,
+        "crf": crf,
         "dataset": {key: value for key, value in settings.items() if key not in _NOT_DATA},
         "steps": sum(r.steps + 1 for r in records),
         "episodes": [{"episode": r.episode, "seed": r.seed, "split": r.split} for r in records],
@@ -171,6 +177,7 @@ def _form(settings: Mapping[str, Any], about: Mapping[str, Any]) -> LeRobotForm:
         height=px,
         width=px,
         codec=None if about["frames"] == PNG else about["frames"],
+        crf=DEFAULT_CRF if about["crf"] is None else about["crf"],
         noise=_has_noise(settings),
     )
 

@@ -21,8 +21,16 @@ from lary_policy.stages.data import collect_task
 from lary_policy.threads import intra_op_threads
 
 Settings = Mapping[str, Any]
-_OWN = ("out", "root", "repo_id", "split", "video", "codec")  # the other settings are those of `lary data`
-_BLIND = EncoderChoice("pixels")  # collecting needs no encoder, so none is looked for
+_OWN = (
+    "out",
+    "root",
+    "repo_id",
+    "split",
+    "video",
+    "codec",
+    "crf",
+)  # the other settings are those of `lary data`
+_BLIND = EncoderChoice("pixels", image_px=14)  # collecting needs no encoder: one that always fits
 _SHOWN = 20  # episodes listed
 
 
@@ -49,6 +57,7 @@ def to_lerobot(settings: Settings) -> bool:
             split=settings["split"],
             video=settings["video"],
             codec=settings["codec"],
+            crf=settings["crf"],
             num_worlds=config.num_worlds,
             render_device=resolve_device(config.device),
             on_progress=update,
