@@ -120,6 +120,7 @@ def build_cache(
     """
     start = time.perf_counter()
     files = LeRobotFiles.read(Path(meta.root))
+    identity = _identity(meta, files)
     window = None if encoder.latent.kind == "frame" else plan.deltas
     episodes = episode_frames(files, tuple(plan.cameras.values()), plan.episodes)
     ids, wanted = _wanted(files, episodes, plan.cameras, window)
@@ -134,10 +135,22 @@ def build_cache(
     else:
         report = extract_windows(wanted, pixels.encode, store, on_progress=on_progress, **limits)
     _require_all(report)
-    identity = DatasetIdentity.of(meta)
     facts = CacheFacts(encoder.fingerprint, store.root.name, tuple(plan.cameras), window, steps, identity)
     folder = _publish(root, files, facts, ids, plan)
     return BuiltCache(folder, report.encoded, report.reused, _bytes(store), time.perf_counter() - start)
+
+
+def _identity(meta: Any, files: LeRobotFiles) -> DatasetIdentity:
+    """Return the dataset's identity; refuse one whose frames are not numbered episode by episode."""
+    columns = (meta.episodes["dataset_from_index"], meta.episodes["dataset_to_index"])
+    theirs = tuple((int(first), int(end)) for first, end in zip(*columns, strict=True))
+    if theirs != bounds(files):
+        raise DatasetError(
+            expected=f"frames of {files.root} that are numbered one episode after the other",
+            got="other numbers in meta/episodes",
+            fix="Write the dataset anew with LeRobot's tools.",
+        )
+    return DatasetIdentity.of(meta)
 
 
 class _Pixels:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lary_policy.data.store import LatentStore
+from lary_policy.data.store import STORE_DTYPES, LatentStore
 from lary_policy.errors import ConfigError, ShapeError, StoreError, UnknownNameError
 from lary_policy.paths import resolve_inside
 
@@ -120,8 +121,8 @@ class LatentCache:
         self.folder, self.facts = Path(folder), CacheFacts.read(Path(folder))
         self.store = LatentStore.open(resolve_inside(self.folder.parents[1] / STORES, self.facts.store))
         with np.load(self.folder / IDS_FILE, allow_pickle=False) as file:
-            self._ids: NDArray[np.bytes_] = file["ids"]  # [F c]
             self._bounds: NDArray[np.int64] = file["bounds"]  # [E 2]
+            self._shards, self._places = self._locate(file["ids"])
 
     def require_encoder(self, fingerprint: str) -> None:
         """Refuse an encoder that would give other latents.
@@ -196,26 +197,51 @@ class LatentCache:
         """
         rows = self._rows(index, deltas)
         columns = [self.facts.cameras.index(camera) for camera in cameras]
-        ids = self._ids[rows[:, :, None], np.array(columns)]
-        if not ids.all():
+        places = self._places[rows[:, :, None], np.array(columns)]  # [b t c 2]
+        if places.min(initial=0) < 0:
             raise StoreError(
                 expected=f"latents of frame {int(index[0])} and its neighbours in {self.folder}",
                 got="none: its episode was not among those encoded",
                 fix=f"{_REBUILD}.",
             )
-        latents = self.store.read(ids.astype(str).ravel().tolist()).float()
+        latents = self._read(places.reshape(-1, 2)).float()
         if self.facts.window is None:
-            return latents.unflatten(0, ids.shape)
+            return latents.unflatten(0, places.shape[:3])
         # The time steps of a window lie one after the other among its tokens: [b*c t'*n d] -> [b t' c n d].
         by_camera = latents.unflatten(1, (self.facts.steps, -1)).unflatten(0, (len(rows), len(columns)))
         return by_camera.transpose(1, 2)
 
+    def _locate(self, ids: NDArray[np.bytes_]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Return the shards, and the shard and row `[F c 2]` of each id `[F c]`; -1 where there is none."""
+        names = ids[ids != b""].astype(str).tolist()
+        absent = self.store.missing(names)
+        if absent:
+            raise StoreError(
+                expected=f"{len(names)} latents in {self.store.root}",
+                got=f"{len(absent)} missing",
+                fix=f"{_REBUILD}.",
+            )
+        shards, found = self.store.locate(names)
+        places = np.full((*ids.shape, 2), -1, np.int64)
+        places[ids != b""] = found.numpy()
+        return shards, places
+
+    def _read(self, places: NDArray[np.int64]) -> Tensor:
+        """Read latents `[F n d]` from the shards and rows `[F 2]`, each shard once."""
+        latent, dtype = self.store.latent, STORE_DTYPES[self.store.dtype]
+        out = torch.empty(len(places), latent.tokens, latent.width, dtype=dtype)
+        for shard in np.unique(places[:, 0]):
+            here = np.flatnonzero(places[:, 0] == shard)
+            rows = torch.from_numpy(places[here, 1])
+            out[torch.from_numpy(here)] = self.store.rows_of(self._shards[shard])[rows]
+        return out
+
     def _rows(self, index: Tensor, deltas: Sequence[int]) -> NDArray[np.int64]:
-        """Return the rows `[b t]` of the ids."""
+        """Return the frames `[b t]` whose latents are wanted."""
         now = index.detach().cpu().numpy().reshape(-1)
-        if len(now) and not 0 <= now.min() <= now.max() < len(self._ids):
+        if len(now) and not 0 <= now.min() <= now.max() < len(self._places):
             raise ShapeError(
-                expected=f"frame numbers from 0 to {len(self._ids) - 1}",
+                expected=f"frame numbers from 0 to {len(self._places) - 1}",
                 got=f"{now.min()} to {now.max()}",
                 fix="Train on the dataset that the latents are of.",
             )

@@ -197,6 +197,21 @@ def test_a_broken_image_is_named_and_a_full_disk_noticed_before_it_is_full(tmp_p
         build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path)
 
 
+def test_a_shard_that_was_deleted_is_noticed_before_training(tmp_path, root):
+    built = build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path)
+    for shard in tmp_path.glob("latents/*/shards/*"):
+        shard.unlink()
+    with pytest.raises(StoreError, match=r"42 missing. Run `lary train`"):
+        LatentCache(built.folder)
+
+
+def test_frames_out_of_order_are_refused(tmp_path, root):
+    swapped = {"dataset_from_index": [6, 0, 13], "dataset_to_index": [13, 6, 21]}
+    other = SimpleNamespace(root=root, episodes=swapped)
+    with pytest.raises(DatasetError, match="one episode after the other"):
+        build_cache(other, CachePlan(CAMERAS), CornerEncoder(), tmp_path)
+
+
 def test_the_store_is_a_latent_store(latents):
     (folder,) = (latents.folder.parents[1] / "latents").iterdir()
     assert len(LatentStore.open(folder)) == latents.encoded == 42

@@ -9,7 +9,7 @@ from lerobot_files import write_lerobot
 from safetensors.torch import load_file
 
 from lary_policy import cli
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, StoreError
 from lary_policy.stages.train_policy import DEFAULTS, main, with_defaults
 
 PRETRAINED = "checkpoints/last/pretrained_model"
@@ -208,6 +208,29 @@ def test_every_setting_that_makes_stored_latents_wrong_is_named():
     assert reason(sample_weighting=SampleWeightingConfig()).startswith("sample_weighting")
     assert reason(job=JobConfig(target="a10g-small")).startswith("job.target=a10g-small")
     assert reason(cache_latents=False) == "cache_latents=false"
+
+
+def test_lerobot_train_itself_takes_stored_latents(data, lary_train, tmp_path, monkeypatch):
+    lary_train("first", steps=1)
+    (view,) = (tmp_path / "cache" / "views").iterdir()
+    held_out = ("--dataset.eval_split=0.3", "--eval_steps=1", "--steps=2")
+    common = (*SETTINGS, *DEFAULTS, f"--dataset.root={data}", *held_out)
+    lerobot_train(*common, f"--output_dir={tmp_path / 'plain'}")
+    calls = Calls(monkeypatch)
+    lerobot_train(*common, f"--output_dir={tmp_path / 'stored'}", f"--policy.latents={view}")
+    assert calls.take() == 0
+    stored, plain = (tmp_path / name / PRETRAINED for name in ("stored", "plain"))
+    assert (stored / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert (stored / "config.json").read_text() == (plain / "config.json").read_text()
+    with pytest.raises(ConfigError, match="frozen encoder for the stored latents"):
+        lerobot_train(
+            *common, f"--output_dir={tmp_path / 'x'}", f"--policy.latents={view}",
+            "--policy.encoder.trainable=all",
+        )  # fmt: skip
+    with pytest.raises(StoreError, match="fingerprint"):
+        lerobot_train(
+            *common, f"--output_dir={tmp_path / 'y'}", f"--policy.latents={view}", "--policy.encoder.seed=1"
+        )
 
 
 def test_an_encoder_that_was_trained_before_is_not_taken_for_its_namesake(lary_train):
