@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.configs.default import EvalConfig
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.configs.policies import PreTrainedConfig
@@ -19,7 +20,13 @@ from lerobot.scripts.lerobot_eval import eval_main
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 from lary_envs import EndEffectorController, SimEnv
+from lary_envs.gym_core import GymCore
+from lary_envs.gym_vector import LaryVectorEnv
 from lary_envs.lerobot_env import LarySimEnv
+from lary_policy.errors import ConfigError, EmbodimentError
+from lary_policy.policy.configuration_lary import LaryConfig
+from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.rollout import run_episodes
 from lary_policy.stages.data import FIRST_SEED
 
@@ -37,7 +44,7 @@ def _no_arguments(monkeypatch):
 
 
 def env_config(**options):
-    return LarySimEnv(task="reach", image_px=PX, max_episode_steps=STEPS, **options)
+    return LarySimEnv(**{"image_px": PX, "max_episode_steps": STEPS, **options})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,9 @@ def load(checkpoint):
     return config
 
 
-def evaluate(checkpoint, folder, *, episodes=WORLDS, recording=False, async_=False, **options):
+def evaluate(
+    checkpoint, folder, *, episodes=WORLDS, recording=False, async_=False, rename_map=None, **options
+):
     """Run lerobot-eval's main function and return what it wrote."""
     eval_main(
         EvalPipelineConfig(
@@ -75,7 +84,7 @@ def evaluate(checkpoint, folder, *, episodes=WORLDS, recording=False, async_=Fal
             eval=EvalConfig(
                 n_episodes=episodes, batch_size=WORLDS, use_async_envs=async_, recording=recording
             ),
-            policy=load(checkpoint), output_dir=folder, seed=SEED,
+            policy=load(checkpoint), output_dir=folder, seed=SEED, rename_map=rename_map or {},
         )
     )  # fmt: skip
     return json.loads((folder / "eval_info.json").read_text())
@@ -149,8 +158,6 @@ def test_lary_rollout_counts_the_same_for_the_same_checkpoint_and_seeds(infos, c
 
 
 def test_episodes_beyond_the_first_batch_go_on_with_the_next_seeds(checkpoint, tmp_path, monkeypatch):
-    from lary_envs.gym_core import GymCore
-
     seeds, reset = [], GymCore.reset
     monkeypatch.setattr(
         GymCore, "reset", lambda self, new, *rest: seeds.extend(new) or reset(self, new, *rest)
@@ -180,6 +187,49 @@ def test_episodes_are_recorded_as_a_dataset(checkpoint, tmp_path):
 def test_worlds_in_processes_of_their_own_report_the_same(infos, checkpoint, tmp_path):
     info = evaluate(checkpoint, tmp_path, async_=True, batched=False)
     assert metrics(info) == metrics(infos["batched"])
+
+
+def lary_checkpoint(folder, **facts):
+    """A random policy `lary` with two cameras."""
+    env = env_config(cameras=["front", "wrist"])
+    config = LaryConfig(
+        encoder=EncoderConfig(name="pixels", image_px=28), pool="mean", head_width=8, head_blocks=1,
+        chunk_size=4, device="cpu", push_to_hub=False, embodiment="arm7", **{"control_hz": 20.0, **facts},
+    )  # fmt: skip
+    features = env_to_policy_features(env)
+    config.output_features = {ACTION: PolicyFeature(FeatureType.ACTION, (7,))}
+    config.input_features = {k: v for k, v in features.items() if k != ACTION}
+    unit = {"mean": torch.zeros(7), "std": torch.ones(7)}
+    before, after = make_pre_post_processors(config, dataset_stats={ACTION: unit, OBS_STATE: unit})
+    for part in (LaryPolicy(config), before, after):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("facts", "env", "error", "says"),
+    [
+        ({}, {"task": "dual_reach"}, EmbodimentError, "12 numbers"),
+        ({}, {"action_mode": "relative"}, EmbodimentError, "relative_to_command"),
+        ({"control_hz": 10.0}, {}, EmbodimentError, "control_hz 20.0"),
+        ({}, {}, ConfigError, "observation.images.wrist"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_the_first_step(tmp_path, monkeypatch, facts, env, error, says):
+    monkeypatch.setattr(LaryVectorEnv, "step", lambda *_: pytest.fail("a step was taken"))
+    folder = lary_checkpoint(tmp_path / "lary", **facts)
+    with pytest.raises(error, match=says):
+        evaluate(folder, tmp_path / "out", **env)
+
+
+def test_a_lary_policy_runs_and_cameras_may_be_renamed(tmp_path):
+    folder = lary_checkpoint(tmp_path / "lary")
+    views = {"front": "agent", "wrist": "wrist"}
+    names = {f"observation.images.{new}": f"observation.images.{old}" for old, new in views.items()}
+    env = {"cameras": list(views.values()), "max_episode_steps": 6}
+    info = evaluate(folder, tmp_path / "out", rename_map=names, **env)
+    assert metrics(info)["successes"] == [False] * WORLDS
+    assert len(list((tmp_path / "out" / "videos" / "lary_sim_0").iterdir())) == WORLDS
 
 
 def test_the_policy_keeps_the_features_of_the_env(checkpoint):
