@@ -31,7 +31,8 @@ class EncoderConfig:
         lora_rank: Rank of adapters; LoRA's r.
         lora_alpha: Adapters are scaled by lora_alpha / lora_rank.
         save: Whether checkpoints hold the encoder's own weights. None: when nothing else could restore them,
-            which is when `last` or `all` trained or weights are random. Adapters are always stored.
+            which is when `last` or `all` train or weights are random; a loaded checkpoint whose encoder was
+            trained sets it. Adapters are always stored.
         sha256: Hash of the weights, recorded when the encoder is built; another hash is then refused.
         revision: Where those weights were found, recorded beside it.
     """
@@ -60,6 +61,12 @@ class EncoderConfig:
                 expected="encoder.trainable_blocks, .lora_rank and .lora_alpha of at least 1",
                 got=", ".join(map(str, counts)),
                 fix="Freeze an encoder with trainable=none.",
+            )
+        if self.save is False and self.trainable in ("last", "all"):
+            raise ConfigError(
+                expected=f"encoder.save unset or true where encoder.trainable={self.trainable}",
+                got="false, with which checkpoints lose what was trained",
+                fix="Leave encoder.save out.",
             )
         if self.trainable != "none" and self.dtype != "float32":
             raise ConfigError(

@@ -29,6 +29,7 @@ class ObservationEncoder(nn.Module):
         spec: What the encoder is.
         kind: `frame`, `pair` or `clip`; the last two need at least two frames.
         fingerprint: 16 hex digits; equal fingerprints give equal latents while nothing of it is trained.
+            A checkpoint with other weights changes it.
         out_channels: Width d of tokens, feature maps and vectors.
         embed_dim: The same.
         backbone: The encoder's module.

@@ -1,15 +1,20 @@
 """What of an observation encoder a checkpoint holds, by module hooks that survive deepcopy.
 
 Base tensors are those that the backbone had when it was built. They are left out of state dicts unless the
-configuration stores them, and filled in with the present ones before loading; adapters are always kept.
+configuration stores them, and filled in with the present ones before loading; adapters are always kept. A
+checkpoint may bring other base tensors (it was trained); from then on they are stored, whatever trains now.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from lary_policy.errors import WeightsMismatchError
 
 BACKBONE = "backbone."
 # Where peft puts the tensors of a layer that it wraps.
@@ -47,11 +52,32 @@ def _leave_out(module: Any, state_dict: dict[str, Any], prefix: str, local_metad
 
 def _fill_in(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     held = _base_tensors(module, prefix)
+    given = {name: state_dict[name] for name in held if name in state_dict}
+    if any(not torch.equal(tensor.to(held[name].device), held[name]) for name, tensor in given.items()):
+        _keep(module, {name.removeprefix(prefix): tensor for name, tensor in given.items()})
     if not module.config.stores_backbone:
         for name, tensor in held.items():
             state_dict.setdefault(name, tensor.detach())
-    elif not missing_keys(held, state_dict):
+    elif not missing_keys(held, given):
         module.awaits = None
+
+
+def _keep(module: Any, given: Mapping[str, Tensor]) -> None:
+    """Store weights that the configuration does not refer to, and give the encoder another fingerprint."""
+    config = module.config
+    if config.save is False:
+        raise WeightsMismatchError(
+            expected=f"the weights of '{config.name}' that encoder.save=false refers to ({config.revision})",
+            got="others in the checkpoint, where the encoder was trained",
+            fix="Leave encoder.save out, or set it to true.",
+        )
+    if not config.stores_backbone:
+        config.save = True
+    digest = hashlib.sha256(module.fingerprint.encode())
+    for name in sorted(given):
+        digest.update(name.encode())
+        digest.update(given[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    module.fingerprint = digest.hexdigest()[:16]
 
 
 def _base_tensors(module: Any, prefix: str) -> dict[str, Tensor]:

@@ -197,6 +197,23 @@ def test_a_checkpoint_with_an_encoder_loads_where_it_would_not_be_stored(tmp_pat
     assert torch.equal(loaded(IMAGES), policy(IMAGES))
 
 
+def test_a_trained_encoder_that_is_frozen_later_stays_in_checkpoints(source, tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    policy = Policy(real(source, trainable="last"))
+    untrained = policy.left["encoder"].fingerprint
+    train(policy)
+    frozen = dataclasses.replace(policy.save(first), trainable="none")
+    loaded = Policy.load(first, frozen)
+    assert not any(p.requires_grad for p in loaded.left.parameters())
+    assert loaded.left["encoder"].fingerprint != untrained
+    again = Policy.load(second, loaded.save(second))
+    for twin in (loaded, again):
+        assert torch.equal(twin(IMAGES), policy(IMAGES))
+    assert again.left["encoder"].fingerprint == loaded.left["encoder"].fingerprint
+    with pytest.raises(WeightsMismatchError, match="the encoder was trained"):
+        Policy.load(first, dataclasses.replace(frozen, save=False))
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [

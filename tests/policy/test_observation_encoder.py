@@ -192,6 +192,7 @@ def test_a_map_is_of_one_frame(dino, pairs):
         ({"trainable": "some"}, UnknownNameError, "all, last, lora, none"),
         ({"trainable": "last", "trainable_blocks": 0}, ConfigError, "at least 1"),
         ({"trainable": "last", "dtype": "bfloat16"}, ConfigError, "use_amp"),
+        ({"trainable": "all", "save": False}, ConfigError, "lose what was trained"),
         ({"image_px": 50}, ConfigError, "multiple of 14"),
         ({"dtype": "float8"}, UnknownNameError, "bfloat16"),
     ],
