@@ -312,7 +312,7 @@ class LeRobotSource:
             action=episode.table,
             label=self.files.tasks[steps.tasks[start]] if self.classes == "tasks" else "",
             noise_steps=int(motion.disturbed[start:end].sum()),
-            robot_type=self.files.robot_type,
+            robot_type="",  # a dataset is of one robot: statistics of each robot are those of all rows
             csv=str(episode.table.relative_to(self.root.resolve())),
         )
 
