@@ -18,7 +18,7 @@ from lary_policy.report.parts import (
     build,
     to_rows,
 )
-from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
+from lary_policy.report.probe_parts import Attention, ClassTail, Composition, HeadInfo, SplitSize
 from lary_policy.types import Quarantined, Score
 
 RATE_METRICS = frozenset({"success", "success_at_end", "top1", "top1_macro", "f1_macro"})
@@ -115,6 +115,8 @@ class ReportBundle:
         heads: The heads behind the scores of probes on files.
         tails: F1 of each class with its frequency.
         attention: Where class heads look.
+        splits: How much each split of the datasets holds.
+        compositions: What they are made of.
         stage_seconds: Wall-clock seconds a stage.
         environment: Versions, device, git sha, seeds: whatever is needed to repeat the run.
         config_yaml: The resolved configuration.
@@ -135,6 +137,8 @@ class ReportBundle:
     heads: tuple[HeadInfo, ...] = ()
     tails: tuple[ClassTail, ...] = ()
     attention: tuple[Attention, ...] = ()
+    splits: tuple[SplitSize, ...] = ()
+    compositions: tuple[Composition, ...] = ()
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
@@ -195,4 +199,6 @@ _PARTS: dict[str, type[Any]] = {
     "heads": HeadInfo,
     "tails": ClassTail,
     "attention": Attention,
+    "splits": SplitSize,
+    "compositions": Composition,
 }

@@ -17,7 +17,8 @@ from lary_policy.report.labels import mode_label, target_label
 from lary_policy.report.media import embed_videos
 from lary_policy.report.parts import Trajectory
 from lary_policy.report.probe_page import probe_suite
-from lary_policy.report.statements import answers, question
+from lary_policy.report.side_by_side import reference_keys
+from lary_policy.report.statements import answers, on_files, question
 from lary_policy.report.tables import probe_tables, rollout_table
 from lary_policy.types import Score
 
@@ -80,9 +81,10 @@ def _context(bundle: ReportBundle, media_root: Path) -> dict[str, Any]:
         "bundle": bundle,
         "colours": colours,
         "question": question(bundle),
+        "on_files": on_files(bundle),
         "answers": answers(bundle, panels),
         "rollouts": rollout_table(bundle.scores),
-        "probes": probe_tables(bundle.scores),
+        "probes": probe_tables(bundle.scores, reference_keys(bundle.heads) if bundle.heads else None),
         "scatters": [
             {"panel": panel, "svg": Markup(plots.scatter(panel, colours, f"s{i}"))}
             for i, panel in enumerate(panels)

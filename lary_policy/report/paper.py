@@ -97,7 +97,8 @@ def paper_table(name: str) -> PaperTable:
 def paper_number(score: Score, reference_key: str | None) -> float | None:
     """Return the paper's number for what a score measures, in the score's unit; None if it prints none.
 
-    It is the same head, target, dataset and model; rows of unseen tasks or robots are not in its tables.
+    It is the same head, target, dataset and model; rows of unseen tasks or robots are not in its tables. A
+    few runs of LAPA-DINOv3 stand in its figure 4 only.
     """
     target, head = COMPARED.get(score.metric, ("", ""))
     if reference_key is None or (score.target, score.head) != (target, head) or score.split == "unseen":
@@ -108,7 +109,18 @@ def paper_number(score: Score, reference_key: str | None) -> float | None:
         value = table.value(reference_key, score.task) if fits else None
         if value is not None:
             return value / 100 if percent else value
-    return None
+    drawn = _figure_4().get((reference_key, score.task))
+    return drawn if drawn is None or not percent else drawn / 100
+
+
+@lru_cache
+def _figure_4() -> dict[tuple[str, str], float]:
+    figure: Mapping[str, Sequence[Mapping[str, Sequence[float]]]] = _file()["figure_4"]  # type: ignore[assignment]
+    return {
+        (str(row["reference_key"]), str(column)): float(value)
+        for row in figure["rows"]
+        for column, value in zip(figure["columns"], row["values"], strict=True)
+    }
 
 
 def paper_gap(reference_key: str) -> dict[str, tuple[float, float]]:

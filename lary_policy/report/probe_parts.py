@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lary_policy.errors import ShapeError
 
 Maps = tuple[tuple[tuple[float, ...], ...], ...]
+KINDS = ("class", "robot", "collection")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,62 @@ class ClassTail:
 
 
 @dataclass(frozen=True)
+class Composition:
+    """What the splits of a dataset are made of.
+
+    Attributes:
+        task: Dataset name.
+        protocol: `native` or `lary`.
+        kind: What is counted, one of `KINDS`: samples of each class, robot type or collection of recordings.
+        splits: Splits in their order.
+        names: Of the classes, robots or collections (c of them).
+        counts: Samples `[c, splits]`.
+    """
+
+    task: str
+    protocol: str
+    kind: str
+    splits: tuple[str, ...]
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        for name in ("splits", "names"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "counts", tuple(tuple(int(x) for x in row) for row in self.counts))
+        shapes = {len(row) for row in self.counts}
+        if len(self.counts) != len(self.names) or shapes - {len(self.splits)} or self.kind not in KINDS:
+            raise ShapeError(
+                expected=f"counts [{len(self.names)}, {len(self.splits)}] of one of {', '.join(KINDS)}",
+                got=f"{len(self.counts)} rows of lengths {sorted(shapes)} of '{self.kind}'",
+                fix="Write the report again.",
+            )
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """How much one split holds.
+
+    Attributes:
+        task: Dataset name.
+        protocol: `native` or `lary`.
+        split: Its name.
+        role: What it is for: `train`, `select`, `report`, or two of them.
+        samples: Usable rows.
+        recordings: Episodes, demonstrations or videos that they were cut from.
+        classes: Different classes, 0 in a dataset of actions.
+    """
+
+    task: str
+    protocol: str
+    split: str
+    role: str
+    samples: int
+    recordings: int
+    classes: int
+
+
+@dataclass(frozen=True)
 class Attention:
     """Where a class head looks in one sample.
 
@@ -92,6 +149,7 @@ class Attention:
         true: Class of the sample.
         predicted: Predicted class.
         weights: `[t, h, w]`: of the frames, pairs or time steps, relative to even attention.
+        frames: The frames as the encoder sees them, JPEG files in base64; empty where they are not at hand.
     """
 
     encoder: str
@@ -100,8 +158,10 @@ class Attention:
     true: str
     predicted: str
     weights: Maps
+    frames: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", tuple(self.frames))
         maps = tuple(tuple(tuple(float(x) for x in row) for row in one) for one in self.weights)
         object.__setattr__(self, "weights", maps)
         shapes = {(len(one), len(row)) for one in maps for row in one}

@@ -1,4 +1,4 @@
-"""Figures of probes on files: the long tail, people against robots, ablation curves, attention."""
+"""Figures of probes on files: the long tail, people against robots, ablation curves."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
+from lary_policy.report.labels import metric_info
 from lary_policy.report.plots import INK, STYLE, grid, svg
-from lary_policy.report.probe_parts import Attention, ClassTail
+from lary_policy.report.probe_parts import ClassTail
 from lary_policy.types import Score
 
+_MARKS = ("o", "s", "^", "D", "v")
 _SMOOTHED = 15  # classes that the moving average of the long tail covers at most
 
 
@@ -61,6 +64,7 @@ def human_robot_gap(
             [r - h for _, (h, r) in known], [p for p, _ in known], s=20, color="none", edgecolors=INK
         )
         axes.set_yticks(range(len(shared)), shared)
+        axes.set_ylim(-0.7, len(shared) - 0.3)
         axes.axvline(0, color=INK, lw=0.7)
         axes.set_xlabel("F1 of robots minus F1 of people")
         grid(axes)
@@ -85,47 +89,45 @@ def curve(
         label: Of the horizontal axis.
         name: Makes ids of elements unique.
     """
+    info = metric_info(next(iter(ours.values()))[0].metric)
+    scale = 100.0 if info.percent else 1.0
+    drawn: list[str] = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.8))
         axes = figure.add_subplot()
         for line, scores in ours.items():
-            points = sorted((_position(s, positions), s) for s in scores)
+            points = sorted(((_position(s, positions), s) for s in scores), key=lambda point: point[0])
             at = [place for place, _ in points]
-            value = np.array([s.value for _, s in points])
-            low, high = (np.array([s.ci95[i] for _, s in points]) for i in (0, 1))
+            value = scale * np.array([s.value for _, s in points])
+            low, high = (scale * np.array([s.ci95[i] for _, s in points]) for i in (0, 1))
             bars = np.maximum([value - low, high - value], 0)
-            axes.errorbar(at, value, yerr=bars, fmt="o-", ms=4, lw=1.4, color=colours[line], label=line)
+            colour = colours[line]
+            mark = _MARKS[drawn.count(colour) % len(_MARKS)]  # lines of one encoder differ by their marks
+            drawn.append(colour)
+            axes.errorbar(at, value, yerr=bars, fmt=f"{mark}-", ms=4, lw=1.4, color=colour, label=line)
+            for place, number in sorted(paper.get(line, {}).items()):
+                axes.scatter(place, scale * number, s=24, marker=mark, facecolor="none", edgecolors=colour)
             printed = sorted(paper.get(line, {}).items())
-            axes.plot(*zip(*printed, strict=True), ls="--", lw=1, color=colours[line]) if printed else None
+            axes.plot([p for p, _ in printed], [scale * v for _, v in printed], ls="--", lw=1, color=colour)
+        _ticks(axes, sorted({_position(s, positions) for scores in ours.values() for s in scores}))
         axes.set_xlabel(label)
-        axes.legend(frameon=False, fontsize=7.5)
+        axes.set_ylabel(f"{info.label}{', %' if info.percent else ''}")
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(-0.16, -0.2), ncols=1)
         grid(axes)
         return svg(figure, name)
 
 
+def _ticks(axes: Axes, places: Sequence[float]) -> None:
+    """Mark the measured places; sizes that grow by factors are spread evenly."""
+    if places[-1] >= 4 * places[0] > 0:
+        axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def _position(score: Score, positions: Mapping[str, float]) -> float:
     return positions[score.task] if score.task in positions else positions[score.encoder]
-
-
-def attention(sample: Attention, colour: str, name: str) -> str:
-    """Draw the weights of each frame, pair or time step as a small map; no colour is no weight."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    maps = [np.array(one) for one in sample.weights]
-    height, width = maps[0].shape
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(0.9 * len(maps) * max(1.0, width / max(height, 1)) ** 0.5 + 0.2, 1.15))
-        ramp = LinearSegmentedColormap.from_list("ramp", [f"{colour}00", f"{colour}ff"])
-        row = figure.subplots(1, len(maps), squeeze=False)[0]
-        for number, (axes, weights) in enumerate(zip(row, maps, strict=True)):
-            axes.pcolormesh(weights, cmap=ramp, vmin=0, vmax=max(2.0, float(np.max(maps))), linewidth=0)
-            axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal" if height > 1 else "auto")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_title(str(number), size=7)
-            for spine in axes.spines.values():
-                spine.set_visible(True)
-        return svg(figure, name)
 
 
 def _f1(tail: ClassTail) -> dict[str, float]:

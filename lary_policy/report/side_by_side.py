@@ -67,7 +67,8 @@ def side_by_side(scores: Sequence[Score], heads: Sequence[HeadInfo]) -> tuple[Si
 def reproduced(scores: Sequence[Score], heads: Sequence[HeadInfo]) -> tuple[Defect, ...]:
     """Return every fault that a score reproduces, each once."""
     keys = reference_keys(heads)
-    return tuple(dict.fromkeys(d for s in scores for d in defects_of(s, keys.get(s.encoder))))
+    found = dict.fromkeys(d for s in scores for d in defects_of(s, keys.get(s.encoder)))
+    return tuple(sorted(found, key=lambda defect: int(defect.name[1:])))
 
 
 def reference_keys(heads: Sequence[HeadInfo]) -> dict[str, str]:

@@ -67,6 +67,8 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
                 tuple(_statement(c, top1, f"has {best}", bundle) for c in top1),
             )
         )
+    if on_files(bundle):
+        return tuple(found)
     verb = "succeeds most often"
     found.append(
         Answer(
@@ -83,9 +85,16 @@ def question(bundle: ReportBundle) -> str:
     """Return the question of the page with the encoders that were compared."""
     names = list(bundle.encoders())
     who = f"Of {join_words(names)}" if names else "Of no encoder at all (this report holds no scores)"
+    if on_files(bundle):
+        return f"{who}: whose latents tell more about actions?"
     return (
         f"{who}: whose latents decode action better, and whose head makes the robot succeed in closed loop?"
     )
+
+
+def on_files(bundle: ReportBundle) -> bool:
+    """Return whether this is a report on recorded files, where nothing can succeed in closed loop."""
+    return bool(bundle.heads) and not any(s.stage == "rollout" for s in bundle.scores)
 
 
 def agreement(panels: Sequence[Panel]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, overlap, rank
+from lary_policy.report.defects import defects_of
 from lary_policy.report.labels import format_number, metric_info, mode_label, target_label
 from lary_policy.types import Score
+
+MAX_COLUMNS = 4  # more do not fit beside each other on the page
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Number:
         high: Right end.
         mark: `best` (clear of all others), `lead` (best, but overlapping) or empty.
         n: Samples or episodes behind it.
+        faults: Names of the reference's faults that it reproduces.
     """
 
     value: str
@@ -31,6 +35,7 @@ class Number:
     high: float
     mark: str
     n: int
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,17 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def _number(score: Score, peers: Sequence[Score], top: float) -> Number:
+def _number(
+    score: Score, peers: Sequence[Score], top: float, keys: Mapping[str, str] | None = None
+) -> Number:
     """Format a score; `peers` are the scores it competes with, `top` is the end of the bar's track."""
     info = metric_info(score.metric)
     value, interval = format_number(score.value, score.ci95, percent=info.percent)
     low, mid, high = (
         100.0 * min(1.0, max(0.0, x / top)) for x in (score.ci95[0], score.value, score.ci95[1])
     )
-    return Number(value, interval, low, mid, high, _mark(score, peers), score.n)
+    faults = () if keys is None else tuple(d.name for d in defects_of(score, keys.get(score.encoder)))
+    return Number(value, interval, low, mid, high, _mark(score, peers), score.n, faults)
 
 
 def _mark(score: Score, peers: Sequence[Score]) -> str:
@@ -72,37 +80,69 @@ def _mark(score: Score, peers: Sequence[Score]) -> str:
     return "lead" if any(overlap(score, s) for s in order if s is not score) else "best"
 
 
-def probe_tables(scores: Sequence[Score]) -> tuple[Table, ...]:
+def probe_tables(scores: Sequence[Score], keys: Mapping[str, str] | None = None) -> tuple[Table, ...]:
     """Build one table for each embodiment, task and mode: metrics down, encoders across.
 
     Errors of single dimensions (`<metric>/dim/<label>`) would triple their length: the page lists them with
     all scores.
+
+    Args:
+        scores: All scores of the report.
+        keys: The reference's name of each encoder that it has; None if no fault of its can be in the scores.
     """
     probes = [s for s in scores if s.stage != "rollout" and "/dim/" not in s.metric]
     groups: dict[tuple[str, str, str], list[Score]] = {}
     for s in probes:
         groups.setdefault((s.embodiment, s.task, s.mode), []).append(s)
     many = len({s.embodiment for s in probes}) > 1
-    return tuple(_probe_table(key, members, many) for key, members in groups.items())
+    return tuple(
+        _probe_table(key, part, many, keys) for key, members in groups.items() for part in _narrow(members)
+    )
 
 
-def _probe_table(key: tuple[str, str, str], members: Sequence[Score], with_embodiment: bool) -> Table:
+def _narrow(members: Sequence[Score]) -> list[list[Score]]:
+    """Divide scores of too many columns by protocol, then by head, split and seed as well."""
+    parts = [list(members)]
+    for fields in (("protocol",), ("protocol", "head", "split", "seed")):
+        if all(len({_column(s) for s in part}) <= MAX_COLUMNS for part in parts):
+            break
+        divided: dict[tuple[str, ...], list[Score]] = {}
+        for s in members:
+            divided.setdefault(tuple(str(getattr(s, field)) for field in fields), []).append(s)
+        parts = list(divided.values())
+    return parts
+
+
+def _probe_table(
+    key: tuple[str, str, str], members: Sequence[Score], with_embodiment: bool, keys: Mapping[str, str] | None
+) -> Table:
     columns = list(dict.fromkeys(_column(s) for s in members))
     titles = _column_titles(columns)
-    keys = sorted(
+    lines = sorted(
         dict.fromkeys((s.target, s.metric) for s in members), key=lambda k: (k[0], metric_info(k[1]).order)
     )
     rows = []
-    for target, metric in keys:
+    for target, metric in lines:
         line = {_column(s): s for s in members if (s.target, s.metric) == (target, metric)}
         top = max(s.ci95[1] for s in line.values()) or 1.0
         info = metric_info(metric)
         top = 1.0 if info.percent else top
         name = f"{info.label} ({info.unit})" if info.unit else info.label
-        numbers = tuple(_number(line[c], list(line.values()), top) if c in line else None for c in columns)
+        found = [line.get(c) for c in columns]
+        numbers = tuple(
+            None if s is None else _number(s, _rivals(s, line.values()), top, keys) for s in found
+        )
         rows.append(Row((target_label(target), name), numbers, kind="main" if "/" not in metric else "part"))
-    title = f"{key[1]}, {mode_label(key[2])}" + (f", {key[0]}" if with_embodiment else "")
+    shared = [i for i in (4, 1, 2) if keys is not None and len({c[i] for c in columns}) == 1]
+    title = ", ".join(
+        [key[1], mode_label(key[2]), *([key[0]] if with_embodiment else []), *(columns[0][i] for i in shared)]
+    )
     return Table(title, titles, tuple(c[0] for c in columns), tuple(rows))
+
+
+def _rivals(score: Score, others: Iterable[Score]) -> list[Score]:
+    """Return the scores on the same samples under the same protocol: others are no comparison."""
+    return [s for s in others if (s.split, s.protocol) == (score.split, score.protocol)]
 
 
 def _column(score: Score) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from lary_policy.heads.class_metrics import tail_buckets
 from lary_policy.processes import is_main_process
 from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
 from lary_policy.report.ratio_intervals import bootstrap_f1_ci
-from lary_policy.stages.attention import attention_maps
+from lary_policy.stages.attention import attention_maps, seen_frames
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.estimates import Estimate
 from lary_policy.stages.row_counts import count_rows
@@ -81,6 +81,10 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
         maps = attention_maps(
             head, batches[first], found[first], meta.token_grid, context.config.attention, context.device
         )
+        pipeline = context.shelf.load(job.encoder).spec.preprocess_named(job.encoder.preprocess)
+        for one in maps:
+            row = int(kept[first][one.pop("place")])
+            one["frames"] = seen_frames(data.table(first), row, pipeline)
     return {
         **common_result(job, trained, aside),
         "scores": scores,

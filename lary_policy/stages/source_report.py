@@ -15,6 +15,7 @@ from lary_policy.report import (
     write_report,
 )
 from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
+from lary_policy.stages.composition import compositions, split_sizes
 from lary_policy.stages.report import Results
 from lary_policy.stages.row_counts import missing_rows
 from lary_policy.stages.source_data import SourceContext
@@ -51,6 +52,8 @@ def source_bundle(
         heads=tuple(_head(r) for r in results.probe),
         tails=tuple(_tail(r) for r in results.probe if "classes" in r),
         attention=tuple(a for r in results.probe for a in _attention(r)),
+        splits=tuple(size for data in context.data for size in split_sizes(data)),
+        compositions=tuple(made_of for data in context.data for made_of in compositions(data)),
         notes=tuple(_notes(context, results)),
     )
 
