@@ -9,7 +9,7 @@ from torch import nn
 
 from lary_policy.encoders import LatentEncoder, Weights, load_encoder
 from lary_policy.errors import ConfigError, LaryPolicyError, WeightsMismatchError, WeightsMissingError
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.encoder_config import DRAWN, EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def load_referenced(config: EncoderConfig, device: str) -> LoadedEncoder:
             raise
         if not config.stores_backbone:
             raise _with_reference(config, error) from error
-        encoder = _load(config, "random", device)
+        encoder = _load(config, config.weights if config.weights in DRAWN else "random", device)
         mixed = hashlib.sha256(f"{encoder.fingerprint} {config.sha256}".encode())
         return LoadedEncoder(
             encoder, module_of(encoder), mixed.hexdigest()[:16], _with_reference(config, error)
