@@ -36,7 +36,8 @@ class Measurement:
         self._physics, self._num_arms = physics, len(robot.arms)
         dtype = physics.field("qpos").dtype
         chains = [arm.chain for arm in robot.arms]
-        self._chain = TorchChain(chains, dtype=dtype, device=physics.device)
+        # float64 whatever the engine has: lerobot-eval lets products of float32 be rounded (TF32, autocast).
+        self._chain = TorchChain(chains, device=physics.device)
         self._joints = addresses(tuple(name for arm in robot.arms for name in arm.joints))
         self._fingers = [
             (index, addresses(arm.gripper.fingers), 2 * arm.gripper.open_m)
@@ -59,7 +60,8 @@ class Measurement:
 
     def arms(self) -> Tensor:
         """Return tool poses `[w, A, 7]`: x, y, z (m), roll, pitch, yaw (rad), opening (1 without gripper)."""
-        pos, rot = self._chain.forward(self.joints())
+        joints = self.joints()
+        pos, rot = (part.to(joints.dtype) for part in self._chain.forward(joints.double()))
         opening = torch.ones_like(pos[..., :1])
         for arm, fingers, travel in self._fingers:
             gap = self._physics.field("qpos")[:, fingers].sum(-1)

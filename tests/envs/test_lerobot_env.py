@@ -266,6 +266,41 @@ def test_policies_see_the_same_through_arrays_and_tensors():
     assert seen[1]["task"] == ["reach"] * 2
 
 
+def test_autocast_of_the_policy_does_not_touch_what_is_measured():
+    env = SimEnv("reach", 2, image_px=16, physics="warp")  # float32, as on a GPU
+    env.reset([1, 2])
+    exact = env.proprio()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(env.proprio(), exact)
+    env.close()
+
+
+@pytest.mark.gpu
+def test_on_cuda_observations_stay_on_the_device():
+    config = LarySimEnv(device="cuda", image_px=32)
+    before, _ = config.get_env_processors()
+    env = made(config, 4)
+    observation, _ = env.reset(seed=[1, 2, 3, 4], options={"lerobot_new_rollout": True})
+    assert all(value.is_cuda for value in observation.values())
+    batch = before({**preprocess_observation(observation), "task": ["reach"] * 4})
+    image = batch["observation.images.front"]
+    assert image.is_cuda
+    assert image.shape == (4, 3, 32, 32)
+    assert 0 <= float(image.min()) < float(image.max()) <= 1
+    actions = observation["state"].cpu().numpy()
+    actions[0, 0] = np.nan
+    after, reward, terminated, _, info = env.step(actions)
+    assert (reward.tolist(), terminated.tolist()) == ([0.0] * 4, [True, False, False, False])
+    assert info["failure"].tolist() == ["non_finite_action", None, None, None]
+    film = np.stack(env.call("render")[:2])
+    assert (film == after["images.front"][:2].cpu().numpy()).all()
+    rested = env.step(actions + np.float32(0.02))[0]
+    assert torch.equal(rested["images.front"][0], after["images.front"][0])
+    assert torch.equal(rested["state"][0], after["state"][0])
+    assert not torch.equal(rested["state"][1], after["state"][1])
+    env.close()
+
+
 def test_a_contract_feature_is_a_feature():
     feature = ContractFeature(FeatureType.ACTION, (7,), {"embodiment": "arm7"})
     assert isinstance(feature, PolicyFeature)
