@@ -11,6 +11,7 @@ from lary_policy.data.frames import decode_frame, frame_id
 from lary_policy.data.video import check_video
 from lary_policy.errors import FrameFormatError
 
+DEFAULT_TIMEOUT_S = 30.0  # a 20 s clip decodes in 1 s; a network disk may need longer for its first byte
 MediaKind = Literal["image", "action", "clip"]
 
 

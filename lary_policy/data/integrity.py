@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from lary_policy.data import layout
 from lary_policy.data.actions import read_chunk
 from lary_policy.data.episodes import read_episodes, read_json
-from lary_policy.data.frames import Frame, decode_frame, frame_id
+from lary_policy.data.file_checks import DEFAULT_TIMEOUT_S, MediaFile, check_file
+from lary_policy.data.frames import Frame
 from lary_policy.data.leakage import find_leaks
 from lary_policy.data.pair_csv import load_pairs, read_metadata
 from lary_policy.data.pairs import PairTable
+from lary_policy.data.parallel import Failure, TimedOut, for_each
 from lary_policy.data.resolver import PathResolver
 from lary_policy.data.shards import check_shard, read_shard, shard_frame_ids
 from lary_policy.data.store import LatentStore
 from lary_policy.embodiment import load_embodiment
-from lary_policy.errors import DatasetError, FrameFormatError, LaryPolicyError, StoreError
+from lary_policy.errors import DatasetError, LaryPolicyError, StoreError
 from lary_policy.types import Quarantined
 
 Progress = Callable[[int, int], None]
+# Columns that name arrays, and their folders.
+ARRAYS = {
+    "action": layout.ACTIONS,
+    "executed": layout.EXECUTED,
+    "src_state": layout.STATES,
+    "tgt_state": layout.STATES,
+}
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,23 @@ def verify_dataset(
     *,
     embodiment: str | None = None,
     stride: int | None = None,
-    workers: int = 4,
+    workers: int = 2,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
     on_progress: Progress | None = None,
 ) -> IntegrityReport:
     """Read every file that the metadata CSVs of a dataset name, completely.
 
     Found are: unreadable CSVs, rows with a missing, damaged, wrongly sized or non-finite file or an unsafe
     path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, and episodes
-    or frames that two splits share.
+    or frames that two splits share. A file that does not answer in time is a problem like any other; the rows
+    of a CSV are not read where one of their arrays does not.
 
     Args:
         root: Dataset root.
         embodiment: Embodiment name; None to take it from `dataset.json`.
         stride: Chunk length; None to take it from `dataset.json`.
-        workers: Threads that decode images.
+        workers: Processes that read files; 0 reads them here, without time limit.
+        timeout_s: Seconds for one file.
         on_progress: Called with (images decoded, images in all).
 
     Raises:
@@ -77,6 +88,12 @@ def verify_dataset(
     for path in _metadata_files(root):
         dataset, _, split = path.stem.partition("_metadata_")
         try:
+            stuck = _stuck_arrays(root, path, (stride, arm.action_dim), workers, timeout_s)
+            if stuck:
+                problems.extend(stuck)
+                reason = f"its rows were not read: {len(stuck)} of their arrays do not answer"
+                problems.append(Quarantined(path.name, reason, "metadata"))
+                continue
             table = load_pairs(root, dataset, split, embodiment=arm, stride=stride)
         except LaryPolicyError as error:
             problems.append(Quarantined(path.name, str(error), "metadata"))
@@ -85,7 +102,7 @@ def verify_dataset(
         problems.extend(table.quarantined)
         problems.extend(_duplicates(table))
         problems.extend(_bad_target_states(root, table, arm.action_dim))
-    ids, bad_images = _decode_all(tables, workers, on_progress)
+    ids, bad_images = _decode_all(tables, workers, timeout_s, on_progress)
     problems.extend(bad_images)
     problems.extend(find_leaks(tables, ids))
     problems.extend(_episode_problems(root, tables, stride))
@@ -175,29 +192,43 @@ def _bad_target_states(root: Path, table: PairTable, action_dim: int) -> Iterato
             yield Quarantined(f"{table.source.name}:{row.line}", str(error), "tgt_state")
 
 
+def _stuck_arrays(
+    root: Path, path: Path, chunk: tuple[int, int], workers: int, timeout_s: float
+) -> list[Quarantined]:
+    """Return the arrays of a CSV that cannot be read in time; all other faults are found with their rows."""
+    if workers == 0:
+        return []
+    resolver, files = PathResolver(root), dict[Path, MediaFile]()
+    _, rows = read_metadata(path)
+    for cells in rows:
+        for column, folder in ARRAYS.items():
+            try:
+                if cells.get(column):
+                    array = resolver(cells[column], folder)
+                    files[array] = MediaFile("action", array, chunk)
+            except LaryPolicyError:
+                continue  # the row is set aside when it is read
+    results = for_each(check_file, list(files.values()), workers=workers, timeout_s=timeout_s)
+    named = list(files)
+    return [Quarantined(str(named[i]), r.reason, "arrays") for i, r in results if isinstance(r, TimedOut)]
+
+
 def _decode_all(
-    tables: Mapping[str, PairTable], workers: int, on_progress: Progress | None
+    tables: Mapping[str, PairTable], workers: int, timeout_s: float, on_progress: Progress | None
 ) -> tuple[dict[Frame, str], list[Quarantined]]:
-    paths = list(dict.fromkeys(p for table in tables.values() for p in table.frame_paths()))
+    frames = dict.fromkeys(frame for table in tables.values() for frame in table.frame_paths())
+    paths = [frame for frame in frames if isinstance(frame, Path)]  # a CSV names files only
     ids: dict[Frame, str] = {}
     bad: list[Quarantined] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for number, (path, result) in enumerate(zip(paths, pool.map(_check_image, paths), strict=True), 1):
-            if isinstance(result, FrameFormatError):
-                bad.append(Quarantined(str(path), str(result), "images"))
-            else:
-                ids[path] = result
-            if on_progress is not None:
-                on_progress(number, len(paths))
+    files = [MediaFile("image", path) for path in paths]
+    for done, (i, result) in enumerate(for_each(check_file, files, workers=workers, timeout_s=timeout_s), 1):
+        if isinstance(result, Failure):
+            bad.append(Quarantined(str(paths[i]), result.reason, "images"))
+        else:
+            ids[paths[i]] = result
+        if on_progress is not None:
+            on_progress(done, len(paths))
     return ids, bad
-
-
-def _check_image(path: Frame) -> str | FrameFormatError:
-    try:
-        decode_frame(path)
-        return frame_id(path)
-    except FrameFormatError as error:
-        return error
 
 
 def _episode_problems(root: Path, tables: Mapping[str, PairTable], stride: int) -> Iterator[Quarantined]:

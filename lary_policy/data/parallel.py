@@ -23,6 +23,11 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class TimedOut(Failure):
+    """The item took longer than it may: its file, or the disk it is on, does not answer."""
+
+
 def for_each[T, R](
     function: Callable[[T], R], items: Sequence[T], *, workers: int, timeout_s: float
 ) -> Iterator[tuple[int, R | Failure]]:
@@ -71,7 +76,7 @@ def _dispatch[T, R](
                 yield worker.position, worker.result()
             elif now - worker.started_s > timeout_s:
                 worker.restart()
-                yield worker.position, Failure(f"took longer than {timeout_s:g} s")
+                yield worker.position, TimedOut(f"took longer than {timeout_s:g} s")
             else:
                 continue
             if not worker.give(following, items):

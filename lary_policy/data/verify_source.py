@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lary_policy.data.file_checks import MediaFile, check_file
+from lary_policy.data.file_checks import DEFAULT_TIMEOUT_S, MediaFile, check_file
 from lary_policy.data.integrity import IntegrityReport, Progress
 from lary_policy.data.larybench import LaryBenchSource
 from lary_policy.data.leakage import find_shared
@@ -16,8 +16,6 @@ from lary_policy.data.row_checks import RowContent, read_row
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import LaryPolicyError
 from lary_policy.types import Quarantined
-
-DEFAULT_TIMEOUT_S = 30.0  # a 20 s clip decodes in 1 s; a network disk may need longer for its first byte
 
 
 @dataclass

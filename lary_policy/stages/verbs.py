@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
 from lary_policy.processes import is_main_process, require_one_process
 from lary_policy.stages.sweep import run_sweep, wants_sweep
+
+if TYPE_CHECKING:
+    from lary_policy.stages.config import SuiteConfig
 
 SOURCE_VERBS = ("suite", "extract", "probe", "report")
 DATA_ACTIONS = ("verify", "indices", "prepare", "statistics", "import", "to-lerobot", "from-lerobot")
@@ -41,15 +45,30 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         return _run_on_source(verb, arguments)
     require_one_process(f"`lary {verb}` on simulated demonstrations")
     raw = compose(verb, arguments)  # names and settings are checked before the slow imports
+    policy = raw.pop("policy", None)
     from lary_policy.stages.config import suite_config
 
     config = suite_config(raw)
+    if policy is not None:
+        return _roll_out_policy(config, Path(policy))
     from lary_policy.stages.suite import print_outcome, run_suite
 
     until = "report" if verb in ("suite", "report") else verb
     outcome = run_suite(config, until=until, verb=verb, finished_only=verb == "report")
     print_outcome(outcome)
     print(outcome.report or outcome.folder)  # noqa: T201
+    return 0
+
+
+def _roll_out_policy(config: SuiteConfig, checkpoint: Path) -> int:
+    """Run a LeRobot checkpoint in the closed loop and print its rates of success."""
+    from lary_policy.stages.policy_rollout import rollout_policy
+
+    done = rollout_policy(config, checkpoint)
+    for score in done.scores:
+        low, high = score.ci95
+        print(f"{score.task}: {score.metric} {score.value:.0%} [{low:.0%}, {high:.0%}] of {score.n}")  # noqa: T201
+    print(done.folder)  # noqa: T201
     return 0
 
 
@@ -85,10 +104,11 @@ def _data_action(action: str, arguments: Sequence[str]) -> int:
     sources = [a.partition("=")[2] for a in arguments if a.startswith("source=")]
     rest = [a for a in arguments if not a.startswith("source=")]
     if action == "verify" and not sources and not any(a.startswith("data_dir=") for a in rest):
-        raw = compose("data", rest)
+        raw = compose("data_verify", rest)
         from lary_policy.stages.verify import verify_outputs
 
-        return 0 if verify_outputs(Path(raw["output_dir"])) else 1
+        limits = {"workers": raw["workers"], "timeout_s": raw["timeout_s"]}
+        return 0 if verify_outputs(Path(raw["output_dir"]), **limits) else 1
     settings = compose(f"data_{action.replace('-', '_')}", rest)
     from lary_policy.stages.data_verbs import run_data_action
 

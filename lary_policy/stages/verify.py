@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from lary_policy.data.file_checks import DEFAULT_TIMEOUT_S
 from lary_policy.data.integrity import IntegrityReport, verify_dataset, verify_store
 from lary_policy.errors import DatasetError
 from lary_policy.progress import console, progress
@@ -14,8 +16,13 @@ from lary_policy.stages.cells import write_json
 SHOWN = 20  # problems printed of each folder; the report file has all of them
 
 
-def verify_outputs(output_dir: Path) -> bool:
+def verify_outputs(output_dir: Path, *, workers: int = 2, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
     """Check every dataset and latent store of an output folder and write `verify.json`; True if all is well.
+
+    Args:
+        output_dir: The folder.
+        workers: Processes that read files of datasets; 0 reads them here, without time limit.
+        timeout_s: Seconds for one of these files.
 
     Raises:
         DatasetError: There is nothing to check.
@@ -29,7 +36,8 @@ def verify_outputs(output_dir: Path) -> bool:
             got="none",
             fix="Run `lary data` first, or pass output_dir=<folder>.",
         )
-    reports = [check_folder(folder, verify_dataset) for folder in datasets]
+    dataset = partial(verify_dataset, workers=workers, timeout_s=timeout_s)
+    reports = [check_folder(folder, dataset) for folder in datasets]
     reports += [check_folder(folder, verify_store) for folder in stores]
     rows = [{"root": r.root, "checked": r.checked, "problems": r.problems} for r in reports]
     path = output_dir / f"verify-{time.strftime('%Y%m%d-%H%M%S')}.json"

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -171,3 +172,21 @@ def test_progress_is_reported(synthetic, store):
     verify_dataset(synthetic.root, embodiment="arm7", stride=5, on_progress=lambda *a: seen.append(a))
     verify_store(store.root, on_progress=lambda *a: seen.append(a))
     assert seen == [*((n, 15) for n in range(1, 16)), (1, 1)]
+
+
+@pytest.mark.parametrize("column", ["src_img", "action", "tgt_state"])
+def test_a_file_that_never_answers_is_found_in_time(synthetic, column):
+    """As on a network disk that hangs: a pipe that nobody writes to."""
+    path = synthetic.path(2, column)
+    path.unlink()
+    os.mkfifo(path)
+    report = verify_dataset(synthetic.root, embodiment="arm7", stride=5, workers=1, timeout_s=0.5)
+    (problem,) = [p for p in report.problems if p.item == str(path)]
+    assert problem.reason == "took longer than 0.5 s"
+    if column == "src_img":
+        assert report.checked["images"] == 15
+    else:
+        assert (
+            "its rows were not read: 1 of their arrays"
+            in {p.where: p.reason for p in report.problems}["metadata"]
+        )

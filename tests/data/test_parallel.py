@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lary_policy.data.parallel import Failure, for_each
+from lary_policy.data.parallel import Failure, TimedOut, for_each
 from lary_policy.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ ITEMS = ["a", "slow", "b", "crash", "c", "raise", *"defghij"]
 def test_slow_crashing_and_raising_items_leave_the_others_alone():
     found = dict(for_each(work, ITEMS, workers=2, timeout_s=1.5))
     assert sorted(found) == list(range(len(ITEMS)))
-    assert found[1] == Failure("took longer than 1.5 s")
+    assert found[1] == TimedOut("took longer than 1.5 s")
     assert found[3] == Failure("the process that read it ended with exit code 7")
     assert found[5] == Failure("ValueError: bad file")
     good = [i for i in found if i not in (1, 3, 5)]
