@@ -18,7 +18,8 @@ encoded at every step, as lerobot-train does, and a message says why.
 
 settings of its own:
   --cache_latents=false      encode frames at every step
-  --latents_dir=DIR          folder for latents, shared by all runs; `cache` beside --output_dir by default
+  --latents_dir=DIR          folder for latents, shared by all runs; `cache` beside --output_dir by default.
+                             A checkpoint does not name it: give it again with --resume=true
   --latents_dtype=float16    half the disk of float32, rounded; the encoder's own dtype by default
 
 other defaults than lerobot-train: --policy.type=lary --policy.push_to_hub=false

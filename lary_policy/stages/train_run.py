@@ -11,7 +11,7 @@ from lary_policy.progress import console
 from lary_policy.stages.train_cache import use_cache
 from lary_policy.stages.train_config import LaryTrainConfig
 
-# No `from __future__ import annotations` here: LeRobot's parser reads the type of `_train`'s argument.
+# No `from __future__ import annotations` here: LeRobot's parser reads the type of `_parsed`'s argument.
 
 
 def run() -> None:
@@ -21,16 +21,14 @@ def run() -> None:
         LaryPolicyError: Anything wrong with settings, dataset, weights or stored latents.
     """
     register_third_party_plugins()
-    _train()
-
-
-@parser.wrap()
-def _train(cfg: LaryTrainConfig) -> None:
     try:
+        cfg: LaryTrainConfig = _parsed()
         cfg.validate()
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(
-            expected="settings that lerobot-train accepts", got=str(error), fix="See `lary train --help`."
+            expected="settings that lerobot-train accepts",
+            got=str(error).rstrip("."),
+            fix="See `lary train --help`.",
         ) from error
     given = isinstance(cfg.policy, LaryConfig) and cfg.policy.latents is not None
     reason = why_uncached(cfg)
@@ -45,6 +43,12 @@ def _train(cfg: LaryTrainConfig) -> None:
     if reason is not None:
         console.print(f"  frames are encoded at every step, because of {reason}")
     lerobot_train.train.__wrapped__(cfg)  # without LeRobot's parser, which would read the command line again
+
+
+@parser.wrap()
+def _parsed(cfg: LaryTrainConfig) -> LaryTrainConfig:
+    """Return the settings of the command line, which LeRobot's parser passes in."""
+    return cfg
 
 
 def why_uncached(cfg: LaryTrainConfig) -> str | None:

@@ -68,6 +68,7 @@ def test_lookup_is_the_encoder_on_lerobots_own_windows(tmp_path, video):
     encoder, deltas = CornerEncoder(), (-3, -1, 0)
     plan = CachePlan(CAMERAS, deltas=deltas)
     cache = LatentCache(build_cache(meta_of(root), plan, encoder, tmp_path / "l").folder)
+    assert set(by_lerobot(root)[20]) - set(by_lerobot(cache.folder)[20]) == {TOP, WRIST}
     stamps = {camera: [d / 20 for d in deltas] for camera in CAMERAS}
     theirs = by_lerobot(root, delta_timestamps=stamps)
     index = torch.tensor([20, 0, 1, 2, 5, 6, 7, 12, 13, 14])

@@ -250,6 +250,10 @@ def test_bad_input_is_named(data, tmp_path, capsys):
     made.mkdir()
     for arguments, message in (
         (["train", "steps=3"], "Write --steps=3"),
+        (
+            ["train", "--config_path=/nowhere/train_config.json", "--resume=true"],
+            "/nowhere/train_config.json",
+        ),
         ([*run, f"--output_dir={made}"], "already exists"),
         (
             ["train", *SETTINGS, f"--dataset.root={tmp_path / 'none'}", f"--output_dir={tmp_path / 'x'}"],
