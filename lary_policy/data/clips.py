@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import frame_id
+from lary_policy.data.frames import Frame, decode_frame, frame_id
 from lary_policy.data.video import read_video_frames
 from lary_policy.types import Quarantined
 
@@ -29,6 +29,7 @@ class ClipRow:
         csv: Name of the CSV.
         clamp: Whether an index behind the last frame means the last frame, as in the reference; otherwise it
             is an error.
+        stored: Where the frames of `indices` lie if `path` is no video; otherwise nothing.
     """
 
     line: int
@@ -39,6 +40,7 @@ class ClipRow:
     recording: str
     csv: str
     clamp: bool = False
+    stored: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,8 @@ class ClipTable:
         Raises:
             FrameFormatError: The file is missing or cannot be read.
         """
+        if row.stored:
+            return tuple(frame_id(frame) for frame in row.stored)
         digest = frame_id(row.path)
         return tuple(clip_frame_id(digest, index) for index in row.indices)
 
@@ -81,6 +85,8 @@ class ClipTable:
         Raises:
             FrameFormatError: The file is missing, damaged, or shorter than an index.
         """
+        if row.stored:
+            return torch.stack([decode_frame(frame) for frame in row.stored])
         unique = sorted(set(row.indices))
         frames = read_video_frames(row.path, unique, clamp=row.clamp)
         place = {index: i for i, index in enumerate(unique)}

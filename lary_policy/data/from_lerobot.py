@@ -16,7 +16,8 @@ from lary_policy.data.frames import decode_frames
 from lary_policy.data.lerobot_about import ABOUT, LeRobotAbout
 from lary_policy.data.lerobot_files import SUCCESS, LeRobotEpisode, short_name
 from lary_policy.data.lerobot_frames import stored_frame
-from lary_policy.data.lerobot_source import SPLITS, LeRobotMotion, LeRobotSource
+from lary_policy.data.lerobot_motion import LeRobotMotion
+from lary_policy.data.lerobot_source import SPLITS, LeRobotSource
 from lary_policy.data.primitives import DEFAULT_THRESHOLD_M
 from lary_policy.data.publish import DemonstrationReport, complete, layout_of, report_on, reuse
 from lary_policy.data.recorder import EpisodeJob, Recording, png_bytes

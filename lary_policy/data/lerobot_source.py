@@ -1,10 +1,9 @@
-"""Any LeRobot dataset (format v3) as a source of pairs, with actions or with its tasks as classes."""
+"""Any LeRobot dataset (format v3) as a source: pairs with actions or tasks, or clips with their tasks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from lary_policy.data.action_mapping import ActionMapping, map_actions
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.frames import Frame
+from lary_policy.data.lerobot_clips import lerobot_clips
 from lary_policy.data.lerobot_files import (
     DISTURBED,
     EXECUTED,
@@ -25,6 +25,7 @@ from lary_policy.data.lerobot_files import (
     short_name,
 )
 from lary_policy.data.lerobot_frames import stored_frame
+from lary_policy.data.lerobot_motion import LeRobotMotion
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.regroup import split_of_episode
 from lary_policy.data.source import SourceSpec, register_source, require_protocol
@@ -33,33 +34,10 @@ from lary_policy.types import Quarantined
 
 SPLITS = ("train", "val", "test")
 CLASSES = ("none", "tasks")
+KINDS = ("pairs", "clips")
 GRIPPER_OPEN = ("high", "low")
 CHUNK_S = 0.25  # length of a chunk where no stride is given: that of the simulated tasks and of VLABench
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class LeRobotMotion:
-    """What the robot was told and did in the T steps of an episode, in the layout of the embodiment.
-
-    Attributes:
-        steps: The tables' own numbers.
-        actions: Recorded actions `[T a]`.
-        executed: What was commanded instead where poses were disturbed, `[T a]`.
-        poses: Measured poses `[T a]`, or the actions where there are none.
-        disturbed: Steps at which they were, bool `[T]`.
-    """
-
-    steps: LeRobotSteps
-    actions: Tensor
-    executed: Tensor
-    poses: Tensor
-    disturbed: Tensor
-
-    def is_finite(self, chunk: slice) -> bool:
-        """Return whether the actions of a chunk, and the pose it starts from, have no NaN or infinity."""
-        numbers = (self.actions[chunk], self.executed[chunk], self.poses[chunk.start])
-        return all(bool(torch.isfinite(values).all()) for values in numbers)
 
 
 @register_source("lerobot")
@@ -89,6 +67,8 @@ class LeRobotSource:
         action_names: The dataset's names of the numbers in the order of the embodiment.
         gripper_open: Whether an open gripper is a `high` or a `low` number.
         classes: `tasks` makes task descriptions the classes of the pairs; `none` leaves actions.
+        kind: `pairs`, or `clips` of one camera, whose classes are always the tasks.
+        clip_s: Length of a clip in seconds; None makes each episode one clip.
         protocol: `native` or `lary`; splits are by episode in both.
 
     Raises:
@@ -114,11 +94,14 @@ class LeRobotSource:
         action_names: Sequence[str] | None = None,
         gripper_open: str = "high",
         classes: str = "none",
+        kind: str = "pairs",
+        clip_s: float | None = None,
         protocol: str = "native",
     ) -> None:
         for what, value, known in (
             ("classes", classes, CLASSES),
             ("gripper_open", gripper_open, GRIPPER_OPEN),
+            ("kind", kind, KINDS),
         ):
             if value not in known:
                 raise UnknownNameError(what, value, known)
@@ -132,7 +115,9 @@ class LeRobotSource:
             raise DatasetError(
                 expected=f"images or videos in {self.root}", got="none", fix="Choose a dataset with cameras."
             )
-        self.classes, self._action_keys = classes, tuple(action_keys)
+        self.kind, self._clip_s = kind, clip_s
+        self._check_clips()
+        self.classes, self._action_keys = "tasks" if kind == "clips" else classes, tuple(action_keys)
         names = tuple(name for action in self._action_keys for name in files.names(action))
         if len(set(names)) < len(names):  # numbers of two features may have the same names
             names = tuple(f"{a}.{name}" for a in self._action_keys for name in files.names(a))
@@ -153,9 +138,11 @@ class LeRobotSource:
 
         Raises:
             UnknownNameError: There is no such split.
-            DatasetError: No pair is usable.
+            DatasetError: It is a source of clips, or no pair is usable.
         """
         self.spec.check_split(split)
+        if self.kind != "pairs":
+            raise self.spec.wrong_kind("pairs")
         rows: list[PairRow] = []
         chunks: list[Tensor] = []
         executed: list[Tensor] = []
@@ -191,8 +178,15 @@ class LeRobotSource:
         )
 
     def clips(self, split: str) -> ClipTable:
-        """Raise DatasetError: this is a source of pairs."""
-        raise self.spec.wrong_kind("clips")
+        """Read the clips of a split; no frame is decoded.
+
+        Raises:
+            UnknownNameError: There is no such split.
+            DatasetError: It is a source of pairs, or no clip is usable.
+        """
+        if self.kind != "clips":
+            raise self.spec.wrong_kind("clips")
+        return lerobot_clips(self.files, self.cameras[0], self.episodes(split), clip_s=self._clip_s)
 
     def motions(
         self, episodes: Sequence[LeRobotEpisode]
@@ -256,7 +250,7 @@ class LeRobotSource:
     def _spec(self, key: str, protocol: str) -> SourceSpec:
         return SourceSpec(
             key=key,
-            kind="pairs",
+            kind="clips" if self.kind == "clips" else "pairs",
             embodiment=None if self.classes == "tasks" else self.mapping.embodiment.name,
             stride=self.stride,
             splits=SPLITS,
@@ -265,6 +259,20 @@ class LeRobotSource:
             where="lerobot",
             protocol=require_protocol(protocol),
         )
+
+    def _check_clips(self) -> None:
+        if self._clip_s is not None and not (self.kind == "clips" and 0 < self._clip_s < float("inf")):
+            raise ConfigError(
+                expected="clip_s > 0 with kind=clips",
+                got=f"clip_s={self._clip_s} kind={self.kind}",
+                fix="Pass kind=clips clip_s=2, for example.",
+            )
+        if self.kind == "clips" and len(self.cameras) > 1:
+            raise ConfigError(
+                expected="one camera for clips",
+                got=", ".join(map(short_name, self.cameras)),
+                fix=f"Pass cameras=[{short_name(self.cameras[0])}], for example.",
+            )
 
     def _steps(self, episodes: Sequence[LeRobotEpisode]) -> list[tuple[LeRobotEpisode, LeRobotSteps | str]]:
         keys = [*self._action_keys] + ([self._state_key] if self._state_key else [])

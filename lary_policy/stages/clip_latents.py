@@ -13,7 +13,7 @@ from torch import Tensor
 from lary_policy.data import ClipRow, ClipTable, ExtractReport, LatentStore, clip_id, pair_id
 from lary_policy.data.bank import Bank, RamBudget, load_bank
 from lary_policy.data.extract import SHARD_FRAMES, Progress, ShardWriter
-from lary_policy.data.frames import decode_frames
+from lary_policy.data.frames import Frame, decode_frames
 from lary_policy.data.stored_frames import VideoFrame
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import DatasetError, FrameFormatError, StoreError
@@ -22,9 +22,9 @@ from lary_policy.types import LatentSpec, Quarantined
 Named = tuple[ClipRow, tuple[str, ...]]  # a clip and the ids of what is stored of it, in order
 
 
-def frames_of(row: ClipRow) -> tuple[VideoFrame, ...]:
+def frames_of(row: ClipRow) -> tuple[Frame, ...]:
     """Return the frames of a clip that encoders see."""
-    return tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
+    return row.stored or tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
 
 
 def names_of(row: ClipRow, table: ClipTable, kind: str) -> tuple[str, ...]:
