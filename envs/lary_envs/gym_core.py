@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 type Observation = dict[str, Any]
 type Mask = NDArray[np.bool_]
 
+_log = logging.getLogger(__name__)
 ACTION_MODES = ("absolute", "relative")
 ON_FAILURE = ("raise", "end")
 
@@ -127,7 +130,8 @@ class GymCore:
         """Start new episodes in the given worlds (all by default)."""
         self.sim.reset(seeds, worlds)
         index = None if worlds is None else torch.tensor(list(worlds), device=self.sim.device)
-        self.controller.reset(self.sim.joints(), index)
+        lost = self.sim.diverged().unsqueeze(-1)  # other worlds, which have no joint angles to speak of
+        self.controller.reset(torch.where(lost, 0.0, self.sim.joints()), index)
         self.steps[slice(None) if worlds is None else list(worlds)] = 0
 
     def step(self, actions: NDArray[np.floating[Any]], resting: Mask | None = None) -> Outcome:
@@ -161,6 +165,10 @@ class GymCore:
         outcome = Outcome(success, truncated, failure)
         if outcome.done.any():
             self.sim.check()
+        if failure.any():
+            counts = Counter(FAILURES[code] for code in failure if code)
+            told = ", ".join(f"{count} by {name}" for name, count in counts.items())
+            _log.warning("%s: episodes that failed: %s", self.spec.name, told)
         return outcome
 
     def observe(self, frozen: Mask | None = None) -> Observation:

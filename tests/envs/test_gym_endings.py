@@ -78,7 +78,7 @@ def test_a_reset_wakes_the_worlds_it_names(make):
     assert not env.step(observation["agent_pos"])[3].any()
 
 
-def test_bad_targets_end_their_worlds_by_name_and_no_others(make):
+def test_bad_targets_end_their_worlds_by_name_and_no_others(make, caplog):
     env = make(4)
     actions = env.reset(seed=1)[0]["agent_pos"].copy()
     actions[0, 4], actions[1, :3] = np.nan, FAR
@@ -88,6 +88,9 @@ def test_bad_targets_end_their_worlds_by_name_and_no_others(make):
     assert not info["is_success"].any()
     assert not reward.any()
     assert info["failure"].tolist() == ["non_finite_action", "out_of_range_action", None, None]
+    assert caplog.messages == [
+        "reach: episodes that failed: 1 by non_finite_action, 1 by out_of_range_action"
+    ]
     assert np.isfinite(observation["agent_pos"]).all()
     actions[2:] = np.inf
     actions[3, :3] = FAR  # not finite either: named first
@@ -111,6 +114,10 @@ def test_a_diverged_world_ends_by_name_and_looks_as_before(make, tmp_path, monke
         assert (now[1] == then[1]).all()
         assert (now[0] != then[0]).any()
     assert np.isfinite(env.step(after["agent_pos"])[0]["agent_pos"]).all()
+    env.reset(seed=[2, 3, 4], options={"reset_mask": np.array([True, False, False])})  # beside a lost world
+    assert env.step(after["agent_pos"])[4]["failure"].tolist() == [None, "diverged", None]
+    again, _ = env.reset(seed=1)
+    np.testing.assert_array_equal(again["agent_pos"], before["agent_pos"])
 
 
 def test_an_arm_that_rests_short_of_its_target_is_named_at_the_end(make):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,7 +102,7 @@ def test_configs_survive_being_written_and_read():
     config = LarySimEnv(task="push", cameras=["front", "wrist"], torch_observations=True, **SMALL)
     written = draccus.encode(config, EnvConfig)
     assert "contract" not in written["features"]["action"]
-    read = draccus.decode(EnvConfig, written)
+    read = draccus.decode(EnvConfig, json.loads(json.dumps(written)))
     assert read == config
     assert read.features["action"].contract == config.features["action"].contract
     parsed = draccus.parse(LarySimEnv, args=["--task=push", "--cameras=[front, wrist]", "--image_px=16"])
