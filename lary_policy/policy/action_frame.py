@@ -93,11 +93,13 @@ class RelativeFrame:
         return torch.stack(path, 1)
 
     def _composed(self, layout: Embodiment, actions: Tensor, state: Tensor, *, inverse: bool) -> Tensor:
-        chunks = actions if actions.ndim == 3 else actions.unsqueeze(1)
+        # Autocast and TF32, which LeRobot switches on, would round products of float32; MPS has no float64.
+        wide = actions.dtype if actions.device.type == "mps" else torch.float64
+        chunks = (actions if actions.ndim == 3 else actions.unsqueeze(1)).to(wide)
         anchor = state[..., : layout.action_dim].to(chunks)
         if inverse:
             moved = layout.to_absolute(chunks, anchor, check=False)
         else:
             moved = layout.to_relative(chunks, anchor)
         kept = torch.where(torch.tensor(self.mask, device=moved.device), moved, chunks)
-        return kept.view_as(actions)
+        return kept.view_as(actions).to(actions.dtype)

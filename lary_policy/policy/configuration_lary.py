@@ -209,6 +209,7 @@ class LaryConfig(PreTrainedConfig):
                     got=f"embodiment '{name}'",
                     fix="Train a new policy for this dataset, or choose another one.",
                 )
+            _require_layout(str(name), int(action["shape"][0]))
             self.embodiment = str(name)
             self.settle()
         names, state = action.get("names"), features.get(OBS_STATE, {}).get("names")
@@ -295,3 +296,22 @@ class LaryConfig(PreTrainedConfig):
                 f"n_action_steps {self.n_action_steps}, chunk_size {self.chunk_size}",
                 fix="Correct the policy's settings.",
             )
+
+
+def _require_layout(embodiment: str, action_dim: int) -> None:
+    """Refuse a dataset whose actions are not those of the embodiment it names; unknown names pass.
+
+    Raises:
+        EmbodimentError: The lengths differ.
+    """
+    from lary_policy.embodiment import list_embodiments, load_embodiment
+
+    if embodiment not in list_embodiments():
+        return
+    layout = load_embodiment(embodiment)
+    if layout.action_dim != action_dim:
+        raise EmbodimentError(
+            expected=f"{layout.action_dim} numbers of embodiment '{embodiment}' ({', '.join(layout.labels)})",
+            got=f"a dataset that names it, with actions of {action_dim}",
+            fix="Correct the embodiment in the dataset's meta/info.json.",
+        )

@@ -24,11 +24,13 @@ from lary_policy.policy.policy_head import build_policy_head, head_loss, masked_
 from lary_policy.policy.strict_loading import load_exactly
 from lary_policy.policy.target_codec import TargetCodec
 from lary_policy.policy.target_stats import target_statistics
+from lary_policy.policy.training import ATTENTION
 from lary_policy.policy.views import arrange, camera_images, encode_views, seen_shape
 
 REDUCTIONS = ("mean", "none")
-# Attention of Hugging Face and timm models, old and new names.
-LORA_TARGETS = r".*encoder\.backbone\..*\.(q_proj|v_proj|query|value|qkv)"
+LORA_TARGETS = (
+    rf".*encoder\.backbone\..*\.({'|'.join(ATTENTION)})"  # for `lerobot-train --peft.method_type=LORA`
+)
 _STILL = 4  # dimensions of images [b 3 h w] without a history
 
 

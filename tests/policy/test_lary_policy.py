@@ -183,6 +183,11 @@ def test_a_checkpoint_gives_equal_actions_and_is_loaded_strictly(tmp_path, head)
         LaryPolicy.from_pretrained(tmp_path)
 
 
+def test_storing_the_encoder_is_asked_for_on_the_policy():
+    assert config().encoder.save is None
+    assert config(save_encoder=True).encoder.save
+
+
 def test_the_default_head_is_small(tmp_path):
     """60 MB is the most a checkpoint without encoder may have, whatever the encoder's width."""
     settings = config(cameras=("front", "wrist"), action_dim=16, state_dim=16)

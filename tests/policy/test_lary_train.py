@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.scripts.lerobot_train import train
 from lerobot_files import POSE_NAMES, write_lerobot
 from safetensors.torch import load_file
-from tiny_lary import ACTION, STATE
+from test_head_from_probe import probe
+from tiny_lary import ACTION, PX, STATE
 
 from lary_policy.embodiment import load_embodiment
+from lary_policy.encoders import load_encoder
 from lary_policy.errors import EmbodimentError
 from lary_policy.policy.action_frame import RelativeFrame
 from lary_policy.policy.configuration_lary import LaryConfig
@@ -151,19 +154,45 @@ def test_statistics_of_targets_are_those_of_all_chunks(dataset, embodiment, delt
     np.testing.assert_allclose(state.mean, torch.stack(states).double().mean(0), atol=1e-6)
 
 
-def test_fine_tuning_on_absolute_statistics_keeps_the_policys_own(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("named", [True, False])
+def test_fine_tuning_on_absolute_statistics_keeps_the_policys_own(dataset, tmp_path, monkeypatch, named):
     """LeRobot puts a dataset's statistics into the processors of a checkpoint it fine-tunes."""
     monkeypatch.setattr(sys, "argv", ["x"])
+    if not named:  # no embodiment: LeRobot's own relative steps, which it overrides by name
+        dataset = Path(shutil.copytree(dataset, tmp_path / "data"))
+        info = dataset / "meta" / "info.json"
+        info.write_text(info.read_text().replace('"embodiment": "arm7"', '"other": 1'))
     train(pipeline(dataset, tmp_path / "out", policy_config("dit"), steps=1))
     last = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
     monkeypatch.setattr(sys, "argv", ["x", f"--policy.path={last}"])
     train(pipeline(dataset, tmp_path / "tuned", policy_config("dit"), steps=1))
     tuned = tmp_path / "tuned" / "checkpoints" / "last" / "pretrained_model"
+    raw = json.loads((tuned / "config.json").read_text())
+    assert (raw["embodiment"], raw["use_relative_actions"]) == (("arm7", False) if named else (None, True))
     first, second = (load_file(folder / "model.safetensors") for folder in (last, tuned))
     assert set(first) == set(second)
     for name in first:
         if name.startswith("codec."):
             torch.testing.assert_close(first[name], second[name])
+
+
+def test_training_starts_from_the_head_of_a_probe(dataset, tmp_path, monkeypatch):
+    encoder = load_encoder("pixels", image_px=PX)
+    head, meta = probe(tmp_path / "probe", encoder)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    policy = LaryConfig(
+        encoder=EncoderConfig(name="pixels"), head_from=str(tmp_path / "probe"), device="cpu",
+        push_to_hub=False, optimizer_lr=1e-12,
+    )  # fmt: skip
+    train(pipeline(dataset, tmp_path / "out", policy, steps=1))
+    last = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    loaded = LaryPolicy.from_pretrained(last)
+    assert loaded.config.head_from is None
+    assert "reach" in loaded.config.head_origin
+    assert loaded.config.chunk_size == meta.chunk
+    for name, value in head.state_dict().items():
+        torch.testing.assert_close(loaded.head.state_dict()[name], value)
+    torch.testing.assert_close(loaded.codec.mean, torch.tensor(meta.stats.mean))
 
 
 def test_a_dataset_of_another_robot_or_rate_is_refused(dataset):

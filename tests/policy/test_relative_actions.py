@@ -116,6 +116,16 @@ def test_training_targets_are_decoded_to_the_recorded_actions(embodiment, delta)
     torch.testing.assert_close(back, actions, atol=1e-5, rtol=0)
 
 
+def test_rotations_are_exact_under_autocast():
+    """LeRobot runs pre- and postprocessors under autocast, too."""
+    frame, rng = RelativeFrame.of(7, embodiment="arm7"), torch.Generator().manual_seed(0)
+    actions, state = torch.rand(6, CHUNK, 7, generator=rng) - 0.5, torch.rand(6, 7, generator=rng) - 0.5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = frame.to_absolute(frame.to_relative(actions, state), state)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, actions, atol=1e-6, rtol=0)
+
+
 def test_statistics_are_required_not_invented():
     policy = LaryPolicy(config(action_mode="relative", action_feature_names=NAMES))
     with pytest.raises(EmbodimentError, match="make_policy"):
@@ -151,7 +161,10 @@ def test_a_rotation_is_relative_as_a_whole_or_not_at_all():
 
 
 def test_a_state_of_other_numbers_is_refused():
-    features = {ACTION: {"names": NAMES}, STATE: {"names": ["j1", "j2"]}}
+    features = {ACTION: {"names": NAMES, "shape": (7,)}, STATE: {"names": ["j1", "j2"]}}
     with pytest.raises(ConfigError, match="j1"):
         config(action_mode="relative").set_dataset_feature_metadata(features)
     config().set_dataset_feature_metadata(features)
+    features[ACTION]["info"] = {"embodiment": "arm16"}
+    with pytest.raises(EmbodimentError, match="16 numbers"):
+        config().set_dataset_feature_metadata(features)
