@@ -40,8 +40,8 @@ def discover(imports: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_training_and_evaluation_find_every_type():
-    found = discover("lerobot.scripts.lerobot_train, lerobot.scripts.lerobot_eval")
+def test_tools_with_policies_find_every_type():
+    found = discover("lerobot.scripts.lerobot_eval")  # lerobot-train imports the same and datasets
     assert set(found["policies"]) >= POLICIES | {"act"}
     assert "lary_sim" in found["envs"]
     assert found["heavy"] == []
