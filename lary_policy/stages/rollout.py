@@ -244,6 +244,24 @@ def _scores(
     fingerprint: str,
     seconds: float,
 ) -> list[Score]:
+    return success_scores(
+        episodes,
+        encoder=job.encoder.name if job.encoder else "-",
+        head=head,
+        embodiment=context.embodiment_of(job.data.task).name,
+        task=job.data.task,
+        mode=job.rollout.mode,
+        target=job.rollout.target,
+        split=split_label(context.config.rollout_level, episodes),
+        seed=context.config.seed,
+        protocol=context.config.protocol,
+        fingerprint=fingerprint,
+        seconds=seconds,
+    )
+
+
+def success_scores(episodes: Sequence[EpisodeResult], **facts: Any) -> list[Score]:
+    """Return the rates of success ever and at the end, with Wilson intervals; `facts` are `Score`'s rest."""
     counts = {
         "success": sum(e.success for e in episodes),
         "success_at_end": sum(e.success_at_end for e in episodes),
@@ -252,29 +270,12 @@ def _scores(
     for metric, count in counts.items():
         value, interval = wilson_ci(count, len(episodes))
         rows.append(
-            Score(
-                stage="rollout",
-                encoder=job.encoder.name if job.encoder else "-",
-                head=head,
-                embodiment=context.embodiment_of(job.data.task).name,
-                task=job.data.task,
-                mode=job.rollout.mode,
-                target=job.rollout.target,
-                metric=metric,
-                value=value,
-                ci95=interval,
-                n=len(episodes),
-                split=_split_label(context, episodes),
-                seed=context.config.seed,
-                protocol=context.config.protocol,
-                fingerprint=fingerprint,
-                seconds=seconds,
-            )
+            Score(stage="rollout", metric=metric, value=value, ci95=interval, n=len(episodes), **facts)
         )
     return rows
 
 
-def _split_label(context: RunContext, episodes: list[EpisodeResult]) -> str:
-    level = context.config.rollout_level
+def split_label(level: str, episodes: Sequence[EpisodeResult]) -> str:
+    """Return what the split of a rollout is called: its seeds and, if any, the level of randomisation."""
     seeds = f"seeds {episodes[0].seed}-{episodes[-1].seed}"
     return seeds if level == "none" else f"{seeds}, {level}"

@@ -1,0 +1,162 @@
+"""`lary rollout policy=<folder>`: a LeRobot checkpoint of any type in the batched closed loop."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies import PreTrainedPolicy
+from lerobot.policies.factory import make_policy, make_pre_post_processors
+from lerobot.utils.constants import OBS_IMAGES
+
+import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
+from lary_envs.lerobot_env import LarySimEnv
+from lary_policy.data.episodes import write_json
+from lary_policy.device import resolve_device
+from lary_policy.errors import ConfigError
+from lary_policy.progress import progress
+from lary_policy.rollout import EpisodeFrames, Wave, run_waves, tile_video
+from lary_policy.rollout.policy_agent import PolicyAgent
+from lary_policy.stages.config import SuiteConfig
+from lary_policy.stages.context import machine_facts
+from lary_policy.stages.data import seeds_of
+from lary_policy.stages.rollout import FILMED, split_label, success_scores
+from lary_policy.threads import available_cores, intra_op_threads
+from lary_policy.types import EpisodeResult, Score
+
+
+@dataclass(frozen=True)
+class PolicyRollout:
+    """What `lary rollout policy=<folder>` found.
+
+    Attributes:
+        folder: Where `rollout.json` and `episodes.mp4` are.
+        scores: Success ever and at the end.
+        episodes: One result a seed.
+    """
+
+    folder: Path
+    scores: tuple[Score, ...]
+    episodes: tuple[EpisodeResult, ...]
+
+
+def rollout_policy(config: SuiteConfig, checkpoint: Path) -> PolicyRollout:
+    """Run a checkpoint on the first task of a run, from the initial states that every rollout starts from.
+
+    Cameras and frame size are the policy's; action layout, rate and statistics are compared with the task's
+    before the first episode, as `lerobot-eval --env.type=lary_sim` does.
+
+    Args:
+        config: Task, episodes, worlds, device, looks, randomisation and output folder.
+        checkpoint: Folder of a LeRobot checkpoint (`.../pretrained_model`).
+
+    Raises:
+        ConfigError: The folder is no checkpoint, or its cameras are not square or not the task's.
+        EmbodimentError: The policy is of another embodiment or control rate.
+        WeightsMismatchError: The encoder is not the one the policy was trained with.
+    """
+    from lary_envs import EndEffectorController, SimEnv
+
+    device = resolve_device(config.device)
+    described = _read(checkpoint, device)
+    env_config = _env_config(config, described, device)
+    policy = make_policy(described, env_cfg=env_config)
+    before, after = make_pre_post_processors(
+        described, str(checkpoint), preprocessor_overrides={"device_processor": {"device": device}}
+    )
+    seeds = seeds_of("rollout", config.episodes)
+    worlds = min(config.num_worlds, len(seeds))
+    folder = config.output_dir / (config.run or f"rollout-{time.strftime('%Y%m%d-%H%M%S')}")
+    env = SimEnv(
+        config.tasks[0], worlds, cameras=env_config.cameras, image_px=env_config.image_px,
+        render_device=device, guard_folder=folder / "diverged", looks=config.looks,
+        randomisation=config.rollout_level,
+    )  # fmt: skip
+    controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
+    film = EpisodeFrames(tuple(range(min(FILMED, worlds))))
+
+    def prepare(batch: Sequence[int]) -> Wave:
+        def make_agent() -> PolicyAgent:
+            return PolicyAgent(
+                policy, before, after, env_config.cameras, env.task.instruction, threads=available_cores()
+            )
+
+        return Wave(make_agent, [None] * len(batch))
+
+    started = time.perf_counter()
+    try:
+        with progress(f"rollout {config.tasks[0]}-{described.type}") as update, intra_op_threads(1):
+            episodes = run_waves(
+                env, controller, prepare, seeds, max_steps=env.task.max_steps, film=film,
+                stop_at_success=config.stop_at_success, on_progress=update,
+            )  # fmt: skip
+    finally:
+        env.close()
+    scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
+    tile_video(film, folder / "episodes.mp4", hz=env.task.control_hz)
+    _write(folder, config, checkpoint, device, scores, episodes)
+    return PolicyRollout(folder, scores, episodes)
+
+
+def _read(checkpoint: Path, device: str) -> PreTrainedConfig:
+    """Read the configuration of a local checkpoint; hub names are not looked for."""
+    if not (checkpoint / "config.json").is_file():
+        raise ConfigError(
+            expected=f"a LeRobot checkpoint in {checkpoint}",
+            got="no config.json",
+            fix="Pass policy=<output_dir>/checkpoints/last/pretrained_model, or what `lary policy` wrote.",
+        )
+    config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.pretrained_path, config.device = checkpoint, device
+    return config
+
+
+def _env_config(config: SuiteConfig, policy: PreTrainedConfig, device: str) -> LarySimEnv:
+    """Return the environment that shows what the policy sees."""
+    shapes = {name: tuple(feature.shape) for name, feature in policy.image_features.items()}
+    sizes = {shape[1:] for shape in shapes.values()}
+    square = len(sizes) == 1 and len(set(*sizes)) == 1
+    if not square or not all(name.startswith(f"{OBS_IMAGES}.") for name in shapes):
+        raise ConfigError(
+            expected=f"cameras {OBS_IMAGES}.<name> with square frames of one size",
+            got=f"{shapes or 'no cameras'}",
+            fix="Use a policy that was trained on frames of `lary data to-lerobot`.",
+        )
+    return LarySimEnv(
+        task=config.tasks[0], cameras=[name.removeprefix(f"{OBS_IMAGES}.") for name in shapes],
+        image_px=sizes.pop()[0], device=device, looks=config.looks, randomisation=config.rollout_level,
+    )  # fmt: skip
+
+
+def _scores(
+    config: SuiteConfig, checkpoint: Path, policy: PreTrainedPolicy, episodes: Sequence[EpisodeResult],
+    embodiment: str, seconds: float,
+) -> tuple[Score, ...]:  # fmt: skip
+    encoder: Any = getattr(policy.config, "encoder", None)
+    rows = success_scores(
+        episodes, encoder=getattr(encoder, "name", "-"), head=policy.config.type, embodiment=embodiment,
+        task=config.tasks[0], mode="policy", target=getattr(policy.config, "action_mode", "absolute"),
+        split=split_label(config.rollout_level, episodes), seed=config.seed, protocol=config.protocol,
+        fingerprint=_digest(checkpoint / "model.safetensors"), seconds=seconds,
+    )  # fmt: skip
+    return tuple(rows)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _write(
+    folder: Path, config: SuiteConfig, checkpoint: Path, device: str, scores: Sequence[Score],
+    episodes: Sequence[EpisodeResult],
+) -> None:  # fmt: skip
+    facts = machine_facts(device, available_cores(), config.seed, config.protocol)
+    rows = [score.to_dict() for score in scores]
+    result = {"checkpoint": str(checkpoint), "environment": facts, "scores": rows}
+    write_json(folder / "rollout.json", {**result, "episodes": [asdict(e) for e in episodes]})
