@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from reference_pattern import NpzRows, PlainProbe, decode_whole_clip, extract_rows
 from torch import Tensor, nn
@@ -32,12 +37,12 @@ from lary_policy.heads import (
     build_attentive_probe,
     class_objective,
     load_head_config,
-    stacked_objective,
     train,
 )
 from lary_policy.heads.attentive_probe import AttentiveProbeConfig
-from lary_policy.heads.batches import Batch
-from lary_policy.heads.precision import autocast, resolve_precision
+from lary_policy.heads.epochs import Job, train_epoch
+from lary_policy.heads.heap import kept_heap
+from lary_policy.heads.precision import Precision, autocast, resolve_precision
 from lary_policy.threads import available_cores
 from timing import timed
 
@@ -106,7 +111,8 @@ def run(
         if "clips" in chosen:
             yield from _clips(clips, clip_frames, repeats, Path(name))
     if "sweep" in chosen:
-        yield _sweep(sweep_batch, repeats, device)
+        yield _sweep("head_sweep", "bfloat16", sweep_batch, repeats, device)  # as the reference trains
+        yield _sweep("head_sweep_float32", "float32", sweep_batch, repeats, device)
 
 
 def _both(
@@ -238,33 +244,79 @@ def _clips(clips: int, frames: int, repeats: int, folder: Path) -> Iterator[Figu
         yield both.rate(name, clips, "clips/s")
 
 
-def _sweep(batch: int, repeats: int, device: str) -> Figure:
-    """Time a training step of the five heads: side by side, and one after the other as the reference does."""
+def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: str) -> Figure:
+    """Time a training step of the five heads: as `train` does it, and as the reference."""
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(batch, SWEEP_FRAMES, SWEEP_TOKENS, SWEEP_WIDTH, generator=generator).to(device)
-    labels = torch.randint(SWEEP_CLASSES, (batch,), generator=generator).to(device)
+    latents = torch.randn(batch, SWEEP_FRAMES, SWEEP_TOKENS, SWEEP_WIDTH, generator=generator)
+    labels = torch.randint(SWEEP_CLASSES, (batch,), generator=generator)
     shape = (SWEEP_FRAMES, 1, SWEEP_TOKENS, SWEEP_WIDTH)
     stack = HeadStack(
         [
             build_attentive_probe(AttentiveProbeConfig(), shape, num_classes=SWEEP_CLASSES, seed=i)
             for i in range(len(REFERENCE_SWEEP))
         ]
-    ).to(device)
-    groups = zip(stack.heads, REFERENCE_SWEEP, strict=True)
-    optimiser = torch.optim.AdamW(
-        [{"params": list(h.parameters()), "lr": lr, "weight_decay": decay} for h, (lr, decay) in groups],
-        fused=True,
     )
-    objective = stacked_objective(class_objective())
-    precision = resolve_precision("bfloat16", device)
+    index = torch.arange(batch * SWEEP_FRAMES).view(batch, SWEEP_FRAMES, 1)
+    samples = LatentBatches(latents.flatten(0, 1), index, labels)
+    config = TrainConfig(
+        epochs=1,
+        batch_size=batch,
+        warmup_fraction=0.0,
+        precision=precision,
+        device=device,
+        sweep=REFERENCE_SWEEP,
+    )
+    job = Job.create(stack, samples, samples, class_objective(), config)
 
     def ours() -> None:
-        with autocast(device, precision):
-            losses = objective.loss(stack, Batch(latents.unsqueeze(2), labels))
-        optimiser.zero_grad()
-        losses.sum().backward()
-        optimiser.step()
+        with kept_heap(device):
+            train_epoch(job, 1)  # of one step
 
+    ours()
+    with _their_sweep(latents, labels, precision, device) as theirs:
+        pairs = [(timed(ours, device), theirs()) for _ in range(repeats)]
+    return _Both([a for a, _ in pairs], [b for _, b in pairs]).rate(metric, batch, "samples/s")
+
+
+@contextmanager
+def _their_sweep(
+    latents: Tensor, labels: Tensor, precision: Precision, device: str
+) -> Iterator[Callable[[], float]]:
+    """Yield a call that returns the seconds of a step of the reference, which has a process of its own.
+
+    So each side has the memory allocator as it would have it alone.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    settings = (there, latents.numpy(), labels.numpy(), precision, device, torch.get_num_threads())
+    process = context.Process(target=_time_their_steps, args=settings)
+    process.start()
+    there.close()
+
+    def step() -> float:
+        here.send("step")
+        return float(here.recv())
+
+    try:
+        step()
+        yield step
+    finally:
+        here.close()
+        process.join()
+
+
+def _time_their_steps(
+    connection: Connection,
+    clips: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    precision: Precision,
+    device: str,
+    threads: int,
+) -> None:
+    """Time a step whenever something comes through the connection, until it is closed."""
+    torch.set_num_threads(threads)
+    latents, labels = torch.from_numpy(clips).to(device), torch.from_numpy(classes).to(device)
+    dtype = resolve_precision(precision, device)
     probes = [PlainProbe(SWEEP_WIDTH, SWEEP_CLASSES).to(device) for _ in REFERENCE_SWEEP]
     optimisers = [
         torch.optim.AdamW(p.parameters(), lr=lr, weight_decay=decay)
@@ -272,15 +324,16 @@ def _sweep(batch: int, repeats: int, device: str) -> Figure:
     ]
 
     def theirs() -> None:
-        with autocast(device, precision):
+        with autocast(device, dtype):
             found = [nn.functional.cross_entropy(p(latents), labels, label_smoothing=0.1) for p in probes]
         for loss, one in zip(found, optimisers, strict=True):
             one.zero_grad()
             loss.backward()
             one.step()
 
-    ours(), theirs()
-    return _both(ours, theirs, repeats, device).rate("head_sweep", batch, "samples/s")
+    with contextlib.suppress(EOFError):
+        while connection.recv():
+            connection.send(timed(theirs, device))
 
 
 class _Counted:

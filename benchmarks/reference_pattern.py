@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from lary_policy.data.extract import FrameEncoder
@@ -96,6 +97,9 @@ class _Block(nn.Module):
 class PlainProbe(nn.Module):
     """The attentive probe with keys and values formed for every token.
 
+    Activations inside its self-attention blocks are computed again in the backward pass, as the reference has
+    it (protocol section 4.1).
+
     Args:
         width_in: Width of the latents.
         num_classes: Classes.
@@ -121,7 +125,8 @@ class PlainProbe(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Map `[b t n d]` to logits `[b classes]`."""
         x = (self.projector(latents) + self.temporal[:, : latents.shape[1]]).flatten(1, 2)
-        x = self.blocks(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.training else block(x)
         query = self.query.expand(len(x), -1, -1)
         keys, values = (
             self.kv(self.norm1(x)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -14,6 +14,7 @@ from lary_policy.errors import TrainingError
 from lary_policy.heads.batches import LatentBatches
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.epochs import Job, mean_scores, train_epoch
+from lary_policy.heads.heap import kept_heap
 from lary_policy.heads.history import EpochRecord, TrainResult
 from lary_policy.heads.loggers import MetricLogger
 from lary_policy.heads.objective import Objective
@@ -67,7 +68,7 @@ def train(
     if checkpoint is not None:
         progress = load_progress(checkpoint, wanted, head, optimisers, job.generator)
     progress.skipped = progress.skipped or [0] * len(job.members)
-    with torch.random.fork_rng(devices=_cuda_devices(job.workers.device)):
+    with torch.random.fork_rng(devices=_cuda_devices(job.workers.device)), kept_heap(job.workers.device):
         while progress.epoch < config.epochs:
             _advance(job, progress)
             if job.workers.rank == 0:
