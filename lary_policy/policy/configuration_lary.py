@@ -11,10 +11,16 @@ from typing import Any
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig, LRSchedulerConfig
-from lerobot.utils.constants import ACTION, OBS_STATE
 
-from lary_policy.errors import ConfigError, EmbodimentError, UnknownNameError
+from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.features import (
+    dataset_embodiment,
+    require_cameras_and_action,
+    require_history,
+    require_state,
+    require_state_names,
+)
 
 ACTION_MODES = ("absolute", "relative", "delta")
 POOLS = ("flatten", "grid", "mean", "project", "attentive")  # as lary_policy.heads.pool, which imports torch
@@ -197,28 +203,13 @@ class LaryConfig(PreTrainedConfig):
         """Learn the embodiment from a dataset's features; LeRobot calls this before it builds a policy.
 
         Raises:
-            EmbodimentError: The policy is of another embodiment than the dataset.
+            EmbodimentError: The dataset is of another embodiment, or contradicts itself.
             ConfigError: Actions are to be relative to a state whose numbers have other names.
         """
-        action = features.get(ACTION, {})
-        name = action.get("embodiment") or (action.get("info") or {}).get("embodiment")
-        if name is not None:
-            if self.embodiment not in (None, name):
-                raise EmbodimentError(
-                    expected=f"a dataset of embodiment '{self.embodiment}', which the policy is of",
-                    got=f"embodiment '{name}'",
-                    fix="Train a new policy for this dataset, or choose another one.",
-                )
-            _require_layout(str(name), int(action["shape"][0]))
-            self.embodiment = str(name)
-            self.settle()
-        names, state = action.get("names"), features.get(OBS_STATE, {}).get("names")
-        if self.is_relative and names and state and list(state)[: len(names)] != list(names):
-            raise ConfigError(
-                expected=f"a state whose numbers are the actions' {list(names)}, to be relative to",
-                got=f"{OBS_STATE} of {list(state)}",
-                fix="Pass --policy.action_mode=absolute.",
-            )
+        self.embodiment = dataset_embodiment(self.embodiment, features)
+        self.settle()
+        if self.is_relative:
+            require_state_names(features)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Save without the folder of stored latents: they belong to a run on one machine."""
@@ -234,42 +225,11 @@ class LaryConfig(PreTrainedConfig):
                 history is too short for the encoder.
             UnknownNameError: The encoder does not exist.
         """
-        given = ", ".join(f"{name} {list(f.shape)}" for name, f in (self.input_features or {}).items())
-        cameras = self.image_features
-        wrong = [name for name, feature in cameras.items() if feature.shape[0] != 3]
-        if not cameras or wrong:
-            raise ConfigError(
-                expected="one or more cameras observation.images.<name> of shape [3, h, w]",
-                got=f"inputs {given or '(none)'}",
-                fix=f"Leave out {', '.join(wrong)}."
-                if wrong
-                else "Use a dataset or environment with cameras.",
-            )
-        if self.action_feature is None:
-            raise ConfigError(
-                expected=f"an output feature '{ACTION}'",
-                got=f"outputs {', '.join(self.output_features or {}) or '(none)'}",
-                fix="Use a dataset or environment whose actions have that name.",
-            )
-        if self.robot_state_feature is None and (self.use_proprio or self.is_relative):
+        require_cameras_and_action(self)
+        if self.use_proprio or self.is_relative:
             why = "use_proprio=true" if self.use_proprio else f"action_mode={self.action_mode}"
-            raise ConfigError(
-                expected=f"an input feature '{OBS_STATE}' for {why}",
-                got=f"inputs {given}",
-                fix="Pass --policy.use_proprio=false --policy.action_mode=absolute for a vision-only policy.",
-            )
-        self._check_history()
-
-    def _check_history(self) -> None:
-        from lary_policy.encoders import encoder_spec  # imports torch models
-
-        kind = encoder_spec(self.encoder.name).latent.kind
-        if kind != "frame" and self.n_obs_steps < 2:
-            raise ConfigError(
-                expected=f"n_obs_steps >= 2 for '{self.encoder.name}', an encoder of {kind}s",
-                got=str(self.n_obs_steps),
-                fix="Pass --policy.n_obs_steps=2 --policy.observation_stride=<control steps between frames>.",
-            )
+            require_state(self, why)
+        require_history(self.encoder.name, self.n_obs_steps)
 
     def _check_names(self) -> None:
         choices = {
@@ -296,22 +256,3 @@ class LaryConfig(PreTrainedConfig):
                 f"n_action_steps {self.n_action_steps}, chunk_size {self.chunk_size}",
                 fix="Correct the policy's settings.",
             )
-
-
-def _require_layout(embodiment: str, action_dim: int) -> None:
-    """Refuse a dataset whose actions are not those of the embodiment it names; unknown names pass.
-
-    Raises:
-        EmbodimentError: The lengths differ.
-    """
-    from lary_policy.embodiment import list_embodiments, load_embodiment
-
-    if embodiment not in list_embodiments():
-        return
-    layout = load_embodiment(embodiment)
-    if layout.action_dim != action_dim:
-        raise EmbodimentError(
-            expected=f"{layout.action_dim} numbers of embodiment '{embodiment}' ({', '.join(layout.labels)})",
-            got=f"a dataset that names it, with actions of {action_dim}",
-            fix="Correct the embodiment in the dataset's meta/info.json.",
-        )
