@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lary_policy.data.packet_times import PacketTimes, PacketTimesCache
 from lary_policy.errors import FrameFormatError, ShapeError
 
-# Codecs of which every packet shows exactly one frame, so that frames can be counted without decoding them.
-# VP8 is not among them: its packets may hold frames that are never shown.
-ONE_FRAME_A_PACKET = ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg")
+_TIMES = PacketTimesCache()
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,6 @@ class VideoInfo:
         return f"the container states {self.stated} frames, {self.frames} are there"
 
 
-@dataclass(frozen=True)
-class _Times:
-    """Presentation times of all frames, ascending, and those of the key frames among them."""
-
-    all: tuple[int, ...]
-    keys: tuple[int, ...]
-
-
 def probe_video(path: Path) -> VideoInfo:
     """Count the frames of a video file, without decoding them where the codec allows it.
 
@@ -72,7 +63,7 @@ def probe_video(path: Path) -> VideoInfo:
         FrameFormatError: It is missing, damaged, or holds no video.
     """
     with _opened(path) as (container, stream):
-        times = _scan(container, stream)
+        times = _TIMES.read(path, container, stream)
         if times is not None:
             return _info(container, stream, len(times.all))
         container.seek(0, stream=stream)
@@ -101,7 +92,8 @@ def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False
     """Decode some frames of a video file to uint8 RGB `[t h w 3]`.
 
     Only the stretches from the key frame before a wanted frame up to it are decoded, frames that no other
-    depends on are left out, and only wanted frames are converted to RGB.
+    depends on are left out, and only wanted frames are converted to RGB. Where its frames are is read from a
+    file once (`PacketTimesCache`); calls after the first seek at once.
 
     Args:
         path: Video file.
@@ -117,7 +109,7 @@ def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False
     if not wanted or wanted[0] < 0 or any(a >= b for a, b in itertools.pairwise(wanted)):
         raise ShapeError(expected="ascending frame numbers", got=str(wanted), fix="Sort them, each once.")
     with _opened(path) as (container, stream):
-        times = _scan(container, stream)
+        times = _TIMES.read(path, container, stream)
         images = {} if times is None else _seek_and_decode(container, stream, times, wanted, clamp)
         stated = stream.frames
     if not images:
@@ -138,7 +130,7 @@ def iterate_frames(path: Path, pixel_format: str = "rgb24") -> Iterator[Tensor]:
 
 
 def _seek_and_decode(
-    container: Any, stream: Any, times: _Times, wanted: Sequence[int], clamp: bool
+    container: Any, stream: Any, times: PacketTimes, wanted: Sequence[int], clamp: bool
 ) -> dict[int, Tensor]:
     """Decode the wanted frames stretch by stretch; nothing if seeking does not lead to all of them."""
     last = len(times.all) - 1
@@ -206,24 +198,6 @@ def _collect(
 
 def _rgb(frame: Any) -> Tensor:
     return torch.from_numpy(frame.to_ndarray(format="rgb24"))
-
-
-def _scan(container: Any, stream: Any) -> _Times | None:
-    """Read the times of all packets without decoding; None if frames cannot be counted like this."""
-    if stream.codec_context.codec.canonical_name not in ONE_FRAME_A_PACKET:
-        return None
-    times, keys = [], []
-    for packet in container.demux(stream):
-        if packet.size == 0 or packet.is_discard or packet.is_corrupt:
-            continue
-        if packet.pts is None:
-            return None
-        times.append(packet.pts)
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-    if len(set(times)) < len(times) or not keys or min(keys) > min(times):
-        return None
-    return _Times(tuple(sorted(times)), tuple(sorted(keys)))
 
 
 def _info(container: Any, stream: Any, frames: int) -> VideoInfo:
