@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ CODECS = ("h264", "av1", "hevc")
 # Quality of videos; less is better. LeRobot's own 30 is meant for frames of 480 x 640: of simulated ones of
 # 112 x 112 it leaves 30 dB; 18 leaves 33.6 dB at 2.6 times the size, of 34.4 dB that halved colour allows.
 DEFAULT_CRF = 18
+_SILENT = {"hevc": {"x265-params": "log-level=error"}}  # or it prints two screens an episode
 MAX_CRF = 51  # of h264 and hevc; av1's goes on to 63, where nothing is left to see
 Frames = Mapping[str, NDArray[np.uint8]]
 
@@ -103,7 +105,9 @@ class LeRobotWriter:
             features=form.features(),
             robot_type=form.embodiment.name,
             use_videos=form.codec is not None,
-            rgb_encoder=None if form.codec is None else RGBEncoderConfig(vcodec=form.codec, crf=form.crf),
+            rgb_encoder=None
+            if form.codec is None
+            else RGBEncoderConfig(vcodec=form.codec, crf=form.crf, extra_options=_SILENT.get(form.codec, {})),
             streaming_encoding=form.codec is not None,
             video_backend="pyav",  # nothing is read here; asking which one works prints a page of warnings
             # LeRobot drops frames when the queue of its encoder is full: it never is.
@@ -167,16 +171,22 @@ class LeRobotWriter:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep `datasets` from drawing a bar for each episode, and FFmpeg from its remarks on each file."""
+    """Keep `datasets` from drawing a bar for each episode, and encoders from their remarks on each file."""
     import av
     import datasets
 
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bar()
     av.logging.set_libav_level(av.logging.ERROR)
+    before = os.environ.get("SVT_LOG")
+    os.environ["SVT_LOG"] = "1"  # errors only; the encoder of av1 reads no option but this
     try:
         yield
     finally:
+        if before is None:
+            del os.environ["SVT_LOG"]
+        else:
+            os.environ["SVT_LOG"] = before
         av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's own default
         if shown:
             datasets.enable_progress_bar()

@@ -20,7 +20,6 @@ from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.progress import console, progress
 from lary_policy.stages.cells import safe_name, write_json
-from lary_policy.stages.lerobot_verbs import from_lerobot, to_lerobot
 from lary_policy.stages.verify import check_folder
 from lary_policy.types import Quarantined
 
@@ -206,6 +205,25 @@ def _import(key: str | None, settings: Settings) -> bool:
     return not report.quarantined
 
 
+def _to_lerobot(key: str | None, settings: Settings) -> bool:
+    from lary_policy.stages.lerobot_verbs import to_lerobot  # the simulation's imports take seconds
+
+    _no_source(key, "env=<task> or root=<folder>")
+    return to_lerobot(settings)
+
+
+def _from_lerobot(key: str | None, settings: Settings) -> bool:
+    from lary_policy.stages.lerobot_verbs import from_lerobot
+
+    _no_source(key, "root=<folder>")
+    return from_lerobot(settings)
+
+
+def _no_source(key: str | None, instead: str) -> None:
+    if key is not None:
+        raise ConfigError(expected=instead, got=f"source={key}", fix="Leave source= out.")
+
+
 def _open(key: str | None, settings: Settings) -> LaryBenchSource:
     if key is None:
         raise ConfigError(
@@ -239,6 +257,6 @@ DATA_ACTIONS: Mapping[str, Callable[[str | None, Settings], bool]] = {
     "prepare": _prepare,
     "statistics": _statistics,
     "import": _import,
-    "to-lerobot": lambda _, settings: to_lerobot(settings),
-    "from-lerobot": lambda _, settings: from_lerobot(settings),
+    "to-lerobot": _to_lerobot,
+    "from-lerobot": _from_lerobot,
 }

@@ -94,6 +94,15 @@ def test_lerobot_reads_every_step_as_it_was_stored(simulated, images):
     assert first == len(theirs)
 
 
+def test_lerobot_reads_the_right_frames_of_a_video_of_many_episodes(simulated, video):
+    theirs, first = by_lerobot(video), 0
+    for record in read_episodes(simulated):
+        stored = decode_frame(simulated / layout.frame_file("images_wrist", record.episode, record.steps))
+        seen = theirs[first + record.steps]["observation.images.wrist"] * 255
+        assert decibels(seen.permute(1, 2, 0), stored) > WORST_DB
+        first += record.steps + 1
+
+
 def test_frames_between_the_stored_ones_are_frames_of_their_own(images):
     theirs = by_lerobot(images)
     views = torch.stack([theirs[i]["observation.images.front"] for i in range(6)])

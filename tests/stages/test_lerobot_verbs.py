@@ -68,6 +68,7 @@ def test_help_lists_the_settings(action, capsys):
         (("to-lerobot", "env=reach", "out=x", "cameras=[top]"), "front, wrist"),
         (("to-lerobot", "env=reach", "out=x", "colour=red"), "lary data to-lerobot --help"),
         (("from-lerobot", "out=x"), "root=<folder>"),
+        (("from-lerobot", "source=calvin", "out=x"), "Leave source= out"),
         (("from-lerobot", "root=nowhere", "out=x"), "nowhere"),
         (("to-lerobot2",), "to-lerobot"),
     ],
