@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from drop_in_policies import DROP_IN, build, drop_in_config, observation, tiny_encoder, training_batch
+from drop_in_policies import DROP_IN, STATS, build, drop_in_config, observation, tiny_encoder, training_batch
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
-from lerobot.policies.factory import get_policy_class
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
 from lary_policy.contract import ActionContract
@@ -125,6 +125,19 @@ def test_a_dataset_of_another_rate_is_refused() -> None:
     assert (config.embodiment, config.control_hz) == ("arm7", 20.0)
     with pytest.raises(EmbodimentError, match=r"control_hz 20.0.*got control_hz 30.0"):
         config.learn_dataset(SimpleNamespace(fps=30, features={}))
+
+
+@pytest.mark.parametrize("name", DROP_IN)
+def test_missing_statistics_are_refused(name: str, clip: Path) -> None:
+    config = drop_in_config(name, clip)
+    with pytest.raises(EmbodimentError, match=r"statistics .* for 'observation.state'; got none"):
+        make_pre_post_processors(config, dataset_stats=None)
+    short = {key: {n: v[:3] for n, v in values.items()} for key, values in STATS.items()}
+    with pytest.raises(EmbodimentError, match=r"of \[7\] for 'observation.state'.*of another length"):
+        make_pre_post_processors(config, dataset_stats=short)
+    endless = {**STATS, "action": {n: v * float("inf") for n, v in STATS["action"].items()}}
+    with pytest.raises(EmbodimentError, match=r"finite statistics .* for 'action'"):
+        make_pre_post_processors(config, dataset_stats=endless)
 
 
 def checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
