@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lary_policy.errors import DatasetError
 
 _MAX_HEADER_BYTES = 4096  # a plain numeric .npy header is 128 bytes; anything near this is not one
 _PREAMBLE_BYTES = 12  # magic, version and the longer of the two lengths
+_PLAIN_HEADER_BYTES = 128  # numpy pads headers to multiples of 64; those of chunks need two
 _MAX_ITEM_BYTES = 16  # long double
 _MAX_STEPS = 100_000  # an hour of 30 Hz: no chunk is longer, a file that claims so is none
 
@@ -54,6 +57,62 @@ def read_steps(path: Path, action_dim: int) -> NDArray[np.float64]:
     return _finite(path, array, np.dtype(np.float64)).reshape(-1, action_dim)
 
 
+class PlainChunks:
+    """Reads many `.npy` files of one kind: the bytes of each, and the numbers of all at once.
+
+    The kind is that of the first file that is plain: C order, float32 or float64, as many numbers as wanted,
+    a header of the usual length. Other files may be as good; `read_chunk` reads them.
+
+    Args:
+        steps: Steps k of a chunk.
+        action_dim: Numbers a of an action.
+    """
+
+    def __init__(self, steps: int, action_dim: int) -> None:
+        self._shape = (steps, action_dim)
+        self._header, self._dtype, self._size = b"", np.dtype("<f4"), 0
+        self._others: set[bytes] = set()
+
+    def read(self, path: str) -> bytes | None:
+        """Return the data of a file; None if it is missing or of another kind."""
+        need = self._shape[0] * self._shape[1]
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            content = os.read(file, _PLAIN_HEADER_BYTES + need * _MAX_ITEM_BYTES)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        header = content[:_PLAIN_HEADER_BYTES]
+        if header != self._header and not self._take(header):
+            return None
+        return content[_PLAIN_HEADER_BYTES:] if len(content) == self._size else None
+
+    def values(self, contents: Sequence[bytes]) -> NDArray[np.float32]:
+        """Return the numbers of files that were read, `[N k a]`."""
+        return np.frombuffer(b"".join(contents), self._dtype).astype(np.float32).reshape(-1, *self._shape)
+
+    def _take(self, header: bytes) -> bool:
+        """Take a header for that of the usual file if there is none yet and it is plain."""
+        if self._header or header in self._others:
+            return False
+        try:
+            shape, fortran_order, dtype = _parse_header(header)
+        except (ValueError, EOFError):
+            shape, fortran_order, dtype = (), False, np.dtype(np.void)
+        need = self._shape[0] * self._shape[1]
+        plain = dtype.str in ("<f4", "<f8") and (not fortran_order or len(shape) == 1)
+        if math.prod(shape) != need or not plain or _data_start(header) != _PLAIN_HEADER_BYTES:
+            self._others.add(header)
+            return False
+        self._header, self._dtype = header, dtype
+        self._size = _PLAIN_HEADER_BYTES + need * dtype.itemsize
+        return True
+
+
 def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtype[F]) -> NDArray[F]:
     values = np.array(array, dtype=dtype, order="C")
     if not np.isfinite(values).all():
@@ -88,8 +147,7 @@ def _parse(content: bytes) -> NDArray[np.generic]:
     """Return the array in the bytes of an .npy file; ValueError if it is none or not numeric."""
     if content[:6] != b"\x93NUMPY" or len(content) < _PREAMBLE_BYTES:
         raise ValueError("no .npy file")
-    length = 2 if content[6] == 1 else 4
-    start = 8 + length + int.from_bytes(content[8 : 8 + length], "little")
+    start = _data_start(content)
     shape, fortran_order, dtype = _parse_header(content[:start])
     if dtype.kind not in "fiu":
         raise ValueError(f"dtype {dtype}")
@@ -100,6 +158,12 @@ def _parse(content: bytes) -> NDArray[np.generic]:
         raise ValueError(f"{len(content) - start} bytes of data, {count * dtype.itemsize} are stated")
     flat = np.frombuffer(content, dtype, count, start)
     return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _data_start(content: bytes) -> int:
+    """Return where the data of an .npy file begins, as its first bytes say."""
+    length = 2 if content[6] == 1 else 4
+    return 8 + length + int.from_bytes(content[8 : 8 + length], "little")
 
 
 @lru_cache(maxsize=256)

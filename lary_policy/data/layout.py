@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lary_policy.errors import DatasetError
@@ -78,5 +79,11 @@ def with_prefix(path: str, folder: str) -> str:
 
 def episode_key(image: str) -> str:
     """Return what names the episode in an image path: its folder without the `images` part."""
-    parts = PurePosixPath(image).parent.parts
+    folder, slash, _ = image.rpartition("/")
+    return _episode_of(folder + slash)
+
+
+@lru_cache(maxsize=1 << 16)
+def _episode_of(folder: str) -> str:
+    parts = PurePosixPath(folder).parts
     return "/".join(p for p in parts if p != IMAGES and not p.startswith(f"{IMAGES}_"))

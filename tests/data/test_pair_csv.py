@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from lary_policy.data import load_pairs
+from lary_policy.data import load_pairs, pair_csv, pair_rows
+from lary_policy.data.pair_rows import PairReader
 from lary_policy.errors import DatasetError, UnknownNameError
 
 
@@ -165,6 +166,84 @@ def test_a_bad_row_is_quarantined_with_its_reason_and_the_others_stay(synthetic,
     keep = [0, 1, *range(3, 12)]
     assert torch.equal(table.actions(), whole.actions()[keep])
     assert table.rows == tuple(whole.rows[i] for i in keep)
+
+
+def _double_precision(made):
+    np.save(made.path(2, "action"), np.load(made.path(2, "action")).astype(np.float64))
+
+
+def _columns_first(made):
+    np.save(made.path(2, "action"), np.asfortranarray(np.load(made.path(2, "action"))))
+
+
+def _trailing_bytes(made):
+    made.path(2, "action").write_bytes(made.path(2, "action").read_bytes() + b"more")
+
+
+def _other_first_file(made):
+    np.save(made.path(0, "action"), np.load(made.path(0, "action")).ravel())
+
+
+def _short_headers(made):
+    """As numpy before 1.14 wrote them, padded to 16 bytes, with as many bytes behind as are missing before."""
+    for number in range(12):
+        content = made.path(number, "action").read_bytes()
+        text = content[10:128].rstrip(b" \n") + b" "
+        text += b" " * (-(len(text) + 11) % 16) + b"\n"
+        head = content[:8] + len(text).to_bytes(2, "little") + text
+        made.path(number, "action").write_bytes(head + content[128:] + b"\0" * (128 - len(head)))
+
+
+def _overflow(made):
+    np.save(made.path(2, "action"), np.full((5, 7), 1e300))
+
+
+def _executed(made):
+    made.columns = (*made.columns, "executed", "noise_steps", "robot_type", "label")
+    (made.root / "executed").mkdir()
+    np.save(made.root / "executed" / "run.npy", np.ones((5, 7), np.float32))
+    for row in made.rows:
+        row.update(executed="", noise_steps="", robot_type=" arm ", label="Up")
+    made.rows[1].update(executed="executed/run.npy", noise_steps="3")
+    made.rows[2].update(noise_steps="three")
+    made.rows[3].update(executed="executed/none.npy")
+
+
+UNUSUAL = (
+    _double_precision,
+    _columns_first,
+    _trailing_bytes,
+    _other_first_file,
+    _short_headers,
+    _overflow,
+    _executed,
+)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("states", [True, False])
+@pytest.mark.parametrize("damage", [*FAULTS, *UNUSUAL], ids=lambda f: f.__name__.strip("_"))
+def test_rows_read_in_blocks_are_those_read_one_by_one(make_synthetic, arm7, monkeypatch, damage, states):
+    if damage is _missing_state and not states:
+        pytest.skip("there are no states to miss")
+    made = make_synthetic(states=states)
+    damage(made)
+    made.save()
+    monkeypatch.setattr(pair_csv, "BLOCK_ROWS", 5)
+    blocks = read(made, arm7)
+    monkeypatch.setattr(PairReader, "_plain", lambda *_: None)
+    alone = read(made, arm7)
+    assert blocks.rows == alone.rows
+    assert blocks.quarantined == alone.quarantined
+    assert torch.equal(blocks.actions(), alone.actions())
+    assert torch.equal(blocks.executed(), alone.executed())
+    assert torch.equal(blocks.anchors(), alone.anchors())
+    assert len(blocks) + len(blocks.quarantined) == 12
+
+
+def test_usual_rows_take_the_short_path(synthetic, arm7, monkeypatch):
+    monkeypatch.setattr(pair_rows, "read_row", None)  # nothing about these rows is unusual
+    assert len(read(synthetic, arm7)) == 12
 
 
 def test_a_ragged_row_is_quarantined(synthetic, arm7):
