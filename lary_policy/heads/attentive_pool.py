@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.heads.attentive_probe import attend
@@ -42,10 +43,21 @@ class AttentivePool(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Reduce `[b t c n d]` to `[b queries * width]`."""
-        tokens = self.projection(self.norm(latents)) + self.frame_embed + self.token_embed
-        tokens = tokens.flatten(1, 3)
+        tokens = self._tokens(latents).flatten(1, 3)
         packed = self.key_value(tokens).unflatten(-1, (2, self.num_heads, -1))
         key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
         query = self.queries.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
         mixed = attend(query.to(key.dtype).expand(len(latents), -1, -1, -1), key, value)
         return mixed.transpose(1, 2).flatten(1)
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        """Return projection(norm(latents)) + embeddings, `[b t c n width]`.
+
+        The norm's scale and offset are multiplied into the projection, and all that does not depend on the
+        sample is added up first. That is the same function, but as latents need no gradient, the backward
+        pass then ends at the projection's weights.
+        """
+        scaled = self.projection.weight * self.norm.weight
+        offset = self.projection.weight @ self.norm.bias + self.projection.bias
+        normalised = F.layer_norm(latents, self.norm.normalized_shape, eps=self.norm.eps)
+        return F.linear(normalised, scaled) + (self.frame_embed + self.token_embed + offset)
