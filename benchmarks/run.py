@@ -25,6 +25,24 @@ from case import Case, Figure  # noqa: E402
 # One row a case: the module that measures it and its settings with their defaults.
 CASES = (
     Case(
+        "drop_in",
+        "cases_drop_in",
+        {
+            "policies": "act,diffusion",
+            "encoder": "dinov2-small",
+            "image_px": 84,
+            "encoder_px": 84,
+            "train_episodes": 40,
+            "val_episodes": 10,
+            "steps": 200,
+            "batch": 8,
+            "seeds": 3,
+            "lr": 3e-4,
+            "episodes": 10,
+            "output_dir": "outputs",
+        },
+    ),
+    Case(
         "encode",
         "cases_encode",
         {"encoder": "dinov2-small", "image_px": 112, "batch": 32, "repeats": 7, "dtype": "float32"},
