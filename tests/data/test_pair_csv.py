@@ -185,7 +185,7 @@ def _other_first_file(made):
 
 
 def _short_headers(made):
-    """As numpy before 1.14 wrote them, padded to 16 bytes, with as many bytes behind as are missing before."""
+    """As numpy before 1.14 wrote them, padded to 16 bytes, with as many bytes behind as lack before."""
     for number in range(12):
         content = made.path(number, "action").read_bytes()
         text = content[10:128].rstrip(b" \n") + b" "
