@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lerobot.lerobot_types import EnvTransition, TransitionKey
@@ -30,6 +30,7 @@ class LaryRelativeActionsStep(RelativeActionsProcessorStep):
     """
 
     embodiment: str | None = None
+    _frames: dict[int, RelativeFrame] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         """Remember the state; make the actions, if any, relative to it."""
@@ -46,12 +47,12 @@ class LaryRelativeActionsStep(RelativeActionsProcessorStep):
 
     def frame(self, action: Tensor) -> RelativeFrame:
         """Return what the actions `[... a]` are relative in."""
-        return RelativeFrame.of(
-            action.shape[-1],
-            embodiment=self.embodiment,
-            exclude=self.exclude_joints,
-            names=self.action_names,
-        )
+        size = action.shape[-1]
+        if size not in self._frames:  # reads the embodiment's file
+            self._frames[size] = RelativeFrame.of(
+                size, embodiment=self.embodiment, exclude=self.exclude_joints, names=self.action_names
+            )
+        return self._frames[size]
 
     def get_config(self) -> dict[str, Any]:
         """Return what the step is rebuilt from."""

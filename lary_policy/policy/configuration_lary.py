@@ -179,9 +179,20 @@ class LaryConfig(PreTrainedConfig):
         return None
 
     def settle(self) -> None:
-        """Derive what follows from the action mode and the embodiment; called when either changes."""
+        """Derive what follows from the action mode and the embodiment; called when either changes.
+
+        Raises:
+            ConfigError: Relative actions are to be normalised by something else than mean and deviation.
+        """
         self.use_relative_actions = self.is_relative and self.embodiment is None and self.n_obs_steps == 1
         if self.is_relative:
+            asked = {self.normalization_mapping.get(name) for name in ("STATE", "ACTION")}
+            if asked - {NormalizationMode.MEAN_STD, NormalizationMode.IDENTITY, None}:
+                raise ConfigError(
+                    expected=f"STATE and ACTION normalised by MEAN_STD for action_mode={self.action_mode}",
+                    got=", ".join(f"{k} {v.value}" for k, v in self.normalization_mapping.items()),
+                    fix="Leave out normalization_mapping, or pass --policy.action_mode=absolute.",
+                )
             own = {"STATE": NormalizationMode.IDENTITY, "ACTION": NormalizationMode.IDENTITY}
             self.normalization_mapping = {**self.normalization_mapping, **own}
 

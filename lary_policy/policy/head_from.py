@@ -51,7 +51,7 @@ def adopt_probe(config: LaryConfig) -> None:
     # An encoder of pairs or clips saw the frame at the last plan and the present one, a chunk apart.
     config.n_obs_steps, config.observation_stride = (1, 1) if still else (2, meta.chunk)
     config.chunk_size = meta.chunk
-    config.n_action_steps = min(config.n_action_steps or meta.chunk, meta.chunk)
+    config.n_action_steps = config.n_action_steps or meta.chunk
     config.use_proprio = meta.proprio_stats is not None
     config.action_mode, config.use_relative_actions = meta.target, False
     config.relative_exclude_joints = []  # the embodiment says what stays absolute
@@ -67,9 +67,15 @@ def match_probe(config: LaryConfig, encoder: ObservationEncoder) -> None:
     """Compare a built encoder and the cameras with the head's; cameras are brought into the head's order.
 
     Raises:
-        HeadMismatchError: The latents or the cameras are others.
+        HeadMismatchError: The latents or the cameras are others, or the policy is loaded from a checkpoint.
     """
     meta = load_meta(Path(str(config.head_from)))
+    if config.pretrained_path is not None:
+        raise HeadMismatchError(
+            expected="head_from or the checkpoint of a policy",
+            got=f"{config.head_from} and {config.pretrained_path}",
+            fix="Drop --policy.head_from: the checkpoint has a head.",
+        )
     meta.require(fingerprint=encoder.fingerprint)
     given = {name.removeprefix("observation.images."): name for name in config.image_features}
     if set(given) != set(meta.cameras):

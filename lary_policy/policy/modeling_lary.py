@@ -198,14 +198,14 @@ class LaryPolicy(PreTrainedPolicy):
         """Return the present state `[b s]`.
 
         Raises:
-            ShapeError: It is missing.
+            ShapeError: It is missing or of another length.
         """
-        state = batch.get(OBS_STATE)
-        if state is None:
+        state, feature = batch.get(OBS_STATE), self.config.robot_state_feature
+        if state is None or feature is None or state.shape[-1] != feature.shape[0]:
             raise ShapeError(
-                expected=f"'{OBS_STATE}' in the batch",
-                got=", ".join(sorted(batch)),
-                fix="Use an environment or robot that reports its state, or a vision-only policy.",
+                expected=f"'{OBS_STATE}' {list(feature.shape) if feature else ''} in the batch",
+                got=", ".join(sorted(batch)) if state is None else f"{list(state.shape)}",
+                fix="Use an environment or robot that reports the state the policy was trained with.",
             )
         return state[:, -1] if state.ndim == 3 else state  # [b t s] with a history
 

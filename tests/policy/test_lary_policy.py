@@ -161,6 +161,8 @@ def test_wrong_features_and_settings_are_named():
         LaryPolicy(silent)
     policy = LaryPolicy(config())
     seen = batch(policy.config)
+    with pytest.raises(ShapeError, match="7"):
+        policy.select_action({**seen, STATE: torch.zeros(2, 6)})
     del seen[STATE]
     with pytest.raises(ShapeError, match=STATE):
         policy.select_action(seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from lerobot.configs import NormalizationMode
 from lerobot.policies.factory import make_pre_post_processors
 from scipy.spatial.transform import Rotation
 from tiny_lary import ACTION, STATE, batch, config
@@ -146,6 +147,13 @@ def test_a_constant_number_is_not_scaled_up():
         )
         seen = before({STATE: torch.full((1, 7), 1e-4)})
         assert seen[STATE].abs().max() < 1e-2
+
+
+def test_other_ways_to_normalise_relative_actions_are_refused():
+    ranges = {"VISUAL": NormalizationMode.IDENTITY, "ACTION": NormalizationMode.MIN_MAX}
+    with pytest.raises(ConfigError, match="ACTION MIN_MAX"):
+        config(action_mode="relative", normalization_mapping=ranges)
+    assert config(normalization_mapping=ranges).normalization_mapping == ranges
 
 
 def test_a_rotation_is_relative_as_a_whole_or_not_at_all():
