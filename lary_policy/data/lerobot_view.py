@@ -34,8 +34,8 @@ def write_view(
     Args:
         files: The whole dataset.
         out: Folder to write; it may exist.
-        episodes: Numbers of the episodes whose tables are copied, e.g. because only they were downloaded;
-            None for all.
+        episodes: Numbers of the episodes that are needed; None for all. Tables without one of them are left
+            out where they are not on this machine.
         camera_stats: Statistics that replace those of every colour camera, e.g. ImageNet's. LeRobot sets
             them for the cameras of a dataset, and checkpoints hold them although images are not normalised.
 
@@ -53,7 +53,8 @@ def write_view(
         write_json(out / STATS, stats)
     shutil.copy(files.root / TASKS, out / TASKS)
     shutil.copytree(files.root / EPISODES, out / EPISODES, dirs_exist_ok=True)
-    for table in dict.fromkeys(e.table for e in files.episodes if episodes is None or e.number in episodes):
+    needed = {e.table for e in files.episodes if episodes is None or e.number in episodes}
+    for table in dict.fromkeys(e.table for e in files.episodes if e.table in needed or e.table.is_file()):
         _copy_numbers(table, out / table.relative_to(files.root.resolve()), hidden)
     return out
 
