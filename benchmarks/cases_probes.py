@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from reference_pattern import NpzRows, PlainProbe, decode_whole_clip, extract_rows
+from reference_pattern import NpzRows, decode_whole_clip, extract_rows, timed_sweep
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -43,7 +38,8 @@ from lary_policy.heads import (
 from lary_policy.heads.attentive_probe import AttentiveProbeConfig
 from lary_policy.heads.epochs import Job, train_epoch
 from lary_policy.heads.heap import kept_heap
-from lary_policy.heads.precision import Precision, autocast, resolve_precision
+from lary_policy.heads.precision import Precision, resolve_precision
+from lary_policy.stages.latents import store_dtype
 from lary_policy.threads import available_cores
 from timing import timed
 
@@ -132,7 +128,7 @@ def _extraction(
     stores: list[LatentStore] = []
 
     def ours() -> None:
-        stores.append(LatentStore(folder / f"store{len(stores)}", counted.fingerprint, counted.latent))
+        stores.append(_store(folder / f"store{len(stores)}", counted))
         extract([p for pair in pairs for p in pair], counted, stores[-1], decode_threads=available_cores())
 
     files: list[Path] = []
@@ -154,6 +150,12 @@ def _extraction(
     store = stores[-1]
     yield Figure("storage", _size(store.root) / 2**20, "MiB", sum(f.stat().st_size for f in files) / 2**20)
     yield from _regression(store, pairs, files, rows, head, repeats, folder)
+
+
+def _store(root: Path, encoder: FrameEncoder) -> LatentStore:
+    """Open a store as runs with latents_dtype=auto under protocol=native have it."""
+    dtype = store_dtype("auto", "native", "float32")
+    return LatentStore(root, encoder.fingerprint, encoder.latent, dtype=dtype, packed=True)
 
 
 def _regression(
@@ -282,67 +284,9 @@ def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: 
             train_epoch(job, 1)  # of one step
 
     ours()
-    with _their_sweep(latents, labels, precision, device) as theirs:
+    with timed_sweep(latents, labels, precision, device) as theirs:
         pairs = [(timed(ours, device), theirs()) for _ in range(repeats)]
     return _Both([a for a, _ in pairs], [b for _, b in pairs]).rate(metric, batch, "samples/s")
-
-
-@contextmanager
-def _their_sweep(
-    latents: Tensor, labels: Tensor, precision: Precision, device: str
-) -> Iterator[Callable[[], float]]:
-    """Yield a call that returns the seconds of a step of the reference, which has a process of its own.
-
-    So each side has the memory allocator as it would have it alone.
-    """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    settings = (there, latents.numpy(), labels.numpy(), precision, device, torch.get_num_threads())
-    process = context.Process(target=_time_their_steps, args=settings)
-    process.start()
-    there.close()
-
-    def step() -> float:
-        here.send("step")
-        return float(here.recv())
-
-    try:
-        step()
-        yield step
-    finally:
-        here.close()
-        process.join()
-
-
-def _time_their_steps(
-    connection: Connection,
-    clips: NDArray[np.float32],
-    classes: NDArray[np.int64],
-    precision: Precision,
-    device: str,
-    threads: int,
-) -> None:
-    """Time a step whenever something comes through the connection, until it is closed."""
-    torch.set_num_threads(threads)
-    latents, labels = torch.from_numpy(clips).to(device), torch.from_numpy(classes).to(device)
-    dtype = resolve_precision(precision, device)
-    probes = [PlainProbe(SWEEP_WIDTH, SWEEP_CLASSES).to(device) for _ in REFERENCE_SWEEP]
-    optimisers = [
-        torch.optim.AdamW(p.parameters(), lr=lr, weight_decay=decay)
-        for p, (lr, decay) in zip(probes, REFERENCE_SWEEP, strict=True)
-    ]
-
-    def theirs() -> None:
-        with autocast(device, dtype):
-            found = [nn.functional.cross_entropy(p(latents), labels, label_smoothing=0.1) for p in probes]
-        for loss, one in zip(found, optimisers, strict=True):
-            one.zero_grad()
-            loss.backward()
-            one.step()
-
-    with contextlib.suppress(EOFError):
-        while connection.recv():
-            connection.send(timed(theirs, device))
 
 
 class _Counted:

@@ -6,7 +6,11 @@ heads one after the other with a plain pooling attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
@@ -20,7 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from lary_policy.data.extract import FrameEncoder
+from lary_policy.heads import REFERENCE_SWEEP
 from lary_policy.heads.attentive_probe import Mlp
+from lary_policy.heads.precision import Precision, autocast, resolve_precision
+from timing import timed
 
 EXTRACT_BATCH = 16  # pairs; protocol section 0
 
@@ -134,3 +141,61 @@ class PlainProbe(nn.Module):
         asked = self.q(query).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         pooled = query + F.scaled_dot_product_attention(asked, keys, values).transpose(1, 2).flatten(2)
         return self.linear((pooled + self.mlp(self.norm2(pooled))).squeeze(1))
+
+
+@contextmanager
+def timed_sweep(
+    latents: Tensor, labels: Tensor, precision: Precision, device: str
+) -> Iterator[Callable[[], float]]:
+    """Yield a call that returns the seconds of a training step of the five heads, in a process of its own.
+
+    So each side of a comparison has the memory allocator as it would have it alone.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    settings = (there, latents.numpy(), labels.numpy(), precision, device, torch.get_num_threads())
+    process = context.Process(target=_time_steps, args=settings)
+    process.start()
+    there.close()
+
+    def step() -> float:
+        here.send("step")
+        return float(here.recv())
+
+    try:
+        step()
+        yield step
+    finally:
+        here.close()
+        process.join()
+
+
+def _time_steps(
+    connection: Connection,
+    clips: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    precision: Precision,
+    device: str,
+    threads: int,
+) -> None:
+    """Time a step whenever something comes through the connection, until it is closed."""
+    torch.set_num_threads(threads)
+    latents, labels = torch.from_numpy(clips).to(device), torch.from_numpy(classes).to(device)
+    dtype = resolve_precision(precision, device)
+    probes = [PlainProbe(latents.shape[-1], int(labels.max()) + 1).to(device) for _ in REFERENCE_SWEEP]
+    optimisers = [
+        torch.optim.AdamW(p.parameters(), lr=lr, weight_decay=decay)
+        for p, (lr, decay) in zip(probes, REFERENCE_SWEEP, strict=True)
+    ]
+
+    def step() -> None:
+        with autocast(device, dtype):
+            found = [F.cross_entropy(p(latents), labels, label_smoothing=0.1) for p in probes]
+        for loss, one in zip(found, optimisers, strict=True):
+            one.zero_grad()
+            loss.backward()
+            one.step()
+
+    with contextlib.suppress(EOFError):
+        while connection.recv():
+            connection.send(timed(step, device))

@@ -138,10 +138,12 @@ def test_nothing_is_guessed(synthetic, tmp_path):
         verify_dataset(tmp_path, embodiment="arm7", stride=5)
 
 
-@pytest.fixture
-def store(synthetic, arm7, pool_encoder, tmp_path):
+@pytest.fixture(params=[("float16", False), ("float16", True), ("float32", False)], ids=str)
+def store(request, synthetic, arm7, pool_encoder, tmp_path):
     pairs = load_pairs(synthetic.root, "calvin", "val", embodiment=arm7, stride=5)
-    made = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
+    dtype, packed = request.param
+    spec = pool_encoder.fingerprint, pool_encoder.latent
+    made = LatentStore(tmp_path / "store", *spec, dtype=dtype, packed=packed)
     extract(pairs.frame_paths(), pool_encoder, made)
     return made
 
