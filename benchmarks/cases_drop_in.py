@@ -11,41 +11,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from drop_in_training import (
-    Outcome,
-    action_scale,
-    closed_loop,
-    demonstrations,
-    held_out,
-    mean_action_error,
-    train,
-)
-from lerobot.policies.act.configuration_act import ACTConfig
-from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from case import Figure
-from lary_policy.policy.drop_in.configuration_lary_act import LaryACTConfig
-from lary_policy.policy.drop_in.configuration_lary_diffusion import LaryDiffusionConfig
-from lary_policy.policy.encoder_config import EncoderConfig
 
-EXECUTED = 8  # actions of a plan
-# Small enough for a core, with every part of the published architectures.
-ACT = {
-    "chunk_size": 10, "n_action_steps": EXECUTED, "dim_model": 128, "n_heads": 4, "dim_feedforward": 512,
-    "n_encoder_layers": 2, "n_vae_encoder_layers": 2,
-}  # fmt: skip
-DIFFUSION = {
-    "n_obs_steps": 2, "horizon": 16, "n_action_steps": EXECUTED, "down_dims": (64, 128),
-    "drop_n_last_frames": 0, "noise_scheduler_type": "DDIM", "num_inference_steps": 10,
-}  # fmt: skip
-# Diffusion Policy trains its ResNet from scratch with group instead of batch norm.
-POLICIES: dict[str, tuple[type[Any], type[Any], dict[str, Any], dict[str, Any]]] = {
-    "act": (LaryACTConfig, ACTConfig, ACT, {}),
-    "diffusion": (LaryDiffusionConfig, DiffusionConfig, DIFFUSION, {"use_group_norm": True}),
-}
+if TYPE_CHECKING:
+    from drop_in_training import Outcome
 
 
 def run(
@@ -55,7 +26,7 @@ def run(
     """Train both sides with each seed and yield held-out errors and closed-loop success.
 
     Args:
-        policies: Comma-separated names of `POLICIES`.
+        policies: Comma-separated: act, diffusion.
         encoder: Registry name of our side's frozen encoder.
         image_px: Side of the rendered frames, as the ResNet sees them.
         encoder_px: Side to which the encoder resizes them.
@@ -69,27 +40,21 @@ def run(
         output_dir: Where the demonstrations are put for the run.
         device: cpu; the figures depend on it little.
     """
+    import drop_in_training as training  # imports LeRobot
+
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="drop-in-", dir=output_dir) as folder:
-        data = demonstrations(Path(folder), train=train_episodes, val=val_episodes, image_px=image_px)
-        yield Figure("mean_action_l1", mean_action_error(data["train"], data["val"]), "std")
-        memory: dict[bytes, Tensor] = {}
+        data = training.demonstrations(
+            Path(folder), train=train_episodes, val=val_episodes, image_px=image_px
+        )
+        yield Figure("mean_action_l1", training.mean_action_error(data["train"], data["val"]), "std")
+        memory: dict[bytes, Any] = {}
         for name in policies.split(","):
-            ours, stock, sizes, own = POLICIES[name]
-            common = {"device": device, "push_to_hub": False, "optimizer_lr": lr, **sizes}
-            if name == "act":
-                common["optimizer_lr_backbone"] = lr
-            else:
-                common["scheduler_warmup_steps"] = steps // 10
-            eyes = EncoderConfig(name=encoder, image_px=encoder_px)
-            sides = (
-                ours(**common, encoder=eyes),
-                stock(**common, **own, pretrained_backbone_weights=None),
-            )
+            pair_of = training.sides(name, encoder, encoder_px, steps=steps, lr=lr, device=device)
             pairs = []
             for seed in range(seeds):
                 pair = [
-                    _outcome(side, data, steps, batch, seed, memory, episodes, image_px) for side in sides
+                    _outcome(side, data, steps, batch, seed, memory, episodes, image_px) for side in pair_of
                 ]
                 pairs.append((pair[0], pair[1]))
                 print(f"{name} seed {seed}: {pair[0]} against {pair[1]}", file=sys.stderr, flush=True)
@@ -98,15 +63,19 @@ def run(
 
 
 def _outcome(
-    config: Any, data: dict[str, Path], steps: int, batch: int, seed: int, memory: dict[bytes, Tensor],
+    config: Any, data: dict[str, Path], steps: int, batch: int, seed: int, memory: dict[bytes, Any],
     episodes: int, image_px: int,
 ) -> Outcome:  # fmt: skip
-    policy, processors, seconds = train(
+    import drop_in_training as training
+
+    policy, processors, seconds = training.train(
         config, data["train"], steps=steps, batch=batch, seed=seed, memory=memory
     )
-    l1, position_mm = held_out(policy, processors, data["val"], action_scale(data["train"]))
-    success = closed_loop(policy, processors, episodes=episodes, image_px=image_px) if episodes else None
-    return Outcome(l1, position_mm, success, seconds)
+    l1, position_mm = training.held_out(policy, processors, data["val"], training.action_scale(data["train"]))
+    success = (
+        training.closed_loop(policy, processors, episodes=episodes, image_px=image_px) if episodes else None
+    )
+    return training.Outcome(l1, position_mm, success, seconds)
 
 
 def _figures(name: str, pairs: list[tuple[Outcome, Outcome]]) -> Iterator[Figure]:

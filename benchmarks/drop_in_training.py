@@ -13,18 +13,39 @@ from typing import Any
 import torch
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lary_policy.data import collect_demonstrations
 from lary_policy.data.to_lerobot import export_demonstrations
+from lary_policy.policy.drop_in.configuration_lary_act import LaryACTConfig
+from lary_policy.policy.drop_in.configuration_lary_diffusion import LaryDiffusionConfig
+from lary_policy.policy.encoder_config import EncoderConfig
 from lary_policy.policy.observation_encoder import ObservationEncoder
 
 REPO = "local/lary-reach"
 ROLLOUT_SEED = 300_000  # where `lary rollout` starts
 EVALUATION_BATCH = 32
 STILL = 1e-4  # numbers that deviate less over the demonstrations carry nothing to learn
+
+EXECUTED = 8  # actions of a plan
+# Small enough for a core, with every part of the published architectures.
+ACT = {
+    "chunk_size": 10, "n_action_steps": EXECUTED, "dim_model": 128, "n_heads": 4, "dim_feedforward": 512,
+    "n_encoder_layers": 2, "n_vae_encoder_layers": 2,
+}  # fmt: skip
+DIFFUSION = {
+    "n_obs_steps": 2, "horizon": 16, "n_action_steps": EXECUTED, "down_dims": (64, 128),
+    "drop_n_last_frames": 0, "noise_scheduler_type": "DDIM", "num_inference_steps": 10,
+}  # fmt: skip
+# Diffusion Policy trains its ResNet from scratch with group instead of batch norm.
+POLICIES: dict[str, tuple[type[Any], type[Any], dict[str, Any], dict[str, Any]]] = {
+    "act": (LaryACTConfig, ACTConfig, ACT, {}),
+    "diffusion": (LaryDiffusionConfig, DiffusionConfig, DIFFUSION, {"use_group_norm": True}),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,18 @@ def demonstrations(folder: Path, *, train: int, val: int, image_px: int) -> dict
         split: export_demonstrations(folder / "reach", folder / split, repo_id=REPO, split=split, video=False)
         for split in splits
     }
+
+
+def sides(name: str, encoder: str, encoder_px: int, *, steps: int, lr: float, device: str) -> tuple[Any, Any]:
+    """Return the configurations of a policy on a frozen encoder and on a ResNet18 trained from scratch."""
+    ours, stock, sizes, own = POLICIES[name]
+    common = {"device": device, "push_to_hub": False, "optimizer_lr": lr, **sizes}
+    if name == "act":
+        common["optimizer_lr_backbone"] = lr
+    else:
+        common["scheduler_warmup_steps"] = steps // 10
+    eyes = EncoderConfig(name=encoder, image_px=encoder_px)
+    return ours(**common, encoder=eyes), stock(**common, **own, pretrained_backbone_weights=None)
 
 
 def train(

@@ -58,6 +58,16 @@ class EncoderPolicy:
             if isinstance(module, ObservationEncoder):
                 module.reset()
 
+    def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
+        """Return the next action [b a], float32 also under autocast, where LeRobot hands it to numpy."""
+        action: Tensor = super().select_action(batch, **kwargs)  # type: ignore[misc]
+        return action.float()
+
+    def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
+        """Return the planned actions [b k a], float32 also under autocast."""
+        actions: Tensor = super().predict_action_chunk(batch, **kwargs)  # type: ignore[misc]
+        return actions.float()
+
     def get_optim_params(self) -> Any:
         """Return the stock parameters or groups without frozen ones."""
         return trainable_only(super().get_optim_params())  # type: ignore[misc]

@@ -138,3 +138,12 @@ def test_two_cameras_share_one_frozen_encoder(name: str, tmp_path: Path, clip: P
     save(policy, pipelines, tmp_path)
     loaded, again = reload(tmp_path, name)
     assert torch.equal(act(loaded, again), actions)
+
+
+@pytest.mark.parametrize("name", DROP_IN)
+def test_actions_stay_float32_under_autocast(name: str, clip: Path) -> None:
+    policy = build(drop_in_config(name, clip))
+    batch = processors(policy.config)[0](observation(policy.config))
+    policy.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert policy.select_action(batch).numpy().shape == (2, ACTION_DIM)
