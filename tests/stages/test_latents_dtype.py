@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lary_policy.data import LatentStore
+from lary_policy.data.shards import cast_latents
 from lary_policy.data.store import STORE_DTYPES
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads import HeadMeta, build_head, load_head_config
@@ -68,3 +69,14 @@ def test_float16_latents_change_answers_less_than_computing_in_bfloat16(name):
             computed = change(head(latents))
     assert stored < 5e-4
     assert stored < computed / 5
+
+
+@pytest.mark.parametrize(("codes", "width"), [(8, 32), (16, 128), (32, 32), (1024, 8)])
+def test_float16_leaves_quantised_latents_at_their_code(codes, width):
+    """Codebooks of the sizes of LAPA, UniVLA and villa-X, and a crowded one, as drawn at the start."""
+    g = torch.Generator().manual_seed(0)
+    book = (2 * torch.rand(codes, width, generator=g) - 1) / codes
+    stored = cast_latents(book[:, None], torch.float16)[:, 0].float()
+    assert torch.equal(torch.cdist(stored, book).argmin(1), torch.arange(codes))
+    apart = torch.cdist(book, book).fill_diagonal_(torch.inf).min()
+    assert float((stored - book).norm(dim=1).max()) < 0.01 * float(apart)
