@@ -20,7 +20,7 @@ from lary_policy.policy.action_frame import RelativeFrame
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.env_contract import require_env
 from lary_policy.policy.observation_encoder import ObservationEncoder
-from lary_policy.policy.policy_head import build_policy_head, head_loss, masked_mean
+from lary_policy.policy.policy_head import build_policy_head, head_loss, head_model, masked_mean
 from lary_policy.policy.strict_loading import load_exactly
 from lary_policy.policy.target_codec import TargetCodec
 from lary_policy.policy.target_stats import target_statistics
@@ -28,9 +28,8 @@ from lary_policy.policy.training import ATTENTION
 from lary_policy.policy.views import arrange, camera_images, encode_views, seen_shape
 
 REDUCTIONS = ("mean", "none")
-LORA_TARGETS = (
-    rf".*encoder\.backbone\..*\.({'|'.join(ATTENTION)})"  # for `lerobot-train --peft.method_type=LORA`
-)
+# What `lerobot-train --peft.method_type=LORA` adapts.
+LORA_TARGETS = rf".*encoder\.backbone\..*\.({'|'.join(ATTENTION)})"
 _STILL = 4  # dimensions of images [b 3 h w] without a history
 
 
@@ -81,7 +80,7 @@ class LaryPolicy(PreTrainedPolicy):
         shape, grid = seen_shape(self.encoder, config.n_obs_steps, len(config.image_features))
         self.head = build_policy_head(config, shape, grid, action_dim)
         self.codec = _codec(config, action_dim) if config.is_relative else None
-        _learn(config, dataset_meta)
+        _enter_rate(config, dataset_meta)
         self._fit(dataset_meta)
         if config.scores_from is not None:
             from lary_policy.policy.card import read_scores
@@ -94,12 +93,11 @@ class LaryPolicy(PreTrainedPolicy):
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Return what is trained: the head and, with a rate of its own, parts of the encoder."""
-        groups = {False: [], True: []}  # type: dict[bool, list[torch.nn.Parameter]]
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups[name.startswith("encoder.")].append(parameter)
-        rate = {"lr": self.config.optimizer_lr_encoder}
-        return [{"params": groups[False]}, *([{"params": groups[True], **rate}] if groups[True] else [])]
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.head.parameters() if p.requires_grad]}]
+        if encoder:
+            groups.append({"params": encoder, "lr": self.config.optimizer_lr_encoder})
+        return groups
 
     def reset(self) -> None:
         """Forget the frames and actions of the last episode."""
@@ -126,7 +124,9 @@ class LaryPolicy(PreTrainedPolicy):
         targets = batch[ACTION]
         if self.codec is not None:
             targets = self.codec.encode(targets)
-        each = head_loss(self.head, self.encode(batch), self._proprio(batch), targets)
+        each = head_loss(
+            self.head, head_model(self.config), self.encode(batch), self._proprio(batch), targets
+        )
         is_pad = batch.get(f"{ACTION}_is_pad")
         loss = masked_mean(each, is_pad, reduction)
         return loss, {"huber": float(loss.detach().mean())}
@@ -259,7 +259,7 @@ def _codec(config: LaryConfig, action_dim: int) -> TargetCodec:
     return TargetCodec(frame, delta=config.action_mode == "delta", action_dim=action_dim, state_dim=state_dim)
 
 
-def _learn(config: LaryConfig, dataset_meta: Any | None) -> None:
+def _enter_rate(config: LaryConfig, dataset_meta: Any | None) -> None:
     """Enter the dataset's control rate.
 
     Raises:

@@ -115,25 +115,28 @@ def build_policy_head(
     )
 
 
-def head_loss(head: nn.Module, latents: Tensor, proprio: Tensor | None, targets: Tensor) -> Tensor:
+def head_loss(
+    head: nn.Module, model: ModelConfig, latents: Tensor, proprio: Tensor | None, targets: Tensor
+) -> Tensor:
     """Return the Huber loss (delta 1, as the probes' heads) of each number `[b k a]`.
 
     A regression head is compared with its targets, a diffusion head with the noise in them; steps, noise and
     dropped conditions come from torch's global generator.
 
     Args:
-        head: `ActionExpert` or `DiffusionExpert`.
+        head: `ActionExpert` or `DiffusionExpert`, or what peft wraps around it.
+        model: Its sizes; they say which of the two it is.
         latents: `[b t c n d]`.
         proprio: Normalised state `[b p]`, or None.
         targets: Normalised actions `[b k a]`.
     """
-    if not isinstance(head, DiffusionExpert):
+    if not isinstance(model, DiffusionExpertConfig):
         return F.huber_loss(head(latents, proprio).float(), targets, reduction="none", delta=1.0)
-    schedule = squared_cosine(head.config.train_steps)
+    schedule = squared_cosine(model.train_steps)
     count, device = len(targets), targets.device
     steps = torch.randint(0, schedule.steps, (count,), device=device)
     noise = torch.randn_like(targets)
-    dropped = torch.rand(count, device=device) < head.config.condition_dropout
+    dropped = torch.rand(count, device=device) < model.condition_dropout
     noisy = schedule.add_noise(targets, noise, steps)
     predicted = head(latents, proprio, noisy=noisy, steps=steps, dropped=dropped)
     return F.huber_loss(predicted.float(), noise, reduction="none", delta=1.0)

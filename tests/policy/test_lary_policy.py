@@ -81,6 +81,28 @@ def test_only_what_requires_gradients_is_optimised():
     assert groups[1]["lr"] == thawed.optimizer_lr_encoder
 
 
+@pytest.mark.parametrize("head", ["mlp", "dit"])
+def test_peft_trains_adapters_and_the_head(tmp_path, head):
+    """As `lerobot-train --peft.method_type=LORA` wraps a checkpoint."""
+    policy = LaryPolicy(
+        config(encoder="dinov2-small", weights="tiny-random", head=head, pretrained_path=tmp_path)
+    )
+    wrapped = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA", "r": 2}).train()
+    optimizer = torch.optim.SGD([p for group in wrapped.get_optim_params() for p in group["params"]], lr=0.1)
+    seen, losses = batch(policy.config, training=True), []
+    for _ in range(3):  # a new diffusion head's last layer and new adapters are zero: gradients come in steps
+        torch.manual_seed(0)
+        loss, _ = wrapped.forward(seen)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    moved = {n for n, p in wrapped.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert any("lora_A" in name for name in moved)
+    assert any("modules_to_save" in name for name in moved)
+    assert losses[-1] < losses[0]
+
+
 def test_frames_are_encoded_once_a_chunk_and_actions_leave_in_order():
     policy = LaryPolicy(config(n_action_steps=3))
     calls, seen = Calls(policy), [batch(policy.config, seed=s) for s in range(7)]
