@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.utils.constants import OBS_IMAGE
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.policy.env_contract import require_env
+from lary_policy.policy.env_contract import require_cameras, require_env
 from lary_policy.policy.observation_encoder import ObservationEncoder
 from lary_policy.policy.strict_loading import load_exactly
 
@@ -28,6 +29,8 @@ class EncoderPolicy:
         EmbodimentError: The environment's actions are not those of the checkpoint.
         ConfigError: There is no camera, or its name does not fit.
     """
+
+    config: Any
 
     def __init__(self, config: Any, **kwargs: Any) -> None:
         config.learn_dataset(kwargs.get("dataset_meta"))
@@ -59,7 +62,12 @@ class EncoderPolicy:
                 module.reset()
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
-        """Return the next action [b a], float32 also under autocast, where LeRobot hands it to numpy."""
+        """Return the next action [b a], float32 also under autocast, where LeRobot hands it to numpy.
+
+        Raises:
+            ConfigError: A camera is missing; the message names all of both.
+        """
+        require_cameras(self.config, tuple(key for key in batch if key.startswith(OBS_IMAGE)))
         action: Tensor = super().select_action(batch, **kwargs)  # type: ignore[misc]
         return action.float()
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from drop_in_policies import DROP_IN, STATS, build, drop_in_config, observation, tiny_encoder, training_batch
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
+from lary_envs.lerobot_env import LarySimEnv
 from lary_policy.contract import ActionContract
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import (
@@ -117,6 +118,26 @@ def test_an_environment_of_another_robot_is_refused(name: str, tmp_path: Path, c
     with pytest.raises(ConfigError, match=r"cameras observation.images.cam0.*got observation.images.wrist"):
         load(environment(hz=20.0, cameras=("observation.images.wrist",)))
     assert load(environment(hz=20.0)).config.embodiment == "arm7"
+
+
+@pytest.mark.parametrize("name", DROP_IN)
+def test_an_observation_without_a_camera_is_refused(name: str, clip: Path) -> None:
+    """LeRobot lets an environment pass that has only some of a policy's cameras."""
+    policy = build(drop_in_config(name, clip, cameras=1 if name == "lary_vqbet" else 2))
+    batch = observation(policy.config)
+    wanted = [*policy.config.image_features][-1]
+    batch["observation.images.side"] = batch.pop(wanted)
+    with pytest.raises(ConfigError, match=rf"cameras .*{wanted}, which the policy sees; got .*images\.side"):
+        policy.select_action(batch)
+
+
+def test_the_packages_own_environments_are_compared(tmp_path: Path) -> None:
+    policy = build(drop_in_config("lary_act", embodiment="arm7", control_hz=20.0))
+    policy.save_pretrained(tmp_path)
+    config = type(policy.config).from_pretrained(tmp_path)
+    config.pretrained_path = tmp_path
+    with pytest.raises(EmbodimentError, match=r"actions of 7 numbers.*got 12"):
+        make_policy(config, env_cfg=LarySimEnv(task="dual_reach"))
 
 
 def test_a_dataset_of_another_rate_is_refused() -> None:
