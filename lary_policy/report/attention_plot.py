@@ -20,6 +20,7 @@ from lary_policy.report.probe_parts import Attention
 HEAT = "inferno"
 MAP_PX = 96  # side of the drawn frames; patches of 14 are still told apart
 _INCHES = 1.05
+_LEAST_TOP = 2.0  # times the even share: attention that is nearly even must not look like a peak
 
 
 def attention(sample: Attention, name: str) -> str:
@@ -30,7 +31,7 @@ def attention(sample: Attention, name: str) -> str:
     maps = [np.array(one) for one in sample.weights]
     frames: Sequence[NDArray[Any] | None] = [_decode(frame) for frame in sample.frames] or [None] * len(maps)
     steps = covering_maps(len(frames), len(maps))
-    placed, top = maps[0].shape[0] > 1, max(float(one.max()) for one in maps)
+    placed, top = maps[0].shape[0] > 1, max(_LEAST_TOP, *(float(one.max()) for one in maps))
     with matplotlib.rc_context(STYLE):
         rows = 1 if placed else 2
         size = (_INCHES * len(frames), _INCHES * (1.25 if placed else 1.8))
@@ -49,12 +50,15 @@ def attention(sample: Attention, name: str) -> str:
 def covering_maps(frames: int, maps: int) -> list[int | None]:
     """Return which map each of the frames belongs to, or None for a frame that none covers.
 
-    Maps of frames belong to one each. The map of a pair is drawn over its first frame, so that the last one
-    has none. Encoders that take frames two by two leave out an odd last one or repeat it; Wan's autoencoder
-    takes the first alone and then four at a time (protocol section 2.3). Anything else is spread evenly.
+    Maps of frames belong to one each, the only map of a pair to both of its frames. In clips the map of a
+    pair is drawn over its first frame, so that the last one has none. Encoders that take frames two by two
+    leave out an odd last one or repeat it; Wan's autoencoder takes the first alone and then four at a time
+    (protocol section 2.3). Anything else is spread evenly.
     """
     if maps == frames:
         return list(range(frames))
+    if maps == 1:
+        return [0] * frames
     if maps == frames - 1:
         return [*range(maps), None]
     if 2 * maps in (frames - 1, frames + 1):

@@ -16,6 +16,7 @@ from lary_policy.types import Score
 
 MAX_NAMES = 30  # more lines than that are no figure
 _LOGARITHMIC = 30  # ratio of the largest to the smallest count from which on lengths say nothing
+_ONE_ORDER = 5.0  # ratio of errors up to which bars of two datasets can be read on one axis
 _MARKS = ("o", "D", "s", "^", "v")
 
 
@@ -74,7 +75,7 @@ def bars(
     scale = 100.0 if info.percent else 1.0
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.5 + 1.55 * len(tasks), 0.8 + 0.24 * len(encoders)))
-        panels = figure.subplots(1, len(tasks), squeeze=False, sharex=True, sharey=True)[0]
+        panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
         for axes, task in zip(panels, tasks, strict=True):
             for s in (s for s in scores if s.task == task):
                 at = encoders.index(s.encoder)
@@ -91,10 +92,21 @@ def bars(
             axes.set_title(task, loc="left")
             axes.locator_params(axis="x", nbins=4)
             grid(axes)
-        ends = [scale * number for s in scores for number in (s.ci95[1], paper.get((s.encoder, s.task), 0.0))]
-        panels[0].set_xlim(0, 1.06 * max(ends))
+        for axes, end in zip(panels, _ends(scores, paper, tasks), strict=True):
+            axes.set_xlim(0, 1.06 * scale * end)
         panels[0].set_yticks(range(len(encoders)), encoders)
         panels[0].set_ylim(len(encoders) - 0.4, -0.6)
         panels[0].set_xlabel(f"{info.label}{', %' if info.percent else ''}")
         figure.tight_layout(pad=0.3, w_pad=0.8)
         return svg(figure, name)
+
+
+def _ends(
+    scores: Sequence[Score], paper: Mapping[tuple[str, str], float], tasks: Sequence[str]
+) -> list[float]:
+    """Return the largest number of each dataset, or that of all where they are of one order."""
+    ends = [
+        max(max(s.ci95[1], paper.get((s.encoder, s.task), 0.0)) for s in scores if s.task == task) or 1.0
+        for task in tasks
+    ]
+    return [max(ends)] * len(ends) if max(ends) <= _ONE_ORDER * min(ends) else ends

@@ -13,12 +13,13 @@ from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.defects import Defect, defects_of
 from lary_policy.report.labels import metric_info, target_label
 from lary_policy.report.paper import COMPARED, paper_gap, paper_number, paper_source
-from lary_policy.report.probe_parts import ClassTail, HeadInfo, SplitSize
+from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo, SplitSize
 from lary_policy.report.side_by_side import SideBySide, reference_keys, reproduced, side_by_side
 from lary_policy.types import Score
 
 Colours = Mapping[str, str]
 Drawings = list[dict[str, Any]]
+_FEW = 3  # frames or panels that fit into less than the width of the page
 WHAT = {"class": "classes", "robot": "robot types", "collection": "collections"}
 
 
@@ -62,14 +63,23 @@ def probe_suite(bundle: ReportBundle, colours: Colours) -> ProbeSuite:
     """Gather this part of the page; it is empty for runs on simulated demonstrations."""
     keys = reference_keys(bundle.heads)
     probes = [s for s in bundle.scores if s.stage == "probe"] if bundle.heads else []
+    clips = [a for a in bundle.attention if len(a.frames or a.weights) > _FEW]
+    pairs = [a for a in bundle.attention if a not in clips]
     groups = (
         FigureGroup("What the datasets are made of", "", _compositions(bundle)),
-        FigureGroup("All encoders side by side", "full", _bars(probes, keys, colours)),
+        FigureGroup(
+            "All encoders side by side",
+            "wide"
+            if all(len({s.task for s in probes if s.metric == m}) <= _FEW for m in COMPARED)
+            else "full",
+            _bars(probes, keys, colours),
+        ),
         FigureGroup("Strides", "", _curves(stride_curves(probes, keys), keys, colours, "st")),
         FigureGroup("Sizes of the codebook", "", _curves(codebook_curves(probes, keys), keys, colours, "cb")),
         FigureGroup("The long tail", "wide", _tails(bundle, keys, colours)),
         FigureGroup("People and robots", "", _gaps(bundle, keys, colours)),
-        FigureGroup("Where class heads look", "full", _attention(bundle)),
+        FigureGroup("Where class heads look", "full", _attention(clips, "ac")),
+        FigureGroup("Where class heads look in pairs", "", _attention(pairs, "ap")),
     )
     return ProbeSuite(
         bundle.heads,
@@ -202,7 +212,7 @@ def _curves(curves: Iterable[Curves], keys: Mapping[str, str], colours: Colours,
     ]
 
 
-def _attention(bundle: ReportBundle) -> Drawings:
+def _attention(samples: Sequence[Attention], prefix: str) -> Drawings:
     from lary_policy.report import attention_plot
 
     return [
@@ -210,9 +220,9 @@ def _attention(bundle: ReportBundle) -> Drawings:
             f"{a.task}, {a.protocol}, {a.encoder}: '{a.true}', predicted '{a.predicted}'",
             f"Brightest: {max(x for one in a.weights for row in one for x in row):.1f} times the even share."
             + ("" if a.frames else " The frames are not at hand."),
-            attention_plot.attention(a, f"at{number}"),
+            attention_plot.attention(a, f"{prefix}{number}"),
         )
-        for number, a in enumerate(bundle.attention)
+        for number, a in enumerate(samples)
     ]
 
 

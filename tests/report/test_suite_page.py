@@ -131,7 +131,7 @@ def test_figure_4_fills_what_the_tables_leave_out(bundle):
         (9, 5, [0, 0, 1, 1, 2, 2, 3, 3, 4]),  # with its last frame twice
         (9, 3, [0, 1, 1, 1, 1, 2, 2, 2, 2]),  # Wan 2.2
         (2, 2, [0, 1]),
-        (2, 1, [0, None]),
+        (2, 1, [0, 0]),
         (8, 3, [0, 0, 0, 1, 1, 1, 2, 2]),
     ],
 )
