@@ -29,10 +29,11 @@ from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
-from lary_policy.stages.data import SPLITS, TaskData
+from lary_policy.stages.data import TaskData
 from lary_policy.stages.estimates import action_estimates
 from lary_policy.stages.extract import SplitLatents, demonstration_latents, load_splits
 from lary_policy.stages.latents import stored_latent
+from lary_policy.stages.row_counts import count_rows
 from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined, Score
 
@@ -134,6 +135,7 @@ def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
     return {
         **_common(job, meta, trained, [q for split in splits.values() for q in split.table.quarantined]),
         "scores": [s.to_dict() for s in scores],
+        "rows": {name: _counts(split, len(raw[name].index)) for name, split in splits.items()},
         "constant": [[embodiment.labels[i], stats.mean[i]] for i in constant],
         "trajectory": _trajectory(raw["test"], evaluation.targets, evaluation.predictions),
     }
@@ -169,16 +171,26 @@ def _targets(split: SplitLatents, probe: ProbeConfig, embodiment: Embodiment) ->
     return _Targets(split.table.bank, index[rows], actions, anchors, pairs.episodes()[rows])
 
 
+def _counts(split: SplitLatents, used: int) -> dict[str, Any]:
+    kept = len(split.table.kept)
+    return count_rows(split.pairs, kept, used, disturbed=kept - used)
+
+
 def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
     labels = {name: s.pairs.select(s.table.kept).labels() or () for name, s in splits.items()}
     classes = tuple(sorted({label for label in labels["train"] if label}))
     batches, aside = {}, [q for split in splits.values() for q in split.table.quarantined]
     rows: dict[str, list[int]] = {}
+    counts: dict[str, Any] = {}
     for name, split in splits.items():
         rows[name] = [i for i, label in enumerate(labels[name]) if label in classes]
+        blank, kept = labels[name].count(""), len(labels[name])
         unknown = [label for label in labels[name] if label and label not in classes]
         aside += [Quarantined(u, f"class of split {name} that train lacks", "probe") for u in unknown]
         targets = torch.tensor([classes.index(labels[name][i]) for i in rows[name]])
+        counts[name] = count_rows(
+            split.pairs, kept, len(rows[name]), unlabelled=blank, unknown_class=len(unknown)
+        )
         batches[name] = LatentBatches(split.table.bank, split.table.change()[rows[name]], targets)
     meta = _head_meta(context, job, batches["train"], class_names=classes)
     head = build_head(meta)
@@ -196,7 +208,7 @@ def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
     return {
         **_common(job, meta, trained, aside),
         "scores": [s.to_dict() for s in scores],
-        "unlabelled": sum(label == "" for name in SPLITS for label in labels[name]),
+        "rows": counts,
         "confusion": {"labels": classes, "counts": evaluation.confusion.tolist()},
     }
 

@@ -20,6 +20,7 @@ from lary_policy.report import (
 )
 from lary_policy.stages.context import RunContext, environment
 from lary_policy.stages.data import TaskData
+from lary_policy.stages.row_counts import missing_rows
 from lary_policy.types import EpisodeResult, Quarantined, Score
 
 
@@ -146,7 +147,8 @@ def _codebook(row: dict[str, Any]) -> CodebookUse:
 
 
 def _notes(results: Results) -> list[str]:
-    missing = [f"Not finished, so not on this page: {name}." for name in results.unfinished]
+    missing = [*missing_rows(results.probe)]
+    missing += [f"Not finished, so not on this page: {name}." for name in results.unfinished]
     return missing + [
         f"{r['task']}, {r['encoder']}: {r['requested']} frame files, {r['unique']} unique {r['unit']}s, "
         f"{r['encoded']} encoded and {r['reused']} already in the store."

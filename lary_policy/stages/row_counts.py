@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lary_policy.data import ClipTable, PairTable
 from lary_policy.errors import DatasetError
-from lary_policy.stages.source_data import SourceData
-from lary_policy.stages.source_latents import Samples
 
 REASONS = {
     "unreadable": "whose cells or files cannot be read",
@@ -50,18 +49,16 @@ class RowCount:
         return f"{self.used} of {self.rows} rows used; left out: {', '.join(reasons)}" if reasons else ""
 
 
-def count_rows(data: SourceData, split: str, samples: Samples, used: int, **left_out: int) -> dict[str, Any]:
+def count_rows(table: PairTable | ClipTable, kept: int, used: int, **left_out: int) -> dict[str, Any]:
     """Return the counts of one split as plain data.
 
     Args:
-        data: The source.
-        split: Name of the split.
-        samples: Its usable rows.
+        table: The split.
+        kept: How many of its rows have latents.
         used: Rows that the head sees.
-        **left_out: Rows among the usable ones that it does not, by the keys of `REASONS`.
+        **left_out: Rows among the kept ones that it does not, by the keys of `REASONS`.
     """
-    table = data.table(split)
-    counts = {"unreadable": len(table.quarantined), "undecodable": len(table) - len(samples.kept), **left_out}
+    counts = {"unreadable": len(table.quarantined), "undecodable": len(table) - kept, **left_out}
     return asdict(RowCount(len(table) + len(table.quarantined), used, counts))
 
 
@@ -72,5 +69,6 @@ def missing_rows(results: list[dict[str, Any]]) -> Iterator[str]:
         for split, counts in result.get("rows", {}).items():
             said = RowCount(**counts).describe()
             if said:
-                lines[f"{result['task']}, protocol {result['protocol']}, split {split}: {said}."] = None
+                kind = f"protocol {result['protocol']}" if "protocol" in result else result["mode"]
+                lines[f"{result['task']}, {kind}, split {split}: {said}."] = None
     yield from lines

@@ -157,7 +157,7 @@ def _estimates(evaluation: ActionEvaluation, part: Actions) -> dict[str, Estimat
 
 def _count(job: SourceJob, split: str, samples: Samples, part: Actions) -> dict[str, Any]:
     disturbed = len(samples.kept) - len(part.items)
-    return count_rows(job.data, split, samples, len(part.items), disturbed=disturbed)
+    return count_rows(job.data.table(split), len(samples.kept), len(part.items), disturbed=disturbed)
 
 
 def _aside(splits: Splits) -> list[Quarantined]:

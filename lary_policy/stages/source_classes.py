@@ -60,7 +60,11 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
         aside += unknown
         blank = _labels(data, split, samples).count("")
         rows[split] = count_rows(
-            data, split, samples, len(kept[split]), unknown_class=len(unknown), unlabelled=blank
+            data.table(split),
+            len(samples.kept),
+            len(kept[split]),
+            unknown_class=len(unknown),
+            unlabelled=blank,
         )
     meta = head_meta(context, job, batches[train], class_names=labels.classes)
     meta = replace(meta, model=_model(context, job))

@@ -215,3 +215,14 @@ def test_a_deleted_folder_is_made_again(copy, missing):
     again = copy.run("run=again")
     assert again.report.is_file()
     assert same_numbers(scores_of(again), scores_of(copy.outcome))
+
+
+def test_rows_that_no_head_sees_are_counted_by_reason(tiny):
+    for result in tiny.outcome.results.probe:
+        assert set(result["rows"]) == {"train", "val", "test"}
+        for counts in result["rows"].values():
+            assert counts["used"] + sum(counts["left_out"].values()) == counts["rows"]
+    (atomic,) = [r for r in tiny.outcome.results.probe if r["mode"] == "atomic"]
+    blank = atomic["rows"]["train"]["left_out"]["unlabelled"]
+    assert blank > 0  # slow stretches of a motion
+    assert f"{blank} without a class" in (tiny.outcome.folder / "report.html").read_text()
