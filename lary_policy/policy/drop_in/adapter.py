@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.utils.constants import OBS_IMAGE
+from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.policy.env_contract import require_cameras, require_env
+from lary_policy.policy.features import require_cameras_and_action
 from lary_policy.policy.observation_encoder import ObservationEncoder
 from lary_policy.policy.strict_loading import load_exactly
 
@@ -27,20 +28,16 @@ class EncoderPolicy:
 
     Raises:
         EmbodimentError: The environment's actions are not those of the checkpoint.
-        ConfigError: There is no camera, or its name does not fit.
+        ConfigError: There is no camera, state or action, or the environment lacks a camera.
     """
 
     config: Any
 
     def __init__(self, config: Any, **kwargs: Any) -> None:
         config.learn_dataset(kwargs.get("dataset_meta"))
+        require_cameras_and_action(config)
+        self._require_state(config)
         require_env(config)
-        if not config.image_features:
-            raise ConfigError(
-                expected="at least one camera for the encoder",
-                got=f"the inputs {', '.join(config.input_features)}",
-                fix=f"Record a camera, or use LeRobot's own policy type instead of {config.type}.",
-            )
         stock = self._stock_config(config)
         super().__init__(stock)  # type: ignore[call-arg]  # the stock policy's
         for module in self.modules():  # type: ignore[attr-defined]
@@ -48,6 +45,16 @@ class EncoderPolicy:
                 module.config = config
         config.action_dim = config.action_feature.shape[0]
         load_exactly(self)  # type: ignore[arg-type]  # checked when loading, with the modules of then
+
+    @staticmethod
+    def _require_state(config: Any) -> None:
+        """Refuse inputs on which the stock policy would fail with a KeyError in its first step."""
+        if config.robot_state_feature is None:
+            raise ConfigError(
+                expected=f"an input feature '{OBS_STATE}', which {config.type} needs as its original does",
+                got=f"inputs {', '.join(config.input_features)}",
+                fix="Use --policy.type=lary --policy.use_proprio=false for a vision-only policy.",
+            )
 
     @staticmethod
     def _stock_config(config: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.policies.gaussian_actor.configuration_gaussian_actor import GaussianActorConfig
 
 from lary_policy.policy.drop_in.fields import EncoderFields, images_as_they_are
@@ -33,3 +33,8 @@ class LaryGaussianActorConfig(EncoderFields, GaussianActorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.freeze_vision_encoder = self.encoder.trainable == "none"
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """The cameras, a dict as in every other configuration."""
+        return {k: f for k, f in self.input_features.items() if f.type is FeatureType.VISUAL}

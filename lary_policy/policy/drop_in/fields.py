@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
-from lerobot.utils.constants import ACTION
 
 from lary_policy.errors import ConfigError, EmbodimentError
 from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.features import dataset_embodiment
 
 
 @dataclass
@@ -60,17 +60,14 @@ class EncoderFields:
         """
         if meta is None:
             return
-        action = meta.features.get(ACTION, {})
-        name = action.get("embodiment") or (action.get("info") or {}).get("embodiment")
-        for attribute, value in (("embodiment", name), ("control_hz", float(meta.fps))):
-            own = getattr(self, attribute)
-            if None not in (own, value) and own != value:
-                raise EmbodimentError(
-                    expected=f"a dataset of {attribute} {own}, which the policy was trained for",
-                    got=f"{attribute} {value}",
-                    fix="Train a new policy for this dataset, or choose another one.",
-                )
-            setattr(self, attribute, own if value is None else value)
+        self.embodiment = dataset_embodiment(self.embodiment, meta.features)
+        if self.control_hz not in (None, float(meta.fps)):
+            raise EmbodimentError(
+                expected=f"a dataset of control_hz {self.control_hz}, which the policy was trained for",
+                got=f"control_hz {float(meta.fps)}",
+                fix="Train a new policy for this dataset, or choose another one.",
+            )
+        self.control_hz = float(meta.fps)
 
 
 def images_as_they_are(stock: type[PreTrainedConfig]) -> dict[str, NormalizationMode]:

@@ -31,6 +31,10 @@ class LaryGaussianActorPolicy(EncoderPolicy, GaussianActorPolicy):
     config_class = LaryGaussianActorConfig
     name = "lary_gaussian_actor"
 
+    @staticmethod
+    def _require_state(config: LaryGaussianActorConfig) -> None:
+        """Nothing to require: this actor acts on images alone, too."""
+
     def _init_encoders(self) -> None:
         self.shared_encoder = self.config.shared_encoder
         if self.config.encoder.trainable == "none":

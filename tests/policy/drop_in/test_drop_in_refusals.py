@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from drop_in_policies import DROP_IN, STATS, build, drop_in_config, observation, tiny_encoder, training_batch
+from drop_in_policies import (
+    ACTION_DIM,
+    DROP_IN,
+    STATS,
+    build,
+    drop_in_config,
+    observation,
+    tiny_encoder,
+    training_batch,
+)
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from safetensors.torch import load_file, save_file
@@ -57,8 +66,20 @@ def test_images_are_normalised_by_the_encoder_alone(name: str, clip: Path) -> No
 
 @pytest.mark.parametrize("name", DROP_IN)
 def test_a_policy_without_cameras_is_refused(name: str, clip: Path) -> None:
-    with pytest.raises(ConfigError, match="at least one camera"):
+    with pytest.raises(ConfigError, match="one or more cameras"):
         build(drop_in_config(name, clip, cameras=0))
+
+
+@pytest.mark.parametrize("name", DROP_IN)
+def test_only_the_actor_does_without_a_state(name: str, clip: Path) -> None:
+    config = drop_in_config(name, clip)
+    del config.input_features["observation.state"]
+    if name == "lary_gaussian_actor":
+        batch = {k: v for k, v in observation(config).items() if k in config.image_features}
+        assert build(config).select_action(batch).shape == (2, ACTION_DIM)
+        return
+    with pytest.raises(ConfigError, match=rf"'observation.state', which {name} needs.*use_proprio=false"):
+        build(config)
 
 
 def test_images_in_the_wrong_range_are_refused() -> None:
@@ -142,7 +163,9 @@ def test_the_packages_own_environments_are_compared(tmp_path: Path) -> None:
 
 def test_a_dataset_of_another_rate_is_refused() -> None:
     config = drop_in_config("lary_act", control_hz=20.0)
-    config.learn_dataset(SimpleNamespace(fps=20, features={"action": {"info": {"embodiment": "arm7"}}}))
+    config.learn_dataset(
+        SimpleNamespace(fps=20, features={"action": {"shape": (7,), "info": {"embodiment": "arm7"}}})
+    )
     assert (config.embodiment, config.control_hz) == ("arm7", 20.0)
     with pytest.raises(EmbodimentError, match=r"control_hz 20.0.*got control_hz 30.0"):
         config.learn_dataset(SimpleNamespace(fps=30, features={}))

@@ -128,7 +128,7 @@ def flatten(params: Any) -> Any:
             yield from flatten(entry)
 
 
-@pytest.mark.parametrize("name", ["lary_act", "lary_diffusion", "lary_multi_task_dit", "lary_gaussian_actor"])
+@pytest.mark.parametrize("name", ["lary_diffusion", "lary_gaussian_actor"])
 def test_two_cameras_share_one_frozen_encoder(name: str, tmp_path: Path, clip: Path) -> None:
     one, two = (len(backbone(build(drop_in_config(name, clip, cameras=n)))) for n in (1, 2))
     assert one == two
@@ -140,7 +140,7 @@ def test_two_cameras_share_one_frozen_encoder(name: str, tmp_path: Path, clip: P
     assert torch.equal(act(loaded, again), actions)
 
 
-@pytest.mark.parametrize("name", DROP_IN)
+@pytest.mark.parametrize("name", ["lary_act", "lary_vqbet"])
 def test_actions_stay_float32_under_autocast(name: str, clip: Path) -> None:
     policy = build(drop_in_config(name, clip))
     batch = processors(policy.config)[0](observation(policy.config))
