@@ -27,7 +27,7 @@ from lary_policy.data.lerobot_files import (
 from lary_policy.data.lerobot_frames import stored_frame
 from lary_policy.data.lerobot_motion import LeRobotMotion
 from lary_policy.data.pairs import PairRow, PairTable
-from lary_policy.data.regroup import split_of_episode
+from lary_policy.data.regroup import empty_split, split_of_episode
 from lary_policy.data.source import SourceSpec, register_source, require_protocol
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.types import Quarantined
@@ -328,7 +328,13 @@ class LeRobotSource:
         return stored_frame(self.files, episode, steps, camera, step)
 
     def _nothing_usable(self, split: str, quarantined: Sequence[Quarantined]) -> DatasetError:
-        longest = max((e.length for e in self.episodes(split)), default=0)
+        if not self.episodes(split):
+            counts = {name: len(self.episodes(name)) for name in SPLITS}
+            fix = "Add episodes: the first is for train, the second for val, the third for test."
+            if self._own_splits:
+                fix = "Correct the splits in the dataset's meta/info.json."
+            return empty_split(str(self.root), split, counts, fix)
+        longest = max(e.length for e in self.episodes(split))
         reason = f"; for example {quarantined[0].reason}" if quarantined else ""
         return DatasetError(
             expected=f"a pair of frames {self.stride} steps apart in split {split} of {self.root}",

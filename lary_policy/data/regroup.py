@@ -26,14 +26,21 @@ def split_of(recording: str, *, test_share: float = TEST_SHARE, val_share: float
     return "val" if place < test_share + val_share else "train"
 
 
-def empty_split(source: str, split: str, recordings: Mapping[str, int]) -> DatasetError:
+MORE_RECORDINGS = (
+    "Add recordings: about one in ten is drawn for val and one in five for test. "
+    "protocol=lary takes the splits of the files instead."
+)
+
+
+def empty_split(
+    source: str, split: str, recordings: Mapping[str, int], fix: str = MORE_RECORDINGS
+) -> DatasetError:
     """Return the error of a split that no recording falls into, given how many each split has."""
     counts = ", ".join(f"{count} in {name}" for name, count in recordings.items())
     return DatasetError(
         expected=f"at least one recording in split {split} of {source}",
         got=f"{sum(recordings.values())} recordings that splits are made of: {counts}",
-        fix="Add recordings: about one in ten is drawn for val and one in five for test. "
-        "protocol=lary takes the splits of the files instead.",
+        fix=fix,
     )
 
 

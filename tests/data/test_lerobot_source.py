@@ -219,6 +219,20 @@ def test_a_stride_longer_than_every_episode(video_root):
         LeRobotSource(data_dir=video_root, stride=0)
 
 
+def test_too_few_episodes_for_the_splits_are_an_error_that_says_so(video_root, copy):
+    source = LeRobotSource(data_dir=video_root)
+    object.__setattr__(source.files, "episodes", source.files.episodes[:2])
+    with pytest.raises(
+        DatasetError, match=r"split test.*2 recordings.*1 in train, 1 in val, 0 in test\. Add episodes"
+    ):
+        source.pairs("test")
+    info = copy / "meta" / "info.json"
+    splits = {"train": "0:4", "val": "4:4", "test": "4:4"}
+    info.write_text(json.dumps({**json.loads(info.read_text()), "splits": splits}))
+    with pytest.raises(DatasetError, match=r"4 in train, 0 in val, 0 in test\. Correct the splits"):
+        LeRobotSource(data_dir=copy).pairs("val")
+
+
 def test_it_opens_by_key_with_every_option_of_its_config_file(video_root):
     import yaml
 
