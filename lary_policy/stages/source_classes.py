@@ -44,13 +44,7 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     """
     spec, data = job.data.spec, job.data
     train = spec.train_split
-    labels = LabelMap.fit(_labels(data, train, splits[train]))
-    if len(labels) < 2:
-        raise DatasetError(
-            expected=f"at least two classes in split {train} of {spec.key}",
-            got=f"'{labels.classes[0]}' alone",
-            fix="Add rows of other classes: with one there is nothing to tell apart.",
-        )
+    labels = _label_map(data, splits[train])
     batches: dict[str, LatentBatches] = {}
     kept: dict[str, torch.Tensor] = {}
     aside = [q for samples in splits.values() for q in samples.quarantined]
@@ -80,15 +74,11 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
         estimates = _estimates(found[split], labels, clusters)
         scores += scores_of(context, job, meta, split, estimates, len(batches[split]), trained.seconds)
     first = spec.report_splits[0]
-    maps = []
+    maps: list[dict[str, Any]] = []
     if isinstance(head, AttentiveProbe) and context.config.attention:
-        maps = attention_maps(
-            head, batches[first], found[first], meta.token_grid, context.config.attention, context.device
-        )
-        pipeline = context.shelf.load(job.encoder).spec.preprocess_named(job.encoder.preprocess)
-        for one in maps:
-            row = int(kept[first][one.pop("place")])
-            one["frames"] = seen_frames(data.table(first), row, pipeline)
+        count, grid = context.config.attention, meta.token_grid
+        maps = attention_maps(head, batches[first], found[first], grid, count, context.device)
+        _add_frames(context, job, maps, kept[first])
     return {
         **common_result(job, trained, aside),
         "scores": scores,
@@ -98,6 +88,32 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
         "confusion": {"labels": labels.classes, "counts": found[first].confusion.tolist()},
         "attention": maps,
     }
+
+
+def _label_map(data: SourceData, samples: Samples) -> LabelMap:
+    """Return the classes of the training split.
+
+    Raises:
+        DatasetError: There are less than two.
+    """
+    labels = LabelMap.fit(_labels(data, data.spec.train_split, samples))
+    if len(labels) < 2:
+        raise DatasetError(
+            expected=f"at least two classes in split {data.spec.train_split} of {data.spec.key}",
+            got=f"'{labels.classes[0]}' alone",
+            fix="Add rows of other classes: with one there is nothing to tell apart.",
+        )
+    return labels
+
+
+def _add_frames(
+    context: SourceContext, job: SourceJob, maps: list[dict[str, Any]], kept: torch.Tensor
+) -> None:
+    """Put the frames of each sample of the first reported split beside its maps."""
+    table = job.data.table(job.data.spec.report_splits[0])
+    pipeline = context.shelf.load(job.encoder).spec.preprocess_named(job.encoder.preprocess)
+    for one in maps:
+        one["frames"] = seen_frames(table, int(kept[one.pop("place")]), pipeline)
 
 
 def _model(context: SourceContext, job: SourceJob) -> AttentiveProbeConfig:

@@ -42,8 +42,8 @@ class SourceConfig:
         targets: Action targets; empty for `DEFAULT_TARGETS`.
         rotation: Convention of predicted rotations: `native` or `rot6d`.
         unknown_robots: What rows of a blank or unknown robot type get under `native`: `error` or `pool`.
-        statistics: JSON file of means and deviations that actions are normalised with, as `lary data statistics`
-            and the reference write it; None for those of the training split (under `lary` see `fit_scaling`).
+        statistics: JSON file of means and deviations that actions are normalised with, as the reference and
+            `lary data statistics` write it; None for the training split's (under `lary` see `fit_scaling`).
         loggers: Where the history of trainings goes besides the results.
         attention: Test clips or pairs of each class probe whose attention is drawn.
         seed: Of heads, added to the seed of their configuration. Latents do not depend on it.
