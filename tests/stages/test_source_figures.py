@@ -50,7 +50,8 @@ def test_attention_lies_over_the_frames_of_its_sample(data, tmp_path, key, frame
         image = Image.open(io.BytesIO(base64.b64decode(one["frames"][0])))
         assert (image.format, image.size) == ("JPEG", (FRAME_PX, FRAME_PX))
     page = (tmp_path / "run/report.html").read_text()
-    for heading in ("Where class heads look", "What the datasets are made of", "Datasets"):
+    look = "Where class heads look" + (" in pairs" if frames == 2 else "")
+    for heading in (look, "What the datasets are made of", "Datasets"):
         assert f">{heading}</h" in page
     assert page.count("data:image/png;base64") >= len(maps) * frames
 
