@@ -42,7 +42,8 @@ class LaryConfig(PreTrainedConfig):
         n_obs_steps: Frames t of a camera that the encoder sees; encoders of pairs and clips need two or more.
         observation_stride: Control steps between these frames.
         chunk_size: Actions k predicted at once.
-        n_action_steps: Actions executed before the next plan; None is half a chunk, or with `head_from` all.
+        n_action_steps: Actions executed before the next plan; None is a quarter of a chunk, which reached more
+            targets than half a one in simulation, or with `head_from` all of it, as the probe's rollouts do.
         head: `mlp` (regression) or `dit` (diffusion).
         head_width: Hidden width; None takes the default of the kind.
         head_blocks: Residual blocks or transformer blocks; None takes the default of the kind.
@@ -102,8 +103,8 @@ class LaryConfig(PreTrainedConfig):
     dit_train_steps: int = 1000
     dit_sample_steps: int = 50
     dit_clip_sample: float | None = 5.0
-    pool: str = "attentive"
-    pool_width: int = 64
+    pool: str = "project"
+    pool_width: int = 32
     pool_grid: int = 4
     pool_queries: int = 16
     pool_heads: int = 4
@@ -132,7 +133,7 @@ class LaryConfig(PreTrainedConfig):
         }
     )
 
-    optimizer_lr: float = 5e-4
+    optimizer_lr: float = 1e-3  # as configs/head/mlp-matched.yaml
     optimizer_lr_encoder: float = 1e-5
     optimizer_weight_decay: float = 1e-4
     optimizer_grad_clip_norm: float = 1.0
@@ -149,7 +150,7 @@ class LaryConfig(PreTrainedConfig):
         self.head_width = width if self.head_width is None else self.head_width
         self.head_blocks = blocks if self.head_blocks is None else self.head_blocks
         if self.n_action_steps is None:
-            self.n_action_steps = max(1, self.chunk_size // 2)
+            self.n_action_steps = max(1, self.chunk_size // 4)
         self._check_numbers()
         if self.use_relative_actions and self.action_mode == "absolute":
             self.action_mode = "relative"

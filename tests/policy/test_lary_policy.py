@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_lary import ACTION, PX, STATE, TOP, batch, config
+from tiny_lary import ACTION, PX, STATE, TOP, batch, config, features
 
 from lary_policy.errors import ConfigError, ShapeError, UnknownNameError, WeightsMismatchError
+from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
+from lary_policy.policy.policy_head import build_policy_head
 
 
 class Calls:
@@ -212,14 +214,10 @@ def test_storing_the_encoder_is_asked_for_on_the_policy():
     assert config(save_encoder=True).encoder.save
 
 
-def test_the_default_head_is_small(tmp_path):
-    """60 MB is the most a checkpoint without encoder may have, whatever the encoder's width."""
-    settings = config(cameras=("front", "wrist"), action_dim=16, state_dim=16)
-    for name in ("head_width", "head_blocks"):
-        setattr(settings, name, None)
-    settings.pool, settings.chunk_size, settings.n_action_steps = "attentive", 50, 25
-    settings.__post_init__()
-    policy = LaryPolicy(settings)
-    policy.save_pretrained(tmp_path)
-    size_mb = (tmp_path / "model.safetensors").stat().st_size / 1e6
-    assert 1 < size_mb < 60
+def test_the_default_head_is_small():
+    """60 MB is the most for a checkpoint without encoder, also behind two cameras of DINOv2-L at 224 px."""
+    inputs, outputs = features(("front", "wrist"), action_dim=16, state_dim=16)
+    settings = LaryConfig(input_features=inputs, output_features=outputs, chunk_size=50, device="cpu")
+    with torch.device("meta"):
+        head = build_policy_head(settings, (1, 2, 256, 1024), (1, 16, 16), 16)
+    assert 1e6 < 4 * sum(p.numel() for p in head.parameters()) < 60e6
