@@ -21,6 +21,7 @@ from lary_policy.stages.extract import extract_cell, load_splits, run_extract
 from lary_policy.stages.probe import ProbeJob, probe_cell, run_probe
 from lary_policy.stages.report import Results, run_report
 from lary_policy.stages.rollout import RolloutJob, rollout_cell, run_rollout
+from lary_policy.stages.score_table import score_table
 
 STAGES = ("data", "extract", "probe", "rollout", "report")
 REPORT_FILE = "report.html"
@@ -140,7 +141,11 @@ def plain(value: Any) -> Any:
 
 
 def print_outcome(outcome: SuiteOutcome) -> None:
-    """Print seconds of each stage and where the results are."""
+    """Print the scores, best encoder first, and the seconds of each stage."""
+    table = score_table(outcome.results.scores())
+    if table is not None:
+        console.print()
+        console.print(table)
     console.print(
         "\nseconds of this run: " + ", ".join(f"{k} {v:.1f}" for k, v in outcome.stage_seconds.items())
     )

@@ -62,12 +62,12 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
 def _roll_out_policy(config: SuiteConfig, checkpoint: Path) -> int:
     """Run a LeRobot checkpoint in the closed loop and print its rates of success."""
+    from lary_policy.report.labels import format_score
     from lary_policy.stages.policy_rollout import rollout_policy
 
     done = rollout_policy(config, checkpoint)
     for score in done.scores:
-        low, high = score.ci95
-        print(f"{score.task}: {score.metric} {score.value:.0%} [{low:.0%}, {high:.0%}] of {score.n}")  # noqa: T201
+        print(f"{score.task}: {score.metric} {format_score(score)} of {score.n} episodes")  # noqa: T201
     print(done.folder)  # noqa: T201
     return 0
 
