@@ -42,8 +42,8 @@ class LaryConfig(PreTrainedConfig):
         n_obs_steps: Frames t of a camera that the encoder sees; encoders of pairs and clips need two or more.
         observation_stride: Control steps between these frames.
         chunk_size: Actions k predicted at once.
-        n_action_steps: Actions executed before the next plan; None is a quarter of a chunk, which reached more
-            targets than half a one in simulation, or with `head_from` all of it, as the probe's rollouts do.
+        n_action_steps: Actions executed before the next plan. None is a quarter of a chunk, which reached
+            more targets than half a one in simulation; with `head_from` all, as the probe's rollouts do.
         head: `mlp` (regression) or `dit` (diffusion).
         head_width: Hidden width; None takes the default of the kind.
         head_blocks: Residual blocks or transformer blocks; None takes the default of the kind.
