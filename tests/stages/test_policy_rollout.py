@@ -1,0 +1,66 @@
+"""`lary rollout policy=<folder>`: a checkpoint acts as its probe's head did, planned by chunks or by steps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import SETTINGS
+
+from lary_policy.cli import main
+from lary_policy.rollout import policy_agent
+
+SHARED = [s for s in SETTINGS if not s.startswith(("tasks", "encoders", "cameras", "image_px"))]
+OUTCOME = ("seed", "success", "success_at_end", "steps", "first_success_step", "failure")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("policies") / "reach"
+    settings = [s for s in SETTINGS if not s.startswith(("tasks", "encoders"))]
+    command = [
+        "policy",
+        *settings,
+        "encoder=pixels",
+        "env=reach",
+        f"output_dir={tiny.output_dir}",
+        f"out={out}",
+    ]
+    assert main(command) == 0
+    return out
+
+
+def episodes(checkpoint, folder, *more):
+    arguments = ["rollout", f"policy={checkpoint}", "env=reach", f"output_dir={folder}", "run=loop"]
+    assert main([*arguments, *SHARED, *more]) == 0
+    result = json.loads((folder / "loop" / "rollout.json").read_text())
+    assert (folder / "loop" / "episodes.mp4").stat().st_size > 0
+    return [{name: row[name] for name in OUTCOME} | {"jerk": row["smoothness"]} for row in result["episodes"]]
+
+
+def test_the_checkpoint_repeats_the_rollout_of_its_probe(tiny, checkpoint, tmp_path, capsys):
+    (cell,) = tiny.cells("rollout", "reach-pixels-policy-relative")
+    rows = json.loads((cell / "result.json").read_text())["episodes"]
+    again = episodes(checkpoint, tmp_path)
+    assert "reach: success " in capsys.readouterr().out
+    for mine, theirs in zip(again, rows, strict=True):
+        assert {name: mine[name] for name in OUTCOME} == {name: theirs[name] for name in OUTCOME}
+        assert mine["jerk"] == pytest.approx(theirs["smoothness"], rel=1e-3)
+
+
+def test_planning_by_steps_is_planning_by_chunks(checkpoint, tmp_path, monkeypatch):
+    chunks = episodes(checkpoint, tmp_path / "chunks", "episodes=2")
+    monkeypatch.setattr(policy_agent, "_chunk_steps", lambda config: None)
+    steps = episodes(checkpoint, tmp_path / "steps", "episodes=2")
+    for mine, theirs in zip(steps, chunks, strict=True):
+        assert mine["jerk"] == pytest.approx(theirs["jerk"], rel=1e-3)
+        assert {n: mine[n] for n in OUTCOME} == {n: theirs[n] for n in OUTCOME}
+
+
+def test_what_cannot_be_rolled_out_is_named(checkpoint, tmp_path, capsys):
+    def refused(folder, text, *more):
+        assert main(["rollout", f"policy={folder}", f"output_dir={tmp_path}", *SHARED, *more]) == 2
+        assert text in capsys.readouterr().err
+
+    refused(tmp_path, "no config.json", "env=reach")
+    refused(checkpoint, "actions of 7 numbers", "env=handover")
