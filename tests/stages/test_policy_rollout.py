@@ -1,4 +1,4 @@
-"""`lary rollout policy=<folder>`: a checkpoint acts as its probe's head did, planned by chunks or by steps."""
+"""`lary rollout policy=<folder>`: a checkpoint acts as its probe's head did, by chunks or by steps."""
 
 from __future__ import annotations
 
