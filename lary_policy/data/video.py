@@ -155,9 +155,11 @@ def _seek_and_decode(
 
 def _stretch(container: Any, stream: Any, times: dict[int, int]) -> Iterator[tuple[int, Tensor]]:
     """Decode from the current position on until the frames of all wanted times came out."""
-    context, absent = stream.codec_context, set(times)
+    context, absent, skipped = stream.codec_context, set(times), ""
     for packet in container.demux(stream):
-        context.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"
+        skip = "DEFAULT" if packet.pts in times else "NONREF"
+        if skip != skipped:  # setting it takes as long as reading a packet
+            context.skip_frame = skipped = skip
         for frame in packet.decode():
             if frame.pts in absent:
                 absent.discard(frame.pts)
