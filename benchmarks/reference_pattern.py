@@ -75,8 +75,11 @@ class NpzRows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def decode_whole_clip(path: Path, indices: Sequence[int]) -> NDArray[np.uint8]:
-    """Decode every frame to RGB and return those asked for, `[t h w 3]`."""
-    capture, frames = cv2.VideoCapture(str(path)), []
+    """Decode every frame to RGB and return those asked for, `[t h w 3]`.
+
+    In one thread, as ours: loaders have a worker a core, and each decodes whole clips.
+    """
+    capture, frames = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1]), []
     while True:
         there, frame = capture.read()
         if not there:
