@@ -94,6 +94,8 @@ class RayTracer:
         group = min(_GROUP_WORLDS, self._num_worlds) if on_cpu else self._num_worlds
         threads = min(self._threads, -(-self._num_worlds // group)) if on_cpu else 1
         self._tracers = [copying_tracer(group, physics.vary, *look) for _ in range(threads)]
+        for tracer in self._tracers:
+            tracer.build()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _render_copies(self, physics: Physics, index: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,9 @@ from lary_envs.backend import POSE_FIELDS
 from lary_envs.devices import LaunchGraph, can_record, init_warp, launches_on
 from lary_envs.warp_backend import WarpPhysics
 
+# A context's kernel is built at its first launch, and Warp cannot build two at the same time: one of them may
+# lack a kind of geometry.
+_BUILDING = threading.Lock()
 # Model fields that the tracer reads. Those of cameras and lights' directions reach it as poses.
 _LOOK_FIELDS = (
     "geom_rgba",
@@ -70,6 +74,11 @@ class Tracer:
         self._inputs = {name: wp.to_torch(getattr(source, name)) for name, source in sources.items()}
         launch = partial(_refit_and_render, model, data, context)
         self._launch = LaunchGraph(launch, device, record=can_record(device))
+
+    def build(self) -> None:
+        """Launch once, so that threads find the kernel built."""
+        with _BUILDING:
+            self._launch()
 
     def trace(self, seen: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return new frames, uint8 RGB `[n, c, h, w, 3]`, of all worlds, or of n that look like `seen`.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -126,3 +127,22 @@ def test_cuda_frames_equal_cpu_frames():
         env.close()
     assert frames["cuda"].device.type == "cuda"
     assert (frames["cuda"].cpu().float() - frames["cpu"].float()).abs().mean() < 1.0
+
+
+def test_kernels_are_built_before_threads_use_them(monkeypatch):
+    """Two threads that build kernels at the same time get kernels without some kinds of geometry."""
+    import mujoco_warp
+
+    first, original = {}, mujoco_warp.render
+
+    def render(model, data, context):
+        first.setdefault(id(context), threading.current_thread())
+        return original(model, data, context)
+
+    monkeypatch.setattr(mujoco_warp, "render", render)
+    env = SimEnv("reach", 16, cameras=("front",), image_px=16)
+    env.reset(range(16))
+    env.frames()
+    env.close()
+    assert len(first) == min(2, os.cpu_count())
+    assert set(first.values()) == {threading.main_thread()}
