@@ -59,7 +59,7 @@ def test_groups_narrow_and_overrides_reach_the_config():
 
 def test_verb_help_shows_groups_and_settings():
     text = settings_text("suite")
-    assert "suite=arm12|arm16|full|quick" in text
+    assert "suite=arm12|arm16|full|policy|quick" in text
     assert "episodes: 50" in text
 
 

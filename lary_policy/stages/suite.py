@@ -21,7 +21,7 @@ from lary_policy.stages.extract import extract_cell, load_splits, run_extract
 from lary_policy.stages.probe import ProbeJob, probe_cell, run_probe
 from lary_policy.stages.report import Results, run_report
 from lary_policy.stages.rollout import RolloutJob, rollout_cell, run_rollout
-from lary_policy.stages.score_table import score_table
+from lary_policy.stages.score_table import score_lines
 
 STAGES = ("data", "extract", "probe", "rollout", "report")
 REPORT_FILE = "report.html"
@@ -142,10 +142,9 @@ def plain(value: Any) -> Any:
 
 def print_outcome(outcome: SuiteOutcome) -> None:
     """Print the scores, best encoder first, and the seconds of each stage."""
-    table = score_table(outcome.results.scores())
-    if table is not None:
-        console.print()
-        console.print(table)
+    console.print()
+    for line in score_lines(outcome.results.scores()):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(
         "\nseconds of this run: " + ", ".join(f"{k} {v:.1f}" for k, v in outcome.stage_seconds.items())
     )
