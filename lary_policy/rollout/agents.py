@@ -124,8 +124,13 @@ class HeadAgent:
             state = self._decoder.state(proprio)
             output = self._head(latents, None if state is None else state.to(latents.device))
         chunk = self._decoder.targets(output, proprio)
-        if worlds is None:
-            return chunk
-        plan = observation.last_target.unsqueeze(1).repeat(1, chunk.shape[1], 1)
-        plan[worlds] = chunk.to(plan.dtype)
-        return plan
+        return hold_unobserved(chunk, observation)
+
+
+def hold_unobserved(chunk: Tensor, observation: Observation) -> Tensor:
+    """Return the plan `[w k a]` of all worlds: chunks `[m k a]` of the observed ones, the others stay."""
+    if observation.worlds is None:
+        return chunk
+    plan = observation.last_target.unsqueeze(1).repeat(1, chunk.shape[1], 1)
+    plan[observation.worlds] = chunk.to(plan)
+    return plan

@@ -12,7 +12,7 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
 from lary_policy.errors import ShapeError
-from lary_policy.rollout.agents import Observation
+from lary_policy.rollout.agents import Observation, hold_unobserved
 from lary_policy.threads import intra_op_threads
 
 
@@ -68,11 +68,7 @@ class PolicyAgent:
             proprio = observation.proprio if worlds is None else observation.proprio[worlds]
             batch = self._batch(observation.frames, proprio)
             chunk = self._after(self._policy.predict_action_chunk(batch)[:, :steps])
-        if worlds is None:
-            return chunk
-        plan = observation.last_target.unsqueeze(1).repeat(1, steps, 1)
-        plan[worlds] = chunk.to(plan)
-        return plan
+        return hold_unobserved(chunk, observation)
 
     def _batch(self, frames: Tensor, proprio: Tensor) -> dict[str, Any]:
         """Return the preprocessed batch of frames `[w c h w 3]` and states `[w a]`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +221,19 @@ def suite_config(raw: dict[str, Any]) -> SuiteConfig:
     try:
         return draccus.decode(SuiteConfig, raw)
     except draccus.utils.DecodingError as error:
-        raise _cause(error) from error
+        fix = "See configs/suite/quick.yaml for a complete example."
+        raise named_cause(error, SuiteConfig, fix) from error
 
 
-def _cause(error: Exception) -> LaryPolicyError:
-    """Return the named error below a decoding error, where one of our own checks raised it."""
+def named_cause(error: Exception, schema: type, fix: str) -> LaryPolicyError:
+    """Return the named error below a decoding error, or one that lists the fields of the schema."""
     below: BaseException | None = error
     while below is not None and not isinstance(below, LaryPolicyError):
         below = below.__cause__ or below.__context__
     return below or ConfigError(
-        expected="fields " + ", ".join(SuiteConfig.__dataclass_fields__),
+        expected="fields " + ", ".join(f.name for f in fields(schema)),
         got=str(error),
-        fix="See configs/suite/quick.yaml for a complete example.",
+        fix=fix,
     )
 
 

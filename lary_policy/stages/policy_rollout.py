@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from lerobot.utils.constants import OBS_IMAGES
 import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
 from lary_envs.lerobot_env import LarySimEnv
 from lary_policy.data.episodes import write_json
+from lary_policy.data.stored_frames import file_digest
 from lary_policy.device import resolve_device
 from lary_policy.errors import ConfigError
 from lary_policy.progress import progress
@@ -142,14 +142,9 @@ def _scores(
         episodes, encoder=getattr(encoder, "name", "-"), head=policy.config.type, embodiment=embodiment,
         task=config.tasks[0], mode="policy", target=getattr(policy.config, "action_mode", "absolute"),
         split=split_label(config.rollout_level, episodes), seed=config.seed, protocol=config.protocol,
-        fingerprint=_digest(checkpoint / "model.safetensors"), seconds=seconds,
+        fingerprint=file_digest(checkpoint / "model.safetensors")[:16], seconds=seconds,
     )  # fmt: skip
     return tuple(rows)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _write(

@@ -9,10 +9,16 @@ from typing import Any
 
 from lary_policy.data.robot_statistics import UNKNOWN_ROBOTS
 from lary_policy.data.source import PROTOCOLS
-from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
+from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads import HeadConfig, list_loggers, load_head_config, parse_head_config
 from lary_policy.heads.targets import ROTATIONS, action_target
-from lary_policy.stages.config import RESERVED_RUNS, EncoderChoice, check_latents, encoder_settings
+from lary_policy.stages.config import (
+    RESERVED_RUNS,
+    EncoderChoice,
+    check_latents,
+    encoder_settings,
+    named_cause,
+)
 
 LISTS = ("sources", "targets", "loggers")
 PROTOCOL_CHOICES = {"native": ("native",), "lary": ("lary",), "both": PROTOCOLS}
@@ -176,21 +182,11 @@ def source_config(raw: Mapping[str, Any]) -> SourceConfig:
     try:
         config = draccus.decode(SourceConfig, plain)
     except draccus.utils.DecodingError as error:
-        raise _cause(error) from error
+        fix = "See `lary suite source=calvin --help` for all settings."
+        raise named_cause(error, SourceConfig, fix) from error
     chosen = [parse_head_config(head)] if head is not None else [_head(h) for h in heads]
     return replace(config, heads=tuple(chosen), options=options)
 
 
 def _head(value: str | Mapping[str, Any]) -> HeadConfig:
     return load_head_config(value) if isinstance(value, str) else parse_head_config(value)
-
-
-def _cause(error: Exception) -> LaryPolicyError:
-    below: BaseException | None = error
-    while below is not None and not isinstance(below, LaryPolicyError):
-        below = below.__cause__ or below.__context__
-    return below or ConfigError(
-        expected="fields " + ", ".join(SourceConfig.__dataclass_fields__),
-        got=str(error),
-        fix="See `lary suite source=calvin --help` for all settings.",
-    )
