@@ -12,7 +12,7 @@ from lary_policy.heads.checkpoint import (
     save_head,
 )
 from lary_policy.heads.class_metrics import ClassScores, tail_f1, top_k_accuracy, train_counts
-from lary_policy.heads.class_sweep import REFERENCE_SWEEP, HeadStack, stacked_objective
+from lary_policy.heads.class_sweep import REFERENCE_SWEEP, HeadStack
 from lary_policy.heads.config import (
     Head,
     HeadConfig,
@@ -108,7 +108,6 @@ __all__ = [
     "predict",
     "reference_row",
     "save_head",
-    "stacked_objective",
     "tail_f1",
     "target_embodiment",
     "top_k_accuracy",

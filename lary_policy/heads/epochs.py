@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError
 from lary_policy.heads.batches import Batch, LatentBatches
-from lary_policy.heads.class_sweep import HeadStack, members_of, stacked_objective
+from lary_policy.heads.class_sweep import members_of
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.objective import Objective
 from lary_policy.heads.precision import autocast, resolve_precision
+from lary_policy.heads.recorded import RecordedStep, Shares
 from lary_policy.heads.samplers import balanced_order, share_of, shares_of
 from lary_policy.heads.schedules import learning_rate_factor
 from lary_policy.heads.workers import Workers, open_workers
 
-# Tokens of a batch up to which the heads of a sweep are computed at once on CUDA: below, starting kernels
-# costs more than their work; above, one head fills the GPU, and all at once would keep all activations.
-_STACKED_TOKENS = 1 << 16
-
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What is computed and stepped at once: a head, or on CUDA all heads of a sweep.
+    """A head and what updates it.
 
     Attributes:
-        module: The head or the stack.
+        module: The head.
         wrapped: The same with gradients averaged over processes.
-        optimiser: One group of parameters a head.
-        rates: Peak learning rate of each head.
+        optimiser: One group: all its parameters.
+        peak: Learning rate before the schedule.
+        rate: On CUDA the learning rate as a number on the device, which recorded steps read.
     """
 
     module: nn.Module
     wrapped: nn.Module
     optimiser: torch.optim.AdamW
-    rates: tuple[float, ...]
+    peak: float
+    rate: Tensor | None
 
     @classmethod
-    def create(cls, module: nn.Module, settings: Sequence[tuple[float, float]], workers: Workers) -> Part:
-        """Make the optimiser from the (lr, weight decay) of each head."""
-        pairs = zip(members_of(module), settings, strict=True)
-        groups = [
-            {"params": list(m.parameters()), "lr": lr, "weight_decay": decay} for m, (lr, decay) in pairs
-        ]
-        optimiser = torch.optim.AdamW(groups, fused=True)
-        return cls(module, workers.wrap(module), optimiser, tuple(lr for lr, _ in settings))
+    def create(cls, module: nn.Module, setting: tuple[float, float], workers: Workers) -> Part:
+        """Make the optimiser from (lr, weight decay)."""
+        lr, decay = setting
+        on_cuda = torch.device(workers.device).type == "cuda"
+        rate = torch.tensor(lr, device=workers.device) if on_cuda else None
+        optimiser = torch.optim.AdamW(
+            module.parameters(),
+            lr=lr if rate is None else rate,
+            weight_decay=decay,
+            fused=True,
+            capturable=on_cuda,
+        )
+        return cls(module, workers.wrap(module), optimiser, lr, rate)
 
-    @property
-    def is_stack(self) -> bool:
-        """Whether it is several heads."""
-        return isinstance(self.module, HeadStack)
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rate to a part of the peak."""
+        (group,) = self.optimiser.param_groups
+        group["lr"] = self.peak * factor if self.rate is None else self.rate.fill_(self.peak * factor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +65,15 @@ class Job:
     """What stays the same over a training run.
 
     Attributes:
-        members: The head, or the heads of a sweep.
-        parts: How they are computed.
+        parts: The head, or the heads of a sweep.
         train_set: Delivered in the precision of training.
         val_set: Delivered in the precision of validation.
-        objective: Of a part.
+        objective: Loss and selection score of one head.
         config: Settings.
         workers: Processes.
         generator: Order of samples.
     """
 
-    members: tuple[nn.Module, ...]
     parts: tuple[Part, ...]
     train_set: LatentBatches
     val_set: LatentBatches
@@ -78,6 +81,11 @@ class Job:
     config: TrainConfig
     workers: Workers
     generator: torch.Generator
+
+    @property
+    def members(self) -> tuple[nn.Module, ...]:
+        """The heads."""
+        return tuple(part.module for part in self.parts)
 
     @classmethod
     def create(
@@ -102,15 +110,8 @@ class Job:
             )
         workers = open_workers(config.device)
         head.to(workers.device)
-        on_cuda = torch.device(workers.device).type == "cuda"
-        if len(members) > 1 and on_cuda and objective.plain and _few_tokens(train_set, config):
-            parts = [Part.create(head, config.members, workers)]
-            objective = stacked_objective(objective)
-        else:
-            parts = [Part.create(m, [pair], workers) for m, pair in zip(members, config.members, strict=True)]
         return cls(
-            members,
-            tuple(parts),
+            tuple(Part.create(m, pair, workers) for m, pair in zip(members, config.members, strict=True)),
             train_set.to(workers.device, resolve_precision(config.precision, workers.device)),
             val_set.to(
                 workers.device, resolve_precision(config.val_precision or config.precision, workers.device)
@@ -121,12 +122,14 @@ class Job:
             torch.Generator().manual_seed(config.seed),
         )
 
-
-def _few_tokens(samples: LatentBatches, config: TrainConfig) -> bool:
-    """Return whether a batch is so small that heads do not fill a GPU one by one."""
-    frames, cameras, tokens, _ = samples.latent_shape
-    batch = min(config.batch_size, config.micro_batch or config.batch_size)
-    return batch * frames * cameras * tokens <= _STACKED_TOKENS
+    @cached_property
+    def step(self) -> Callable[[Shares, int], Tensor]:
+        """Update all heads with a batch and return their losses `[s]`; recorded on CUDA where it can be."""
+        one_by_one = partial(_step, self)
+        on_cuda = torch.device(self.workers.device).type == "cuda"
+        if on_cuda and self.workers.count == 1 and self.objective.recordable:
+            return RecordedStep(one_by_one, self.workers.device)
+        return one_by_one
 
 
 def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
@@ -144,8 +147,9 @@ def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
     read = samples.ahead(batches, lambda rows: list(_shares(job, rows)))
     for step, batch in enumerate(read, start=(epoch - 1) * len(batches)):
         factor = learning_rate_factor(step, config.epochs * len(batches), config)
-        seed = _step_seed(config.seed, step)
-        losses.append(torch.cat([_step(job, part, batch, factor, seed) for part in job.parts]))
+        for part in job.parts:
+            part.set_rate(factor)
+        losses.append(job.step(batch, _step_seed(config.seed, step)))
     every = job.workers.mean(torch.stack(losses).double())
     if len(job.members) == 1:
         return every.mean(0).tolist(), factor, [0]
@@ -162,38 +166,37 @@ def _shares(job: Job, rows: Tensor) -> Iterator[tuple[Batch, float]]:
         yield job.train_set.gather(rows, None if whole else share), share.weight
 
 
-def _step(job: Job, part: Part, batch: list[tuple[Batch, float]], factor: float, seed: int) -> Tensor:
-    """Update the heads of a part; return the loss of each `[s]` on this process's share of the batch."""
-    part.optimiser.zero_grad(set_to_none=True)
+def _step(job: Job, batch: Shares, seed: int | None) -> Tensor:
+    """Update all heads; return the loss of each `[s]` on this process's share of the batch.
+
+    The seed gives each step noise of its own, the same for all heads and shares; None if nothing is drawn.
+    """
+    return torch.stack([_update(job, part, batch, seed) for part in job.parts])
+
+
+def _update(job: Job, part: Part, batch: Shares, seed: int | None) -> Tensor:
+    """Update one head; return its loss."""
+    config, optimiser = job.config, part.optimiser
+    optimiser.zero_grad(set_to_none=True)
     losses = []
     for micro, weight in batch:
-        torch.manual_seed(seed)  # noise of its own for each step, the same for all heads and shares
+        if seed is not None:
+            torch.manual_seed(seed)
         with autocast(job.train_set.device, job.train_set.dtype):
-            loss = job.objective.loss(part.wrapped, micro).reshape(-1) * weight
-        loss.sum().backward()
+            loss = job.objective.loss(part.wrapped, micro) * weight
+        loss.backward()
         losses.append(loss.detach())
-    total = torch.stack(losses).sum(0)
-    if len(job.members) > 1:
-        _leave_out(part, job.workers.mean(torch.isfinite(total).float()))
-    for group, rate in zip(part.optimiser.param_groups, part.rates, strict=True):
-        group["lr"] = rate * factor
-        if job.config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(group["params"], job.config.grad_clip)
-    part.optimiser.step()
-    if len(job.members) > 1:
-        part.optimiser.zero_grad(set_to_none=True)  # room for the gradients of the next head
+    total = torch.stack(losses).sum()
+    if config.grad_clip is not None:
+        nn.utils.clip_grad_norm_(part.module.parameters(), config.grad_clip)
+    if len(job.parts) == 1:  # a head on its own goes on and is refused after the epoch
+        optimiser.step()
+        return total
+    finite = job.workers.mean(torch.isfinite(total).float())
+    optimiser.found_inf = (finite < 1).float()  # type: ignore[attr-defined]  # such a step changes nothing
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)  # room for the gradients of the next head
     return total
-
-
-def _leave_out(part: Part, finite: Tensor) -> None:
-    """Drop the gradients of heads whose loss is not finite (`[s]` below 1) in some process.
-
-    Of a sweep such a head leaves the step out; a head on its own goes on and is refused after the epoch.
-    """
-    for group, share in zip(part.optimiser.param_groups, finite.tolist(), strict=True):
-        if share < 1:
-            for parameter in group["params"]:
-                parameter.grad = None
 
 
 @torch.inference_mode()

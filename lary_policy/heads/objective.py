@@ -28,14 +28,14 @@ class Objective:
             heads can add noise and call the head with it.
         score: Head and batch to one number a sample `[b]`, lower is better; its mean over the val split
             selects the epoch.
-        plain: Whether both do no more than call the head with the batch's inputs; a sweep may then compute
-            all heads at once.
+        recordable: Whether the loss does the same work in every step, draws nothing at random and never waits
+            for the device; on CUDA such steps are recorded as a graph (`RecordedStep`).
     """
 
     name: str
     loss: BatchTerm
     score: BatchTerm
-    plain: bool = False
+    recordable: bool = False
 
 
 def _huber(head: nn.Module, batch: Batch) -> Tensor:
@@ -52,7 +52,7 @@ def _error_rate(head: nn.Module, batch: Batch) -> Tensor:
 
 def action_objective() -> Objective:
     """Huber loss (delta 1) on normalised actions, selected by their MSE (protocol sections 5.2 and 5.4)."""
-    return Objective("mse", _huber, _squared_error, plain=True)
+    return Objective("mse", _huber, _squared_error, recordable=True)
 
 
 def diffusion_objective(config: DiffusionExpertConfig) -> Objective:
@@ -86,7 +86,7 @@ def class_objective(label_smoothing: float = 0.1) -> Objective:
     def loss(head: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(head(*batch.inputs).float(), batch.targets, label_smoothing=label_smoothing)
 
-    return Objective("error_rate", loss, _error_rate, plain=True)
+    return Objective("error_rate", loss, _error_rate, recordable=True)
 
 
 def default_objective(config: ModelConfig) -> Objective:

@@ -63,7 +63,6 @@ def train(
     job = Job.create(head, train_set, val_set, objective, config)
     optimisers = [part.optimiser for part in job.parts]
     wanted = identity(head, train_set, val_set, objective.name, config) if checkpoint else {}
-    wanted["optimisers"] = len(optimisers)  # one for all heads of a sweep on CUDA, one each on CPU
     progress = Progress()
     if checkpoint is not None:
         progress = load_progress(checkpoint, wanted, head, optimisers, job.generator)

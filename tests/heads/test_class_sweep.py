@@ -15,11 +15,9 @@ from lary_policy.heads import (
     build_head,
     build_stack,
     class_objective,
-    epochs,
     evaluate_class,
     fit,
     load_head_config,
-    stacked_objective,
     train,
 )
 
@@ -76,27 +74,6 @@ def test_d33_a_sweep_is_five_separate_trainings_in_one_pass(classes, probe_meta,
     scores = result.history[-1].member_scores
     assert (result.best_member, result.best_score) == (scores.index(min(scores)), min(scores))
     assert result.member_lr == REFERENCE_SWEEP
-
-
-def test_stacked_weights_give_the_outputs_and_gradients_of_separate_heads(probe_meta):
-    """The path that CUDA takes, on CPU in float64."""
-    stack = build_stack(probe_meta, 3).double()
-    latents = torch.randn(5, 4, 1, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    parameters = list(stack.parameters())
-    one, other = torch.stack([head(latents) for head in stack.heads], 1), stack(latents)
-    assert one.shape == (5, 3, 4)
-    torch.testing.assert_close(one, other)
-    gradients = [torch.autograd.grad(out.square().sum(), parameters) for out in (one, other)]
-    torch.testing.assert_close(*gradients)
-
-
-def test_stacked_objective_is_the_objective_of_each_head(classes, probe_meta):
-    stack, batch = build_stack(probe_meta, 3), classes[0].gather(torch.arange(9))
-    objective = stacked_objective(class_objective())
-    losses = [class_objective().loss(head, batch) for head in stack.heads]
-    scores = [class_objective().score(head, batch) for head in stack.heads]
-    torch.testing.assert_close(objective.loss(stack, batch), torch.stack(losses))
-    assert torch.equal(objective.score(stack, batch), torch.stack(scores, 1))
 
 
 def test_fit_returns_the_head_that_is_best_on_val(classes, probe_meta):
@@ -207,13 +184,54 @@ def test_d15_scores_on_val_are_computed_without_a_graph(classes, probe_meta):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_sweep_on_cuda_reaches_the_scores_of_the_cpu(classes, probe_meta, precision, stacked, monkeypatch):
-    if not stacked:
-        monkeypatch.setattr(epochs, "_STACKED_TOKENS", 0)
+def test_a_sweep_on_cuda_reaches_the_scores_of_the_cpu(classes, probe_meta, precision):
     config = replace(SWEEP, epochs=6, sweep=((3e-3, 0.01), (1e-3, 0.1)), select="last")
     _, reference = fit(probe_meta, *classes, config)
     head, result = fit(probe_meta, *classes, replace(config, device="cuda", precision=precision))
     assert result.best_score == pytest.approx(reference.best_score, abs=0.1)
     assert result.skipped == (0, 0)
     assert next(head.parameters()).is_cuda
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [1, 2, 16, 35])
+def test_recorded_steps_on_cuda_are_the_steps_they_were_recorded_from(probe_meta, tokens):
+    """With a last batch of another size, micro batches, clipping, and a rate that falls in every step."""
+    g = torch.Generator().manual_seed(0)
+    bank, labels = torch.randn(300, tokens, 8, generator=g), torch.randint(0, 4, (150,), generator=g)
+    samples = LatentBatches(bank, torch.arange(300).view(150, 2, 1), labels)
+    meta = replace(probe_meta, latent_shape=(2, 1, tokens, 8))
+    config = replace(
+        SWEEP, epochs=4, batch_size=40, micro_batch=20, grad_clip=0.5, device="cuda", select="last"
+    )
+    results = []
+    for recordable in (True, False):
+        objective = replace(class_objective(), recordable=recordable)
+        results.append(fit(meta, samples, samples, config, objective=objective))
+    (one, first), (other, second) = results
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], msg=name)
+    losses = [[r.train_loss for r in result.history] for result in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_head_that_diverges_on_cuda_leaves_steps_out_and_does_not_disturb_the_others(classes, probe_meta):
+    calm, wild = (1e-3, 0.0), (1e30, 0.0)
+    config = replace(CONFIG, epochs=4, batch_size=32, device="cuda", select="last")
+    _, alone = fit(probe_meta, *classes, replace(config, sweep=(calm, calm)))
+    _, beside = fit(probe_meta, *classes, replace(config, sweep=(calm, wild)))
+    assert beside.skipped[0] == 0 < beside.skipped[1]
+    ours = [r.member_scores[0] for r in beside.history]
+    assert ours == pytest.approx([r.member_scores[0] for r in alone.history], abs=0.02)
+
+
+@pytest.mark.gpu
+def test_a_step_that_waits_for_the_device_is_a_named_error(classes, probe_meta):
+    def loss(head, batch):
+        return F.cross_entropy(head(*batch.inputs), batch.targets) * float(batch.latents.sum() != 0)
+
+    objective = replace(class_objective(), loss=loss)
+    config = replace(CONFIG, epochs=4, batch_size=16, device="cuda")
+    with pytest.raises(TrainingError, match="recordable=False"):
+        fit(probe_meta, *classes, config, objective=objective)
