@@ -23,6 +23,7 @@ gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
 	@for case in encode encoders sim rollout; do \
 	  $(BIN)/python benchmarks/run.py $$case --json --save --device cuda || exit 1; done
+	@$(BIN)/python benchmarks/run.py probes --json --save --device cuda parts=sweep
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -115,7 +115,11 @@ class WarpPhysics:
             view = self.field(name)
             view[which] = value.to(view, non_blocking=True).reshape(-1, *view.shape[1:])
         for name in _AT_REST:
-            self.field(name)[which] = 0
+            view = self.field(name)
+            if isinstance(which, Tensor):
+                view.index_fill_(0, which, 0)  # a zero of Python would be copied to the device
+            else:
+                view.zero_()
         if len(self._batch_sizes()) > len(self.vary):
             only_bounds = set(self._batch_sizes()) <= {*self.vary, *_BOUNDS}
             groups = self._mjw.SetConstGroup.FIXED if only_bounds else self._mjw.SetConstGroup.ALL

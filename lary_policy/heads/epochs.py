@@ -124,12 +124,15 @@ class Job:
 
     @cached_property
     def step(self) -> Callable[[Shares, int], Tensor]:
-        """Update all heads with a batch and return their losses `[s]`; recorded on CUDA where it can be."""
-        one_by_one = partial(_step, self)
+        """Update all heads with a batch and return the loss of each `[s]` on this process's share of it.
+
+        The seed gives each step noise of its own, the same for all heads and shares.
+        """
+        updates = [partial(_update, self, part) for part in self.parts]
         on_cuda = torch.device(self.workers.device).type == "cuda"
         if on_cuda and self.workers.count == 1 and self.objective.recordable:
-            return RecordedStep(one_by_one, self.workers.device)
-        return one_by_one
+            return RecordedStep(updates, self.workers.device)
+        return lambda batch, seed: torch.stack([update(batch, seed) for update in updates])
 
 
 def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
@@ -166,16 +169,8 @@ def _shares(job: Job, rows: Tensor) -> Iterator[tuple[Batch, float]]:
         yield job.train_set.gather(rows, None if whole else share), share.weight
 
 
-def _step(job: Job, batch: Shares, seed: int | None) -> Tensor:
-    """Update all heads; return the loss of each `[s]` on this process's share of the batch.
-
-    The seed gives each step noise of its own, the same for all heads and shares; None if nothing is drawn.
-    """
-    return torch.stack([_update(job, part, batch, seed) for part in job.parts])
-
-
 def _update(job: Job, part: Part, batch: Shares, seed: int | None) -> Tensor:
-    """Update one head; return its loss."""
+    """Update one head; return its loss. The seed is None if nothing is drawn at random."""
     config, optimiser = job.config, part.optimiser
     optimiser.zero_grad(set_to_none=True)
     losses = []

@@ -11,6 +11,10 @@ from lary_policy.errors import TrainingError
 from lary_policy.heads.batches import Batch
 
 Shares = Sequence[tuple[Batch, float]]  # micro batches and the weight of each
+Update = Callable[[Shares, int | None], Tensor]
+# Tokens of a batch up to which heads run side by side: each then keeps activations of its own, 100 kB a
+# token of the reference's probe, and larger batches fill a GPU anyway.
+_SIDE_BY_SIDE_TOKENS = 1 << 14
 _WARM_UP = 3  # steps in which libraries choose and load their kernels, and the optimiser makes its state
 
 
@@ -18,17 +22,19 @@ class RecordedStep:
     """A training step whose kernels are started at once instead of one by one.
 
     A step of five probes starts two thousand kernels, and starting most of them takes longer than running
-    them. The first steps run one by one; then one is recorded for batches of the first one's size and
-    replayed for all that follow. Batches of another size, as the last of an epoch, run one by one.
+    them. The first steps run one by one; then one is recorded for batches of the first one's size, in which
+    small heads run side by side, and replayed for all that follow. Batches of another size, as the last of an
+    epoch, run one by one.
 
     Args:
-        step: Updates weights with a batch and returns losses, without waiting for the device. It gets a seed,
-            or None in the recorded step, which may draw nothing at random.
+        updates: One a head: updates its weights with a batch and returns its loss, without waiting for the
+            device. It gets a seed, or None in the recorded step, which may draw nothing at random.
         device: CUDA device.
     """
 
-    def __init__(self, step: Callable[[Shares, int | None], Tensor], device: str) -> None:
-        self._step, self._stream = step, torch.cuda.Stream(torch.device(device))
+    def __init__(self, updates: Sequence[Update], device: str) -> None:
+        self._updates, self._stream = tuple(updates), torch.cuda.Stream(torch.device(device))
+        self._lanes = [torch.cuda.Stream(torch.device(device)) for _ in updates]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._shapes: list[torch.Size] = []
@@ -44,7 +50,7 @@ class RecordedStep:
         tensors = _tensors(batch)
         self._shapes = self._shapes or [t.shape for t in tensors]
         if [t.shape for t in tensors] != self._shapes:
-            return self._step(batch, seed)
+            return self._one_by_one(batch, seed)
         if self._seen < _WARM_UP:
             self._seen += 1
             return self._beside(batch, seed)
@@ -56,12 +62,27 @@ class RecordedStep:
         self._graph.replay()
         return self._losses.clone()
 
+    def _one_by_one(self, batch: Shares, seed: int | None) -> Tensor:
+        return torch.stack([update(batch, seed) for update in self._updates])
+
+    def _recorded(self, batch: Shares) -> Tensor:
+        few = max(part.latents.shape[:-1].numel() for part, _ in batch) <= _SIDE_BY_SIDE_TOKENS
+        lanes = self._lanes if few else [self._stream] * len(self._updates)
+        losses = []
+        for update, lane in zip(self._updates, lanes, strict=True):
+            lane.wait_stream(self._stream)
+            with torch.cuda.stream(lane):
+                losses.append(update(batch, None))
+        for lane in lanes:
+            self._stream.wait_stream(lane)
+        return torch.stack(losses)
+
     def _beside(self, batch: Shares, seed: int) -> Tensor:
         """Run a step on the stream that is recorded later."""
         current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            losses = self._step(batch, seed)
+            losses = self._one_by_one(batch, seed)
         current.wait_stream(self._stream)
         return losses
 
@@ -71,7 +92,7 @@ class RecordedStep:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._losses = self._step(own, None)
+                self._losses = self._recorded(own)
         except RuntimeError as error:
             raise TrainingError(
                 expected="a training step that can be recorded as a CUDA graph",

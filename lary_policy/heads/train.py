@@ -108,7 +108,11 @@ def _advance(job: Job, progress: Progress) -> None:
     losses, factor, skipped = train_epoch(job, epoch)
     modules = [part.module for part in job.parts]
     scores = mean_scores(modules, job.val_set, job.objective, job.val_set.dtype, job.workers).tolist()
-    member = min(range(len(scores)), key=lambda i: (not math.isfinite(scores[i]), scores[i]))
+    # A head that diverged may still guess well: what it answers is then the same for all samples.
+    healthy = [
+        math.isfinite(score) and math.isfinite(loss) for score, loss in zip(scores, losses, strict=True)
+    ]
+    member = min(range(len(scores)), key=lambda i: (not healthy[i], scores[i]))
     score, rate = scores[member], factor * config.members[member][0]
     _require_finite(losses[member], f"training loss in epoch {epoch}", config)
     _require_finite(score, f"val score after epoch {epoch}", config)

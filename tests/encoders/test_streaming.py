@@ -10,6 +10,7 @@ from lary_policy.encoders.streaming import StreamingEncoder
 from lary_policy.errors import FrameFormatError, ShapeError
 
 STREAMS, STEPS = 3, 4
+TF32 = {"rtol": 1e-2, "atol": 2e-2}  # convolutions on CUDA keep 10 bits of the mantissa
 PAIR_ENCODERS = ("lapa", "lapa-dinov2", "univla", "villa-x")
 
 
@@ -174,7 +175,7 @@ def test_streams_on_a_gpu_equal_those_on_the_cpu(name, clip):
     for frames in clip:
         expected, found = one.push(frames), other.push(frames.cuda())
         assert found.device.type == "cuda"
-        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.cpu(), expected, **TF32)
     for stream, frames in ((one, clip[0]), (other, clip[0].cuda())):
         stream.reset(torch.tensor([True, False, False], device=frames.device))
     expected = one.push(clip[1][some], some)

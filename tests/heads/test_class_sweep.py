@@ -215,15 +215,23 @@ def test_recorded_steps_on_cuda_are_the_steps_they_were_recorded_from(probe_meta
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.gpu
-def test_a_head_that_diverges_on_cuda_leaves_steps_out_and_does_not_disturb_the_others(classes, probe_meta):
-    calm, wild = (1e-3, 0.0), (1e30, 0.0)
-    config = replace(CONFIG, epochs=4, batch_size=32, device="cuda", select="last")
-    _, alone = fit(probe_meta, *classes, replace(config, sweep=(calm, calm)))
-    _, beside = fit(probe_meta, *classes, replace(config, sweep=(calm, wild)))
-    assert beside.skipped[0] == 0 < beside.skipped[1]
-    ours = [r.member_scores[0] for r in beside.history]
-    assert ours == pytest.approx([r.member_scores[0] for r in alone.history], abs=0.02)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_head_that_diverges_for_good_is_not_chosen_and_does_not_disturb_the_others(
+    classes, probe_meta, device
+):
+    """Not even where its constant answer happens to be right most often."""
+    calm, still, wild = (1e-3, 0.0), (1e-9, 0.0), (1e30, 0.0)
+    config = replace(CONFIG, epochs=4, batch_size=32, device=device, select="last")
+    healthy, beside = (
+        fit(probe_meta, *classes, replace(config, sweep=(calm, other)))[1] for other in (calm, wild)
+    )
+    assert beside.best_member == beside.skipped[0] == 0 < beside.skipped[1]
+    ours, theirs = ([r.member_scores[0] for r in result.history] for result in (beside, healthy))
+    assert ours == pytest.approx(theirs, abs=0.0 if device == "cpu" else 0.02)
+    train_set, val_set = (replace(part, targets=torch.zeros_like(part.targets)) for part in classes)
+    _, guessed = fit(probe_meta, train_set, val_set, replace(config, sweep=(still, wild)))
+    assert guessed.history[-1].member_scores[1] == 0 < guessed.history[-1].member_scores[0]
+    assert guessed.best_member == 0
 
 
 @pytest.mark.gpu

@@ -19,6 +19,7 @@ WORLDS, PX = 8, 56
 SEEDS = list(range(300_000, 300_000 + WORLDS))
 ARM7 = load_embodiment("arm7")
 STATS = ActionStats((0.5, 0.0, 0.2, 0.0, 0.0, 0.0, 0.5), (0.02,) * 7, 100)
+STEPS = ActionStats((0.0,) * 7, (0.002,) * 7, 100)
 
 
 def head_agent(frames, target, goals=None):
@@ -30,8 +31,9 @@ def head_agent(frames, target, goals=None):
     if goals:
         latent = torch.rand(WORLDS, goals, 1, *shape[2:], device="cuda")
         goals, lengths = latent, torch.full((WORLDS,), goals, device="cuda")
+    stats = STEPS if target == "relative" else STATS
     return HeadAgent(
-        encoder, head.cuda(), ARM7, STATS, target=target, proprio_stats=STATS, goals=goals,
+        encoder, head.cuda(), ARM7, stats, target=target, proprio_stats=STATS, goals=goals,
         goal_lengths=lengths,
     )  # fmt: skip
 
