@@ -19,6 +19,11 @@ from lary_envs.warp_backend import WarpPhysics
 # A context's kernel is built at its first launch, and Warp cannot build two at the same time: one of them may
 # lack a kind of geometry.
 _BUILDING = threading.Lock()
+# How often the boxes of the tree of geometry are fitted before a frame. The kernel of Warp 1.19 for CUDA reads
+# the boxes of a node's children without making sure that they are the new ones. One pass may leave boxes of the
+# frame before, and what jumps through the air, as the goal of a new episode, is then missing. Each further pass
+# over the same boxes sets at least one more level right, and takes some microseconds.
+_FITS = {"cpu": 1, "cuda": 6}
 # Model fields that the tracer reads. Those of cameras and lights' directions reach it as poses.
 _LOOK_FIELDS = (
     "geom_rgba",
@@ -72,7 +77,7 @@ class Tracer:
         self.pixels = packed.view(self.num_worlds, len(cameras), image_px, image_px, 4)
         sources = {name: model if name in _LOOK_FIELDS else data for name in inputs}
         self._inputs = {name: wp.to_torch(getattr(source, name)) for name, source in sources.items()}
-        launch = partial(_refit_and_render, model, data, context)
+        launch = partial(_refit_and_render, model, data, context, _FITS[device.type])
         self._launch = LaunchGraph(launch, device, record=can_record(device))
 
     def build(self) -> None:
@@ -118,8 +123,10 @@ def copying_tracer(
     return Tracer(host_model, model, data, cameras, image_px, device, names)
 
 
-def _refit_and_render(model: Any, data: Any, context: Any) -> None:
+def _refit_and_render(model: Any, data: Any, context: Any, fits: int) -> None:
     import mujoco_warp as mjw
 
     mjw.refit_bvh(model, data, context)
+    for _ in range(fits - 1):
+        context.bvh.refit()
     mjw.render(model, data, context)

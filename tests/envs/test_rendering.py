@@ -129,6 +129,43 @@ def test_cuda_frames_equal_cpu_frames():
     assert (frames["cuda"].cpu().float() - frames["cpu"].float()).abs().mean() < 1.0
 
 
+def magenta(frames):
+    """Count the pixels of the goal sphere in each picture `[... h w 3]`."""
+    red, green, blue = frames.int().unbind(-1)
+    return ((red > 110) & (blue > 110) & (green < 80)).sum((-1, -2))
+
+
+@pytest.mark.parametrize(
+    ("physics", "device"),
+    [
+        ("warp", "cpu"),
+        pytest.param("mujoco", "cuda", marks=pytest.mark.gpu),
+        pytest.param("warp", "cuda", marks=pytest.mark.gpu),
+    ],
+)
+@pytest.mark.parametrize("task", ["reach", "pick_place"])
+def test_what_jumps_at_a_reset_is_seen_at_once(task, physics, device):
+    """In every world and camera, whatever lends the tracer its poses; each wave starts another episode."""
+    worlds, count = (3, 2) if device == "cpu" else (50, 6)
+    options = {"cameras": ("front", "wrist"), "image_px": 56}
+    ours = SimEnv(task, worlds, physics=physics, render_device=device, **options)
+    reference = SimEnv(task, worlds, physics="mujoco", render_device="cpu", **options)
+    for wave in range(count):
+        frames = []
+        for env in (reference, ours):
+            env.reset(range(wave * worlds, (wave + 1) * worlds))
+            frames.append(env.frames().cpu())
+        expected, found = frames
+        apart = (expected.float() - found.float()).abs().flatten(2).mean(-1)
+        assert apart.max() < 3, f"wave {wave}: world and camera {apart.argmax()} differ by {apart.max():.1f}"
+        if task == "reach":
+            there, here = magenta(expected).float(), magenta(found).float()
+            assert there[:, 0].min() > 5
+            assert ((there - here).abs() <= 3 + 0.1 * there).all(), f"wave {wave}: {here - there}"
+    ours.close()
+    reference.close()
+
+
 def test_kernels_are_built_before_threads_use_them(monkeypatch):
     """Two threads that build kernels at the same time get kernels without some kinds of geometry."""
     import mujoco_warp
