@@ -19,10 +19,10 @@ from lary_envs.warp_backend import WarpPhysics
 # A context's kernel is built at its first launch, and Warp cannot build two at the same time: one of them may
 # lack a kind of geometry.
 _BUILDING = threading.Lock()
-# How often the boxes of the tree of geometry are fitted before a frame. The kernel of Warp 1.19 for CUDA reads
-# the boxes of a node's children without making sure that they are the new ones. One pass may leave boxes of the
-# frame before, and what jumps through the air, as the goal of a new episode, is then missing. Each further pass
-# over the same boxes sets at least one more level right, and takes some microseconds.
+# How often the boxes of the tree of geometry are fitted before a frame. The kernel of Warp 1.19 for CUDA
+# reads the boxes of a node's children without making sure that they are the new ones. One pass may leave
+# boxes of the frame before, and what jumps through the air, as the goal of a new episode, is then missing.
+# Each further pass over the same boxes sets at least one more level right, and takes some microseconds.
 _FITS = {"cpu": 1, "cuda": 6}
 # Model fields that the tracer reads. Those of cameras and lights' directions reach it as poses.
 _LOOK_FIELDS = (
