@@ -16,10 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
@@ -182,11 +184,19 @@ def _time_steps(
     device: str,
     threads: int,
 ) -> None:
-    """Time a step whenever something comes through the connection, until it is closed."""
+    """Time a step whenever something comes through the connection, until it is closed.
+
+    As the reference, also with one process: every head in a `DistributedDataParallel`, all forward passes
+    before the first backward pass, loss and accuracy of each head read in every step.
+    """
     torch.set_num_threads(threads)
     latents, labels = torch.from_numpy(clips).to(device), torch.from_numpy(classes).to(device)
     dtype = resolve_precision(precision, device)
-    probes = [PlainProbe(latents.shape[-1], int(labels.max()) + 1).to(device) for _ in REFERENCE_SWEEP]
+    bare = [PlainProbe(latents.shape[-1], int(labels.max()) + 1).to(device) for _ in REFERENCE_SWEEP]
+    dist.init_process_group(
+        "nccl" if device != "cpu" else "gloo", store=dist.HashStore(), world_size=1, rank=0
+    )
+    probes = [DistributedDataParallel(probe, static_graph=True) for probe in bare]
     optimisers = [
         torch.optim.AdamW(p.parameters(), lr=lr, weight_decay=decay)
         for p, (lr, decay) in zip(probes, REFERENCE_SWEEP, strict=True)
@@ -194,11 +204,15 @@ def _time_steps(
 
     def step() -> None:
         with autocast(device, dtype):
-            found = [F.cross_entropy(p(latents), labels, label_smoothing=0.1) for p in probes]
+            logits = [probe(latents) for probe in probes]
+            found = [F.cross_entropy(one, labels, label_smoothing=0.1) for one in logits]
+        for loss, one in zip(found, logits, strict=True):  # its log of the step
+            loss.item(), one.float().softmax(1).argmax(1).eq(labels).sum().item()
         for loss, one in zip(found, optimisers, strict=True):
-            one.zero_grad()
             loss.backward()
             one.step()
+        for one in optimisers:
+            one.zero_grad()
 
     with contextlib.suppress(EOFError):
         while connection.recv():
