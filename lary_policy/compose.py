@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.paths import NAMED_ENCODER, choices, configs_dir
 
+# Lists of a suite, and the group that narrows each to one member.
+_NARROWED = {"encoders": "encoder", "tasks": "env", "heads": "head"}
 NAMES_OF_ENCODERS = "package.module:Attribute|auto:<hub id, folder or timm name>"
 
 
@@ -34,7 +36,9 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(verb, error) from error
-    return {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
+    composed = {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
+    _check_narrowed(verb, overrides, composed)
+    return composed
 
 
 def group_names() -> tuple[str, ...]:
@@ -60,6 +64,18 @@ def settings_text(verb: str) -> str:
             "settings:",
         ]
     ) + ("\n" + "\n".join("  " + line for line in OmegaConf.to_yaml(values).rstrip().splitlines()))
+
+
+def _check_narrowed(verb: str, overrides: Sequence[str], composed: Mapping[str, Any]) -> None:
+    """Refuse a list that a chosen group would replace by its one member."""
+    for override in overrides:
+        group = _NARROWED.get(override.partition("=")[0])
+        if group is not None and composed.get(group) is not None:
+            raise ConfigError(
+                expected=f"{group}=<one name>: `lary {_spoken(verb)}` works on one",
+                got=override,
+                fix=f"Choose with {group}=, or use `lary suite` for several.",
+            )
 
 
 def _named_encoder(override: str) -> list[str]:

@@ -57,6 +57,16 @@ def test_groups_narrow_and_overrides_reach_the_config():
     assert raw["name"] == "full"
 
 
+@pytest.mark.parametrize(
+    ("verb", "override", "instead"),
+    [("probe", "encoders=[pixels]", "encoder="), ("rollout", "tasks=[push]", "env=")],
+)
+def test_a_list_that_a_group_narrows_is_refused_where_it_would_be_ignored(verb, override, instead):
+    with pytest.raises(ConfigError, match=instead) as caught:
+        compose(verb, [override])
+    assert override in str(caught.value)
+
+
 def test_verb_help_shows_groups_and_settings():
     text = settings_text("suite")
     assert "suite=arm12|arm16|full|policy|quick" in text
