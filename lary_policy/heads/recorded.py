@@ -87,11 +87,14 @@ class RecordedStep:
         return losses
 
     def _record(self, batch: Shares) -> None:
-        """Record a step on copies of a batch; nothing is computed yet."""
+        """Record a step on copies of a batch; nothing is computed yet.
+
+        Threads that read the next batches may go on using the device meanwhile.
+        """
         own = [(_copy(part), weight) for part, weight in batch]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._losses = self._recorded(own)
         except RuntimeError as error:
             raise TrainingError(

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -194,9 +195,16 @@ def test_a_sweep_on_cuda_reaches_the_scores_of_the_cpu(classes, probe_meta, prec
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("tokens", [1, 2, 16, 35])
-def test_recorded_steps_on_cuda_are_the_steps_they_were_recorded_from(probe_meta, tokens):
-    """With a last batch of another size, micro batches, clipping, and a rate that falls in every step."""
+@pytest.mark.parametrize(("tokens", "resident"), [(1, True), (2, True), (16, True), (35, True), (35, False)])
+def test_recorded_steps_on_cuda_are_the_steps_they_were_recorded_from(
+    probe_meta, tokens, resident, monkeypatch
+):
+    """With a last batch of another size, micro batches, clipping, and a rate that falls in every step.
+
+    Where latents do not fit on the device, threads move the next batches there during the recording.
+    """
+    if not resident:
+        monkeypatch.setattr(LatentBatches, "to", partialmethod(LatentBatches.to, limit_bytes=0))
     g = torch.Generator().manual_seed(0)
     bank, labels = torch.randn(300, tokens, 8, generator=g), torch.randint(0, 4, (150,), generator=g)
     samples = LatentBatches(bank, torch.arange(300).view(150, 2, 1), labels)
