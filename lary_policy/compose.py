@@ -67,15 +67,25 @@ def settings_text(verb: str) -> str:
 
 
 def _check_narrowed(verb: str, overrides: Sequence[str], composed: Mapping[str, Any]) -> None:
-    """Refuse a list that a chosen group would replace by its one member."""
+    """Refuse a list that a chosen group would replace by another member."""
     for override in overrides:
-        group = _NARROWED.get(override.partition("=")[0])
-        if group is not None and composed.get(group) is not None:
+        name = override.partition("=")[0]
+        member = composed.get(_NARROWED.get(name, ""))
+        given = composed.get(name)
+        if member is None or not isinstance(given, list):
+            continue
+        if len(given) != 1 or not _describes(given[0], member):
             raise ConfigError(
-                expected=f"{group}=<one name>: `lary {_spoken(verb)}` works on one",
+                expected=f"{_NARROWED[name]}=<one name>: `lary {_spoken(verb)}` works on one",
                 got=override,
-                fix=f"Choose with {group}=, or use `lary suite` for several.",
+                fix=f"Choose with {_NARROWED[name]}=, or use `lary suite` for several.",
             )
+
+
+def _describes(item: Any, member: Mapping[str, Any]) -> bool:
+    if isinstance(item, Mapping):
+        return all(member.get(key) == value for key, value in item.items())
+    return item == member.get("name")
 
 
 def _named_encoder(override: str) -> list[str]:
