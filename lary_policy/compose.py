@@ -67,12 +67,13 @@ def settings_text(verb: str) -> str:
 
 
 def _check_narrowed(verb: str, overrides: Sequence[str], composed: Mapping[str, Any]) -> None:
-    """Refuse a list that a chosen group would replace by another member."""
+    """Refuse a list that a group nobody chose would replace by its default."""
+    keys = {override.partition("=")[0] for override in overrides}
     for override in overrides:
         name = override.partition("=")[0]
         member = composed.get(_NARROWED.get(name, ""))
         given = composed.get(name)
-        if member is None or not isinstance(given, list):
+        if member is None or not isinstance(given, list) or _NARROWED[name] in keys:
             continue
         if len(given) != 1 or not _describes(given[0], member):
             raise ConfigError(

@@ -65,7 +65,8 @@ def test_a_list_that_a_group_narrows_is_refused_where_it_would_be_ignored(verb, 
     with pytest.raises(ConfigError, match=instead) as caught:
         compose(verb, [override])
     assert override in str(caught.value)
-    assert compose(verb, ["encoder=pixels", "encoders=[pixels]", "env=push", "tasks=[push]"])
+    assert compose(verb, [override, "encoder=efficientnet-lite0", "env=pick_place"])  # chosen by hand
+    assert compose(verb, ["encoders=[dinov2-small]", "tasks=[reach]"])  # what would have been chosen
 
 
 def test_verb_help_shows_groups_and_settings():
