@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import re
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def test_a_store_of_another_encoder_is_refused(tmp_path, lary, capsys):
     assert identity["fingerprint"] in said
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts what it puts into the background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_says_so_and_goes_on_to_the_same_result(tmp_path, lary, capsys, monkeypatch):
     make_calvin(tmp_path / "data", train=4, val=2, chunks=2)
     fit, epochs = source_probe.fit, []
