@@ -154,7 +154,7 @@ def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
             part.set_rate(factor)
         losses.append(job.step(batch, _step_seed(config.seed, step)))
     every = job.workers.mean(torch.stack(losses).double())
-    if len(job.members) == 1:
+    if len(job.parts) == 1:
         return every.mean(0).tolist(), factor, [0]
     finite = torch.isfinite(every)
     means = every.nan_to_num(0, 0, 0).sum(0) / finite.sum(0)

@@ -55,8 +55,7 @@ class RecordedStep:
             self._seen += 1
             return self._beside(batch, seed)
         if self._graph is None:
-            self._record(batch)
-        assert self._graph is not None
+            self._graph = self._record(batch)
         for mine, given in zip(self._inputs, tensors, strict=True):
             mine.copy_(given)
         self._graph.replay()
@@ -86,7 +85,7 @@ class RecordedStep:
         current.wait_stream(self._stream)
         return losses
 
-    def _record(self, batch: Shares) -> None:
+    def _record(self, batch: Shares) -> torch.cuda.CUDAGraph:
         """Record a step on copies of a batch; nothing is computed yet.
 
         Threads that read the next batches may go on using the device meanwhile.
@@ -102,7 +101,8 @@ class RecordedStep:
                 got=f"{type(error).__name__}: {error}",
                 fix="Pass dataclasses.replace(objective, recordable=False), or train on the CPU.",
             ) from error
-        self._graph, self._inputs = graph, _tensors(own)
+        self._inputs = _tensors(own)
+        return graph
 
 
 def _tensors(batch: Shares) -> list[Tensor]:

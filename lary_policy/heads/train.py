@@ -106,8 +106,7 @@ def _advance(job: Job, progress: Progress) -> None:
     config, started = job.config, time.perf_counter()
     epoch = progress.epoch + 1
     losses, factor, skipped = train_epoch(job, epoch)
-    modules = [part.module for part in job.parts]
-    scores = mean_scores(modules, job.val_set, job.objective, job.val_set.dtype, job.workers).tolist()
+    scores = mean_scores(job.members, job.val_set, job.objective, job.val_set.dtype, job.workers).tolist()
     # A head that diverged may still guess well: what it answers is then the same for all samples.
     healthy = [
         math.isfinite(score) and math.isfinite(loss) for score, loss in zip(scores, losses, strict=True)
