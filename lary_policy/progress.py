@@ -18,6 +18,7 @@ from rich.progress import (
 
 from lary_policy.processes import is_main_process
 
+OnProgress = Callable[[int, int], None]  # called with (done, of how many)
 console = Console(stderr=True, highlight=False, quiet=not is_main_process())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import Frame, decode_frame, frame_id
+from lary_policy.data.frames import Frame, clip_frame_id, decode_frame, frame_id
 from lary_policy.data.video import read_video_frames
 from lary_policy.types import Quarantined
 
@@ -100,13 +99,3 @@ class ClipTable:
         """Return the table of the rows at `indices`, in that order."""
         places = torch.as_tensor(indices, dtype=torch.int64).tolist()
         return replace(self, rows=tuple(self.rows[i] for i in places))
-
-
-def clip_frame_id(digest: str, index: int) -> str:
-    """Return the id (64 hex digits) of frame `index` of the video file with this sha256."""
-    return hashlib.sha256(f"{digest}#{index}".encode()).hexdigest()
-
-
-def clip_id(frame_ids: Sequence[str]) -> str:
-    """Return the id (64 hex digits) of what an encoder of clips makes of these frames in this order."""
-    return hashlib.sha256(">".join(frame_ids).encode()).hexdigest()

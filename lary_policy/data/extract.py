@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,9 +16,9 @@ from torch import Tensor
 from lary_policy.data.frames import Frame, decode_frames, frame_id
 from lary_policy.data.store import STORE_DTYPES, LatentStore
 from lary_policy.errors import FrameFormatError, ShapeError, StoreError
+from lary_policy.progress import OnProgress
 from lary_policy.types import LatentSpec, Quarantined
 
-Progress = Callable[[int, int], None]
 SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
 SHARD_FRAMES = 512  # ten seconds of a small ViT on two cores
 
@@ -69,7 +69,7 @@ def extract(
     batch_size: int = 32,
     shard_frames: int = SHARD_FRAMES,
     decode_threads: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Encode every frame that the store lacks, once each however many files hold it; start again to continue.
 

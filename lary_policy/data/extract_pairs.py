@@ -11,7 +11,6 @@ from torch import Tensor
 from lary_policy.data.extract import (
     SHARD_FRAMES,
     ExtractReport,
-    Progress,
     ShardWriter,
     check_store,
     decoded,
@@ -21,6 +20,7 @@ from lary_policy.data.frames import Frame, pair_id
 from lary_policy.data.store import LatentStore
 from lary_policy.encoders.base import LatentEncoder
 from lary_policy.encoders.pairs import PairLatents, encode_pairs, pair_spec
+from lary_policy.progress import OnProgress
 from lary_policy.types import Quarantined
 
 FramePair = tuple[str, str]  # ids of the first and of the second frame
@@ -34,7 +34,7 @@ def extract_pairs(
     batch_size: int = 32,
     shard_pairs: int = SHARD_FRAMES,
     decode_threads: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Encode every pair of frames that the store lacks; start again to continue.
 

@@ -146,3 +146,13 @@ def _read(path: Path) -> bytes:
             got="no such file" if isinstance(error, FileNotFoundError) else f"{error.strerror}",
             fix="Restore the file; rows that use it are quarantined until then.",
         ) from error
+
+
+def clip_frame_id(digest: str, index: int) -> str:
+    """Return the id (64 hex digits) of frame `index` of the video file with this sha256."""
+    return hashlib.sha256(f"{digest}#{index}".encode()).hexdigest()
+
+
+def clip_id(frame_ids: Sequence[str]) -> str:
+    """Return the id (64 hex digits) of what an encoder of clips makes of these frames in this order."""
+    return hashlib.sha256(">".join(frame_ids).encode()).hexdigest()

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 from lary_policy.data import layout
 from lary_policy.data.benchmark import BenchmarkSet
 from lary_policy.data.clip_csv import parse_indices
-from lary_policy.data.clips import clip_frame_id, clip_id
 from lary_policy.data.extract import SHARD_FRAMES, ShardWriter
-from lary_policy.data.frames import frame_id, pair_id
+from lary_policy.data.frames import clip_frame_id, clip_id, frame_id, pair_id
 from lary_policy.data.npz_latents import NpzError, NpzLatent, read_npz
 from lary_policy.data.pair_csv import Cells, check_fields, read_metadata
 from lary_policy.data.resolver import PathResolver

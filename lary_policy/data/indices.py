@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.data.benchmark import CLIP_FRAMES
-from lary_policy.data.extract import Progress
 from lary_policy.data.frame_differences import frame_differences
 from lary_policy.data.pair_csv import check_fields, read_metadata
 from lary_policy.data.parallel import Failure, for_each
@@ -20,6 +19,7 @@ from lary_policy.data.sampling import is_short, select_frames
 from lary_policy.data.video import probe_video
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.paths import atomic_write
+from lary_policy.progress import OnProgress
 from lary_policy.types import Quarantined
 
 COLUMN = "sample_indices"
@@ -108,7 +108,7 @@ def write_indices(
     protocol: str = "native",
     workers: int = 2,
     timeout_s: float = DEFAULT_TIMEOUT_S,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> IndicesReport:
     """Copy a clip CSV with the column `sample_indices` filled in; start again to continue.
 

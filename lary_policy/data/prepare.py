@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lary_policy.data.cutting import Segment, write_segment
-from lary_policy.data.extract import Progress
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.seeds import Cut, plan_cuts, required_clips
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.paths import resolve_inside
+from lary_policy.progress import OnProgress
 from lary_policy.types import Quarantined
 
 DEFAULT_TIMEOUT_S = 300.0  # decoding up to a segment at the end of a long video from its last key frame
@@ -42,7 +42,7 @@ def prepare_clips(
     *,
     workers: int = 2,
     timeout_s: float = DEFAULT_TIMEOUT_S,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> PrepareReport:
     """Make every clip that the metadata name and that is not there yet; start again to continue.
 

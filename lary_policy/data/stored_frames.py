@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from lary_policy.data.clips import clip_frame_id
-from lary_policy.data.frames import decode_image
+from lary_policy.data.frames import clip_frame_id, decode_image
 from lary_policy.data.video import read_video_frames
 from lary_policy.errors import FrameFormatError
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lary_policy.data.file_checks import DEFAULT_TIMEOUT_S, MediaFile, check_file
-from lary_policy.data.integrity import IntegrityReport, Progress
+from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.larybench import LaryBenchSource
 from lary_policy.data.leakage import find_shared
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.row_checks import RowContent, read_row
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import LaryPolicyError
+from lary_policy.progress import OnProgress
 from lary_policy.types import Quarantined
 
 
@@ -36,7 +37,7 @@ def verify_source(
     workers: int = 2,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     limit: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> IntegrityReport:
     """Check every CSV of a source and read every file that they name, completely.
 

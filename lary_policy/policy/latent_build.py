@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lary_policy.data.episodes import write_json
-from lary_policy.data.extract import ExtractReport, Progress, extract
+from lary_policy.data.extract import ExtractReport, extract
 from lary_policy.data.frames import decode_frame, frame_id
 from lary_policy.data.lerobot_files import LeRobotFiles
 from lary_policy.data.lerobot_frames import EpisodeFrames, bounds, episode_frames
@@ -34,6 +34,7 @@ from lary_policy.policy.latent_cache import (
     DatasetIdentity,
 )
 from lary_policy.policy.latent_windows import Window, extract_windows, window_id
+from lary_policy.progress import OnProgress
 from lary_policy.types import LatentSpec
 
 VIEWS = "views"
@@ -97,7 +98,7 @@ def build_cache(
     *,
     device: str = "cpu",
     decode_threads: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> BuiltCache:
     """Encode what is missing of a dataset's frames; start again to continue.
 

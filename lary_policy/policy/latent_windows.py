@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lary_policy.data.extract import SHARD_FRAMES, ExtractReport, Progress, ShardWriter, decoded
+from lary_policy.data.extract import SHARD_FRAMES, ExtractReport, ShardWriter, decoded
 from lary_policy.data.frames import Frame, frame_id
 from lary_policy.data.store import LatentStore
+from lary_policy.progress import OnProgress
 from lary_policy.types import Quarantined
 
 Window = tuple[Frame, ...]
@@ -30,7 +31,7 @@ def extract_windows(
     batch_size: int = 32,
     shard_windows: int = SHARD_FRAMES,
     decode_threads: int = 1,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Encode every window that the store lacks; start again to continue.
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lary_policy.data import ClipRow, ClipTable, ExtractReport, LatentStore, clip_id, pair_id
 from lary_policy.data.bank import Bank, RamBudget, load_bank
-from lary_policy.data.extract import SHARD_FRAMES, Progress, ShardWriter
+from lary_policy.data.extract import SHARD_FRAMES, ShardWriter
 from lary_policy.data.frames import Frame, decode_frames
 from lary_policy.data.stored_frames import VideoFrame
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import DatasetError, FrameFormatError, StoreError
+from lary_policy.progress import OnProgress
 from lary_policy.types import LatentSpec, Quarantined
 
 Named = tuple[ClipRow, tuple[str, ...]]  # a clip and the ids of what is stored of it, in order
@@ -73,7 +74,7 @@ def extract_clips(
     store: LatentStore,
     *,
     batch_size: int = 4,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Encode each clip that the store lacks as a whole, with an encoder of clips; start again to continue.
 

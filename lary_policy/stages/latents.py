@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lary_policy.data import ExtractReport, LatentStore, PairTable, extract, extract_pairs
-from lary_policy.data.extract import Progress
 from lary_policy.encoders import LatentEncoder
 from lary_policy.encoders.codebook import CodebookHealth, codebook_health
 from lary_policy.encoders.pairs import pair_spec
+from lary_policy.progress import OnProgress
 from lary_policy.types import LatentSpec
 
 
@@ -54,7 +54,7 @@ def extract_tables(
     *,
     batch_size: int,
     decode_threads: int,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> ExtractReport:
     """Encode what the store lacks of the tables.
 

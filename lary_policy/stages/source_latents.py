@@ -21,9 +21,8 @@ from lary_policy.data import (
 )
 from lary_policy.data.bank import Bank, RamBudget
 from lary_policy.data.benchmark import CLIP_FRAMES
-from lary_policy.data.extract import Progress
 from lary_policy.encoders import LatentEncoder
-from lary_policy.progress import console, progress
+from lary_policy.progress import OnProgress, console, progress
 from lary_policy.stages.cells import Cell, safe_name
 from lary_policy.stages.clip_latents import clip_latent, extract_clips, frames_of, load_clips
 from lary_policy.stages.config import EncoderChoice
@@ -115,7 +114,7 @@ def _extract(
     encoder: LatentEncoder,
     store: LatentStore,
     cores: int,
-    update: Progress,
+    update: OnProgress,
 ) -> ExtractReport:
     clips = [table for table in tables if isinstance(table, ClipTable)]
     if clips and encoder.latent.kind == "clip":
