@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from lary_policy.errors import ConfigError, StoreError, UnsafePathError
+from lary_policy.errors import ConfigError, DatasetError, StoreError, UnsafePathError
 
 # The file of encoders that no other file of the group names: own ones and those found by `auto:`.
 NAMED_ENCODER = "_named"
@@ -115,3 +117,32 @@ def _disk_error(path: Path, error: OSError) -> StoreError:
         fix="Free disk space or choose another output folder, then start the same command again: "
         "finished parts are kept.",
     )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DatasetError: The file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        value = f"{type(error).__name__}: {error}"
+    if not isinstance(value, dict):
+        raise DatasetError(
+            expected=f"a JSON object in {path}",
+            got=str(value)[:200],
+            fix="Restore the file or write the dataset anew with `lary data`.",
+        )
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from lary_policy.data import layout
 from lary_policy.errors import DatasetError
-from lary_policy.paths import atomic_write
+from lary_policy.paths import read_json
 
 
 @dataclass(frozen=True)
@@ -38,35 +37,6 @@ class EpisodeRecord:
     labels: tuple[str, ...] = ()
     noise_steps: tuple[int, ...] = ()
     failure: str = ""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically.
-
-    Raises:
-        StoreError: The disk is full or not writable.
-    """
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        DatasetError: The file is missing or holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        value = f"{type(error).__name__}: {error}"
-    if not isinstance(value, dict):
-        raise DatasetError(
-            expected=f"a JSON object in {path}",
-            got=str(value)[:200],
-            fix="Restore the file or write the dataset anew with `lary data`.",
-        )
-    return value
 
 
 def records_to_json(records: Sequence[EpisodeRecord]) -> dict[str, Any]:

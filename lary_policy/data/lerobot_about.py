@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data.episodes import EpisodeRecord, read_json, records_from_json
+from lary_policy.data.episodes import EpisodeRecord, records_from_json
 from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json
 
 ABOUT = "meta/lary.json"
 PNG = "png"  # what stands for the codec where frames are no videos

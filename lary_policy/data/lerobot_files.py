@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from lary_policy.data.action_names import UNNAMED
-from lary_policy.data.episodes import read_json
 from lary_policy.errors import DatasetError, UnknownNameError
-from lary_policy.paths import choices, resolve_inside
+from lary_policy.paths import choices, read_json, resolve_inside
 
 INFO = "meta/info.json"
 FORMAT = "v3."

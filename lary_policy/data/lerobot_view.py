@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lary_policy.data.episodes import read_json, write_json
 from lary_policy.data.lerobot_files import INFO, LeRobotFiles
 from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json, write_json
 
 STATS, TASKS, EPISODES = "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
 IMAGES = ("image", "video")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.data import layout
-from lary_policy.data.episodes import EpisodeRecord, read_json, records_from_json, records_to_json, write_json
+from lary_policy.data.episodes import EpisodeRecord, records_from_json, records_to_json
 from lary_policy.data.writer import DemonstrationLayout, write_metadata
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json, write_json
 from lary_policy.types import Quarantined
 
 PROGRESS_FILE = "progress.json"

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from lary_policy.data import layout
 from lary_policy.data.actions import read_chunk
-from lary_policy.data.episodes import EpisodeRecord, read_json
+from lary_policy.data.episodes import EpisodeRecord
 from lary_policy.data.frames import decode_frame, decode_image
 from lary_policy.data.publish import layout_of
 from lary_policy.data.recorder import EpisodeJob, Recording
 from lary_policy.data.session import ExpertSession, even_batches
 from lary_policy.data.writer import DemonstrationLayout
 from lary_policy.errors import DatasetError, FrameFormatError
+from lary_policy.paths import read_json
 from lary_policy.types import Quarantined
 
 # A replay is the same to the bit on the machine that recorded. Other processors round otherwise: these are a

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data.episodes import EpisodeRecord, read_json, records_from_json, records_to_json, write_json
+from lary_policy.data.episodes import EpisodeRecord, records_from_json, records_to_json
 from lary_policy.data.primitives import DEFAULT_THRESHOLD_M
 from lary_policy.data.publish import PROGRESS_FILE, DemonstrationReport, layout_of, publish, reuse
 from lary_policy.data.recorder import EpisodeJob, Recording
 from lary_policy.data.session import ExpertSession, even_batches
 from lary_policy.data.writer import DemonstrationLayout, write_episode
 from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json, write_json
 
 
 def collect_demonstrations(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from lary_policy.data import layout
 from lary_policy.data.clips import ClipTable
-from lary_policy.data.episodes import read_json
 from lary_policy.data.pair_csv import load_pairs
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.source import SourceSpec, register_source, require_folder, require_protocol
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json
 
 
 @register_source("simulated")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from lary_policy.data import layout
 from lary_policy.data.actions import read_steps
-from lary_policy.data.episodes import read_json, write_json
 from lary_policy.data.pair_csv import PairFile, check_fields
 from lary_policy.data.robot_statistics import RobotAccumulator, RobotStatistics, Unknown
 from lary_policy.embodiment import STD_FLOOR, ActionStats
 from lary_policy.errors import EmbodimentError, LaryPolicyError
+from lary_policy.paths import read_json, write_json
 from lary_policy.types import Quarantined
 
 NO_COLUMN = "all"  # the one robot of datasets without the column robot_type

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lary_policy.data.episodes import EpisodeRecord, read_episodes, read_json, write_json
+from lary_policy.data.episodes import EpisodeRecord, read_episodes
 from lary_policy.data.frames import decode_image
 from lary_policy.data.lerobot_about import ABOUT, PNG
 from lary_policy.data.lerobot_files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
@@ -27,7 +27,7 @@ from lary_policy.data.recorder import Recording
 from lary_policy.data.replay import ReplayCheck, read_settings, replay
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
-from lary_policy.paths import atomic_folder, is_vacant
+from lary_policy.paths import atomic_folder, is_vacant, read_json, write_json
 
 ALL = "all"
 _NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it

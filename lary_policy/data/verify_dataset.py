@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lary_policy.data import layout
 from lary_policy.data.actions import read_chunk
-from lary_policy.data.episodes import read_episodes, read_json
+from lary_policy.data.episodes import read_episodes
 from lary_policy.data.file_checks import DEFAULT_TIMEOUT_S, MediaFile, check_file
 from lary_policy.data.frames import Frame
 from lary_policy.data.integrity import IntegrityReport
@@ -19,6 +19,7 @@ from lary_policy.data.parallel import Failure, TimedOut, for_each
 from lary_policy.data.resolver import PathResolver
 from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import DatasetError, LaryPolicyError
+from lary_policy.paths import read_json
 from lary_policy.progress import OnProgress
 from lary_policy.types import Quarantined
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lary_policy.data.episodes import write_json
 from lary_policy.data.extract import ExtractReport, extract
 from lary_policy.data.frames import decode_frame, frame_id
 from lary_policy.data.lerobot_files import LeRobotFiles
@@ -24,7 +23,7 @@ from lary_policy.data.lerobot_frames import EpisodeFrames, bounds, episode_frame
 from lary_policy.data.lerobot_view import write_view
 from lary_policy.data.store import STORE_DTYPES, LatentStore
 from lary_policy.errors import DatasetError, StoreError
-from lary_policy.paths import atomic_folder
+from lary_policy.paths import atomic_folder, write_json
 from lary_policy.policy.latent_cache import (
     CACHE_FILE,
     ID_BYTES,

@@ -15,10 +15,10 @@ from lerobot.utils.constants import OBS_IMAGES
 
 import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
 from lary_envs.lerobot_env import LarySimEnv
-from lary_policy.data.episodes import write_json
 from lary_policy.data.stored_frames import file_digest
 from lary_policy.device import resolve_device
 from lary_policy.errors import ConfigError
+from lary_policy.paths import write_json
 from lary_policy.progress import progress
 from lary_policy.rollout import EpisodeFrames, Wave, run_waves, tile_video
 from lary_policy.rollout.policy_agent import PolicyAgent
