@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from case import Figure
-from lary_policy.encoders import LatentEncoder, list_encoders, load_encoder, prepare_frames
-from lary_policy.encoders.pipeline import compiled
+from lary_policy.encoders import LatentEncoder, compiled, list_encoders, load_encoder, prepare_frames
 from timing import timed
 
 WARM_UP = 2

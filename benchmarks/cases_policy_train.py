@@ -15,18 +15,15 @@ from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.policies.factory import make_policy
 
 from case import Figure
-from lary_envs import task_spec
+from lary_envs.tasks import task_spec
+from lary_policy.data.lerobot import export_demonstrations
 from lary_policy.data.simulated import collect_demonstrations
-from lary_policy.data.to_lerobot import export_demonstrations
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.encoder_config import EncoderConfig
-from lary_policy.policy.latent_build import BuiltCache, CachePlan, build_cache
-from lary_policy.policy.latent_cache import LatentCache
-from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.policy.observation_encoder import ObservationEncoder
-from lary_policy.stages.train_cache import imagenet_stats
-from lary_policy.stages.train_policy import main as lary_train
-from lary_policy.threads import available_cores
+from lary_policy.machine import available_cores
+from lary_policy.policy import EncoderConfig, LaryConfig, LaryPolicy
+from lary_policy.policy.cache import BuiltCache, CachePlan, LatentCache, build_cache
+from lary_policy.policy.encoder import ObservationEncoder
+from lary_policy.stages import imagenet_stats
+from lary_policy.stages import main as lary_train
 from timing import timed
 
 REPO_ID = "local/benchmark"

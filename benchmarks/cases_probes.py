@@ -19,28 +19,28 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from case import Figure
-from lary_policy.data import LatentStore, extract
-from lary_policy.data.extract import FrameEncoder, identify
-from lary_policy.data.video import read_video_frames
 from lary_policy.encoders import load_encoder
+from lary_policy.frames import read_video_frames
 from lary_policy.heads import (
-    REFERENCE_SWEEP,
-    HeadStack,
-    LatentBatches,
+    AttentiveProbeConfig,
     TrainConfig,
-    action_objective,
     build_action_expert,
     build_attentive_probe,
-    class_objective,
     load_head_config,
-    train,
 )
-from lary_policy.heads.attentive_probe import AttentiveProbeConfig
-from lary_policy.heads.epochs import Job, train_epoch
-from lary_policy.heads.heap import kept_heap
-from lary_policy.heads.precision import Precision, resolve_precision
-from lary_policy.stages.latents import store_dtype
-from lary_policy.threads import available_cores
+from lary_policy.heads.training import (
+    REFERENCE_SWEEP,
+    HeadStack,
+    Job,
+    LatentBatches,
+    action_objective,
+    class_objective,
+    kept_heap,
+    train,
+    train_epoch,
+)
+from lary_policy.latents import FrameEncoder, LatentStore, extract, identify, store_dtype
+from lary_policy.machine import Precision, available_cores, resolve_precision
 from timing import timed
 
 STRIDE, ACTION_DIM = 5, 7  # CALVIN

@@ -20,12 +20,11 @@ from case import Figure
 from checks import require_motion, require_pictures
 from gl import make_renderer
 from lary_envs import EndEffectorController, SimEnv
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.encoders import LatentEncoder, load_encoder, prepare_frames
-from lary_policy.encoders.pipeline import compiled
+from lary_policy.actions import ActionStats, load_embodiment
+from lary_policy.encoders import LatentEncoder, compiled, load_encoder, prepare_frames
 from lary_policy.heads import build_action_expert, load_head_config
+from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.rollout import HeadAgent, run_episodes
-from lary_policy.threads import available_cores, intra_op_threads
 from scene_copy import PlainWorld
 from stage_clock import StageClock
 from timing import timed

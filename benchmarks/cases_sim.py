@@ -11,8 +11,8 @@ from case import Figure
 from checks import require_motion, require_pictures
 from gl import make_renderer
 from lary_envs import EndEffectorController, SimEnv
-from lary_envs.backend import Bounded, make_physics
-from lary_policy.threads import available_cores, intra_op_threads
+from lary_envs.physics import Bounded, make_physics
+from lary_policy.machine import available_cores, intra_op_threads
 from scene_copy import PlainWorld, swing
 from timing import timed
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from case import Figure
-from lary_policy.data.store import LatentStore
-from lary_policy.encoders import LatentEncoder, load_encoder, prepare_frames
-from lary_policy.encoders.pipeline import compiled, encode_stream
+from lary_policy.encoders import LatentEncoder, compiled, encode_stream, load_encoder, prepare_frames
+from lary_policy.latents import LatentStore
 from timing import timed
 
 WARM_UP, REPEATS = 2, 5

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from case import Figure
-from lary_policy.compose import compose
-from lary_policy.stages.config import suite_config
-from lary_policy.stages.suite import run_suite
+from lary_policy import compose
+from lary_policy.stages import run_suite, suite_config
 
 
 def run(suite: str, output_dir: str, device: str) -> Iterator[Figure]:

@@ -19,12 +19,11 @@ from lerobot.policies.factory import make_policy, make_pre_post_processors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lary_policy.data import collect_demonstrations
-from lary_policy.data.to_lerobot import export_demonstrations
-from lary_policy.policy.drop_in.configuration_lary_act import LaryACTConfig
-from lary_policy.policy.drop_in.configuration_lary_diffusion import LaryDiffusionConfig
-from lary_policy.policy.encoder_config import EncoderConfig
-from lary_policy.policy.observation_encoder import ObservationEncoder
+from lary_policy.data.lerobot import export_demonstrations
+from lary_policy.data.simulated import collect_demonstrations
+from lary_policy.policy import EncoderConfig
+from lary_policy.policy.drop_in import LaryACTConfig, LaryDiffusionConfig
+from lary_policy.policy.encoder import ObservationEncoder
 
 REPO = "local/lary-reach"
 ROLLOUT_SEED = 300_000  # where `lary rollout` starts
@@ -156,7 +155,7 @@ def closed_loop(policy: Any, processors: tuple[Any, Any], *, episodes: int, imag
     from lerobot.envs.factory import make_env_pre_post_processors
     from lerobot.scripts.lerobot_eval import eval_policy
 
-    from lary_envs.lerobot_env import LarySimEnv
+    from lary_envs.gym import LarySimEnv
 
     settings = LarySimEnv(task="reach", image_px=image_px, device="cpu")
     env = settings.create_envs(episodes)["lary_sim"][0]

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from gl import make_renderer
-from lary_envs import EndEffectorController, task_spec
-from lary_policy.threads import intra_op_threads
+from lary_envs import EndEffectorController
+from lary_envs.tasks import task_spec
+from lary_policy.machine import intra_op_threads
 from scene_copy import PlainWorld
 
 type Observation = dict[str, Any]

@@ -29,7 +29,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES
 from torch import Tensor, nn
 
 from gl_world import GlWorld
-from lary_policy.embodiment import ActionStats
+from lary_policy.actions import ActionStats
 from lary_policy.encoders import LatentEncoder
 
 

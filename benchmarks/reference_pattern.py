@@ -25,10 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
-from lary_policy.data.extract import FrameEncoder
-from lary_policy.heads import REFERENCE_SWEEP
-from lary_policy.heads.attentive_probe import Mlp
-from lary_policy.heads.precision import Precision, autocast, resolve_precision
+from lary_policy.heads import Mlp
+from lary_policy.heads.training import REFERENCE_SWEEP
+from lary_policy.latents import FrameEncoder
+from lary_policy.machine import Precision, autocast, resolve_precision
 from timing import timed
 
 EXTRACT_BATCH = 16  # pairs; protocol section 0

@@ -144,7 +144,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()  # options may stand before the settings
     case = next(c for c in CASES if c.name == options.case)
     settings = {**case.settings, **_parse(options.settings, case, parser)}
-    from lary_policy.device import resolve_device
+    from lary_policy.machine import resolve_device
 
     settings["device"] = resolve_device(options.device)
     rows = []

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from lary_envs.initial import InitialStates
-from lary_envs.robot import robot_of
-from lary_envs.scene import TIMESTEP_S, build_model
-from lary_envs.spec import task_entry
+from lary_envs.robots import robot_of
+from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
+from lary_envs.tasks import task_entry
 
 
 class PlainWorld:

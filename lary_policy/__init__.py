@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "ActionExpert": "lary_policy.heads",
-    "ActionStats": "lary_policy.embodiment",
+    "ActionStats": "lary_policy.actions",
     "AttentiveProbe": "lary_policy.heads",
-    "Embodiment": "lary_policy.embodiment",
+    "Embodiment": "lary_policy.actions",
     "EncoderSpec": "lary_policy.encoders",
     "EpisodeResult": "lary_policy.types",
     "LaryPolicyError": "lary_policy.errors",
@@ -21,7 +21,7 @@ _EXPORTS = {
     "Score": "lary_policy.types",
     "encoder_spec": "lary_policy.encoders",
     "list_encoders": "lary_policy.encoders",
-    "load_embodiment": "lary_policy.embodiment",
+    "load_embodiment": "lary_policy.actions",
     "load_encoder": "lary_policy.encoders",
     "load_pairs": "lary_policy.data",
     "register_encoder": "lary_policy.encoders",

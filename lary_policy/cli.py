@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lary_policy.errors import LaryPolicyError, UnknownNameError
-from lary_policy.processes import is_connected, is_main_process, process_rank
+from lary_policy.machine import is_connected, is_main_process, process_rank
 
 _VERBS = {
     "suite": (

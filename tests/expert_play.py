@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
-from lary_envs.spec import WorldState
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.tasks.spec import WorldState, task_spec
 
 Change = Callable[[Tensor, Tensor, Any], Tensor]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lary_envs.chain import rot_z, transform
-from lary_envs.parts import placed
+from lary_envs.kinematics.chain import rot_z, transform
 from lary_envs.robots.panda import CHAIN, FLANGE_M, HAND_YAW_RAD
+from lary_envs.scene.parts import placed
 
 CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=float)
 FACES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))

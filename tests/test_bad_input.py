@@ -22,8 +22,8 @@ from huggingface_hub import constants
 
 from lary_policy import cli
 from lary_policy.compose import compose
-from lary_policy.encoders.sources import WheelFile
-from lary_policy.report import ReportBundle
+from lary_policy.encoders.weights.places import WheelFile
+from lary_policy.report.bundle import ReportBundle
 from lary_policy.stages.config import suite_config
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.report import report_bundle

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from lary_policy import cli
-from lary_policy.compose import choices, compose, settings_text
+from lary_policy.compose import compose, settings_text
 from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.paths import choices
 
 VERBS = ("data", "extract", "probe", "rollout", "train", "policy", "report", "suite", "encoders", "doctor")
 
@@ -91,7 +92,7 @@ def test_cuda_without_cuda_is_a_named_error():
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    from lary_policy.device import resolve_device
+    from lary_policy.machine import resolve_device
 
     assert resolve_device("auto") == "cpu"
     with pytest.raises(ConfigError, match="device=cpu"):

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from lary_policy.contract import ActionContract, require_stats
-from lary_policy.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.contract import ActionContract, require_stats
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.errors import EmbodimentError
 
 ARM7 = load_embodiment("arm7")

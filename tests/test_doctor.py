@@ -11,8 +11,8 @@ from huggingface_hub import constants
 
 from lary_policy import cli, doctor
 from lary_policy.doctor import Finding, findings
-from lary_policy.encoders import list_encoders
-from lary_policy.encoders.sources import WheelFile
+from lary_policy.encoders.base import list_encoders
+from lary_policy.encoders.weights.places import WheelFile
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 

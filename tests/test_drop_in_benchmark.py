@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from lary_policy.policy.encoder.observation import ObservationEncoder
 from lary_policy.policy.encoder_config import EncoderConfig
-from lary_policy.policy.observation_encoder import ObservationEncoder
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

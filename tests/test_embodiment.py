@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lary_policy.embodiment import (
+from lary_policy.actions.embodiment import (
     ActionGroup,
     ActionStats,
     Embodiment,
     list_embodiments,
     load_embodiment,
 )
+from lary_policy.actions.rotation import euler_xyz_to_matrix
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
-from lary_policy.rotation import euler_xyz_to_matrix
 
 
 def group(name="position", kind="position", indices=(0, 1, 2), convention="xyz", arm="single"):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lary_policy.encoders import EncoderSpec, encoder_spec, list_encoders
+from lary_policy.encoders.base import encoder_spec, list_encoders
+from lary_policy.encoders.spec import EncoderSpec
 
 README = Path(__file__).parents[1] / "README.md"
 HEAD = (

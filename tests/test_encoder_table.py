@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import constants
 
 from lary_policy import cli
-from lary_policy.encoders import encoder_spec, list_encoders
-from lary_policy.encoders.sources import WheelFile
+from lary_policy.encoders.base import encoder_spec, list_encoders
+from lary_policy.encoders.weights.places import WheelFile
 
 
 def table(capsys) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lary_policy.heads import build_attentive_probe
-from lary_policy.heads.attentive_probe import AttentiveProbeConfig
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.registry import build_attentive_probe
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -55,7 +55,7 @@ def test_the_baseline_of_the_sweep_is_the_same_function(load):
 def test_rows_of_the_baseline_are_what_was_written(load, tmp_path):
     import numpy as np
 
-    from lary_policy.encoders import load_encoder
+    from lary_policy.encoders.base import load_encoder
 
     pattern, cases = load("reference_pattern"), load("cases_probes")
     pairs = cases._chained_pairs(tmp_path / "images", 1)

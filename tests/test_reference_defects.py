@@ -17,11 +17,12 @@ import torch
 
 from lary_policy import cli
 from lary_policy.compose import settings_text
-from lary_policy.data import LatentStore
-from lary_policy.data.extract import SHARD_FRAMES
-from lary_policy.encoders import encoder_spec, list_encoders
-from lary_policy.heads import LatentBatches, load_head_config
-from lary_policy.heads.objective import default_objective
+from lary_policy.encoders.base import encoder_spec, list_encoders
+from lary_policy.heads.registry import load_head_config
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.objective import default_objective
+from lary_policy.latents.encode import SHARD_FRAMES
+from lary_policy.latents.store import LatentStore
 from lary_policy.types import LatentSpec
 
 ROOT = Path(__file__).resolve().parents[1]

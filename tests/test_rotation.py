@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lary_policy import rotation as rot
+from lary_policy.actions import rotation as rot
 from lary_policy.errors import ShapeError
 
 ATOL = 1e-9  # of float64 matrices

@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from lary_envs.registration import register_envs
+from lary_envs.gym import register_envs
 
 _EXPORTS = {
+    "DIVERGED": "lary_envs.failures",
     "EndEffectorController": "lary_envs.controller",
-    "Expert": "lary_envs.experts",
+    "Expert": "lary_envs.expert",
+    "FAILURES": "lary_envs.failures",
+    "OUT_OF_REACH": "lary_envs.failures",
     "SimEnv": "lary_envs.env",
-    "Task": "lary_envs.spec",
-    "TaskSpec": "lary_envs.spec",
-    "list_tasks": "lary_envs.spec",
-    "make_expert": "lary_envs.experts",
-    "register_task": "lary_envs.spec",
-    "task_spec": "lary_envs.spec",
+    "make_expert": "lary_envs.expert",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lary_envs.backend import Bounded, make_physics
-from lary_envs.initial import InitialStates
-from lary_envs.layout import Layout
-from lary_envs.measure import Measurement
+from lary_envs.kinematics import Layout
 from lary_envs.nan_guard import NanGuard
-from lary_envs.randomisation import ranges_of
-from lary_envs.robot import robot_of
-from lary_envs.scene import TIMESTEP_S, build_model
-from lary_envs.spec import WorldState, task_entry
-from lary_envs.varied import VARIED_FIELDS, VariedScene
-from lary_policy.embodiment import load_embodiment
+from lary_envs.physics import Bounded, Measurement, make_physics
+from lary_envs.randomisation import VARIED_FIELDS, VariedScene, ranges_of
+from lary_envs.robots import robot_of
+from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
+from lary_envs.tasks import WorldState, task_entry
+from lary_policy.actions import load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
 if TYPE_CHECKING:
-    from lary_envs.renderer import RayTracer
+    from lary_envs.rendering import RayTracer
 
 _DEVICES = ("cpu", "cuda")
 
@@ -209,7 +206,7 @@ class SimEnv:
             self._physics.close()
 
     def _make_tracer(self) -> RayTracer:
-        from lary_envs.renderer import RayTracer  # here, because physics alone must not wait for Warp
+        from lary_envs.rendering import RayTracer
 
         return RayTracer(
             self._model, self.num_worlds, self.cameras, self.image_px,

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lary_envs.backend import BatchPhysics, Physics
+from lary_envs.physics import BatchPhysics, Physics
 from lary_policy.errors import SimulationError
 
 _STATE = ("time", "qpos", "qvel", "qacc_warmstart")
@@ -142,7 +142,7 @@ def replay(path: str | Path) -> Replay:
 
 def _physics(task: str, vary: Sequence[str], looks: str) -> BatchPhysics:
     from lary_envs.scene import build_model
-    from lary_envs.spec import task_entry
+    from lary_envs.tasks import task_entry
 
     entry = task_entry(task)
     model = build_model(entry.factory(), entry.spec.embodiment, looks=looks)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lary_policy.actions import Embodiment, load_embodiment
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.primitives import (
     DEFAULT_GRIPPER_THRESHOLD,
@@ -17,12 +18,11 @@ from lary_policy.data.primitives import (
     label_arms,
     opposite,
 )
-from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from lary_policy.data.clips import ClipTable
-    from lary_policy.data.source import Source
+    from lary_policy.data.registry import Source
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import Frame, clip_frame_id, decode_frame, frame_id
-from lary_policy.data.video import read_video_frames
+from lary_policy.frames import Frame, clip_frame_id, decode_frame, frame_id, read_video_frames
 from lary_policy.types import Quarantined
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.data.frames import Frame
+from lary_policy.frames import Frame
 from lary_policy.types import Quarantined
 
 

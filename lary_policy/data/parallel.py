@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from lary_policy.errors import ConfigError
 
 # Imported once by the server that worker processes are forked from; importing torch takes seconds.
-_PRELOAD = ["lary_policy.data.video", "lary_policy.data.frames"]
+_PRELOAD = ["lary_policy.frames.video", "lary_policy.frames.frame"]
 
 
 @dataclass(frozen=True)

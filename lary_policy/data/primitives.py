@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lary_policy.embodiment import Embodiment
+from lary_policy.actions import Embodiment
 from lary_policy.errors import ShapeError, UnknownNameError
 
 DEFAULT_THRESHOLD_M = 0.01  # 4 cm/s over a chunk of 0.25 s: slower than any deliberate motion of the experts

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from lary_policy.encoders import (
-    auto,
-    dino,
-    efficientnet,
-    flux2_vae,
-    laq_registry,
-    open_magvit2,
-    pixels,
-    siglip,
-    univla,
-    villax,
-    vjepa,
-    wan_vae,
-)
+import importlib
+import pkgutil
+
+from lary_policy.encoders import auto as _auto  # noqa: F401  (registers its scheme)
+from lary_policy.encoders import families
 from lary_policy.encoders.base import (
     EncoderOptions,
     LatentEncoder,
@@ -26,52 +17,63 @@ from lary_policy.encoders.base import (
     load_encoder,
     register_encoder,
 )
+from lary_policy.encoders.codebook import CodebookHealth, codebook_health
 from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.module_weights import module_with_weights
-from lary_policy.encoders.pair_encoder import PairEncoder, PairModel, PairTokens
+from lary_policy.encoders.modules import build_seeded, module_with_weights
+from lary_policy.encoders.pair_encoder import (
+    PairEncoder,
+    PairLatents,
+    PairModel,
+    PairTokens,
+    encode_pairs,
+    encode_two,
+    pair_spec,
+)
+from lary_policy.encoders.pipeline import compiled, encode_stream
 from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
-from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import Weights, WeightsStatus
+from lary_policy.encoders.streaming import StreamingEncoder
+from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource, WeightsStatus, WheelFile
 from lary_policy.encoders.weights import weights_status as _weights_status
 
 __all__ = [
+    "CodebookHealth",
     "EncoderOptions",
     "EncoderSpec",
     "FrameEncoder",
     "HubRepo",
     "LatentEncoder",
     "PairEncoder",
+    "PairLatents",
     "PairModel",
     "PairTokens",
     "Preprocess",
+    "StreamingEncoder",
     "Weights",
     "WeightsSource",
-    "WeightsStatus",
     "WheelFile",
-    "auto",
+    "build_seeded",
     "check_frames",
-    "dino",
-    "efficientnet",
+    "codebook_health",
+    "compiled",
+    "encode_pairs",
+    "encode_stream",
+    "encode_two",
     "encoder_fingerprint",
     "encoder_spec",
     "find_encoder",
-    "flux2_vae",
-    "laq_registry",
     "list_encoders",
     "load_encoder",
     "module_with_weights",
-    "open_magvit2",
-    "pixels",
+    "pair_spec",
     "prepare_frames",
     "register_encoder",
-    "siglip",
-    "univla",
-    "villax",
-    "vjepa",
-    "wan_vae",
     "weights_status",
 ]
+
+
+for _module in pkgutil.iter_modules(families.__path__):
+    importlib.import_module(f"{families.__name__}.{_module.name}")
 
 
 def weights_status(name: str) -> WeightsStatus:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, encoder_fingerprint
-from lary_policy.encoders.module_state import device_of, no_grad_if_frozen
+from lary_policy.encoders.modules import device_of, no_grad_if_frozen
 from lary_policy.encoders.preprocess import check_frames, prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights

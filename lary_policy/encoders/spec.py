@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.sources import WeightsSource
+from lary_policy.encoders.weights import WeightsSource
 from lary_policy.errors import ConfigError
 from lary_policy.types import LatentSpec
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.encoders.base import LatentEncoder
-from lary_policy.encoders.pair_encoder import PairEncoder
-from lary_policy.encoders.pairs import encode_two
+from lary_policy.encoders.pair_encoder import PairEncoder, encode_two
 from lary_policy.errors import FrameFormatError, ShapeError
 
 

@@ -9,8 +9,7 @@ _EXPORTS = {
     "EncoderConfig": "lary_policy.policy.encoder_config",
     "LaryConfig": "lary_policy.policy.configuration_lary",
     "LaryPolicy": "lary_policy.policy.modeling_lary",
-    "ObservationEncoder": "lary_policy.policy.observation_encoder",
-    "load_exactly": "lary_policy.policy.strict_loading",
+    "local_card": "lary_policy.policy.card",
     "make_lary_pre_post_processors": "lary_policy.policy.processor_lary",
 }
 
@@ -18,7 +17,7 @@ __all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names on first use, so that LeRobot's plugin discovery stays fast."""
+    """Import public names on first use."""
     if name not in _EXPORTS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'. Public: {', '.join(__all__)}")
     return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -142,7 +142,7 @@ class LaryConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head_from is not None:
-            from lary_policy.policy.head_from import adopt_probe  # reads head.json with the heads' own reader
+            from lary_policy.policy.head_from import adopt_probe
 
             adopt_probe(self)
         self._check_names()

@@ -10,13 +10,13 @@ import torch
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from lary_policy.embodiment import ActionStats
+from lary_policy.actions import ActionStats
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import HeadMismatchError
-from lary_policy.heads.checkpoint import HeadMeta, load_head, load_meta
+from lary_policy.heads import HeadMeta, load_head, load_meta
 from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.observation_encoder import ObservationEncoder
-from lary_policy.policy.policy_head import set_head_model
+from lary_policy.policy.encoder import ObservationEncoder
+from lary_policy.policy.head import set_head_model
 from lary_policy.policy.target_codec import TargetCodec
 
 RESULT = "result.json"  # beside head.json: scores of the finished probe

@@ -15,17 +15,20 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
-from lary_policy.policy import action_steps as action_steps  # registers the steps that checkpoints name
-from lary_policy.policy.action_frame import RelativeFrame
 from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.env_contract import require_env
-from lary_policy.policy.observation_encoder import ObservationEncoder
-from lary_policy.policy.policy_head import build_policy_head, head_loss, head_model, masked_mean
-from lary_policy.policy.strict_loading import load_exactly
+from lary_policy.policy.encoder import (
+    ATTENTION,
+    ObservationEncoder,
+    arrange,
+    camera_images,
+    encode_views,
+    load_exactly,
+    seen_shape,
+)
+from lary_policy.policy.features import require_env
+from lary_policy.policy.head import build_policy_head, head_loss, head_model, masked_mean
+from lary_policy.policy.relative_actions import RelativeFrame, target_statistics
 from lary_policy.policy.target_codec import TargetCodec
-from lary_policy.policy.target_stats import target_statistics
-from lary_policy.policy.training import ATTENTION
-from lary_policy.policy.views import arrange, camera_images, encode_views, seen_shape
 
 REDUCTIONS = ("mean", "none")
 # What `lerobot-train --peft.method_type=LORA` adapts.
@@ -232,7 +235,7 @@ class LaryPolicy(PreTrainedPolicy):
         """Open the stored latents of a training run; a policy that only acts needs none."""
         if self.config.latents is None or dataset_meta is None:
             return None
-        from lary_policy.policy.latent_cache import LatentCache
+        from lary_policy.policy.cache import LatentCache
 
         cache = LatentCache(Path(self.config.latents))
         cache.require_encoder(self.encoder.fingerprint)

@@ -20,13 +20,17 @@ from lerobot.processor import (
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
-from lary_policy.embodiment import list_embodiments, load_embodiment
+from lary_policy.actions import list_embodiments, load_embodiment
 from lary_policy.errors import EmbodimentError
-from lary_policy.heads.checkpoint import load_meta
-from lary_policy.policy.action_steps import LaryAbsoluteActionsStep, LaryRelativeActionsStep
+from lary_policy.heads import load_meta
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.head_from import PROBE_STATS, probe_stats
-from lary_policy.policy.target_stats import floored, least_scale
+from lary_policy.policy.relative_actions import (
+    LaryAbsoluteActionsStep,
+    LaryRelativeActionsStep,
+    floored,
+    least_scale,
+)
 
 Stats = dict[str, dict[str, Tensor]]
 Pipelines = tuple[

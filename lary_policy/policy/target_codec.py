@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lary_policy.embodiment import ActionStats
+from lary_policy.actions import ActionStats
 from lary_policy.errors import EmbodimentError
-from lary_policy.policy.action_frame import RelativeFrame
+from lary_policy.policy.relative_actions import RelativeFrame
 
 
 class TargetCodec(nn.Module):

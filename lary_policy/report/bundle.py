@@ -9,16 +9,20 @@ from typing import Any
 
 from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.report.parts import (
+    Attention,
+    ClassTail,
     CodebookUse,
+    Composition,
     Confusion,
     ConstantDimension,
     EpisodeFailure,
+    HeadInfo,
+    SplitSize,
     Trajectory,
     Video,
     build,
     to_rows,
 )
-from lary_policy.report.probe_parts import Attention, ClassTail, Composition, HeadInfo, SplitSize
 from lary_policy.types import Quarantined, Score
 
 RATE_METRICS = frozenset({"success", "success_at_end", "top1", "top1_macro", "f1_macro"})

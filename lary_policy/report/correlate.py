@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lary_policy.report.compare import REFERENCE_HEADS
-from lary_policy.report.metrics import mmrv, pearson
+from lary_policy.scores import mmrv, pearson
 from lary_policy.types import Score
 
 PROBE_MODE: dict[str, str] = {"subgoal": "pair", "policy": "policy"}  # rollout mode -> the probe of its head

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from lary_policy.contract import require_stats
-from lary_policy.embodiment import ActionStats, Embodiment
+from lary_policy.actions import ActionStats, Embodiment, require_stats
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import ShapeError
+from lary_policy.machine import intra_op_threads
 from lary_policy.rollout.decode import ActionDecoder
-from lary_policy.rollout.latents import LiveLatents
-from lary_policy.threads import intra_op_threads
+from lary_policy.rollout.live import LiveLatents
 
 if TYPE_CHECKING:
     from lary_envs import Expert

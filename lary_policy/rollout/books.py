@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lary_envs.failures import FAILURES, OUT_OF_REACH
+from lary_envs import FAILURES, OUT_OF_REACH
 from lary_policy.types import EpisodeResult
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lary_policy.embodiment import ActionStats, Embodiment
+from lary_policy.actions import ActionStats, Embodiment
 from lary_policy.errors import ShapeError
 
 

@@ -12,8 +12,8 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
 from lary_policy.errors import ShapeError
+from lary_policy.machine import intra_op_threads
 from lary_policy.rollout.agents import Observation, hold_unobserved
-from lary_policy.threads import intra_op_threads
 
 
 class PolicyAgent:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent
-from lary_policy.rollout.rollout import EpisodeFrames, run_episodes
+from lary_policy.rollout.loop import EpisodeFrames, run_episodes
 from lary_policy.types import EpisodeResult
 
 if TYPE_CHECKING:

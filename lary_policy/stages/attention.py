@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from lary_policy.data import ClipTable, PairTable
-from lary_policy.data.frames import decode_frames
 from lary_policy.encoders import Preprocess, prepare_frames
-from lary_policy.heads import AttentiveProbe, ClassEvaluation, LatentBatches
-from lary_policy.heads.pool import TokenGrid
-from lary_policy.stages.clip_latents import frames_of
+from lary_policy.frames import decode_frames
+from lary_policy.heads import AttentiveProbe, TokenGrid
+from lary_policy.heads.training import LatentBatches
+from lary_policy.latents import frames_of
+from lary_policy.scores import ClassEvaluation
 
 FRAME_PX = 96  # of the frames that a report draws maps over; a clip of nine takes 20 kB
 _QUALITY = 80

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lary_policy.data import ClipTable, PairTable
-from lary_policy.report.probe_parts import Composition, SplitSize
+from lary_policy.report import Composition, SplitSize
 from lary_policy.stages.source_data import SourceData
 
 BLANK = "(blank)"

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy import __version__
-from lary_policy.device import resolve_device
-from lary_policy.embodiment import Embodiment, load_embodiment
+from lary_policy.actions import Embodiment, load_embodiment
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import UnknownNameError
 from lary_policy.heads import load_head_config
+from lary_policy.latents import store_dtype
+from lary_policy.machine import available_cores, resolve_device
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.stages.encoder_shelf import EncoderShelf
-from lary_policy.stages.latents import store_dtype
-from lary_policy.threads import available_cores
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
 STAGE_VERSIONS = {"data": 2, "extract": 2, "probe": 6, "rollout": 2}
@@ -54,12 +53,12 @@ class RunContext:
             ConfigError: CUDA is asked for and not there.
             SimulationError: The meshes of `looks=menagerie` are missing or do not fit.
         """
-        from lary_envs import task_spec
+        from lary_envs.tasks import task_spec
 
         for task in config.tasks:
             spec = task_spec(task)
             if config.looks == "menagerie":
-                from lary_envs.menagerie import require_counterpart
+                from lary_envs.scene import require_counterpart
 
                 require_counterpart(spec.embodiment)
             for camera in config.cameras:
@@ -75,7 +74,7 @@ class RunContext:
 
     def embodiment_of(self, task: str) -> Embodiment:
         """Return the action layout of a task."""
-        from lary_envs import task_spec
+        from lary_envs.tasks import task_spec
 
         return load_embodiment(task_spec(task).embodiment)
 

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data import PairTable, load_pairs
+from lary_policy.console import progress
+from lary_policy.data import PairTable
+from lary_policy.data.larybench import load_pairs
 from lary_policy.data.simulated import DemonstrationReport, collect_demonstrations
-from lary_policy.progress import progress
+from lary_policy.machine import intra_op_threads
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.context import RunContext
-from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined
 
 # Disjoint seed ranges: what is evaluated was never trained on.

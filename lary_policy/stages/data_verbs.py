@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data.import_latents import import_fingerprint, import_latents
-from lary_policy.data.indices import IndicesReport, write_indices
-from lary_policy.data.larybench import LaryBenchSource
-from lary_policy.data.pair_csv import PairFile
-from lary_policy.data.prepare import prepare_clips
-from lary_policy.data.robot_statistics import UNKNOWN_ROBOTS
-from lary_policy.data.source import require_folder
-from lary_policy.data.statistics_file import stream_statistics, write_statistics
-from lary_policy.data.verify_source import verify_source
-from lary_policy.embodiment import load_embodiment
+from lary_policy.actions import UNKNOWN_ROBOTS, load_embodiment
+from lary_policy.console import console, progress
+from lary_policy.data import require_folder
+from lary_policy.data.larybench import (
+    IndicesReport,
+    LaryBenchSource,
+    PairFile,
+    prepare_clips,
+    stream_statistics,
+    verify_source,
+    write_indices,
+    write_statistics,
+)
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
-from lary_policy.progress import console, progress
+from lary_policy.latents import import_fingerprint, import_latents
 from lary_policy.stages.cells import safe_name, write_json
 from lary_policy.stages.verify import check_folder
 from lary_policy.types import Quarantined
@@ -206,7 +209,7 @@ def _import(key: str | None, settings: Settings) -> bool:
 
 
 def _to_lerobot(key: str | None, settings: Settings) -> bool:
-    from lary_policy.stages.lerobot_verbs import to_lerobot  # the simulation's imports take seconds
+    from lary_policy.stages.lerobot_verbs import to_lerobot
 
     _no_source(key, "env=<task> or root=<folder>")
     return to_lerobot(settings)

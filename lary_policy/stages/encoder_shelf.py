@@ -7,7 +7,7 @@ from typing import Any
 
 from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder, weights_status
 from lary_policy.encoders.weights import DRAWN, resolve_weights
-from lary_policy.heads.precision import resolve_precision
+from lary_policy.machine import resolve_precision
 from lary_policy.stages.config import EncoderChoice
 
 

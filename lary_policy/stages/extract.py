@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data import LatentStore, LatentTable, PairTable, load_latents
-from lary_policy.progress import console, progress
+from lary_policy.console import console, progress
+from lary_policy.data import PairTable
+from lary_policy.latents import (
+    LatentStore,
+    LatentTable,
+    extract_tables,
+    health_of,
+    load_latents,
+    ram_budget,
+    store_folder,
+    stored_latent,
+    tell_what_stays_on_disk,
+)
+from lary_policy.machine import intra_op_threads
 from lary_policy.stages.cells import Cell, safe_name
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData, data_cells
-from lary_policy.stages.latents import extract_tables, health_of, store_folder, stored_latent
-from lary_policy.stages.memory import ram_budget, tell_what_stays_on_disk
-from lary_policy.threads import intra_op_threads
 
 BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
 

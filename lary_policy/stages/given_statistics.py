@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lary_policy.data.robot_statistics import RobotStatistics, Unknown
-from lary_policy.data.statistics_file import NO_COLUMN, read_statistics
-from lary_policy.embodiment import load_embodiment
+from lary_policy.actions import RobotStatistics, Scaling, Unknown, load_embodiment, target_embodiment
+from lary_policy.data.larybench import NO_COLUMN, read_statistics
 from lary_policy.errors import ConfigError, EmbodimentError
-from lary_policy.heads.targets import target_embodiment
 from lary_policy.stages.cells import digest
-from lary_policy.stages.scaling import Scaling
 from lary_policy.stages.source_config import SourceConfig
 from lary_policy.stages.source_data import SourceContext, SourceData
 

@@ -8,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data.from_lerobot import import_demonstrations
-from lary_policy.data.lerobot_about import LeRobotAbout
-from lary_policy.data.publish import DemonstrationReport
-from lary_policy.data.to_lerobot import export_demonstrations
-from lary_policy.device import resolve_device
+from lary_policy.console import console, progress
+from lary_policy.data.lerobot import LeRobotAbout, export_demonstrations, import_demonstrations
+from lary_policy.data.simulated import DemonstrationReport
 from lary_policy.errors import ConfigError
-from lary_policy.progress import console, progress
+from lary_policy.machine import intra_op_threads, resolve_device
 from lary_policy.stages.config import EncoderChoice, suite_config
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import collect_task
-from lary_policy.threads import intra_op_threads
 
 Settings = Mapping[str, Any]
 _OWN = (

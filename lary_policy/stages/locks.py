@@ -7,8 +7,8 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from lary_policy.console import console
 from lary_policy.errors import StoreError
-from lary_policy.progress import console
 
 
 @contextlib.contextmanager

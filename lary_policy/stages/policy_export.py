@@ -13,11 +13,13 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lary_policy.errors import ConfigError
 from lary_policy.heads import HeadMeta, load_meta
-from lary_policy.policy.card import local_card
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.encoder_config import EncoderConfig
-from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.policy.processor_lary import make_lary_pre_post_processors
+from lary_policy.policy import (
+    EncoderConfig,
+    LaryConfig,
+    LaryPolicy,
+    local_card,
+    make_lary_pre_post_processors,
+)
 from lary_policy.stages.cells import safe_name
 from lary_policy.stages.config import ROLLOUT_MODES, ProbeConfig, RolloutConfig
 from lary_policy.stages.context import RunContext

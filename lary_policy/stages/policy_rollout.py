@@ -14,19 +14,17 @@ from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.utils.constants import OBS_IMAGES
 
 import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
-from lary_envs.lerobot_env import LarySimEnv
-from lary_policy.data.stored_frames import file_digest
-from lary_policy.device import resolve_device
+from lary_envs.gym import LarySimEnv
+from lary_policy.console import progress
 from lary_policy.errors import ConfigError
+from lary_policy.frames import file_digest
+from lary_policy.machine import available_cores, intra_op_threads, resolve_device
 from lary_policy.paths import write_json
-from lary_policy.progress import progress
-from lary_policy.rollout import EpisodeFrames, Wave, run_waves, tile_video
-from lary_policy.rollout.policy_agent import PolicyAgent
+from lary_policy.rollout import EpisodeFrames, PolicyAgent, Wave, run_waves, tile_video
 from lary_policy.stages.config import SuiteConfig
 from lary_policy.stages.context import machine_facts
 from lary_policy.stages.data import seeds_of
 from lary_policy.stages.rollout import FILMED, split_label, success_scores
-from lary_policy.threads import available_cores, intra_op_threads
 from lary_policy.types import EpisodeResult, Score
 
 

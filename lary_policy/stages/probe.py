@@ -8,33 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lary_policy.contract import ActionContract
-from lary_policy.data.bank import Bank
-from lary_policy.embodiment import ActionStats, Embodiment
-from lary_policy.heads import (
-    HeadMeta,
-    LatentBatches,
-    TrainResult,
-    action_objective,
-    build_head,
-    class_objective,
+from lary_policy.actions import ActionContract, ActionStats, Embodiment
+from lary_policy.console import progress
+from lary_policy.heads import HeadMeta, build_head, load_head_config, save_head
+from lary_policy.heads.training import LatentBatches, TrainResult, action_objective, class_objective, train
+from lary_policy.latents import Bank, stored_latent
+from lary_policy.machine import intra_op_threads
+from lary_policy.scores import (
+    action_estimates,
+    bootstrap_macro_ci,
+    bootstrap_mean_ci,
     evaluate_action,
     evaluate_class,
-    load_head_config,
-    save_head,
-    train,
 )
-from lary_policy.progress import progress
-from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import TaskData
-from lary_policy.stages.estimates import action_estimates
 from lary_policy.stages.extract import SplitLatents, demonstration_latents, load_splits
-from lary_policy.stages.latents import stored_latent
 from lary_policy.stages.row_counts import count_rows
-from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined, Score
 
 Splits = dict[str, SplitLatents]

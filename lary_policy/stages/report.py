@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lary_policy.embodiment import Embodiment
+from lary_policy.actions import Embodiment
 from lary_policy.report import (
     CodebookUse,
     Confusion,

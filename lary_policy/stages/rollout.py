@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lary_policy.contract import ActionContract, require_stats
-from lary_policy.data import load_frames
-from lary_policy.data.episodes import EpisodeRecord, read_episodes
+from lary_policy.actions import ActionContract, require_stats
+from lary_policy.console import progress
+from lary_policy.data.simulated import EpisodeRecord, read_episodes
 from lary_policy.errors import DatasetError
 from lary_policy.heads import build_head, load_head
-from lary_policy.progress import progress
-from lary_policy.report.metrics import wilson_ci
+from lary_policy.latents import load_frames, of_frames
+from lary_policy.machine import intra_op_threads
 from lary_policy.rollout import EpisodeFrames, ExpertAgent, HeadAgent, Wave, run_waves, tile_video
+from lary_policy.scores import wilson_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, RolloutConfig
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import TaskData, data_cells, seeds_of
 from lary_policy.stages.episode_progress import EpisodeProgress
 from lary_policy.stages.extract import SplitLatents, load_split
-from lary_policy.stages.latents import of_frames
 from lary_policy.stages.probe import ProbeJob, probe_cell
-from lary_policy.threads import intra_op_threads
 from lary_policy.types import EpisodeResult, Score
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lary_policy.report.labels import format_score, metric_info
+from lary_policy.scores import format_score, metric_info
 from lary_policy.types import Score
 
 HEADLINES = ("mse", "top1", "success")  # one number of each kind of cell; the report has the others

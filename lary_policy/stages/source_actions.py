@@ -8,29 +8,28 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lary_policy.contract import ActionContract
+from lary_policy.actions import (
+    ActionContract,
+    Embodiment,
+    Scaling,
+    action_target,
+    build_targets,
+    fit_scaling,
+    load_embodiment,
+    target_embodiment,
+)
 from lary_policy.data import PairTable
-from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.errors import DatasetError
-from lary_policy.heads import ActionEvaluation, Head, LatentBatches, predict, save_head
-from lary_policy.heads.targets import action_target, build_targets, target_embodiment
-from lary_policy.processes import is_main_process
-from lary_policy.report.ratio_intervals import bootstrap_ratio_ci
+from lary_policy.heads import Head, save_head
+from lary_policy.heads.training import LatentBatches
+from lary_policy.machine import is_main_process
+from lary_policy.scores import ActionEvaluation, Estimate, action_estimates, bootstrap_ratio_ci, predict
 from lary_policy.stages.cells import Cell
-from lary_policy.stages.estimates import Estimate, action_estimates
 from lary_policy.stages.given_statistics import given_scaling
 from lary_policy.stages.row_counts import count_rows
-from lary_policy.stages.scaling import Scaling, fit_scaling
 from lary_policy.stages.source_data import SourceContext
 from lary_policy.stages.source_latents import Samples
-from lary_policy.stages.source_probe import (
-    SourceJob,
-    Splits,
-    common_result,
-    head_meta,
-    scores_of,
-    train_head,
-)
+from lary_policy.stages.source_probe import SourceJob, Splits, common_result, head_meta, scores_of, train_head
 from lary_policy.types import Quarantined
 
 

@@ -11,26 +11,24 @@ from numpy.typing import NDArray
 
 from lary_policy.data import ClipTable, LabelMap
 from lary_policy.errors import DatasetError
-from lary_policy.heads import AttentiveProbe, ClassEvaluation, LatentBatches, evaluate_class, save_head
-from lary_policy.heads.attentive_probe import AttentiveProbeConfig
-from lary_policy.heads.class_metrics import tail_buckets
-from lary_policy.processes import is_main_process
-from lary_policy.report.metrics import bootstrap_macro_ci, bootstrap_mean_ci
-from lary_policy.report.ratio_intervals import bootstrap_f1_ci
+from lary_policy.heads import AttentiveProbe, AttentiveProbeConfig, save_head
+from lary_policy.heads.training import LatentBatches
+from lary_policy.machine import is_main_process
+from lary_policy.scores import (
+    ClassEvaluation,
+    Estimate,
+    bootstrap_f1_ci,
+    bootstrap_macro_ci,
+    bootstrap_mean_ci,
+    evaluate_class,
+    tail_buckets,
+)
 from lary_policy.stages.attention import attention_maps, seen_frames
 from lary_policy.stages.cells import Cell
-from lary_policy.stages.estimates import Estimate
 from lary_policy.stages.row_counts import count_rows
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.stages.source_latents import Samples
-from lary_policy.stages.source_probe import (
-    SourceJob,
-    Splits,
-    common_result,
-    head_meta,
-    scores_of,
-    train_head,
-)
+from lary_policy.stages.source_probe import SourceJob, Splits, common_result, head_meta, scores_of, train_head
 from lary_policy.types import Quarantined
 
 # Models whose array keeps a time axis of length 1, so that the reference adds its temporal embedding.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data.robot_statistics import UNKNOWN_ROBOTS
-from lary_policy.data.source import PROTOCOLS
+from lary_policy.actions import ROTATIONS, UNKNOWN_ROBOTS, action_target
+from lary_policy.data import PROTOCOLS
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.heads import HeadConfig, list_loggers, load_head_config, parse_head_config
-from lary_policy.heads.targets import ROTATIONS, action_target
+from lary_policy.heads import HeadConfig, load_head_config, parse_head_config
+from lary_policy.heads.training import list_loggers
 from lary_policy.stages.config import (
     RESERVED_RUNS,
     EncoderChoice,

@@ -10,16 +10,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lary_policy import __version__
-from lary_policy.data import ClipTable, PairTable, Source, SourceSpec, open_source
-from lary_policy.data.source import require_protocol
-from lary_policy.device import resolve_device
+from lary_policy.data import ClipTable, PairTable, Source, SourceSpec, open_source, require_protocol
 from lary_policy.encoders import encoder_spec
+from lary_policy.latents import store_dtype
+from lary_policy.machine import available_cores, resolve_device
 from lary_policy.stages.cells import Cell, digest
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.encoder_shelf import EncoderShelf
-from lary_policy.stages.latents import store_dtype
 from lary_policy.stages.source_config import SourceConfig
-from lary_policy.threads import available_cores
 
 ENCODER_SEED = 0  # of drawn weights and of noise: all heads of a sweep over seeds share their latents
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.

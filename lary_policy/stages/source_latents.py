@@ -10,27 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lary_policy.data import (
-    ClipTable,
+from lary_policy.console import OnProgress, console, progress
+from lary_policy.data import ClipTable, PairTable
+from lary_policy.data.larybench import CLIP_FRAMES
+from lary_policy.encoders import LatentEncoder
+from lary_policy.latents import (
+    Bank,
     ExtractReport,
     LatentStore,
-    PairTable,
+    RamBudget,
+    clip_latent,
     extract,
+    extract_clips,
     extract_pairs,
+    frames_of,
+    health_of,
+    load_clips,
     load_latents,
+    of_frames,
+    ram_budget,
+    store_folder,
+    stored_latent,
+    tell_what_stays_on_disk,
 )
-from lary_policy.data.bank import Bank, RamBudget
-from lary_policy.data.benchmark import CLIP_FRAMES
-from lary_policy.encoders import LatentEncoder
-from lary_policy.progress import OnProgress, console, progress
+from lary_policy.machine import intra_op_threads
 from lary_policy.stages.cells import Cell, safe_name
-from lary_policy.stages.clip_latents import clip_latent, extract_clips, frames_of, load_clips
 from lary_policy.stages.config import EncoderChoice
-from lary_policy.stages.latents import health_of, of_frames, store_folder, stored_latent
 from lary_policy.stages.locks import exclusive
-from lary_policy.stages.memory import ram_budget, tell_what_stays_on_disk
 from lary_policy.stages.source_data import SourceContext, SourceData
-from lary_policy.threads import intra_op_threads
 from lary_policy.types import Quarantined
 
 BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores

@@ -8,19 +8,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lary_policy.embodiment import load_embodiment
+from lary_policy.actions import load_embodiment
+from lary_policy.console import progress
 from lary_policy.encoders import encoder_spec
-from lary_policy.heads import Head, HeadConfig, HeadMeta, LatentBatches, TrainResult, fit, open_logger
-from lary_policy.processes import is_main_process
-from lary_policy.progress import progress
+from lary_policy.heads import Head, HeadConfig, HeadMeta
+from lary_policy.heads.training import LatentBatches, TrainResult, agree, fit, open_logger, wait_for_all
+from lary_policy.latents import stored_latent
+from lary_policy.machine import is_main_process
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.given_statistics import statistics_key
-from lary_policy.stages.latents import stored_latent
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.stages.source_latents import Samples, extract_cell
-from lary_policy.stages.together import agree, wait_for_all
 from lary_policy.types import Quarantined, Score
 
 Splits = Mapping[str, Samples]

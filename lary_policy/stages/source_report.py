@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.report import (
+    Attention,
+    ClassTail,
     CodebookUse,
     Confusion,
     ConstantDimension,
+    HeadInfo,
     ReportBundle,
     Trajectory,
     write_report,
 )
-from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
 from lary_policy.stages.composition import compositions, split_sizes
 from lary_policy.stages.report import Results
 from lary_policy.stages.row_counts import missing_rows

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from lary_policy.device import resolve_device
+from lary_policy.console import console, progress
 from lary_policy.errors import ConfigError
-from lary_policy.processes import is_main_process
-from lary_policy.progress import console, progress
+from lary_policy.heads.training import agree, connect, first_alone, first_then_all
+from lary_policy.machine import is_main_process, resolve_device
 from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.context import machine_facts
 from lary_policy.stages.given_statistics import check_statistics
@@ -24,7 +24,6 @@ from lary_policy.stages.source_latents import extract_cell, load_samples, run_ex
 from lary_policy.stages.source_probe import jobs_of, probe_cell, run_probe
 from lary_policy.stages.source_report import run_source_report
 from lary_policy.stages.suite import SuiteOutcome, plain
-from lary_policy.stages.together import agree, connect, first_alone, first_then_all
 
 STAGES = ("extract", "probe", "report")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from lary_policy.console import console, progress
 from lary_policy.errors import ConfigError
-from lary_policy.progress import console, progress
 from lary_policy.stages.cells import point_latest, write_json
 from lary_policy.stages.config import EncoderChoice, SuiteConfig
 from lary_policy.stages.context import RunContext, environment

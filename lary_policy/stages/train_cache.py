@@ -15,14 +15,14 @@ from lerobot.utils.constants import IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import safe_open
 
+from lary_policy.console import console, progress
 from lary_policy.errors import ConfigError, DatasetError
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.latent_build import CachePlan, build_cache
-from lary_policy.policy.observation_encoder import ObservationEncoder
-from lary_policy.progress import console, progress
+from lary_policy.machine import available_cores, intra_op_threads
+from lary_policy.policy import LaryConfig
+from lary_policy.policy.cache import CachePlan, build_cache
+from lary_policy.policy.encoder import ObservationEncoder
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.train_config import LaryTrainConfig
-from lary_policy.threads import available_cores, intra_op_threads
 
 BACKBONE = "encoder.backbone."
 

@@ -44,7 +44,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         return 0
     _require_flags(arguments)
     with _command_line(["lerobot-train", *with_defaults(arguments)]):
-        from lary_policy.stages.train_run import run  # imports LeRobot, which takes a while
+        from lary_policy.stages.train_run import run
 
         run()
     return 0

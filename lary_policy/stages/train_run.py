@@ -5,9 +5,9 @@ from lerobot.scripts import lerobot_train
 from lerobot.utils.import_utils import register_third_party_plugins
 
 import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
+from lary_policy.console import console
 from lary_policy.errors import ConfigError
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.progress import console
+from lary_policy.policy import LaryConfig
 from lary_policy.stages.train_cache import use_cache
 from lary_policy.stages.train_config import LaryTrainConfig
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lary_policy.compose import compose, settings_text
 from lary_policy.errors import UnknownNameError
-from lary_policy.processes import is_main_process, require_one_process
+from lary_policy.machine import is_main_process, require_one_process
 from lary_policy.stages.sweep import run_sweep, wants_sweep
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
 def _roll_out_policy(config: SuiteConfig, checkpoint: Path) -> int:
     """Run a LeRobot checkpoint in the closed loop and print its rates of success."""
-    from lary_policy.report.labels import format_score
+    from lary_policy.scores import format_score
     from lary_policy.stages.policy_rollout import rollout_policy
 
     done = rollout_policy(config, checkpoint)

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lary_policy.data.file_checks import DEFAULT_TIMEOUT_S
-from lary_policy.data.integrity import IntegrityReport
-from lary_policy.data.verify_dataset import verify_dataset
-from lary_policy.data.verify_store import verify_store
+from lary_policy.console import console, progress
+from lary_policy.data import DEFAULT_TIMEOUT_S, IntegrityReport
+from lary_policy.data.simulated import verify_dataset
 from lary_policy.errors import DatasetError
-from lary_policy.progress import console, progress
+from lary_policy.latents import verify_store
 from lary_policy.stages.cells import write_json
 
 SHOWN = 20  # problems printed of each folder; the report file has all of them

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lary_policy.actions.embodiment import Embodiment, load_embodiment
 from lary_policy.data import layout
-from lary_policy.embodiment import Embodiment, load_embodiment
 from lary_policy.types import LatentSpec
 
 STRIDE = 5

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from lary_policy.data.action_mapping import map_actions
-from lary_policy.data.action_names import infer_embodiment, read_name
-from lary_policy.embodiment import load_embodiment, register_embodiment
+from lary_policy.actions.embodiment import load_embodiment, register_embodiment
+from lary_policy.data.lerobot.mapping import infer_embodiment, map_actions, read_name
 from lary_policy.errors import EmbodimentError, UnknownNameError
 
 POSE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

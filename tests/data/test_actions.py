@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lary_policy.data.actions import read_chunk, read_steps
+from lary_policy.data.arrays import read_chunk, read_steps
 from lary_policy.errors import DatasetError
 
 VALUES = np.random.default_rng(0).normal(size=(5, 7))

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from lary_policy.data import LatentStore, store
-from lary_policy.data.bank import RamBudget, StoredLatents, load_bank
 from lary_policy.errors import StoreError
+from lary_policy.latents import store
+from lary_policy.latents.bank import RamBudget, StoredLatents, load_bank
+from lary_policy.latents.store import LatentStore
 from lary_policy.types import LatentSpec
 
 SPEC = LatentSpec(kind="frame", tokens=6, width=5)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lary_policy.data.disturbance import Disturbance
+from lary_policy.data.simulated.recorder import Disturbance
 
 STRIDE = 5
 

@@ -5,9 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lary_policy.data import LatentStore, decode_frame, extract, frame_id, load_pairs
-from lary_policy.encoders import load_encoder
+from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError, StoreError
+from lary_policy.frames.frame import decode_frame, frame_id
+from lary_policy.latents.encode import extract
+from lary_policy.latents.store import LatentStore
 from lary_policy.types import LatentSpec
 
 

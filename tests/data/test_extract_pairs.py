@@ -3,20 +3,15 @@
 import pytest
 import torch
 
-from lary_policy.data import (
-    LatentStore,
-    decode_frame,
-    extract,
-    extract_pairs,
-    frame_id,
-    load_latents,
-    load_pairs,
-    pair_id,
-)
-from lary_policy.encoders import load_encoder
+from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.encoders.base import load_encoder
 from lary_policy.encoders.codebook import codebook_health
-from lary_policy.encoders.pairs import encode_two, pair_spec
+from lary_policy.encoders.pair_encoder import encode_two, pair_spec
 from lary_policy.errors import DatasetError, ShapeError, StoreError
+from lary_policy.frames.frame import decode_frame, frame_id, pair_id
+from lary_policy.latents.encode import extract, extract_pairs
+from lary_policy.latents.samples import load_latents
+from lary_policy.latents.store import LatentStore
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lary_policy.data import decode_frame, frame_id
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames.frame import decode_frame, frame_id
 
 
 @pytest.fixture

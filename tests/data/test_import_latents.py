@@ -7,12 +7,13 @@ import pytest
 import torch
 from larybench_files import make_calvin, make_clips, read_csv, to_old_style, write_csv
 
-from lary_policy.data import clip_frame_id, clip_id, frame_id, load_latents, open_source, pair_id
-from lary_policy.data.benchmark import benchmark_set
-from lary_policy.data.import_latents import find_latent, import_latents, latent_folders
-from lary_policy.data.npz_latents import NpzError, read_npz
-from lary_policy.data.store import LatentStore
+from lary_policy.data.larybench.sets import benchmark_set
+from lary_policy.data.registry import open_source
 from lary_policy.errors import DatasetError, StoreError, UnsafePathError
+from lary_policy.frames.frame import clip_frame_id, clip_id, frame_id, pair_id
+from lary_policy.latents.reference import NpzError, find_latent, import_latents, latent_folders, read_npz
+from lary_policy.latents.samples import load_latents
+from lary_policy.latents.store import LatentStore
 
 MODEL = "dinov2"
 

@@ -5,8 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from lary_policy.data import LatentStore, extract, load_pairs, verify_dataset, verify_store
+from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.errors import DatasetError
+from lary_policy.latents.encode import extract
+from lary_policy.latents.store import LatentStore
+from lary_policy.latents.verify import verify_store
 
 
 def check(made):

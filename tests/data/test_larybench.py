@@ -19,14 +19,14 @@ from larybench_files import (
 )
 from video_files import decode_all
 
-from lary_policy.data import list_sources, open_source
-from lary_policy.data.benchmark import benchmark_set, list_benchmark_sets, require_stride
-from lary_policy.data.clip_csv import parse_indices, recording_of
-from lary_policy.data.frames import decode_frames
-from lary_policy.data.regroup import split_of
-from lary_policy.data.stored_frames import VideoFrame
-from lary_policy.embodiment import load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.data.larybench.clip_csv import parse_indices, recording_of
+from lary_policy.data.larybench.sets import benchmark_set, list_benchmark_sets, require_stride
+from lary_policy.data.registry import list_sources, open_source
+from lary_policy.data.splits import split_of
 from lary_policy.errors import DatasetError, FrameFormatError, UnknownNameError
+from lary_policy.frames.frame import decode_frames
+from lary_policy.frames.stored import VideoFrame
 
 # Protocol section 1.1: task kind, splits, stride, action dim, numbers of one target.
 TABLE = {
@@ -246,7 +246,7 @@ def test_d18_no_split_is_guessed_from_a_path(tmp_path, folder):
 
 def test_d6_one_label_map_from_train_for_every_split(tmp_path):
     """Defect D6: the reference numbers the classes of each CSV anew, so a missing class shifts the others."""
-    from lary_policy.data import LabelMap
+    from lary_policy.data.labels import LabelMap
 
     make_libero(tmp_path)
     source = open_source("libero", data_dir=tmp_path, protocol="lary")

@@ -7,12 +7,14 @@ import pytest
 import torch
 from lerobot_files import JOINT_NAMES, write_lerobot
 
-from lary_policy.data import LatentStore, extract, load_latents
-from lary_policy.data.frames import decode_frames
-from lary_policy.data.lerobot_source import LeRobotSource
-from lary_policy.data.regroup import EPISODE_PATTERN, split_of_episode
-from lary_policy.embodiment import load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.data.lerobot.source import LeRobotSource
+from lary_policy.data.splits import EPISODE_PATTERN, split_of_episode
 from lary_policy.errors import ConfigError, DatasetError, EmbodimentError, UnknownNameError
+from lary_policy.frames.frame import decode_frames
+from lary_policy.latents.encode import extract
+from lary_policy.latents.samples import load_latents
+from lary_policy.latents.store import LatentStore
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +238,7 @@ def test_too_few_episodes_for_the_splits_are_an_error_that_says_so(video_root, c
 def test_it_opens_by_key_with_every_option_of_its_config_file(video_root):
     import yaml
 
-    from lary_policy.data import list_sources, open_source
+    from lary_policy.data.registry import list_sources, open_source
     from lary_policy.paths import configs_dir
 
     options = yaml.safe_load((configs_dir() / "source" / "lerobot.yaml").read_text())

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from video_files import decode_all, moving_square, write_video
 
-from lary_policy.data import packet_times, video
-from lary_policy.data.packet_times import PacketTimesCache
+from lary_policy.frames import packets as packet_times
+from lary_policy.frames import video
+from lary_policy.frames.packets import PacketTimesCache
 
 
 @pytest.fixture

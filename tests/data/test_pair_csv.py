@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from lary_policy.data import load_pairs, pair_csv, pair_rows
-from lary_policy.data.pair_rows import PairReader
+from lary_policy.data.larybench import pair_csv, pair_rows
+from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.data.larybench.pair_rows import PairReader
 from lary_policy.errors import DatasetError, UnknownNameError
 
 

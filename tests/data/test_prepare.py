@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from video_files import decode_all, moving_square, write_video
 
-from lary_policy.data.cutting import Segment, write_segment
-from lary_policy.data.prepare import prepare_clips
-from lary_policy.data.seeds import parse_segments, plan_cuts, required_clips
-from lary_policy.data.video import probe_video
+from lary_policy.data.larybench.cutting import Segment, write_segment
+from lary_policy.data.larybench.prepare import parse_segments, plan_cuts, prepare_clips, required_clips
 from lary_policy.errors import DatasetError, FrameFormatError
+from lary_policy.frames.video import probe_video
 
 SSV2 = "0.2 - 1.0: pick\n\n1.0-1.5 place"
 EGODEX = "intro\\n0.5 - 1.5 fold\\n2.0 - 2.0 nothing\\n1 - 0.5 backwards"

@@ -12,8 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lary_policy.data.frame_differences import frame_differences, similarity, small_grey
-from lary_policy.data.sampling import is_short, motion_indices, pad_indices, select_frames, uniform_indices
+from lary_policy.data.larybench.sampling import (
+    frame_differences,
+    is_short,
+    motion_indices,
+    pad_indices,
+    select_frames,
+    similarity,
+    small_grey,
+    uniform_indices,
+)
 from lary_policy.errors import DatasetError, ShapeError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from lary_policy.data import LatentStore
-from lary_policy.data.packing import PackedRows, pack
-from lary_policy.data.shards import (
+from lary_policy.errors import StoreError
+from lary_policy.latents.shards import (
     SUFFIX,
+    PackedRows,
     cast_latents,
     check_shard,
+    pack,
     read_codes,
     read_shard,
     shard_frame_ids,
     write_shard,
 )
-from lary_policy.errors import StoreError
+from lary_policy.latents.store import LatentStore
 from lary_policy.types import LatentSpec
 
 

@@ -7,18 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from lary_policy.data import (
-    LatentStore,
-    collect_demonstrations,
-    decode_frame,
-    extract,
-    load_latents,
-    load_pairs,
-    read_episodes,
-    verify_dataset,
-)
+from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.data.primitives import PRIMITIVES
+from lary_policy.data.simulated.collect import collect_demonstrations
+from lary_policy.data.simulated.episodes import read_episodes
+from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.errors import DatasetError, StoreError
+from lary_policy.frames.frame import decode_frame
+from lary_policy.latents.encode import extract
+from lary_policy.latents.samples import load_latents
+from lary_policy.latents.store import LatentStore
 
 OPTIONS = {"splits": {"train": [0, 1, 2], "val": [10]}, "image_px": 32, "num_worlds": 4}
 NOISE = {"noise_std_m": 0.015, "noise_std_rad": 0.05}

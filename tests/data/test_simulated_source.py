@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lary_policy.data import layout, open_source
-from lary_policy.data.simulated_source import SimulatedSource
+from lary_policy.data import layout
+from lary_policy.data.registry import open_source
+from lary_policy.data.simulated.source import SimulatedSource
 from lary_policy.errors import DatasetError, UnknownNameError
 
 

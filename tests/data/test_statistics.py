@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from larybench_files import make_agibotbeta, make_calvin, make_robocoin, read_csv, write_csv
 
-from lary_policy.data import open_source
-from lary_policy.data.robot_statistics import RobotAccumulator, RobotStatistics, fit_robots
-from lary_policy.data.statistics import CONSTANTS, RunningStatistics, benchmark_constants
-from lary_policy.data.statistics_file import read_statistics, stream_statistics, write_statistics
-from lary_policy.embodiment import ActionStats
+from lary_policy.actions.embodiment import ActionStats
+from lary_policy.actions.scaling import RobotAccumulator, RobotStatistics, fit_robots
+from lary_policy.actions.statistics import CONSTANTS, RunningStatistics, benchmark_constants
+from lary_policy.data.larybench.statistics import read_statistics, stream_statistics, write_statistics
+from lary_policy.data.registry import open_source
 from lary_policy.errors import EmbodimentError, UnknownNameError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "statistics.json").read_text())

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lary_policy.data import LatentStore
 from lary_policy.errors import ShapeError, StoreError, UnknownNameError
+from lary_policy.latents.store import LatentStore
 from lary_policy.types import LatentSpec
 
 SPEC = LatentSpec(kind="frame", tokens=4, width=3, grid=(1, 2, 2))

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from video_files import decode_all, moving_square, write_video
 
-from lary_policy.data import clip_frame_id, extract, frame_id
-from lary_policy.data.frames import decode_frame, decode_frames
-from lary_policy.data.store import LatentStore
-from lary_policy.data.stored_frames import ParquetFrame, VideoFrame, file_digest
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames.frame import clip_frame_id, decode_frame, decode_frames, frame_id
+from lary_policy.frames.stored import ParquetFrame, VideoFrame, file_digest
+from lary_policy.latents.encode import extract
+from lary_policy.latents.store import LatentStore
 
 
 @pytest.fixture

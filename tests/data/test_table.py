@@ -1,8 +1,12 @@
 import pytest
 import torch
 
-from lary_policy.data import LatentStore, decode_frame, extract, load_frames, load_latents, load_pairs
+from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.errors import DatasetError, StoreError
+from lary_policy.frames.frame import decode_frame
+from lary_policy.latents.encode import extract
+from lary_policy.latents.samples import load_frames, load_latents
+from lary_policy.latents.store import LatentStore
 
 
 @pytest.fixture

@@ -10,20 +10,18 @@ import torch
 from lerobot_files import JOINT_NAMES, write_lerobot
 from PIL import Image
 
-from lary_policy.data import (
-    collect_demonstrations,
-    decode_frame,
-    layout,
-    open_source,
-    read_episodes,
-    verify_dataset,
-)
-from lary_policy.data.action_mapping import map_actions
-from lary_policy.data.from_lerobot import import_demonstrations
-from lary_policy.data.lerobot_about import ABOUT, LeRobotAbout
-from lary_policy.data.to_lerobot import export_demonstrations
-from lary_policy.embodiment import load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.data import layout
+from lary_policy.data.lerobot.from_lerobot import import_demonstrations
+from lary_policy.data.lerobot.mapping import map_actions
+from lary_policy.data.lerobot.to_lerobot import export_demonstrations
+from lary_policy.data.lerobot.view import ABOUT, LeRobotAbout
+from lary_policy.data.registry import open_source
+from lary_policy.data.simulated.collect import collect_demonstrations
+from lary_policy.data.simulated.episodes import read_episodes
+from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.errors import ConfigError, DatasetError, EmbodimentError, StoreError, UnknownNameError
+from lary_policy.frames.frame import decode_frame
 
 SPLITS = {"train": [0, 1, 2, 3], "val": [10], "test": [20]}
 WORST_DB, MEAN_DB = (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from video_files import decode_all, moving_square, write_video
 
-from lary_policy.data.video import check_video, probe_video, read_video_frames
 from lary_policy.errors import FrameFormatError, ShapeError
+from lary_policy.frames.video import check_video, probe_video, read_video_frames
 
 # codec, container, frames between key frames, B frames
 KINDS = [
@@ -121,7 +121,7 @@ def test_d30_only_the_stretch_before_a_wanted_frame_is_decoded(tmp_path, monkeyp
             counts["decoded"] += len(frames)
             return frames
 
-    import lary_policy.data.video as module
+    import lary_policy.frames.video as module
 
     stretch = module._stretch
 

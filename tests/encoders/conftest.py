@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lary_policy.encoders import LatentEncoder, encoder_spec, load_encoder
+from lary_policy.encoders.base import LatentEncoder, encoder_spec, load_encoder
 
 
 def _tiny_px(name: str) -> int:

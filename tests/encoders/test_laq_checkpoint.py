@@ -9,14 +9,14 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from lary_policy.encoders import EncoderOptions, dino, encoder_spec, load_encoder, siglip
-from lary_policy.encoders.laq import LaqConfig, LatentActionQuantiser
-from lary_policy.encoders.laq_checkpoint import infer_config
-from lary_policy.encoders.laq_front_ends import MAGVIT2, load_magvit2, vit_front_end
-from lary_policy.encoders.laq_variant import LaqVariant
-from lary_policy.encoders.magvit2 import Magvit2Config
-from lary_policy.encoders.transformers_vit import TINY
-from lary_policy.encoders.weights import Weights
+from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
+from lary_policy.encoders.families import dino, siglip
+from lary_policy.encoders.families.lapa.model import LaqConfig, LatentActionQuantiser
+from lary_policy.encoders.families.lapa.variants import LaqVariant
+from lary_policy.encoders.families.lapa.weights import MAGVIT2, infer_config, load_magvit2, vit_front_end
+from lary_policy.encoders.families.magvit2.model import Magvit2Config
+from lary_policy.encoders.families.transformers_vit import TINY
+from lary_policy.encoders.weights.resolve import Weights
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
 
 HERE = Weights("0" * 64, "a test")

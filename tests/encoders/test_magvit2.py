@@ -11,8 +11,9 @@ import pytest
 import torch
 from golden_weights import fill, golden
 
-from lary_policy.encoders import load_encoder, open_magvit2
-from lary_policy.encoders.magvit2 import (
+from lary_policy.encoders.base import load_encoder
+from lary_policy.encoders.families.magvit2 import encoder as open_magvit2
+from lary_policy.encoders.families.magvit2.model import (
     Magvit2Autoencoder,
     Magvit2Config,
     Magvit2Decoder,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lary_policy.encoders.nsvq import CODE_NETWORKS, NSVQ, code_tokens
+from lary_policy.encoders.families.lapa.quantiser import CODE_NETWORKS, NSVQ, code_tokens
 from lary_policy.errors import ConfigError, ShapeError
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "laq_nsvq.safetensors")

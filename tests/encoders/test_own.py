@@ -8,7 +8,8 @@ from own_encoder import NAME, write_own_package
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders import base, encoder_spec, load_encoder, weights_status
+from lary_policy.encoders import base, weights_status
+from lary_policy.encoders.base import encoder_spec, load_encoder
 from lary_policy.errors import ConfigError, FrameFormatError, UnknownNameError, WeightsMissingError
 
 
@@ -98,7 +99,7 @@ def test_two_encoders_of_one_builder_are_named_by_their_specs(folder):
     (folder / "other.py").write_text(
         "from dataclasses import replace\n"
         "from lary_policy.encoders import FrameEncoder, register_encoder\n"
-        "from lary_policy.encoders.pixels import PIXELS, PatchPixels, NO_WEIGHTS\n"
+        "from lary_policy.encoders.families.pixels import PIXELS, PatchPixels, NO_WEIGHTS\n"
         "ONE, TWO = replace(PIXELS, name='one'), replace(PIXELS, name='two')\n"
         "@register_encoder(ONE, TWO)\n"
         "def build(spec, options):\n"

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from lary_policy.encoders import load_encoder
+from lary_policy.encoders.base import load_encoder
 from lary_policy.encoders.pipeline import compiled, encode_stream
 from lary_policy.errors import FrameFormatError
 

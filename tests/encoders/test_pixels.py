@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 
-from lary_policy.encoders import load_encoder
+from lary_policy.encoders.base import load_encoder
 
 
 def test_tokens_are_patches_row_by_row(noise_frames):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lary_policy.encoders import Preprocess, encoder_spec, list_encoders, prepare_frames
+from lary_policy.encoders.base import encoder_spec, list_encoders
+from lary_policy.encoders.preprocess import Preprocess, prepare_frames
 from lary_policy.errors import ConfigError
 
 SIZES = [(120, 160), (240, 320), (480, 640), (300, 224), (112, 112)]

@@ -7,18 +7,17 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders import (
-    FrameEncoder,
+from lary_policy.encoders import base, weights_status
+from lary_policy.encoders.base import (
     LatentEncoder,
-    base,
     encoder_spec,
     list_encoders,
     load_encoder,
     register_encoder,
-    weights_status,
 )
-from lary_policy.encoders.pixels import PIXELS, PatchPixels
-from lary_policy.encoders.weights import NO_WEIGHTS
+from lary_policy.encoders.families.pixels import PIXELS, PatchPixels
+from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.weights.resolve import NO_WEIGHTS
 from lary_policy.errors import ConfigError, FrameFormatError, LaryPolicyError, ShapeError, UnknownNameError
 from lary_policy.paths import choices, configs_dir
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import transformers as hf
 
-from lary_policy.encoders import encoder_spec, load_encoder
-from lary_policy.encoders.checkpoint import read_tensors
-from lary_policy.encoders.dino import VITS as DINO
-from lary_policy.encoders.siglip import VITS as SIGLIP
-from lary_policy.encoders.transformers_vit import TINY, TransformersVit
-from lary_policy.encoders.weights import Weights
+from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders.families.dino import VITS as DINO
+from lary_policy.encoders.families.siglip import VITS as SIGLIP
+from lary_policy.encoders.families.transformers_vit import TINY, TransformersVit
+from lary_policy.encoders.weights.resolve import Weights
+from lary_policy.encoders.weights.tensors import read_tensors
 from lary_policy.errors import WeightsMismatchError
 
 VITS = {**DINO, **SIGLIP}

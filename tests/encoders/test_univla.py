@@ -18,11 +18,17 @@ import torch
 from golden_weights import fill, golden, named_tensor
 from torch import nn
 
-from lary_policy.encoders import load_encoder
-from lary_policy.encoders.transformers_vit import TINY as TINY_VIT
-from lary_policy.encoders.univla import BACKBONE, TINY, UNIVLA, from_checkpoint, to_transformers_names
-from lary_policy.encoders.univla_model import UniVlaConfig, UniVlaModel
-from lary_policy.encoders.weights import random_weights
+from lary_policy.encoders.base import load_encoder
+from lary_policy.encoders.families.transformers_vit import TINY as TINY_VIT
+from lary_policy.encoders.families.univla.encoder import (
+    BACKBONE,
+    TINY,
+    UNIVLA,
+    from_checkpoint,
+    to_transformers_names,
+)
+from lary_policy.encoders.families.univla.model import UniVlaConfig, UniVlaModel
+from lary_policy.encoders.weights.resolve import random_weights
 from lary_policy.errors import FrameFormatError, WeightsMismatchError
 
 GOLDEN_CONFIG = UniVlaConfig(width=24, heads=3, encoder_depth=2, decoder_depth=2, code_width=8)

@@ -20,7 +20,8 @@ from golden_weights import golden, golden_state
 from PIL import Image
 from safetensors.torch import save_file
 
-from lary_policy.encoders import EncoderOptions, encoder_spec, flux2_vae, load_encoder, wan_vae
+from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
+from lary_policy.encoders.families import flux2_vae, wan_vae
 from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.errors import WeightsMismatchError
 

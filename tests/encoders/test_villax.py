@@ -19,11 +19,10 @@ import torch
 from golden_weights import fill, golden
 from safetensors.torch import save_file
 
-from lary_policy.encoders import load_encoder
-from lary_policy.encoders.base import EncoderOptions
-from lary_policy.encoders.villax import TINY, VILLA_X, WindowEncoder, read_config
-from lary_policy.encoders.villax_model import VillaXConfig, VillaXModel
-from lary_policy.encoders.weights import random_weights
+from lary_policy.encoders.base import EncoderOptions, load_encoder
+from lary_policy.encoders.families.villax.encoder import TINY, VILLA_X, WindowEncoder, read_config
+from lary_policy.encoders.families.villax.model import VillaXConfig, VillaXModel
+from lary_policy.encoders.weights.resolve import random_weights
 from lary_policy.errors import ConfigError, FrameFormatError, WeightsMismatchError
 from lary_policy.types import LatentSpec
 

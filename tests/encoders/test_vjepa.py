@@ -16,9 +16,10 @@ import torch
 from golden_weights import golden, golden_state
 from safetensors.torch import save_file
 
-from lary_policy.encoders import EncoderOptions, encoder_spec, load_encoder, vjepa
+from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
+from lary_policy.encoders.families import vjepa
+from lary_policy.encoders.families.vjepa import VJepa2Tokens, _architecture, to_encoder_names
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
-from lary_policy.encoders.vjepa import VJepa2Tokens, _architecture, to_encoder_names
 from lary_policy.errors import FrameFormatError, WeightsMismatchError
 
 SIZES = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}

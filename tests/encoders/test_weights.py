@@ -12,11 +12,12 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import save_file
 from torch import nn
 
-from lary_policy.encoders import encoder_spec, load_encoder, weights_status
-from lary_policy.encoders import weights as weights_module
-from lary_policy.encoders.checkpoint import load_strictly, read_tensors, split_prefix, strip_prefixes
-from lary_policy.encoders.sources import HubRepo, WeightsSource, WheelFile
-from lary_policy.encoders.weights import Weights, resolve_weights
+from lary_policy.encoders import weights_status
+from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders.weights import resolve as weights_module
+from lary_policy.encoders.weights.places import HubRepo, WeightsSource, WheelFile
+from lary_policy.encoders.weights.resolve import Weights, resolve_weights
+from lary_policy.encoders.weights.tensors import load_strictly, read_tensors, split_prefix, strip_prefixes
 from lary_policy.errors import UnsafePathError, WeightsMismatchError, WeightsMissingError
 
 HUB = HubRepo("someone/some-model", "0123456789abcdef0123456789abcdef01234567")

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from lary_envs import EndEffectorController, SimEnv
-from lary_envs.chain import TorchChain
-from lary_envs.robot import list_robots, robot_of
-from lary_policy.embodiment import load_embodiment
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.kinematics.chain import TorchChain
+from lary_envs.robots.robot import list_robots, robot_of
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.rotation import euler_xyz_to_matrix, geodesic_angle_rad, matrix_to_euler_xyz
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
-from lary_policy.rotation import euler_xyz_to_matrix, geodesic_angle_rad, matrix_to_euler_xyz
 
 PANDA = robot_of("arm7").arms[0]
 HOME = torch.from_numpy(PANDA.chain.home)[None].float()

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from lary_envs.gallery import measure_expert, write_levels_picture, write_picture
+from lary_envs.tools.gallery import measure_expert, write_levels_picture, write_picture
 
 
 def test_rate_counts_every_seed():

@@ -7,9 +7,9 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from lary_envs.gym_core import GymCore, Outcome
-from lary_envs.gym_env import LaryEnv
-from lary_envs.gym_vector import LATCHED, LaryVectorEnv
+from lary_envs.gym.core import GymCore, Outcome
+from lary_envs.gym.single import LaryEnv
+from lary_envs.gym.vector import LATCHED, LaryVectorEnv
 from lary_policy.errors import SimulationError, UnknownNameError
 
 SMALL = {"image_px": 16, "render_mode": "rgb_array"}

@@ -10,9 +10,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from lary_envs import list_tasks, task_spec
-from lary_envs.registration import gym_ids
-from lary_envs.robot import robot_of
+from lary_envs.gym.registration import gym_ids
+from lary_envs.robots.robot import robot_of
+from lary_envs.tasks.spec import list_tasks, task_spec
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
 IDS = gym_ids()

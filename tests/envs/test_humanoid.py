@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from lary_envs import EndEffectorController
-from lary_envs.chain import TorchChain
-from lary_envs.robot import robot_of
-from lary_envs.robots.humanoid import ARMS, GRIPPER_TILT_RAD, HOME_RAD, HUMANOID
-from lary_envs.scene import build_model
-from lary_policy.embodiment import load_embodiment
+from lary_envs.controller import EndEffectorController
+from lary_envs.kinematics.chain import TorchChain
+from lary_envs.robots.humanoid.g1 import ARMS, GRIPPER_TILT_RAD, HOME_RAD, HUMANOID
+from lary_envs.robots.robot import robot_of
+from lary_envs.scene.table import build_model
+from lary_policy.actions.embodiment import load_embodiment
 
 HALF, QUARTER = math.pi, math.pi / 2
 # Origins (x, y, z, roll, pitch, yaw) of the arms' joints in the URDF of AgiBot's G1, first joint to flange.

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lary_envs.chain import SerialChain, TorchChain, craig_links, transform
-from lary_envs.ik import IkSettings, IkState, TorchIk, make_ik
-from lary_envs.ik_warp import WarpIk
-from lary_envs.robot import robot_of
+from lary_envs.kinematics.chain import SerialChain, TorchChain, craig_links, transform
+from lary_envs.kinematics.ik import IkSettings, IkState, TorchIk, make_ik
+from lary_envs.kinematics.ik_warp import WarpIk
+from lary_envs.robots.robot import robot_of
+from lary_policy.actions.rotation import geodesic_angle_rad, matrix_to_euler_xyz
 from lary_policy.errors import UnknownNameError
-from lary_policy.rotation import geodesic_angle_rad, matrix_to_euler_xyz
 
 HALF = math.pi / 2
 PANDA = robot_of("arm7").arms[0].chain

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lary_envs.chain import TorchChain
+from lary_envs.kinematics.chain import TorchChain
 from lary_envs.robots.panda import CHAIN
-from lary_envs.scene import build_model
-from lary_envs.spec import task_entry
+from lary_envs.scene.table import build_model
+from lary_envs.tasks.spec import task_entry
 
 READY = (0.0, -math.pi / 4, 0.0, -3 * math.pi / 4, 0.0, math.pi / 2, math.pi / 4)
 

@@ -21,15 +21,19 @@ from lerobot.envs.utils import close_envs, env_to_policy_features, preprocess_ob
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.scripts.lerobot_eval import rollout
 
-from lary_envs import EndEffectorController, SimEnv, lerobot_env, list_tasks, make_expert, task_spec
-from lary_envs.gym_vector import LaryVectorEnv
-from lary_envs.lerobot_env import ContractFeature, LarySimEnv
-from lary_envs.registration import gym_ids
-from lary_policy.contract import ActionContract
-from lary_policy.embodiment import load_embodiment
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.gym import lerobot as lerobot_env
+from lary_envs.gym.lerobot import ContractFeature, LarySimEnv
+from lary_envs.gym.registration import gym_ids
+from lary_envs.gym.vector import LaryVectorEnv
+from lary_envs.tasks.spec import list_tasks, task_spec
+from lary_policy.actions.contract import ActionContract
+from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.errors import ConfigError, EmbodimentError, SimulationError, UnknownNameError
-from lary_policy.policy.env_contract import require_env
-from lary_policy.rollout import run_episodes
+from lary_policy.policy.features import require_env
+from lary_policy.rollout.loop import run_episodes
 from lary_policy.stages.data import seeds_of
 
 SMALL = {"image_px": 16}
@@ -43,7 +47,7 @@ def test_the_import_registers_the_type_and_loads_no_simulator():
     assert "lary_sim" in EnvConfig.get_known_choices()
     body = ast.parse(Path(lerobot_env.__file__).read_text()).body
     imported = {node.module for node in body if isinstance(node, ast.ImportFrom)}
-    assert {name for name in imported if name.startswith("lary_envs")} == {"lary_envs.registration"}
+    assert {name for name in imported if name.startswith("lary_envs")} == {"lary_envs.gym.registration"}
     assert not imported & {"mujoco", "warp", "torch", "gymnasium.vector"}
 
 

@@ -9,13 +9,22 @@ import pytest
 import torch
 from synthetic_panda import write_panda
 
-from lary_envs import EndEffectorController, SimEnv, make_expert
-from lary_envs.kinematic_match import body_poses, match_links, matrices
-from lary_envs.menagerie import COUNTERPARTS, load_model, model_folder, require_counterpart
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
 from lary_envs.nan_guard import replay
-from lary_envs.robot import list_robots, robot_of
-from lary_envs.scene import LOOKS, build_model
-from lary_envs.spec import task_entry
+from lary_envs.robots.robot import list_robots, robot_of
+from lary_envs.scene.menagerie import (
+    COUNTERPARTS,
+    body_poses,
+    load_model,
+    match_links,
+    matrices,
+    model_folder,
+    require_counterpart,
+)
+from lary_envs.scene.table import LOOKS, build_model
+from lary_envs.tasks.spec import task_entry
 from lary_policy.errors import SimulationError, UnknownNameError, UnsafePathError
 
 JOINTS = COUNTERPARTS["arm7"].joints

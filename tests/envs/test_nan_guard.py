@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lary_envs.backend import BatchPhysics
-from lary_envs.initial import InitialStates
 from lary_envs.nan_guard import NanGuard, replay
-from lary_envs.robot import robot_of
-from lary_envs.scene import build_model
-from lary_envs.spec import task_entry
+from lary_envs.physics.batch import BatchPhysics
+from lary_envs.robots.robot import robot_of
+from lary_envs.scene.initial import InitialStates
+from lary_envs.scene.table import build_model
+from lary_envs.tasks.spec import task_entry
 from lary_policy.errors import SimulationError
 
 SUBSTEPS, SEEDS = 10, [11, 12, 13]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lary_envs.chain import SerialChain, TorchChain
-from lary_envs.layout import Layout
-from lary_envs.parts import STEEL
-from lary_envs.robot import ARM, GRIPPER, OBJECT, STATIC, robot_of
+from lary_envs.kinematics.chain import SerialChain, TorchChain
+from lary_envs.kinematics.layout import Layout
 from lary_envs.robots.piper import PADDLE_HALF_M
-from lary_policy.embodiment import load_embodiment
-from lary_policy.rotation import euler_xyz_to_matrix, matrix_to_axis_angle
+from lary_envs.robots.robot import ARM, GRIPPER, OBJECT, STATIC, robot_of
+from lary_envs.scene.parts import STEEL
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.rotation import euler_xyz_to_matrix, matrix_to_axis_angle
 
 ROBOT = robot_of("arm12")
 CHAINS = [arm.chain for arm in ROBOT.arms]

@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 
-from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert
-from lary_envs.chain import TorchChain
-from lary_envs.reachability import downward, grid, joint_margin_rad, reachability
-from lary_envs.robot import list_robots, robot_of
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.kinematics.chain import TorchChain
+from lary_envs.robots.robot import list_robots, robot_of
+from lary_envs.tasks.spec import list_tasks
+from lary_envs.tools.reachability import downward, grid, joint_margin_rad, reachability
+from lary_policy.actions.rotation import geodesic_angle_rad
 from lary_policy.errors import UnknownNameError
-from lary_policy.rotation import geodesic_angle_rad
 
 PANDA = robot_of("arm7")
 MARGIN_RAD = math.radians(2)  # servos sag by less than half a degree under load

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lary_envs import EndEffectorController, SimEnv
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
 
 CAMERAS = ("front", "agent", "wrist")
 

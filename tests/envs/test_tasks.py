@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from lary_envs import EndEffectorController, SimEnv, list_tasks, make_expert
-from lary_envs.spec import Placement, WorldState, register_task, task_entry, task_spec
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.tasks.spec import Placement, WorldState, list_tasks, register_task, task_entry, task_spec
 from lary_policy.errors import SimulationError, UnknownNameError
 
 TASKS = list_tasks()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from expert_play import play
 
-from lary_envs import EndEffectorController, list_tasks, task_spec
-from lary_envs.spec import WorldState, task_entry
-from lary_policy.rotation import euler_xyz_to_matrix
+from lary_envs.controller import EndEffectorController
+from lary_envs.tasks.spec import WorldState, list_tasks, task_entry, task_spec
+from lary_policy.actions.rotation import euler_xyz_to_matrix
 
 TASKS = tuple(task for task in list_tasks() if task_spec(task).embodiment == "arm12")
 LEFT, RIGHT = slice(0, 6), slice(6, 12)

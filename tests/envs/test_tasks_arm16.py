@@ -6,11 +6,10 @@ import pytest
 import torch
 from expert_play import play
 
-from lary_envs import list_tasks, task_spec
-from lary_envs.humanoid_poses import hand, hands, point, withdrawn
-from lary_envs.robots.humanoid import GRIPPER_TILT_RAD
-from lary_envs.spec import WorldState, task_entry
-from lary_policy.rotation import euler_xyz_to_matrix
+from lary_envs.robots.humanoid.g1 import GRIPPER_TILT_RAD
+from lary_envs.robots.humanoid.poses import hand, hands, point, withdrawn
+from lary_envs.tasks.spec import WorldState, list_tasks, task_entry, task_spec
+from lary_policy.actions.rotation import euler_xyz_to_matrix
 
 TASKS = tuple(task for task in list_tasks() if task_spec(task).embodiment == "arm16")
 LEFT, RIGHT = [0, 1, 2, 6, 7, 8, 9, 15], [3, 4, 5, 10, 11, 12, 13, 14]

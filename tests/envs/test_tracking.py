@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from lary_envs import list_tasks, task_spec
-from lary_envs.tracking import measure_tracking
+from lary_envs.tasks.spec import list_tasks, task_spec
+from lary_envs.tools.tracking import measure_tracking
 from lary_policy.errors import UnknownNameError
 
 EMBODIMENTS = sorted({task_spec(task).embodiment for task in list_tasks()})

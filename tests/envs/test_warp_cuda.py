@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lary_envs import SimEnv
-from lary_envs.backend import BatchPhysics
-from lary_envs.initial import InitialStates
+from lary_envs.env import SimEnv
 from lary_envs.nan_guard import NanGuard, replay
-from lary_envs.renderer import RayTracer
-from lary_envs.robot import robot_of
-from lary_envs.scene import build_model
-from lary_envs.spec import task_entry
-from lary_envs.warp_backend import WarpPhysics
+from lary_envs.physics.batch import BatchPhysics
+from lary_envs.physics.warp import WarpPhysics
+from lary_envs.rendering.renderer import RayTracer
+from lary_envs.robots.robot import robot_of
+from lary_envs.scene.initial import InitialStates
+from lary_envs.scene.table import build_model
+from lary_envs.tasks.spec import task_entry
 from lary_policy.errors import ContactOverflowError, SimulationError
 
 pytestmark = pytest.mark.gpu

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from lary_policy.embodiment import ActionStats
-from lary_policy.heads import ActionExpertConfig, HeadMeta, LatentBatches, PoolConfig
+from lary_policy.actions.embodiment import ActionStats
+from lary_policy.heads.files import HeadMeta
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.training.batches import LatentBatches
 
 
 def generator(seed=0):

@@ -5,10 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.targets import build_targets
 from lary_policy.compose import compose
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.heads import ActionExpertConfig, LatentBatches, PoolConfig, TrainConfig, fit, predict
-from lary_policy.heads.targets import build_targets
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import TrainConfig
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.fit import fit
+from lary_policy.scores.actions import predict
 from lary_policy.stages.source_config import DEFAULT_TARGETS, source_config
 
 

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads import ActionExpert, ActionExpertConfig, PoolConfig
+from lary_policy.heads.mlp import ActionExpert, ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
 
 
 def by_hand(weights, latents, proprio, blocks):

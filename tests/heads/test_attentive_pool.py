@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lary_policy.errors import ConfigError
-from lary_policy.heads import ActionExpertConfig, Pool, PoolConfig, build_head, count_parameters
-from lary_policy.heads.attentive_pool import AttentivePool
+from lary_policy.heads.files import build_head, count_parameters
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import AttentivePool, Pool, PoolConfig
 
 # (t, c, n, d) of pairs: DINOv2-L, V-JEPA 2, LAPA-DINO, UniVLA, villa-X (protocol section 2.1)
 SHAPES = [(2, 1, 256, 1024), (1, 1, 196, 1024), (1, 1, 16, 1024), (1, 1, 4, 128), (1, 1, 2, 32)]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads import AttentiveProbe, AttentiveProbeConfig, attentive_probe
-from lary_policy.heads.attentive_probe import PoolingBlock, SelfBlock
+from lary_policy.heads import attentive as attentive_probe
+from lary_policy.heads.attentive import AttentiveProbe, AttentiveProbeConfig, PoolingBlock, SelfBlock
 
 
 def randomised(module, seed=0):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lary_policy.errors import ShapeError
-from lary_policy.heads import LatentBatches
+from lary_policy.heads.training.batches import LatentBatches
 
 
 def samples(**changes):

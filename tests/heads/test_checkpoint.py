@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from lary_policy.errors import HeadMismatchError, StoreError, WeightsMismatchError
-from lary_policy.heads import (
-    AttentiveProbeConfig,
-    build_head,
-    load_head,
-    load_meta,
-    save_head,
-)
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.files import build_head, load_head, load_meta, save_head
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@ import torch
 
 from lary_policy.data.labels import LabelMap
 from lary_policy.errors import ShapeError
-from lary_policy.heads import ClassEvaluation, LatentBatches, evaluate_class
-from lary_policy.heads.class_metrics import (
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.scores.actions import ClassEvaluation, evaluate_class
+from lary_policy.scores.classes import (
     class_scores,
     macro_f1,
     tail_buckets,

@@ -6,21 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from lary_policy.errors import ConfigError, TrainingError
-from lary_policy.heads import (
-    REFERENCE_SWEEP,
-    AttentiveProbeConfig,
-    HeadStack,
-    LatentBatches,
-    TrainConfig,
-    build_attentive_probe,
-    build_head,
-    build_stack,
-    class_objective,
-    evaluate_class,
-    fit,
-    load_head_config,
-    train,
-)
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.files import build_head
+from lary_policy.heads.registry import TrainConfig, build_attentive_probe, load_head_config
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.epoch import REFERENCE_SWEEP, HeadStack
+from lary_policy.heads.training.fit import build_stack, fit
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.objective import class_objective
+from lary_policy.scores.actions import evaluate_class
 
 CONFIG = TrainConfig(
     2, 64, balanced=True, warmup_fraction=0.0, schedule="cosine", precision="float32", seed=0

@@ -6,22 +6,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads import (
-    Batch,
-    DiffusionExpertConfig,
-    LatentBatches,
-    PoolConfig,
-    TrainConfig,
-    build_diffusion_expert,
-    build_head,
-    default_objective,
-    diffusion_objective,
-    load_head,
-    predict,
-    save_head,
-    train,
-)
-from lary_policy.heads.diffusion import squared_cosine
+from lary_policy.heads.dit import DiffusionExpertConfig, squared_cosine
+from lary_policy.heads.files import build_head, load_head, save_head
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import TrainConfig, build_diffusion_expert
+from lary_policy.heads.training.batches import Batch, LatentBatches
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.objective import default_objective, diffusion_objective
+from lary_policy.scores.actions import predict
 
 SMALL = DiffusionExpertConfig(width=32, depth=2, num_heads=4, sample_steps=10)
 

@@ -3,20 +3,20 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from lary_policy import machine as precision_module
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.heads import (
-    ActionExpertConfig,
-    AttentiveProbeConfig,
-    PoolConfig,
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import (
     TrainConfig,
     build_action_expert,
     list_head_configs,
     load_head_config,
     parse_head_config,
+    parse_model_config,
 )
-from lary_policy.heads import precision as precision_module
-from lary_policy.heads.config import parse_model_config
-from lary_policy.heads.precision import autocast, resolve_precision
+from lary_policy.machine import autocast, resolve_precision
 
 
 @pytest.mark.parametrize("name", list_head_configs())

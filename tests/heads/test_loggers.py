@@ -6,16 +6,12 @@ import pytest
 
 from lary_policy.compose import compose
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.heads import (
-    ActionExpertConfig,
-    PoolConfig,
-    TrainConfig,
-    action_objective,
-    build_action_expert,
-    list_loggers,
-    open_logger,
-    train,
-)
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import TrainConfig, build_action_expert
+from lary_policy.heads.training.loggers import list_loggers, open_logger
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.objective import action_objective
 
 
 def test_every_epoch_is_logged(planted, tmp_path):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads import Pool, PoolConfig
+from lary_policy.heads.pool import Pool, PoolConfig
 
 SHAPE = (2, 3, 16, 8)  # t c n d
 

@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.heads import (
-    ActionEvaluation,
-    EpochRecord,
-    LatentBatches,
-    TrainResult,
-    evaluate_action,
-)
-from lary_policy.heads.reference_row import reference_row
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.resume import EpochRecord, TrainResult
+from lary_policy.scores.actions import ActionEvaluation, evaluate_action, reference_row
 
 
 class Answer(torch.nn.Module):

@@ -6,18 +6,13 @@ import pytest
 import torch
 
 from lary_policy.errors import TrainingError
-from lary_policy.heads import (
-    ActionExpertConfig,
-    DiffusionExpertConfig,
-    LatentBatches,
-    PoolConfig,
-    TrainConfig,
-    action_objective,
-    build_action_expert,
-    build_diffusion_expert,
-    default_objective,
-    train,
-)
+from lary_policy.heads.dit import DiffusionExpertConfig
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import TrainConfig, build_action_expert, build_diffusion_expert
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.objective import action_objective, default_objective
 
 CONFIG = TrainConfig(4, 32, 3e-3, 1e-2, 0.1, "cosine", precision="float32", seed=3)
 POOL = PoolConfig("project", width=4)
@@ -129,7 +124,7 @@ def test_damaged_checkpoints_are_named_and_never_unpickled(planted, tmp_path):
 
 def test_an_infinite_best_score_survives_the_file(planted, tmp_path):
     """Before any epoch is better than infinity nothing is selected; the state must still be readable."""
-    from lary_policy.heads.resume import Progress, load_progress, save_progress
+    from lary_policy.heads.training.resume import Progress, load_progress, save_progress
 
     module = head("mlp")
     optimiser, generator = [torch.optim.AdamW(module.parameters())], torch.Generator()

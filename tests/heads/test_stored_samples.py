@@ -9,16 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lary_policy.data import LatentStore
-from lary_policy.data.bank import StoredLatents
-from lary_policy.heads import (
-    HeadMeta,
-    LatentBatches,
-    evaluate_class,
-    fit,
-    load_head_config,
-)
-from lary_policy.heads.ahead import made_ahead
+from lary_policy.heads.files import HeadMeta
+from lary_policy.heads.registry import load_head_config
+from lary_policy.heads.training.batches import LatentBatches, made_ahead
+from lary_policy.heads.training.fit import fit
+from lary_policy.latents.bank import StoredLatents
+from lary_policy.latents.store import LatentStore
+from lary_policy.scores.actions import evaluate_class
 from lary_policy.types import LatentSpec
 
 IDS = [f"{n:064x}" for n in range(60)]
@@ -73,7 +70,7 @@ PROBE = """
     from pathlib import Path
     from torch import nn
     from lary_policy.data import LatentStore
-    from lary_policy.data.bank import RamBudget, load_bank
+    from lary_policy.latents.bank import RamBudget, load_bank
     from lary_policy.heads import LatentBatches, TrainConfig, action_objective, batches, train
 
     class Head(nn.Module):

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.errors import ShapeError, UnknownNameError
-from lary_policy.heads.targets import (
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.targets import (
     action_target,
     build_targets,
     canonical,
@@ -17,6 +16,7 @@ from lary_policy.heads.targets import (
     target_embodiment,
     to_rot6d,
 )
+from lary_policy.errors import ShapeError, UnknownNameError
 
 NAMES = ("arm7", "arm12", "arm16")
 

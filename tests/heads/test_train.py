@@ -6,21 +6,15 @@ import torch
 from torch import nn
 
 from lary_policy.errors import TrainingError
-from lary_policy.heads import (
-    ActionExpertConfig,
-    AttentiveProbeConfig,
-    LatentBatches,
-    Objective,
-    PoolConfig,
-    TrainConfig,
-    action_objective,
-    build_action_expert,
-    build_attentive_probe,
-    class_objective,
-    predict,
-    train,
-)
-from lary_policy.heads.train import learning_rate, mean_score
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import TrainConfig, build_action_expert, build_attentive_probe
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.epoch import learning_rate
+from lary_policy.heads.training.loop import mean_score, train
+from lary_policy.heads.training.objective import Objective, action_objective, class_objective
+from lary_policy.scores.actions import predict
 
 FAST = TrainConfig(epochs=25, batch_size=32, lr=3e-3, precision="float32", seed=0)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lary_policy.heads.samplers import share_of
-from lary_policy.heads.workers import SingleWorker, is_main_process, open_workers
+from lary_policy.heads.training.workers import SingleWorker, open_workers
+from lary_policy.machine import is_main_process
 
 KINDS = ("mlp", "dit", "probe", "sweep")
 

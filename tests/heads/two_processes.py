@@ -11,21 +11,18 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lary_policy.embodiment import ActionStats
-from lary_policy.heads import (
-    ActionExpertConfig,
-    AttentiveProbeConfig,
-    DiffusionExpertConfig,
-    HeadMeta,
-    LatentBatches,
-    PoolConfig,
-    TrainConfig,
-    build_head,
-    build_stack,
-    default_objective,
-    is_main_process,
-    train,
-)
+from lary_policy.actions.embodiment import ActionStats
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.dit import DiffusionExpertConfig
+from lary_policy.heads.files import HeadMeta, build_head
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import TrainConfig
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.fit import build_stack
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.objective import default_objective
+from lary_policy.machine import is_main_process
 
 torch.set_num_threads(1)
 GRADIENTS = {}  # of each parameter at its last step, averaged over processes

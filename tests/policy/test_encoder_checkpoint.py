@@ -11,17 +11,14 @@ import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
-from lary_policy.encoders import (
-    WeightsSource,
-    base,
-    encoder_spec,
-    load_encoder,
-    register_encoder,
-    weights_status,
-)
-from lary_policy.encoders.transformers_vit import TransformersVit, vit_builder
+from lary_policy.encoders import base, weights_status
+from lary_policy.encoders.base import encoder_spec, load_encoder, register_encoder
+from lary_policy.encoders.families.transformers_vit import TransformersVit, vit_builder
+from lary_policy.encoders.weights.places import WeightsSource
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
-from lary_policy.policy import EncoderConfig, ObservationEncoder, load_exactly
+from lary_policy.policy.encoder.observation import ObservationEncoder
+from lary_policy.policy.encoder.strict import load_exactly
+from lary_policy.policy.encoder_config import EncoderConfig
 
 IMAGES = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 WIDTH, DEPTH = 16, 3  # of the small encoder that has a file

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lary_policy.encoders import load_encoder
+from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ConfigError
-from lary_policy.policy import EncoderConfig, ObservationEncoder
-from lary_policy.policy import training as training_module
+from lary_policy.policy.encoder import training as training_module
+from lary_policy.policy.encoder.observation import ObservationEncoder
+from lary_policy.policy.encoder_config import EncoderConfig
 
 # Encoders of each kind; DINOv2 and V-JEPA 2 name their projections differently, villa-X has them in one.
 KINDS = {"dinov2-small": 1, "univla": 2, "villa-x": 2, "vjepa2-large": 2, "lapa-dinov2": 2}

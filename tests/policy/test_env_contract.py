@@ -9,11 +9,11 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import make_policy
 from tiny_lary import ACTION, config
 
-from lary_envs.lerobot_env import LarySimEnv
-from lary_policy.contract import ActionContract
-from lary_policy.embodiment import load_embodiment
+from lary_envs.gym.lerobot import LarySimEnv
+from lary_policy.actions.contract import ActionContract
+from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.errors import ConfigError, EmbodimentError
-from lary_policy.policy.env_contract import own_contract, require_env
+from lary_policy.policy.features import own_contract, require_env
 from lary_policy.policy.modeling_lary import LaryPolicy
 
 ARM7 = ActionContract.of(load_embodiment("arm7"), "absolute")

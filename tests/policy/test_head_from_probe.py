@@ -9,14 +9,15 @@ import torch
 from lerobot.policies.factory import make_pre_post_processors
 from tiny_lary import PX, STATE, config
 
-from lary_policy.contract import ActionContract
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.encoders import load_encoder
-from lary_policy.encoders.pairs import pair_spec
+from lary_policy.actions.contract import ActionContract
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.encoders.base import load_encoder
+from lary_policy.encoders.pair_encoder import pair_spec
 from lary_policy.errors import ConfigError, EmbodimentError, HeadMismatchError
-from lary_policy.heads import HeadMeta, build_head, parse_head_config, save_head
+from lary_policy.heads.files import HeadMeta, build_head, save_head
+from lary_policy.heads.registry import parse_head_config
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.rollout import HeadAgent, Observation
+from lary_policy.rollout.agents import HeadAgent, Observation
 
 ARM7 = load_embodiment("arm7")
 STATS = ActionStats((0.5, 0.0, 0.2, 0.0, 0.0, 0.1, 0.5), (0.1, 0.2, 0.1, 0.05, 0.05, 0.3, 0.5), 100)

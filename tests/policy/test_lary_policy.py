@@ -8,8 +8,8 @@ from tiny_lary import ACTION, PX, STATE, TOP, batch, config, features
 
 from lary_policy.errors import ConfigError, ShapeError, UnknownNameError, WeightsMismatchError
 from lary_policy.policy.configuration_lary import LaryConfig
+from lary_policy.policy.head import build_policy_head
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.policy.policy_head import build_policy_head
 
 
 class Calls:

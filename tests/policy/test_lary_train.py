@@ -21,14 +21,13 @@ from safetensors.torch import load_file
 from test_head_from_probe import probe
 from tiny_lary import ACTION, PX, STATE
 
-from lary_policy.embodiment import load_embodiment
-from lary_policy.encoders import load_encoder
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import EmbodimentError
-from lary_policy.policy.action_frame import RelativeFrame
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder_config import EncoderConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.policy.target_stats import target_statistics
+from lary_policy.policy.relative_actions import RelativeFrame, target_statistics
 
 SMALL = {"head_width": 16, "head_blocks": 1, "chunk_size": 4, "dit_heads": 2, "dit_sample_steps": 3}
 SMALL |= {"pool_width": 8, "pool_queries": 2, "device": "cpu", "push_to_hub": False}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lerobot_files import write_lerobot
 
-from lary_policy.data.store import LatentStore
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnknownNameError
-from lary_policy.policy.latent_build import CachePlan, build_cache
-from lary_policy.policy.latent_cache import LatentCache
+from lary_policy.latents.store import LatentStore
+from lary_policy.policy.cache.build import CachePlan, build_cache
+from lary_policy.policy.cache.index import LatentCache
 from lary_policy.types import LatentSpec
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -114,8 +114,8 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, root, monkeypat
                 raise KeyboardInterrupt
             return super().__call__(images)
 
-    monkeypatch.setattr("lary_policy.policy.latent_build.BATCH_SIZE", 10)
-    monkeypatch.setattr(sys.modules["lary_policy.data.extract"], "SHARD_BYTES", 10 * 24)
+    monkeypatch.setattr("lary_policy.policy.cache.build.BATCH_SIZE", 10)
+    monkeypatch.setattr(sys.modules["lary_policy.latents.encode"], "SHARD_BYTES", 10 * 24)
     with pytest.raises(KeyboardInterrupt):
         build_cache(meta_of(root), CachePlan(CAMERAS), Stops(), tmp_path)
     assert not (tmp_path / "views").exists()
@@ -189,7 +189,7 @@ def test_a_broken_image_is_named_and_a_full_disk_noticed_before_it_is_full(tmp_p
     broken = FrameFormatError(expected="an image", got="dust", fix="Restore it.")
     with monkeypatch.context() as patch:
         patch.setattr(
-            sys.modules["lary_policy.data.extract"], "decode_frames", lambda frames: [broken] * len(frames)
+            sys.modules["lary_policy.latents.encode"], "decode_frames", lambda frames: [broken] * len(frames)
         )
         with pytest.raises(DatasetError, match=r"42 that cannot, for example .*top:0: .*dust"):
             build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), tmp_path)

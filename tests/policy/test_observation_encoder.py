@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lary_policy.encoders import encoder_spec, list_encoders, load_encoder
+from lary_policy.encoders.base import encoder_spec, list_encoders, load_encoder
 from lary_policy.errors import ConfigError, FrameFormatError, UnknownNameError
-from lary_policy.policy import EncoderConfig, ObservationEncoder
-from lary_policy.policy.images import to_frames
+from lary_policy.policy.encoder.images import to_frames
+from lary_policy.policy.encoder.observation import ObservationEncoder
+from lary_policy.policy.encoder_config import EncoderConfig
 
 EVERY_LEVEL = torch.arange(256, dtype=torch.uint8)
 
@@ -160,7 +161,7 @@ def test_elsewhere_values_are_looked_at_after_every_reset():
         seen.append(check_values)
         return frames
 
-    module = "lary_policy.policy.observation_encoder.to_frames"
+    module = "lary_policy.policy.encoder.observation.to_frames"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, record)
         for _ in range(2):

@@ -10,10 +10,10 @@ from lerobot.policies.factory import make_pre_post_processors
 from scipy.spatial.transform import Rotation
 from tiny_lary import ACTION, STATE, batch, config
 
-from lary_policy.embodiment import ActionStats
+from lary_policy.actions.embodiment import ActionStats
 from lary_policy.errors import ConfigError, EmbodimentError
-from lary_policy.policy.action_frame import RelativeFrame
 from lary_policy.policy.modeling_lary import LaryPolicy
+from lary_policy.policy.relative_actions import RelativeFrame
 
 CHUNK, EXECUTED, STEPS = 5, 3, 9  # three chunks, each cut short
 STATS = ActionStats((0.1, 0.0, -0.1, 0.2, 0.0, 0.1, 0.5), (0.5, 0.4, 0.3, 0.2, 0.3, 0.2, 0.1), 100)

@@ -85,7 +85,7 @@ class Calls:
     """Counts the images that encoders of policies see."""
 
     def __init__(self, monkeypatch):
-        from lary_policy.policy.observation_encoder import ObservationEncoder
+        from lary_policy.policy.encoder.observation import ObservationEncoder
 
         self.images, forward = 0, ObservationEncoder.forward
 

@@ -9,10 +9,17 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from lary_policy.report import ReportBundle
-from lary_policy.report.paper import REGRESSION
-from lary_policy.report.parts import Confusion, Trajectory
-from lary_policy.report.probe_parts import Attention, ClassTail, Composition, HeadInfo, SplitSize
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.paper.tables import REGRESSION
+from lary_policy.report.parts import (
+    Attention,
+    ClassTail,
+    Composition,
+    Confusion,
+    HeadInfo,
+    SplitSize,
+    Trajectory,
+)
 from lary_policy.types import Quarantined, Score
 
 KEYS = {

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 
 from lary_policy.errors import ShapeError, StoreError, UnsafePathError
-from lary_policy.report import media as media_module
-from lary_policy.report import write_report
+from lary_policy.report import page as media_module
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.html import read_scores, render_html
-from lary_policy.report.labels import format_number
-from lary_policy.report.media import embed_videos
+from lary_policy.report.page import embed_videos, read_scores, render_html, write_report
 from lary_policy.report.parts import CodebookUse, Video
+from lary_policy.scores.metrics import format_number
 from lary_policy.types import Quarantined, Score
 
 from .synthetic import all_scores, probe_scores, score

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lary_policy.errors import ShapeError
-from lary_policy.report.metrics import (
+from lary_policy.scores.intervals import (
     bootstrap_macro_ci,
     bootstrap_mean_ci,
     mmrv,

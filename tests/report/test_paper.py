@@ -6,13 +6,13 @@ import pytest
 from markupsafe import escape
 
 from lary_policy.errors import ShapeError, UnknownNameError
-from lary_policy.report import ReportBundle
-from lary_policy.report.ablations import codebook_curves, stride_curves
-from lary_policy.report.defects import DEFECTS, defects_of
-from lary_policy.report.html import render_html
-from lary_policy.report.paper import paper_gap, paper_number, paper_source, paper_table, paper_tables
-from lary_policy.report.probe_parts import Attention, ClassTail, HeadInfo
-from lary_policy.report.side_by_side import reproduced, side_by_side
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.figures.ablations import codebook_curves, stride_curves
+from lary_policy.report.page import render_html
+from lary_policy.report.paper.defects import DEFECTS, defects_of
+from lary_policy.report.paper.side_by_side import reproduced, side_by_side
+from lary_policy.report.paper.tables import paper_gap, paper_number, paper_source, paper_table, paper_tables
+from lary_policy.report.parts import Attention, ClassTail, HeadInfo
 from lary_policy.types import Score
 
 MLP, PROBE = "mlp4096-flatten", "attentive768x4"

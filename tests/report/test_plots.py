@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from lary_policy.report import plots
 from lary_policy.report.correlate import correlate
+from lary_policy.report.figures import probes as plots
 from lary_policy.report.parts import Confusion, Trajectory
 
 from .synthetic import ENCODERS, all_scores, confusions, trajectories

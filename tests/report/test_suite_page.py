@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lary_policy.errors import ShapeError
-from lary_policy.report import ReportBundle
-from lary_policy.report.attention_plot import attention, covering_maps
-from lary_policy.report.data_plots import MAX_NAMES, composition
-from lary_policy.report.html import render_html
-from lary_policy.report.paper import paper_number
-from lary_policy.report.probe_parts import Composition
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.figures.attention import attention, covering_maps
+from lary_policy.report.figures.datasets import MAX_NAMES, composition
+from lary_policy.report.page import render_html
+from lary_policy.report.paper.tables import paper_number
+from lary_policy.report.parts import Composition
 from lary_policy.report.tables import MAX_COLUMNS, probe_tables
 
 from .suite_page import attention_of, picture, suite_bundle

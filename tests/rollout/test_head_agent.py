@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.encoders import load_encoder
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError
-from lary_policy.heads import ActionExpert, PoolConfig
-from lary_policy.rollout import HeadAgent, Observation
+from lary_policy.heads.mlp import ActionExpert
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.rollout.agents import HeadAgent, Observation
 
 WORLDS, CAMERAS, PX, CHUNK = 3, 2, 28, 5
 ARM7 = load_embodiment("arm7")

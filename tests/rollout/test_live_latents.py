@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lary_policy.encoders import load_encoder
-from lary_policy.encoders.pairs import encode_two
+from lary_policy.encoders.base import load_encoder
+from lary_policy.encoders.pair_encoder import encode_two
 from lary_policy.errors import ShapeError
-from lary_policy.rollout.latents import LiveLatents
+from lary_policy.rollout.live import LiveLatents
 
 WORLDS, CAMERAS, PX = 3, 2, 28
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from lary_envs import EndEffectorController, SimEnv
-from lary_policy.rollout import Observation, run_episodes
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_policy.rollout.agents import Observation
+from lary_policy.rollout.loop import run_episodes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

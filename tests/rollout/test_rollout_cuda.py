@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.encoders import load_encoder
-from lary_policy.heads import ActionExpert, PoolConfig
-from lary_policy.rollout import ExpertAgent, HeadAgent, Wave, run_waves
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.tasks.spec import task_spec
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.encoders.base import load_encoder
+from lary_policy.heads.mlp import ActionExpert
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.rollout.agents import ExpertAgent, HeadAgent
 from lary_policy.rollout.books import Books
-from lary_policy.rollout.rollout import _Loop
+from lary_policy.rollout.loop import _Loop
+from lary_policy.rollout.waves import Wave, run_waves
 
 pytestmark = pytest.mark.gpu
 

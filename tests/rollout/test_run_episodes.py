@@ -9,9 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
-from lary_policy.rollout import Agent, EpisodeFrames, ExpertAgent, Observation, RolloutResult, run_episodes
+from lary_policy.rollout.agents import Agent, ExpertAgent, Observation
+from lary_policy.rollout.loop import EpisodeFrames, RolloutResult, run_episodes
 from lary_policy.types import EpisodeResult
 
 SEEDS = (300_000, 300_001, 300_002, 300_003)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lary_policy.errors import ShapeError, StoreError
-from lary_policy.rollout import EpisodeFrames, tile_video
-from lary_policy.rollout.video import BORDER_PX, RUNNING_RGB, SUCCESS_RGB
+from lary_policy.rollout.film import BORDER_PX, RUNNING_RGB, SUCCESS_RGB, tile_video
+from lary_policy.rollout.loop import EpisodeFrames
 
 TILE = 64
 

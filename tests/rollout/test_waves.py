@@ -7,9 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from lary_envs import EndEffectorController, SimEnv, make_expert, task_spec
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
-from lary_policy.rollout import EpisodeFrames, ExpertAgent, Wave, run_episodes, run_waves
+from lary_policy.rollout.agents import ExpertAgent
+from lary_policy.rollout.loop import EpisodeFrames, run_episodes
+from lary_policy.rollout.waves import Wave, run_waves
 
 SEEDS = tuple(range(300_000, 300_009))
 STEPS = task_spec("reach").max_steps

@@ -13,8 +13,8 @@ import pytest
 from larybench_files import make_calvin, make_libero, read_csv, write_csv
 
 from lary_policy import cli
-from lary_policy.data.store import STORE_FILE
 from lary_policy.errors import DatasetError
+from lary_policy.latents.store import STORE_FILE
 from lary_policy.stages import source_probe
 from lary_policy.stages.row_counts import REASONS, RowCount
 

@@ -9,7 +9,7 @@ from larybench_files import make_calvin, make_clips, make_libero, make_robocoin,
 from video_files import moving_square, write_video
 
 from lary_policy import cli
-from lary_policy.data import LatentStore
+from lary_policy.latents.store import LatentStore
 
 
 def lary(*arguments):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lary_policy.embodiment import ActionStats, load_embodiment
-from lary_policy.heads import LatentBatches, evaluate_action
-from lary_policy.stages.estimates import action_estimates
+from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.scores.actions import action_estimates, evaluate_action
 
 
 class Constant(nn.Module):

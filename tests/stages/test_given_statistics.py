@@ -10,7 +10,7 @@ import pytest
 from larybench_files import make_calvin, make_libero, make_robocoin
 
 from lary_policy import cli
-from lary_policy.data.statistics import benchmark_constants
+from lary_policy.actions.statistics import benchmark_constants
 
 FAST = ("encoder=pixels", "encoder.image_px=28", "head=mlp-small", "head.train.epochs=1", "head.width=16")
 CALVIN = {"mean": [0.5] * 7, "std": [2.0] * 7, "count": 9, "dataset": "calvin"}

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from lary_policy.data import LatentStore
-from lary_policy.data.shards import cast_latents
-from lary_policy.data.store import STORE_DTYPES
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.heads import HeadMeta, build_head, load_head_config
+from lary_policy.heads.files import HeadMeta, build_head
+from lary_policy.heads.registry import load_head_config
+from lary_policy.latents.plan import store_dtype, store_folder
+from lary_policy.latents.shards import cast_latents
+from lary_policy.latents.store import STORE_DTYPES, LatentStore
 from lary_policy.stages.config import LATENTS_DTYPES
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.extract import demonstration_latents, extract_cell, open_store
-from lary_policy.stages.latents import store_dtype, store_folder
 
 SHAPE = (2, 1, 16, 384)  # of DINOv2-S at 56 px, whose last layer normalises its tokens
 

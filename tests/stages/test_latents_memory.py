@@ -5,10 +5,9 @@ import shutil
 import pytest
 import torch
 
-from lary_policy.data.bank import StoredLatents
+from lary_policy.latents.bank import StoredLatents, free_memory, ram_budget
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.extract import load_split, load_splits
-from lary_policy.stages.memory import free_memory, ram_budget
 
 
 def test_heads_and_closed_loop_do_not_notice(copy):

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from synthetic_panda import write_panda
 
-from lary_envs.scene import LOOKS as SIMULATED
-from lary_policy.data import collect_demonstrations
+from lary_envs.scene.table import LOOKS as SIMULATED
+from lary_policy.data.simulated.collect import collect_demonstrations
 from lary_policy.errors import DatasetError, SimulationError, UnknownNameError
 from lary_policy.stages.config import LOOKS, suite_config
 from lary_policy.stages.context import RunContext

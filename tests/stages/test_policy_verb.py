@@ -11,13 +11,13 @@ from conftest import SETTINGS
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.utils.constants import OBS_STATE
 
+from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.cli import main
-from lary_policy.embodiment import load_embodiment
-from lary_policy.encoders import load_encoder
+from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import HeadMismatchError
-from lary_policy.heads import load_head
+from lary_policy.heads.files import load_head
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.rollout import HeadAgent, Observation
+from lary_policy.rollout.agents import HeadAgent, Observation
 
 SHARED = [s for s in SETTINGS if not s.startswith(("tasks", "encoders"))]
 

@@ -13,7 +13,7 @@ import pytest
 from larybench_files import make_calvin, make_libero
 
 from lary_policy import cli
-from lary_policy.stages import together
+from lary_policy.heads.training import workers as together
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 HEADS = "heads=[{kind:mlp,width:16,train:{epochs:2}},{kind:attentive,width:16,num_heads:2,train:{epochs:1}}]"

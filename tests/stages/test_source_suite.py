@@ -13,8 +13,8 @@ import pytest
 from larybench_files import make_calvin, make_clips, make_libero, make_robocoin
 
 from lary_policy import cli
-from lary_policy.data import LatentStore
-from lary_policy.data.statistics import benchmark_constants
+from lary_policy.actions.statistics import benchmark_constants
+from lary_policy.latents.store import LatentStore
 
 FAST = ("head.train.epochs=1", "head.width=32", "device=cpu")
 REGRESSION = ("encoder=pixels", "encoder.image_px=28", "head=mlp-small", *FAST)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lary_policy.compose import compose
-from lary_policy.encoders import encoder_spec, weights
-from lary_policy.encoders.sources import WheelFile
+from lary_policy.encoders.base import encoder_spec
+from lary_policy.encoders.weights import resolve as weights
+from lary_policy.encoders.weights.places import WheelFile
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError, WeightsMissingError
 from lary_policy.stages.config import EncoderChoice, SuiteConfig, suite_config
 from lary_policy.stages.context import RunContext

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.compose import compose
-from lary_policy.embodiment import load_embodiment
 from lary_policy.errors import StoreError, UnknownNameError
 from lary_policy.stages.config import suite_config
 from lary_policy.stages.episode_progress import EpisodeProgress

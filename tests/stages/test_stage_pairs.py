@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lary_policy.compose import compose
-from lary_policy.data import LatentStore
 from lary_policy.errors import ConfigError
+from lary_policy.latents.store import LatentStore
 from lary_policy.stages.config import suite_config
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.extract import load_split

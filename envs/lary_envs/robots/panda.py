@@ -11,14 +11,16 @@ import math
 import mujoco
 import numpy as np
 
-from lary_envs.cameras import CameraPlace, add_camera
-from lary_envs.chain import SerialChain, craig_links, rot_z, transform
-from lary_envs.parts import (
+from lary_envs.kinematics import SerialChain, craig_links, rot_z, transform
+from lary_envs.robots.robot import Arm, Gripper, Robot, register_robot
+from lary_envs.scene import (
     CYLINDER,
     DARK,
     STEEL,
     WHITE,
+    CameraPlace,
     Part,
+    add_camera,
     add_gripper_servo,
     add_hand,
     add_hinge,
@@ -28,7 +30,6 @@ from lary_envs.parts import (
     position_servo,
     quat_z,
 )
-from lary_envs.robot import Arm, Gripper, Robot, register_robot
 
 FLANGE_M, HAND_YAW_RAD, TCP_M = 0.107, -math.pi / 4, 0.1034
 # Gripper straight down, TCP at (0.40, 0, 0.22): outside the objects, inside every camera.

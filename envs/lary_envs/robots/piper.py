@@ -14,15 +14,16 @@ from typing import Literal
 import mujoco
 import numpy as np
 
-from lary_envs.cameras import CameraPlace
-from lary_envs.chain import SerialChain, craig_links, transform
-from lary_envs.parts import (
+from lary_envs.kinematics import SerialChain, craig_links, transform
+from lary_envs.robots.robot import Arm, Robot, register_robot
+from lary_envs.scene import (
     BOX,
     CYLINDER,
     DARK,
     HITS_TASK,
     STEEL,
     WHITE,
+    CameraPlace,
     Part,
     add_hinge,
     add_materials,
@@ -30,7 +31,6 @@ from lary_envs.parts import (
     placed,
     position_servo,
 )
-from lary_envs.robot import Arm, Robot, register_robot
 
 type Side = Literal["left", "right"]
 

@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.objects import GREEN, add_box, add_goal_sphere
-from lary_envs.phases import Phase, at_height, pair
-from lary_envs.robots.piper import PADDLE_HALF_M
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.robots import PADDLE_HALF_M
+from lary_envs.scene import GREEN, add_box, add_goal_sphere
+from lary_envs.tasks.phases import Phase, at_height, pair
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = (0.045, 0.15, 0.03), 0.25
 _BALL_RADIUS_M = 0.02

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_envs.objects import add_box, add_goal_plate
-from lary_envs.phases import Phase, at_height, pair
-from lary_envs.robots.piper import PADDLE_HALF_M
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.robots import PADDLE_HALF_M
+from lary_envs.scene import add_box, add_goal_plate
+from lary_envs.tasks.phases import Phase, at_height, pair
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = (0.04, 0.13, 0.04), 0.4  # so wide that one paddle would turn it
 _LOW_M, _HIGH_M = (0.36, -0.04), (0.40, 0.04)

@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.objects import add_two_spheres, place_two_spheres
-from lary_envs.phases import Phase, both, pose
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.scene import add_two_spheres, place_two_spheres
+from lary_envs.tasks.phases import Phase, both, pose
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
 _LOW_M, _HIGH_M = (0.31, 0.06, 0.07), (0.40, 0.24, 0.24)  # of the left sphere; the right one's is mirrored

@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.humanoid_poses import APPROACH_M, hand, hands, point, withdrawn
-from lary_envs.objects import add_box, add_goal_plate
-from lary_envs.phases import Phase, at_height
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.robots.humanoid import APPROACH_M, hand, hands, point, withdrawn
+from lary_envs.scene import add_box, add_goal_plate
+from lary_envs.tasks.phases import Phase, at_height
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = (0.013, 0.11, 0.016), 0.05
 _PLATE_HALF_M = (0.035, 0.12)

@@ -9,11 +9,11 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.humanoid_poses import APPROACH_M, hand, hands
-from lary_envs.objects import RED, add_box, add_goal_plate
-from lary_envs.phases import Phase, at_height
-from lary_envs.robot import ARM, GRIPPER, OBJECT, STATIC
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.robots import ARM, GRIPPER, OBJECT, STATIC
+from lary_envs.robots.humanoid import APPROACH_M, hand, hands
+from lary_envs.scene import RED, add_box, add_goal_plate
+from lary_envs.tasks.phases import Phase, at_height
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = (0.07, 0.095, 0.006), 0.20  # of the tray's bottom
 _HANDLE_M, _HANDLE_HALF_M, _HANDLE_KG = (0.0, 0.122, 0.020), (0.013, 0.034, 0.010), 0.02  # a handle's centre

@@ -8,10 +8,10 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.humanoid_poses import APPROACH_M, hand, hands
-from lary_envs.objects import add_two_spheres, place_two_spheres
-from lary_envs.phases import Phase
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.robots.humanoid import APPROACH_M, hand, hands
+from lary_envs.scene import add_two_spheres, place_two_spheres
+from lary_envs.tasks.phases import Phase
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.025
 _LOW_M, _HIGH_M = (0.38, 0.03, 0.05), (0.51, 0.24, 0.28)  # of the left sphere; the right one's is mirrored

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_envs.objects import add_cube, add_goal_disc
-from lary_envs.phases import Phase, at_height, pose
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.scene import add_cube, add_goal_disc
+from lary_envs.tasks.phases import Phase, at_height, pose
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _HALF_M, _MASS_KG = 0.025, 0.1
 _LOW_M, _HIGH_M = (0.38, -0.12), (0.50, 0.12)

@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.objects import add_goal_sphere
-from lary_envs.phases import Phase, pose
-from lary_envs.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.scene import add_goal_sphere
+from lary_envs.tasks.phases import Phase, pose
+from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
 _LOW_M, _HIGH_M = (0.44, -0.18, 0.08), (0.64, 0.18, 0.28)  # in front of the hand, never hidden by it

@@ -11,10 +11,8 @@ from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.policy.env_contract import require_cameras, require_env
-from lary_policy.policy.features import require_cameras_and_action
-from lary_policy.policy.observation_encoder import ObservationEncoder
-from lary_policy.policy.strict_loading import load_exactly
+from lary_policy.policy.encoder import ObservationEncoder, load_exactly
+from lary_policy.policy.features import require_cameras, require_cameras_and_action, require_env
 
 FEATURES = ("keypoints", "pooled", "both")
 
@@ -44,7 +42,7 @@ class EncoderPolicy:
             if vars(module).get("config") is stock:
                 module.config = config
         config.action_dim = config.action_feature.shape[0]
-        load_exactly(self)  # type: ignore[arg-type]  # checked when loading, with the modules of then
+        load_exactly(self)  # checked when loading, with the modules of then
 
     @staticmethod
     def _require_state(config: Any) -> None:

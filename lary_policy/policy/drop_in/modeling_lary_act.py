@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder
 from lary_policy.policy.drop_in.configuration_lary_act import LaryACTConfig
-from lary_policy.policy.observation_encoder import ObservationEncoder
+from lary_policy.policy.encoder import ObservationEncoder
 
 
 class LaryACTPolicy(EncoderPolicy, ACTPolicy):

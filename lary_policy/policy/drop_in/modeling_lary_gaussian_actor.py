@@ -11,7 +11,7 @@ from torch import nn
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder, without_cameras
 from lary_policy.policy.drop_in.configuration_lary_gaussian_actor import LaryGaussianActorConfig
-from lary_policy.policy.observation_encoder import ObservationEncoder
+from lary_policy.policy.encoder import ObservationEncoder
 
 
 class LaryGaussianActorPolicy(EncoderPolicy, GaussianActorPolicy):

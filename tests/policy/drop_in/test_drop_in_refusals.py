@@ -24,9 +24,9 @@ from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
-from lary_envs.lerobot_env import LarySimEnv
-from lary_policy.contract import ActionContract
-from lary_policy.embodiment import load_embodiment
+from lary_envs.gym.lerobot import LarySimEnv
+from lary_policy.actions.contract import ActionContract
+from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.errors import (
     ConfigError,
     EmbodimentError,

@@ -1,0 +1,81 @@
+"""Between the action layout of an embodiment and poses of arms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lary_envs.robots import Robot
+from lary_policy.actions import (
+    ActionGroup,
+    Embodiment,
+    euler_xyz_to_matrix,
+    matrix_to_euler_xyz,
+    matrix_to_quat_wxyz,
+    matrix_to_quat_xyzw,
+    quat_wxyz_to_matrix,
+    quat_xyzw_to_matrix,
+)
+from lary_policy.errors import EmbodimentError
+
+_TO_MATRIX = {"quat_wxyz": quat_wxyz_to_matrix, "quat_xyzw": quat_xyzw_to_matrix}
+_FROM_MATRIX = {"quat_wxyz": matrix_to_quat_wxyz, "quat_xyzw": matrix_to_quat_xyzw}
+_PLACES = {"position": slice(0, 3), "rotation": slice(3, 6), "gripper": slice(6, 7)}
+
+
+class Layout:
+    """Converts actions `[..., a]` to arm poses `[..., A, 7]` and back.
+
+    An arm pose is x, y, z (m), roll, pitch, yaw (extrinsic xyz, rad) and the gripper's opening (1 for arms
+    without one).
+
+    Raises:
+        EmbodimentError: An action group belongs to an arm that the robot does not have.
+    """
+
+    def __init__(self, embodiment: Embodiment, robot: Robot) -> None:
+        sides = [arm.side for arm in robot.arms]
+        for group in embodiment.groups:
+            if group.arm not in sides:
+                raise EmbodimentError(
+                    expected=f"action groups of the arms {', '.join(sides)}",
+                    got=f"group '{group.name}' of arm '{group.arm}'",
+                    fix=f"Correct configs/embodiment/{embodiment.name}.yaml or robot '{robot.name}'.",
+                )
+        self.action_dim, self.num_arms = embodiment.action_dim, len(sides)
+        self._groups = [(group, sides.index(group.arm)) for group in embodiment.groups]
+
+    def to_arms(self, actions: Tensor) -> Tensor:
+        """Return poses `[..., A, 7]` of actions `[..., a]`, in their dtype and on their device."""
+        arms = actions.new_ones(*actions.shape[:-1], self.num_arms, 7)
+        for group, arm in self._groups:
+            arms[..., arm, _PLACES[group.kind]] = _to_pose(group, _columns(actions, group))
+        return arms
+
+    def to_action(self, arms: Tensor) -> Tensor:
+        """Return actions `[..., a]` of poses `[..., A, 7]`; quaternions have a non-negative real part."""
+        actions = arms.new_zeros(*arms.shape[:-2], self.action_dim)
+        for group, arm in self._groups:
+            values = _from_pose(group, arms[..., arm, _PLACES[group.kind]])
+            for column, index in enumerate(group.indices):
+                actions[..., index] = values[..., column]
+        return actions
+
+
+def _columns(actions: Tensor, group: ActionGroup) -> Tensor:
+    # One column at a time: indexing with a list would copy the index to the device at every call.
+    return torch.stack([actions[..., index] for index in group.indices], -1)
+
+
+def _to_pose(group: ActionGroup, values: Tensor) -> Tensor:
+    convert = _TO_MATRIX.get(group.convention)
+    return values if convert is None else matrix_to_euler_xyz(convert(values))
+
+
+def _from_pose(group: ActionGroup, values: Tensor) -> Tensor:
+    convert = _FROM_MATRIX.get(group.convention)
+    if convert is None:
+        return values
+    quat = convert(euler_xyz_to_matrix(values))
+    real = quat[..., 0 if group.convention == "quat_wxyz" else 3]
+    return torch.where((real < 0)[..., None], -quat, quat)

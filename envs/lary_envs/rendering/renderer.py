@@ -1,0 +1,112 @@
+"""Frames from MuJoCo Warp's batch ray tracer, on a CPU or a GPU, without OpenGL.
+
+MuJoCo Warp's physics on the same device lends the tracer its own model and data: nothing is copied but the
+finished pixels, on the device. With any other physics the poses of the worlds to be seen, and the colours and
+sizes that vary between worlds, are copied to the tracer; it runs no kinematics and no physics. On a CPU one
+launch uses one core and releases the interpreter lock, so a few threads trace small groups of worlds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import mujoco
+import torch
+from torch import Tensor
+
+from lary_envs.devices import launches_on, resolve_device
+from lary_envs.physics import Physics, WarpPhysics
+from lary_envs.rendering.tracer import Tracer, copying_tracer, sharing_tracer, view_fields
+
+_GROUP_WORLDS = 8  # of a CPU launch: small enough to share among threads, large enough to hide the launch
+
+
+def camera_names(model: mujoco.MjModel) -> tuple[str, ...]:
+    """Return the names of a model's cameras in order."""
+    return tuple(model.camera(i).name for i in range(model.ncam))
+
+
+class RayTracer:
+    """Renders any subset of w worlds.
+
+    Args:
+        model: The compiled scene.
+        num_worlds: Worlds w.
+        cameras: Names of the cameras c, in the order of the output.
+        image_px: Height and width of a frame.
+        device: `cpu`, `cuda` or `cuda:1`.
+        num_threads: Threads on a CPU; all cores by default.
+
+    Raises:
+        UnknownNameError: Unknown device.
+        SimulationError: CUDA asked for and not there.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, num_worlds: int, cameras: tuple[str, ...], image_px: int, *,
+        device: str | torch.device = "cpu", num_threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self.device = resolve_device(device)
+        self._model, self._num_worlds, self._cameras, self._image_px = model, num_worlds, cameras, image_px
+        self._threads = num_threads or os.cpu_count() or 1
+        self._physics: Physics | None = None
+        self._tracers: list[Tracer] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    def render(self, physics: Physics, worlds: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Return uint8 RGB `[n, c, h, w, 3]` of the n given worlds (all by default) on the render device.
+
+        The frames are the caller's own: the next call does not change them.
+        """
+        if physics is not self._physics:
+            self._attach(physics)
+        index = None if worlds is None else torch.as_tensor(worlds, dtype=torch.long)
+        with launches_on(self.device):
+            if self._shares(physics):
+                frames = self._tracers[0].trace()
+                return frames if index is None else frames[index.to(self.device, non_blocking=True)]
+            return self._render_copies(physics, torch.arange(self._num_worlds) if index is None else index)
+
+    def close(self) -> None:
+        """Stop the threads, wait for the device and free the contexts."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._pool, self._physics = None, None
+        self._tracers.clear()
+
+    def _shares(self, physics: Physics) -> bool:
+        return isinstance(physics, WarpPhysics) and physics.device == self.device
+
+    def _attach(self, physics: Physics) -> None:
+        """Make tracers for the worlds of one engine."""
+        self.close()
+        self._physics = physics
+        look = (self._model, self._cameras, self._image_px, self.device)
+        if isinstance(physics, WarpPhysics) and self._shares(physics):
+            self._tracers = [sharing_tracer(physics, *look)]
+            return
+        on_cpu = self.device.type == "cpu"
+        group = min(_GROUP_WORLDS, self._num_worlds) if on_cpu else self._num_worlds
+        threads = min(self._threads, -(-self._num_worlds // group)) if on_cpu else 1
+        self._tracers = [copying_tracer(group, physics.vary, *look) for _ in range(threads)]
+        for tracer in self._tracers:
+            tracer.build()
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def _render_copies(self, physics: Physics, index: Tensor) -> Tensor:
+        index = index.to(physics.device)
+        seen = {name: physics.field(name)[index] for name in view_fields(physics.vary)}
+        size = self._tracers[0].num_worlds
+        groups = [{k: v[i : i + size] for k, v in seen.items()} for i in range(0, len(index), size)]
+        shares = [groups[i :: len(self._tracers)] for i in range(len(self._tracers))]
+        run = self._pool.map if self._pool is not None else map
+        rendered = list(run(_trace_all, self._tracers, shares))
+        return torch.cat([rendered[i % len(shares)][i // len(shares)] for i in range(len(groups))])
+
+
+def _trace_all(tracer: Tracer, groups: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    return [tracer.trace(group) for group in groups]

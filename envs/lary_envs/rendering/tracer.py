@@ -1,0 +1,131 @@
+"""One render context of MuJoCo Warp, over the buffers of a physics engine or over its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import mujoco
+import torch
+import warp as wp
+from torch import Tensor
+
+from lary_envs.devices import LaunchGraph, can_record, init_warp, launches_on
+from lary_envs.physics import POSE_FIELDS, WarpPhysics
+
+# A context's kernel is built at its first launch, and Warp cannot build two at the same time: one of them may
+# lack a kind of geometry.
+_BUILDING = threading.Lock()
+# How often the boxes of the tree of geometry are fitted before a frame. The kernel of Warp 1.19 for CUDA
+# reads the boxes of a node's children without making sure that they are the new ones. One pass may leave
+# boxes of the frame before, and what jumps through the air, as the goal of a new episode, is then missing.
+# Each further pass over the same boxes sets at least one more level right, and takes some microseconds.
+_FITS = {"cpu": 1, "cuda": 6}
+# Model fields that the tracer reads. Those of cameras and lights' directions reach it as poses.
+_LOOK_FIELDS = (
+    "geom_rgba",
+    "geom_size",
+    "mat_rgba",
+    "mat_texid",
+    "light_ambient",
+    "light_diffuse",
+    "light_specular",
+)
+
+
+def view_fields(vary: Sequence[str]) -> tuple[str, ...]:
+    """Return the fields that decide what a world looks like: poses, and what varies between worlds."""
+    return (*POSE_FIELDS, *(name for name in _LOOK_FIELDS if name in vary))
+
+
+class Tracer:
+    """Traces all worlds of one model and data of MuJoCo Warp.
+
+    Args:
+        host_model: The compiled scene.
+        model: MuJoCo Warp's model.
+        data: MuJoCo Warp's data.
+        cameras: Names of the cameras c, in the order of the output.
+        image_px: Height and width of a frame.
+        device: Where model and data are.
+        inputs: Names of the fields that `trace` is given for each world; none where an engine writes them.
+
+    Attributes:
+        num_worlds: Worlds w.
+        context: The render context.
+        pixels: Live uint8 view `[w, c, h, w, 4]` (blue, green, red, alpha) of the context's buffer.
+    """
+
+    def __init__(
+        self, host_model: mujoco.MjModel, model: Any, data: Any, cameras: tuple[str, ...], image_px: int,
+        device: torch.device, inputs: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        import mujoco_warp as mjw
+
+        self.num_worlds = int(data.nworld)
+        with launches_on(device):
+            context = mjw.create_render_context(
+                host_model, nworld=self.num_worlds, cam_res=(image_px, image_px), render_rgb=True,
+                render_depth=False, cam_active=list(cameras), use_textures=True, use_shadows=True,
+                render_skybox=True, samples_per_pixel=1,
+            )  # fmt: skip
+        self.context = context
+        packed = wp.to_torch(context.rgb_data).view(torch.uint8)
+        self.pixels = packed.view(self.num_worlds, len(cameras), image_px, image_px, 4)
+        sources = {name: model if name in _LOOK_FIELDS else data for name in inputs}
+        self._inputs = {name: wp.to_torch(getattr(source, name)) for name, source in sources.items()}
+        launch = partial(_refit_and_render, model, data, context, _FITS[device.type])
+        self._launch = LaunchGraph(launch, device, record=can_record(device))
+
+    def build(self) -> None:
+        """Launch once, so that threads find the kernel built."""
+        with _BUILDING:
+            self._launch()
+
+    def trace(self, seen: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return new frames, uint8 RGB `[n, c, h, w, 3]`, of all worlds, or of n that look like `seen`.
+
+        Args:
+            seen: Values `[n, ...]`, n <= w, of the fields named in `inputs`.
+        """
+        count = self.num_worlds if seen is None else len(seen["geom_xpos"])
+        for name, value in (seen or {}).items():
+            view = self._inputs[name][:count]
+            view.copy_(value.reshape(view.shape))
+        self._launch()
+        return self.pixels[:count, ..., :3].flip(-1)
+
+
+def sharing_tracer(
+    physics: WarpPhysics, host_model: mujoco.MjModel, cameras: tuple[str, ...], image_px: int,
+    device: torch.device,
+) -> Tracer:  # fmt: skip
+    """Return a tracer of an engine's own buffers."""
+    return Tracer(host_model, physics.model, physics.data, cameras, image_px, device)
+
+
+def copying_tracer(
+    num_worlds: int, vary: Sequence[str], host_model: mujoco.MjModel, cameras: tuple[str, ...], image_px: int,
+    device: torch.device,
+) -> Tracer:  # fmt: skip
+    """Return a tracer with buffers of its own for up to `num_worlds` worlds."""
+    init_warp()
+    import mujoco_warp as mjw
+
+    names = view_fields(vary)
+    with launches_on(device):
+        looks = {name: num_worlds for name in names if name in _LOOK_FIELDS}
+        model = mjw.put_model(host_model, batch_sizes=looks)
+        data = mjw.make_data(host_model, nworld=num_worlds, nconmax=1, njmax=1)
+    return Tracer(host_model, model, data, cameras, image_px, device, names)
+
+
+def _refit_and_render(model: Any, data: Any, context: Any, fits: int) -> None:
+    import mujoco_warp as mjw
+
+    mjw.refit_bvh(model, data, context)
+    for _ in range(fits - 1):
+        context.bvh.refit()
+    mjw.render(model, data, context)

@@ -1,0 +1,126 @@
+"""What a robot is, and the registry of robots: one module in `lary_envs/robots` each."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lary_envs.kinematics import SerialChain
+from lary_envs.scene import CameraPlace, Vec3
+from lary_policy.errors import SimulationError, UnknownNameError
+
+if TYPE_CHECKING:
+    import mujoco
+
+# Collision classes: static scene, movable object, gripper or paddle, arm (hits objects only).
+STATIC, OBJECT, GRIPPER, ARM = 1, 2, 4, 8
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """A parallel gripper.
+
+    Attributes:
+        fingers: Joint names; the first finger is actuated, the second mirrors it.
+        open_m: Travel of one finger, metres.
+    """
+
+    fingers: tuple[str, str]
+    open_m: float
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One arm of a robot.
+
+    Attributes:
+        side: `single`, `left` or `right`, as in the embodiment's action groups.
+        chain: Its kinematics.
+        joints: Joint names from base to tool; actuators have the same names.
+        gripper: Its gripper, or None.
+        workspace_m: Low and high corner of the box (world frame) in which every task happens.
+    """
+
+    side: str
+    chain: SerialChain
+    joints: tuple[str, ...]
+    gripper: Gripper | None
+    workspace_m: tuple[Vec3, Vec3]
+
+
+@dataclass(frozen=True, eq=False)
+class Robot:
+    """A robot, its cameras and how to build it.
+
+    Attributes:
+        name: Name of the robot.
+        embodiment: Name of its action layout.
+        arms: Its arms, left before right.
+        build: Adds materials, bodies and wrist cameras to a scene, and actuators in the order of `ctrl`: for
+            each arm its joints, then its first finger.
+        cameras: Fixed cameras by name, world frame.
+        wrist_cameras: Names of the cameras that `build` mounts on the hands.
+        contacts: Contacts and constraint rows a world may need (`nconmax`, `njmax` of MuJoCo Warp).
+        table_near_m: x of the table's edge towards the robot.
+    """
+
+    name: str
+    embodiment: str
+    arms: tuple[Arm, ...]
+    build: Callable[[mujoco.MjSpec], None]
+    cameras: Mapping[str, CameraPlace]
+    wrist_cameras: tuple[str, ...]
+    contacts: tuple[int, int]
+    table_near_m: float = -0.2
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Names of all cameras."""
+        return (*self.cameras, *self.wrist_cameras)
+
+    @property
+    def num_actuators(self) -> int:
+        """Length of `ctrl`."""
+        return sum(len(arm.joints) + (arm.gripper is not None) for arm in self.arms)
+
+
+_ROBOTS: dict[str, Robot] = {}
+
+
+def register_robot(robot: Robot) -> Robot:
+    """Register a robot for its embodiment.
+
+    Raises:
+        SimulationError: The embodiment has a robot already.
+    """
+    if robot.embodiment in _ROBOTS:
+        raise SimulationError(
+            expected="one robot for an embodiment",
+            got=f"'{robot.name}' and '{_ROBOTS[robot.embodiment].name}' for '{robot.embodiment}'",
+            fix="Give the second robot an embodiment of its own in configs/embodiment.",
+        )
+    _ROBOTS[robot.embodiment] = robot
+    return robot
+
+
+def list_robots() -> tuple[str, ...]:
+    """Return the embodiments that have a robot: every module in `lary_envs/robots` registers one."""
+    from lary_envs import robots
+
+    for module in pkgutil.iter_modules(robots.__path__):
+        importlib.import_module(f"{robots.__name__}.{module.name}")
+    return tuple(sorted(_ROBOTS))
+
+
+def robot_of(embodiment: str) -> Robot:
+    """Return the robot of an embodiment.
+
+    Raises:
+        UnknownNameError: No robot has this action layout; the message lists those that exist.
+    """
+    if embodiment not in list_robots():
+        raise UnknownNameError("embodiment with a simulated robot", embodiment, list_robots())
+    return _ROBOTS[embodiment]

@@ -1,0 +1,1 @@
+"""Tools for people who build scenes: gallery, reachability, tracking."""

@@ -1,0 +1,92 @@
+"""What `envs/README.md` shows: a picture of each task and the measured rate of its expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lary_envs.controller import EndEffectorController
+from lary_envs.env import SimEnv
+from lary_envs.expert import make_expert
+from lary_envs.randomisation import LEVELS
+from lary_envs.tasks import task_spec
+
+
+@dataclass(frozen=True)
+class ExpertRate:
+    """How often the scripted expert of a task succeeds, and how fast.
+
+    Attributes:
+        task: Task name.
+        episodes: Episodes, one a seed.
+        ever: Episodes that succeeded at some step.
+        at_end: Episodes in which success held at the last step.
+        median_steps: Median control steps until the first success (of the successful ones).
+        max_steps: The slowest of them.
+    """
+
+    task: str
+    episodes: int
+    ever: int
+    at_end: int
+    median_steps: int
+    max_steps: int
+
+
+def play_expert(env: SimEnv, seeds: Sequence[int]) -> Iterator[int]:
+    """Reset `env` and run its expert to the end of the episode; yields the number of steps done so far."""
+    controller = EndEffectorController(env.num_worlds, embodiment=env.task.embodiment)
+    env.reset(seeds)
+    controller.reset(env.joints())
+    expert = make_expert(env.task.name, env)
+    target = controller.pose()
+    yield 0
+    for step in range(env.task.max_steps):
+        target = expert.act(target)
+        env.step(controller.command(target))
+        yield step + 1
+
+
+def measure_expert(task: str, seeds: Sequence[int], *, randomisation: str = "none") -> ExpertRate:
+    """Run the expert once for every seed, all together."""
+    env = SimEnv(task, len(seeds), randomisation=randomisation)
+    first = torch.full((len(seeds),), env.task.max_steps + 1)
+    for step in play_expert(env, seeds):
+        first = torch.where(env.success() & (first > step), step, first)
+    good = first[first <= env.task.max_steps]
+    median, slowest = (int(good.median()), int(good.max())) if len(good) else (0, 0)
+    return ExpertRate(task, len(seeds), len(good), int(env.success().sum()), median, slowest)
+
+
+def write_picture(task: str, path: Path, *, step: int, seed: int = 0, image_px: int = 200) -> None:
+    """Write a PNG of all cameras side by side, `step` steps into the expert's episode (edges smoothed)."""
+    env = SimEnv(task, 1, cameras=task_spec(task).cameras, image_px=2 * image_px)
+    for done in play_expert(env, [seed]):
+        if done == step:
+            break
+    strip = torch.cat(list(env.frames()[0]), dim=1)
+    env.close()
+    _save(strip, path)
+
+
+def write_levels_picture(
+    task: str, path: Path, *, seeds: Sequence[int] = range(4), image_px: int = 160
+) -> None:
+    """Write a PNG of initial states: one row for each randomisation level, one column a seed."""
+    rows = []
+    for level in LEVELS:
+        env = SimEnv(task, len(seeds), image_px=2 * image_px, randomisation=level)
+        env.reset(seeds)
+        rows.append(torch.cat(list(env.frames()[:, 0]), dim=1))
+        env.close()
+    _save(torch.cat(rows), path)
+
+
+def _save(picture: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.cpu().numpy()).reduce(2).save(path, optimize=True)

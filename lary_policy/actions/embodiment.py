@@ -1,0 +1,297 @@
+"""Action layouts of robots: what each number of an action means, and its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from lary_policy.actions import rotation
+from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
+from lary_policy.paths import choices, configs_dir
+
+GroupKind = Literal["position", "rotation", "gripper", "joint"]
+STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
+# Differences below these do not matter to a robot (metres, radians, fraction of the gripper's opening): a few
+# times the controller's tracking error. Scaling them up to unit variance would make heads learn, and closed
+# loops amplify, noise.
+LEAST_SCALE = {"position": 0.005, "rotation": 0.02, "gripper": 0.05}
+# Joints come in the units of their dataset. 1 degree is the rotation above; of other units nothing is known,
+# so only numbers that never change are left alone.
+LEAST_JOINT_SCALE = {"rad": 0.02, "deg": 1.0}
+
+_TO_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
+    "euler_xyz": rotation.euler_xyz_to_matrix,
+    "quat_wxyz": rotation.quat_wxyz_to_matrix,
+    "quat_xyzw": rotation.quat_xyzw_to_matrix,
+    "rot6d": rotation.rot6d_to_matrix,
+}
+_FROM_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
+    "euler_xyz": rotation.matrix_to_euler_xyz,
+    "quat_wxyz": rotation.matrix_to_quat_wxyz,
+    "quat_xyzw": rotation.matrix_to_quat_xyzw,
+    "rot6d": rotation.matrix_to_rot6d,
+}
+
+
+def convert_rotation(values: Tensor, source: str, target: str) -> Tensor:
+    """Convert rotations `[..., n]` between conventions, also to their own: one form for each rotation."""
+    return _FROM_MATRIX[target](_TO_MATRIX[source](values))
+
+
+@dataclass(frozen=True)
+class ActionGroup:
+    """Some numbers of an action that belong together.
+
+    Attributes:
+        name: Name used in scores, e.g. `position`.
+        kind: `position` (metres, base frame), `rotation`, `gripper` or `joint`.
+        arm: `single`, `left` or `right`.
+        indices: Where in the action vector.
+        labels: One name a number.
+        convention: Rotation convention (`euler_xyz`, `quat_wxyz`, `quat_xyzw`, `rot6d`) or frame.
+        unit: `m`, `rad`, `deg`, `unit` or `fraction`.
+    """
+
+    name: str
+    kind: GroupKind
+    arm: str
+    indices: tuple[int, ...]
+    labels: tuple[str, ...]
+    convention: str
+    unit: str
+
+    @property
+    def place(self) -> slice | list[int]:
+        """Index of the group's numbers: a slice where they are neighbours (no index travels to a GPU)."""
+        first, last = self.indices[0], self.indices[-1]
+        neighbours = self.indices == tuple(range(first, last + 1))
+        return slice(first, last + 1) if neighbours else list(self.indices)
+
+    @property
+    def least_scale(self) -> float:
+        """Least deviation of its numbers worth resolving."""
+        if self.kind == "joint":
+            return LEAST_JOINT_SCALE.get(self.unit, STD_FLOOR)
+        return LEAST_SCALE[self.kind]
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """The action layout of a robot: ordered groups, conventions, units and control rate.
+
+    Raises:
+        EmbodimentError: Indices do not cover 0..a-1 exactly once, or a rotation convention is unknown.
+    """
+
+    name: str
+    groups: tuple[ActionGroup, ...]
+    control_hz: float
+
+    def __post_init__(self) -> None:
+        covered = sorted(i for g in self.groups for i in g.indices)
+        if covered != list(range(len(covered))):
+            raise EmbodimentError(
+                expected="every action index exactly once",
+                got=f"indices {covered}",
+                fix=f"Correct embodiment {self.name}.",
+            )
+        for group in self.groups:
+            if len(group.labels) != len(group.indices):
+                raise EmbodimentError(
+                    expected=f"{len(group.indices)} labels in group {group.name}",
+                    got=f"{list(group.labels)}",
+                    fix=f"Correct embodiment {self.name}.",
+                )
+            if group.kind == "rotation" and group.convention not in _TO_MATRIX:
+                raise UnknownNameError("rotation convention", group.convention, _TO_MATRIX)
+
+    @property
+    def action_dim(self) -> int:
+        """Length a of one action."""
+        return sum(len(g.indices) for g in self.groups)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One label for each of the a numbers, in order."""
+        pairs = [(i, label) for g in self.groups for i, label in zip(g.indices, g.labels, strict=True)]
+        return tuple(label for _, label in sorted(pairs))
+
+    def group_indices(self) -> dict[str, tuple[int, ...]]:
+        """Map each group name to its indices; groups of the same name (two arms) are joined."""
+        joined: dict[str, tuple[int, ...]] = {}
+        for group in self.groups:
+            joined[group.name] = (*joined.get(group.name, ()), *group.indices)
+        return joined
+
+    def least_scale(self) -> tuple[float, ...]:
+        """Return for each of the a numbers the least deviation worth resolving (`LEAST_SCALE`)."""
+        scale = {i: g.least_scale for g in self.groups for i in g.indices}
+        return tuple(scale[i] for i in range(self.action_dim))
+
+    def check(self, actions: Tensor) -> None:
+        """Raise ShapeError unless `actions` is `[..., a]` and finite."""
+        if actions.shape[-1] != self.action_dim:
+            raise ShapeError(
+                expected=f"actions of shape [..., {self.action_dim}] ({', '.join(self.labels)})",
+                got=f"{tuple(actions.shape)}",
+                fix=f"Use data of embodiment '{self.name}' or choose another embodiment.",
+            )
+        if not torch.isfinite(actions).all():
+            raise ShapeError(
+                expected="finite actions",
+                got=f"{int((~torch.isfinite(actions)).sum())} non-finite values",
+                fix="Run `lary data verify` to find the file.",
+            )
+
+    def to_relative(self, actions: Tensor, anchor: Tensor) -> Tensor:
+        """Express absolute actions `[..., k, a]` relative to the pose `anchor` `[..., a]`.
+
+        Positions become differences in the base frame, rotations R_anchor^T R_target in the layout's own
+        convention (a proper rotation difference, not a component-wise one), joints differences, grippers stay
+        absolute.
+        """
+        return self._convert(actions, anchor, inverse=False)
+
+    def to_absolute(self, relative: Tensor, anchor: Tensor, *, check: bool = True) -> Tensor:
+        """Invert `to_relative`: `[..., k, a]` relative actions and `[..., a]` anchor to absolute actions.
+
+        `check=False` leaves out the test for non-finite anchors, which waits for a GPU.
+        """
+        return self._convert(relative, anchor, inverse=True, check=check)
+
+    def rotation_error_deg(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Return the geodesic angle (degrees) between the rotations of two actions `[..., a]`.
+
+        One entry `[...]` for each rotation group, named after it, or `group/arm` where two arms share a name.
+        """
+        groups = [g for g in self.groups if g.kind == "rotation"]
+        repeated = len({g.name for g in groups}) < len(groups)
+        errors = {}
+        for group in groups:
+            index = list(group.indices)
+            matrices = [_TO_MATRIX[group.convention](v[..., index]) for v in (first, second)]
+            name = f"{group.name}/{group.arm}" if repeated else group.name
+            errors[name] = torch.rad2deg(rotation.geodesic_angle_rad(*matrices))
+        return errors
+
+    def _convert(self, actions: Tensor, anchor: Tensor, *, inverse: bool, check: bool = True) -> Tensor:
+        if check:
+            self.check(anchor)
+        if actions.shape[-1] != self.action_dim or actions.shape[:-2] != anchor.shape[:-1]:
+            raise ShapeError(
+                expected=f"actions [..., k, {self.action_dim}] and anchors [..., {self.action_dim}]",
+                got=f"{tuple(actions.shape)} and {tuple(anchor.shape)}",
+                fix="Pass one anchor pose for each chunk.",
+            )
+        base = anchor.unsqueeze(-2).expand_as(actions)
+        out = actions.clone()
+        for group in self.groups:
+            place = group.place
+            if group.kind in ("position", "joint"):
+                out[..., place] = actions[..., place] + base[..., place] * (1 if inverse else -1)
+            elif group.kind == "rotation":
+                target = _TO_MATRIX[group.convention](actions[..., place])
+                frame = _TO_MATRIX[group.convention](base[..., place])
+                turned = (frame if inverse else frame.transpose(-1, -2)) @ target
+                out[..., place] = _FROM_MATRIX[group.convention](turned)
+        return out
+
+
+@dataclass(frozen=True)
+class ActionStats:
+    """Mean and population standard deviation of each action number over all time steps of the train split.
+
+    A dimension whose std is below `STD_FLOOR` is constant and named by `constant`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    count: int
+
+    @classmethod
+    def fit(cls, actions: Tensor, least_std: Sequence[float] | None = None) -> ActionStats:
+        """Compute statistics of `[..., a]` in float64.
+
+        Args:
+            actions: Any actions or poses.
+            least_std: Smaller deviations are raised to these, one a dimension (see `Embodiment.least_scale`);
+                None replaces those below `STD_FLOOR` by 1, as LARYBench does.
+
+        Raises:
+            EmbodimentError: There are no actions.
+        """
+        flat = actions.reshape(-1, actions.shape[-1]).double()
+        if len(flat) == 0:
+            raise EmbodimentError(
+                expected="at least one action",
+                got="none",
+                fix="Check the train split with `lary data verify`.",
+            )
+        std = flat.std(0, correction=0)
+        if least_std is None:
+            std = torch.where(std < STD_FLOOR, torch.ones_like(std), std)
+        else:
+            std = torch.maximum(std, std.new_tensor(least_std))
+        return cls(tuple(flat.mean(0).tolist()), tuple(std.tolist()), len(flat))
+
+    def normalise(self, actions: Tensor) -> Tensor:
+        """Map `[..., a]` to zero mean and unit variance."""
+        return (actions - actions.new_tensor(self.mean)) / actions.new_tensor(self.std)
+
+    def denormalise(self, actions: Tensor) -> Tensor:
+        """Invert `normalise`."""
+        return actions * actions.new_tensor(self.std) + actions.new_tensor(self.mean)
+
+    def constant(self, actions: Tensor) -> tuple[int, ...]:
+        """Return the dimensions of `[..., a]` that do not vary (std below `STD_FLOOR`)."""
+        std = actions.reshape(-1, actions.shape[-1]).double().std(0, correction=0)
+        return tuple(int(i) for i in torch.nonzero(std < STD_FLOOR).flatten())
+
+
+def list_embodiments() -> tuple[str, ...]:
+    """Return the names of all embodiments: in `configs/embodiment`, and registered ones."""
+    return (*choices("embodiment"), *sorted(_REGISTERED))
+
+
+_REGISTERED: dict[str, Embodiment] = {}
+
+
+def register_embodiment(embodiment: Embodiment) -> Embodiment:
+    """Make an embodiment known to `load_embodiment` in this process, e.g. one inferred from a dataset.
+
+    Raises:
+        EmbodimentError: Another one has that name.
+    """
+    taken = embodiment.name in choices("embodiment")
+    if taken or _REGISTERED.setdefault(embodiment.name, embodiment) != embodiment:
+        raise EmbodimentError(
+            expected="a name that no other embodiment has",
+            got=f"'{embodiment.name}'",
+            fix="Give it another name.",
+        )
+    return embodiment
+
+
+def load_embodiment(name: str) -> Embodiment:
+    """Return a registered embodiment, or read one from its YAML.
+
+    Raises:
+        UnknownNameError: There is no such embodiment; the message lists the known ones.
+        EmbodimentError: The YAML contradicts itself.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if name not in list_embodiments():
+        raise UnknownNameError("embodiment", name, list_embodiments())
+    raw: dict[str, Any] = yaml.safe_load((configs_dir() / "embodiment" / f"{name}.yaml").read_text())
+    return Embodiment(raw["name"], tuple(_group(g) for g in raw["groups"]), float(raw["control_hz"]))
+
+
+def _group(raw: dict[str, Any]) -> ActionGroup:
+    sequences: dict[str, Sequence[Any]] = {key: tuple(raw[key]) for key in ("indices", "labels")}
+    return ActionGroup(**{**raw, **sequences})

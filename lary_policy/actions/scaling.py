@@ -1,0 +1,237 @@
+"""Statistics of actions for each type of robot; blank and unknown types are never passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lary_policy.actions.embodiment import ActionStats
+from lary_policy.actions.statistics import CONSTANTS, RunningStatistics
+from lary_policy.errors import EmbodimentError
+
+Unknown = Literal["error", "pool", "identity"]
+UNKNOWN_ROBOTS = ("error", "pool", "identity")
+_NAMED_ROWS = 5  # rows that an error message names
+
+
+@dataclass(frozen=True)
+class RobotStatistics:
+    """Statistics of each type of robot.
+
+    Attributes:
+        robots: By type.
+        everything: Over all robots.
+        unknown: What rows of a blank or unknown type get: an `error`, the statistics of `everything`
+            (`pool`), or mean 0 and std 1 (`identity`: what the reference does without a word).
+    """
+
+    robots: Mapping[str, ActionStats]
+    everything: ActionStats
+    unknown: Unknown = "error"
+
+    def of_rows(self, robot_types: Sequence[str], items: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+        """Return mean and std of each row, float64 `[N, a]` each.
+
+        Args:
+            robot_types: Type of robot of each row.
+            items: Where each row stands, for messages.
+
+        Raises:
+            EmbodimentError: `unknown` is `error` and a type is blank or has no statistics.
+        """
+        bad = [i for i, robot in enumerate(robot_types) if robot not in self.robots]
+        if bad and self.unknown == "error":
+            raise self._unknown_types(
+                [robot_types[i] for i in bad], [items[i] for i in bad] if items else bad
+            )
+        fallback = self.everything
+        if self.unknown == "identity":
+            dim = len(fallback.mean)
+            fallback = ActionStats((0.0,) * dim, (1.0,) * dim, 0)
+        chosen = [self.robots.get(robot, fallback) for robot in robot_types]
+        mean = torch.tensor([s.mean for s in chosen], dtype=torch.float64)
+        return mean, torch.tensor([s.std for s in chosen], dtype=torch.float64)
+
+    def normalise(self, actions: Tensor, robot_types: Sequence[str], items: Sequence[str] = ()) -> Tensor:
+        """Map actions `[N, k, a]` to zero mean and unit variance of their robot."""
+        mean, std = (v.to(actions).unsqueeze(1) for v in self.of_rows(robot_types, items))
+        return (actions - mean) / std
+
+    def denormalise(self, actions: Tensor, robot_types: Sequence[str]) -> Tensor:
+        """Invert `normalise`."""
+        mean, std = (v.to(actions).unsqueeze(1) for v in self.of_rows(robot_types))
+        return actions * std + mean
+
+    def _unknown_types(self, types: Sequence[str], rows: Sequence[Any]) -> EmbodimentError:
+        names = ", ".join(sorted({f"'{t}'" if t else "(blank)" for t in types}))
+        return EmbodimentError(
+            expected=f"robot types with statistics: {', '.join(sorted(self.robots))}",
+            got=f"{len(types)} rows of type {names}, for example {', '.join(map(str, rows[:_NAMED_ROWS]))}",
+            fix="Correct the column robot_type, or pass unknown_robots=pool to normalise those rows with the "
+            "statistics of all robots together.",
+        )
+
+
+@dataclass
+class RobotAccumulator:
+    """Collects actions robot by robot, file after file.
+
+    Attributes:
+        dim: Numbers a of an action.
+        robots: What was seen of each type so far; blank ones are under "".
+    """
+
+    dim: int
+    robots: dict[str, RunningStatistics] = field(default_factory=dict)
+
+    def update(self, robot_type: str, actions: NDArray[Any]) -> None:
+        """Take in actions `[n, a]` of a robot."""
+        self.robots.setdefault(robot_type, RunningStatistics(self.dim)).update(actions)
+
+    def merge(self, other: RobotAccumulator) -> None:
+        """Take in all that another one has seen: each robot pooled over both."""
+        for robot, seen in other.robots.items():
+            self.robots.setdefault(robot, RunningStatistics(self.dim)).merge(seen)
+
+    def result(self, *, unknown: Unknown = "error") -> RobotStatistics:
+        """Return the statistics.
+
+        Blank types are no robot of their own and count for `everything` only, except with `identity`, where
+        they are pooled into one robot as in the reference.
+
+        Raises:
+            EmbodimentError: Nothing was taken in, or `unknown` is `error` and there are blank types.
+        """
+        everything = RunningStatistics(self.dim)
+        for seen in self.robots.values():
+            everything.merge(seen)
+        kept = {robot: seen for robot, seen in sorted(self.robots.items()) if robot or unknown == "identity"}
+        found = {robot: seen.result() for robot, seen in kept.items()}
+        if "" in self.robots and unknown == "error":
+            raise EmbodimentError(
+                expected="a robot type in every row that statistics are made from",
+                got=f"{self.robots[''].count} actions of rows where it is blank",
+                fix="Correct the column robot_type, or pass unknown_robots=pool: those rows are then "
+                "normalised with the statistics of all robots together.",
+            )
+        return RobotStatistics(found, everything.result(), unknown)
+
+
+def fit_robots(actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown = "error") -> RobotStatistics:
+    """Compute statistics of the rows of a table in memory.
+
+    Args:
+        actions: `[N, k, a]`, or differences `[N, a]`.
+        robot_types: Type of robot of each row.
+        unknown: See `RobotStatistics`.
+
+    Raises:
+        EmbodimentError: There are no rows, or `unknown` is `error` and a type is blank.
+    """
+    collected = RobotAccumulator(actions.shape[-1])
+    values = actions.reshape(len(actions), -1, actions.shape[-1]).double().numpy()
+    for robot in dict.fromkeys(robot_types):
+        rows = [i for i, other in enumerate(robot_types) if other == robot]
+        collected.update(robot, values[rows].reshape(-1, collected.dim))
+    return collected.result(unknown=unknown)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Statistics of action targets.
+
+    Attributes:
+        statistics: Of each robot type; of one type "" where robots are not told apart.
+        per_robot: Whether robots are told apart.
+        origin: Where the numbers come from, in words.
+    """
+
+    statistics: RobotStatistics
+    per_robot: bool
+    origin: str
+
+    @property
+    def everything(self) -> ActionStats:
+        """Statistics over all robots."""
+        return self.statistics.everything
+
+    def normalise(self, targets: Tensor, robots: Sequence[str], items: Sequence[str]) -> Tensor:
+        """Map targets `[N k a]` to zero mean and unit variance.
+
+        Raises:
+            EmbodimentError: A robot type is blank or has no statistics; the rows are named.
+        """
+        return self.statistics.normalise(targets, self._types(robots), items)
+
+    def denormalise(self, targets: Tensor, robots: Sequence[str]) -> Tensor:
+        """Invert `normalise`."""
+        return self.statistics.denormalise(targets, self._types(robots))
+
+    def unknown(self, robots: Sequence[str]) -> int:
+        """Return how many rows are of a type without statistics of its own."""
+        return sum(robot not in self.statistics.robots for robot in self._types(robots))
+
+    def _types(self, robots: Sequence[str]) -> Sequence[str]:
+        return robots if self.per_robot else [""] * len(robots)
+
+
+def fit_scaling(
+    key: str,
+    protocol: str,
+    target: str,
+    targets: Tensor,
+    robots: Sequence[str],
+    items: Sequence[str],
+    *,
+    least: Sequence[float] | None,
+    unknown: Unknown,
+) -> Scaling:
+    """Return the statistics of a source's targets.
+
+    Under `lary` CALVIN and VLABench have constants for absolute targets, datasets of several robots have
+    statistics of each type (rows of an unknown type stay as they are), and all others those of the training
+    split. Under `native` all statistics are of the training split, and unknown types are never passed over.
+
+    Args:
+        key: Source.
+        protocol: `native` or `lary`.
+        target: Name of the action target.
+        targets: Of the training split `[N k a]`.
+        robots: Robot type of each row.
+        items: Where each row stands, for messages.
+        least: Smallest deviations of a number worth resolving, for `native`.
+        unknown: What rows of blank or unknown types get under `native`.
+
+    Raises:
+        EmbodimentError: There are no rows, or a robot type is blank; the rows are named.
+    """
+    if protocol == "lary" and target == "absolute" and key in CONSTANTS:
+        return Scaling(_one(CONSTANTS[key]), False, "constants of the reference")
+    if any(robots):
+        policy: Unknown = "identity" if protocol == "lary" else unknown
+        _require_types(robots, items, policy)
+        return Scaling(
+            fit_robots(targets, robots, unknown=policy), True, f"train split, each robot ({policy})"
+        )
+    stats = ActionStats.fit(targets, None if protocol == "lary" else least)
+    return Scaling(_one(stats), False, "train split")
+
+
+def _one(stats: ActionStats) -> RobotStatistics:
+    return RobotStatistics({"": stats}, stats)
+
+
+def _require_types(robots: Sequence[str], items: Sequence[str], policy: Unknown) -> None:
+    blank = [item for robot, item in zip(robots, items, strict=True) if not robot]
+    if blank and policy == "error":
+        raise EmbodimentError(
+            expected="a robot type in every row of the training split",
+            got=f"{len(blank)} of {len(robots)} rows where it is blank, for example {', '.join(blank[:5])}",
+            fix="Correct the column robot_type, or pass unknown_robots=pool: those rows are then normalised "
+            "with the statistics of all robots together.",
+        )

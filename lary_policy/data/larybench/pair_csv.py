@@ -1,0 +1,297 @@
+"""Reader of LARYBench pair CSVs; what simulated demonstrations are written as, too."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from lary_policy.actions import Embodiment
+from lary_policy.data import layout
+from lary_policy.data.larybench.pair_rows import (
+    BLOCK_ROWS,
+    Cells,
+    PairBlock,
+    PairFile,
+    PairFormat,
+    PairReader,
+    check_fields,
+    step_of,
+)
+from lary_policy.data.larybench.resolver import PathResolver
+from lary_policy.data.pairs import PairRow, PairTable
+from lary_policy.errors import DatasetError, LaryPolicyError, UnknownNameError
+from lary_policy.types import Quarantined
+
+__all__ = [
+    "Cells", "PairFile", "check_fields", "load_pairs", "nothing_usable", "open_pair_csv", "read_metadata",
+    "read_pairs", "step_of",
+]  # fmt: skip
+
+
+def load_pairs(
+    root: Path,
+    dataset: str,
+    split: str,
+    *,
+    embodiment: Embodiment,
+    stride: int,
+    cameras: Sequence[str] | None = None,
+) -> PairTable:
+    """Read the pairs of one split with their actions; images are not opened here.
+
+    A row whose action or state file is missing, of another length or not finite, or whose paths leave the
+    root, is quarantined with its reason and never dropped silently.
+
+    Args:
+        root: Dataset root; CSV paths are relative to it.
+        dataset: Dataset name in the CSV's file name.
+        split: Split name in the CSV's file name.
+        embodiment: Action layout of the dataset.
+        stride: Control steps k between the frames of a pair.
+        cameras: Cameras to use, in this order; None for all the CSV has.
+
+    Raises:
+        DatasetError: The CSV is missing, unreadable, lacks a needed column, or no row of it is usable.
+        UnknownNameError: A camera is not in the CSV.
+    """
+    path = layout.find_metadata(Path(root), dataset, split)
+    return read_pairs([open_pair_csv(path, Path(root))], embodiment, stride, cameras)
+
+
+def open_pair_csv(path: Path, root: Path, namespace: str = "") -> PairFile:
+    """Read a metadata CSV whose paths are relative to `root`.
+
+    Raises:
+        DatasetError: It is no UTF-8 CSV or lacks needed columns.
+    """
+    columns, cells = read_metadata(path)
+    return PairFile(path, columns, tuple(enumerate(cells, start=2)), PathResolver(root), namespace)
+
+
+def read_pairs(
+    files: Sequence[PairFile],
+    embodiment: Embodiment,
+    stride: int,
+    cameras: Sequence[str] | None = None,
+    *,
+    states: bool = True,
+) -> PairTable:
+    """Read the rows of one or more CSVs with their actions into one table.
+
+    Args:
+        files: CSVs of the same dataset.
+        embodiment: Action layout.
+        stride: Control steps k between the frames of a pair.
+        cameras: Cameras to use, in this order; None for all the CSVs have.
+        states: Whether anchors are the measured poses, where those were shipped.
+
+    Raises:
+        DatasetError: No row is usable.
+        UnknownNameError: A camera is not in a CSV.
+    """
+    known = {
+        name: columns
+        for file in files
+        for name, columns in layout.camera_columns(file.columns, _first_camera(file.resolver.root)).items()
+    }
+    chosen = tuple(known if cameras is None else cameras)
+    for camera in chosen:
+        if camera not in known:
+            raise UnknownNameError("camera", camera, known)
+    form = PairFormat(
+        cameras={camera: known[camera] for camera in chosen},
+        stride=stride,
+        action_dim=embodiment.action_dim,
+        has_states=states and any("src_state" in file.columns and _any_state(file) for file in files),
+    )
+    with _without_collection():
+        return _table(files, form)
+
+
+def read_metadata(
+    path: Path, required: Sequence[str] = layout.REQUIRED_COLUMNS
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Read a metadata CSV into its columns and rows.
+
+    Raises:
+        DatasetError: It is no UTF-8 CSV, or lacks needed columns (the message names them and the present).
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file, _without_collection():
+            lines = csv.reader(file, strict=True)
+            columns = tuple(next(lines, ()))
+            rows = [_cells(columns, values) for values in lines if values]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            expected=f"a UTF-8 CSV at {path}",
+            got=f"{type(error).__name__}: {error}",
+            fix="Restore the file or write the dataset anew.",
+        ) from error
+    missing = [c for c in required if c not in columns]
+    if missing or len(set(columns)) != len(columns):
+        raise DatasetError(
+            expected=f"columns {', '.join(required)} once each in {path.name}",
+            got=f"columns {', '.join(columns) or '(none)'}"
+            + (f"; missing {', '.join(missing)}" if missing else ""),
+            fix="Add the missing columns or choose another CSV.",
+        )
+    return columns, rows
+
+
+def _cells(columns: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """Return a row's cells as `csv.DictReader` does, in half the time: fields too many are under None."""
+    cells: dict[Any, Any] = dict(zip(columns, values, strict=False))
+    if len(values) < len(columns):
+        cells.update(dict.fromkeys(columns[len(values) :]))
+    elif len(values) > len(columns):
+        cells[None] = values[len(columns) :]
+    return cells
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep the collector from searching all new rows again and again: none of them is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def nothing_usable(path: Path, quarantined: Sequence[Quarantined]) -> DatasetError:
+    """Return the error of a CSV of which every row was set aside."""
+    reasons = Counter(q.reason for q in quarantined)
+    if not reasons:
+        return DatasetError(
+            expected=f"at least one usable row in {path}", got="no rows at all", fix="Restore the whole file."
+        )
+    return DatasetError(
+        expected=f"at least one usable row in {path}",
+        got=f"{len(quarantined)} quarantined rows; for example: {reasons.most_common(1)[0][0]}",
+        fix="Run `lary data verify` for the whole list.",
+    )
+
+
+def _first_camera(root: Path) -> str:
+    path = root / layout.DATASET_FILE
+    if not path.is_file():
+        return layout.UNNAMED_CAMERA
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["cameras"][0])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DatasetError(
+            expected=f"a JSON object with `cameras` in {path}",
+            got=f"{type(error).__name__}: {error}",
+            fix="Restore the file or write the dataset anew with `lary data`.",
+        ) from error
+
+
+def _any_state(file: PairFile) -> bool:
+    """Tell whether the states named in the CSV were shipped at all (CALVIN's were not)."""
+    for _, cells in file.rows:
+        try:
+            if file.resolver(cells.get("src_state"), layout.STATES).is_file():
+                return True
+        except LaryPolicyError:
+            continue
+    return False
+
+
+def _table(files: Sequence[PairFile], form: PairFormat) -> PairTable:
+    blocks: list[PairBlock] = []
+    quarantined: list[Quarantined] = []
+    for file in files:
+        reader = PairReader(file, form)
+        for first in range(0, len(file.rows), BLOCK_ROWS):
+            block, aside = reader.read(file.rows[first : first + BLOCK_ROWS])
+            blocks.append(block)
+            quarantined += aside
+    rows = tuple(row for block in blocks for row in block.rows)
+    if not rows:
+        raise nothing_usable(files[0].path, quarantined)
+    actions = torch.from_numpy(np.concatenate([block.actions for block in blocks]))
+    same = all(block.executed is block.actions for block in blocks)
+    return PairTable(
+        rows=rows,
+        cameras=tuple(form.cameras),
+        quarantined=tuple(quarantined),
+        source=files[0].path,
+        has_states=form.has_states,
+        has_labels=any("label" in file.columns for file in files),
+        action_values=actions,
+        executed_values=actions
+        if same
+        else torch.from_numpy(np.concatenate([block.executed for block in blocks])),
+        anchor_values=torch.from_numpy(np.concatenate([block.anchors for block in blocks])),
+    )
+
+
+CAMERA = "main"
+
+
+def demonstration_of(image: str) -> str:
+    """Return the demonstration of an image `<suite>/<task>/demo_<k>/action_<n>/action_<start|end>.png`.
+
+    A segment used forward and the same one with its images swapped belong to one demonstration.
+    """
+    return str(PurePosixPath(image).parent.parent)
+
+
+def read_label_pairs(files: Sequence[PairFile]) -> PairTable:
+    """Read rows whose `action` is a class; the table's actions are empty, `[N, 0, 0]`.
+
+    Raises:
+        DatasetError: No row is usable.
+    """
+    rows: list[PairRow] = []
+    quarantined: list[Quarantined] = []
+    for file in files:
+        for line, cells in file.rows:
+            try:
+                check_fields(cells)
+                rows.append(_row(file, line, cells["src_img"], cells["tgt_img"], cells["action"].strip()))
+            except LaryPolicyError as error:
+                quarantined.append(Quarantined(f"{file.path.name}:{line}", str(error), "load_pairs"))
+    if not rows:
+        raise nothing_usable(files[0].path, quarantined)
+    nothing = torch.zeros(len(rows), 0, 0)
+    return PairTable(
+        rows=tuple(rows),
+        cameras=(CAMERA,),
+        quarantined=tuple(quarantined),
+        source=files[0].path,
+        has_states=False,
+        has_labels=True,
+        action_values=nothing,
+        executed_values=nothing,
+        anchor_values=torch.zeros(len(rows), 0),
+    )
+
+
+def _row(file: PairFile, line: int, src: str, tgt: str, label: str) -> PairRow:
+    if not label:
+        raise DatasetError(expected="a class in column action", got="an empty cell", fix="Complete the row.")
+    source, target = file.resolver(src, ""), file.resolver(tgt, "")
+    return PairRow(
+        line=line,
+        episode=demonstration_of(src),
+        src_step=None,
+        tgt_step=None,
+        src_frames=(source,),
+        tgt_frames=(target,),
+        action=file.path,
+        label=label,
+        noise_steps=0,
+        csv=file.path.name,
+    )

@@ -1,0 +1,237 @@
+"""Simulated demonstrations: scripted experts recorded as a dataset in the LARYBench layout."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lary_policy.data.primitives import DEFAULT_THRESHOLD_M
+from lary_policy.data.simulated.episodes import EpisodeRecord, records_from_json, records_to_json
+from lary_policy.data.simulated.publish import PROGRESS_FILE, DemonstrationReport, layout_of, publish, reuse
+from lary_policy.data.simulated.recorder import Disturbance, EpisodeJob, Recording, record_episodes
+from lary_policy.data.simulated.writer import DemonstrationLayout, write_episode
+from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json, write_json
+
+
+def even_batches(jobs: Sequence[EpisodeJob], num_worlds: int) -> list[Sequence[EpisodeJob]]:
+    """Cut the jobs into batches of almost equal size, so that few worlds idle in the last one."""
+    size = math.ceil(len(jobs) / math.ceil(len(jobs) / num_worlds))
+    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+
+class ExpertSession:
+    """Records batches of scripted episodes.
+
+    Args:
+        config: Settings of the collection (`task`, `cameras`, `image_px`, `noise`, perhaps `looks` and
+            `randomisation`).
+        num_worlds: Worlds simulated side by side.
+        render_device: Device of the renderer.
+    """
+
+    def __init__(self, config: Mapping[str, Any], num_worlds: int, render_device: str) -> None:
+        from lary_envs import EndEffectorController, SimEnv
+
+        self._task, self._noise = config["task"], config["noise"]
+        self._env = SimEnv(
+            self._task,
+            num_worlds,
+            cameras=tuple(config["cameras"]),
+            image_px=config["image_px"],
+            render_device=render_device,
+            looks=config.get("looks", "primitives"),
+            randomisation=config.get("randomisation", "none"),
+            physics="mujoco",  # the same demonstrations on every machine
+        )
+        self._controller = EndEffectorController(num_worlds, embodiment=self._env.task.embodiment)
+
+    def record(
+        self, jobs: Sequence[EpisodeJob], form: DemonstrationLayout, *, every_step: bool = False
+    ) -> list[Recording]:
+        """Record one episode for each job, at most as many as there are worlds.
+
+        Args:
+            jobs: Which episodes.
+            form: Layout of the dataset.
+            every_step: Take frames and states at every control step, not only at chunk boundaries.
+        """
+        from lary_envs import make_expert
+
+        idle = self._env.num_worlds - len(jobs)
+        seeds = [job.seed for job in jobs] + [jobs[-1].seed] * idle
+        self._env.reset(seeds)
+        self._controller.reset(self._env.joints())
+        expert = make_expert(self._task, self._env)
+        expert.reset()
+        disturbance = Disturbance(
+            seeds,
+            self._env.layout.num_arms,
+            form.stride,
+            std_m=self._noise["std_m"],
+            std_rad=self._noise["std_rad"],
+            enabled=[job.split in self._noise["splits"] for job in jobs] + [False] * idle,
+        )
+        return record_episodes(
+            self._env, self._controller, expert, jobs, disturbance, stride=form.stride, every_step=every_step
+        )
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._env.close()
+
+
+def collect_demonstrations(
+    root: Path,
+    task: str,
+    *,
+    splits: Mapping[str, Sequence[int]],
+    cameras: Sequence[str] = ("front",),
+    image_px: int = 112,
+    stride: int = 5,
+    noise_std_m: float = 0.0,
+    noise_std_rad: float = 0.0,
+    noise_splits: Sequence[str] = ("train",),
+    label_threshold_m: float = DEFAULT_THRESHOLD_M,
+    num_worlds: int = 50,
+    render_device: str = "cpu",
+    looks: str = "primitives",
+    randomisation: str = "none",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> DemonstrationReport:
+    """Record one scripted episode for each seed and publish the dataset at `root` when all are done.
+
+    Unfinished work lies in a hidden folder beside `root`; the same call continues it. A complete dataset of
+    equal settings is reused. Episodes the expert fails are left out and listed. The data depend on settings
+    and seeds alone, not on `num_worlds`.
+
+    Args:
+        root: Folder of the dataset; its parent is created.
+        task: Task name of `lary_envs`; also the dataset's name.
+        splits: Seeds of each split, all different.
+        cameras: Cameras to record; the first one goes to `images/`.
+        image_px: Width and height of the frames.
+        stride: Control steps k of a chunk.
+        noise_std_m: Standard deviation of the offset of executed positions at every held step (0 = none).
+        noise_std_rad: The same for the rotation numbers.
+        noise_splits: Splits that are disturbed.
+        label_threshold_m: Smallest displacement along an axis that names a direction.
+        num_worlds: Worlds simulated side by side.
+        render_device: Device of the renderer.
+        looks: Of the robot, as in `lary_envs.SimEnv`.
+        randomisation: Level of randomisation, as in `lary_envs.SimEnv`.
+        on_progress: Called with (episodes done, episodes in all).
+
+    Raises:
+        DatasetError: `root` holds something else, seeds repeat, or not one episode of a split succeeded.
+        StoreError: The disk is full or not writable; finished episodes are kept.
+    """
+    root = Path(root)
+    jobs = _jobs(splits)
+    config = _config(task, splits, tuple(cameras), image_px, stride, label_threshold_m)
+    config["noise"] = {"std_m": noise_std_m, "std_rad": noise_std_rad, "splits": sorted(noise_splits)}
+    if looks != "primitives":
+        config["looks"] = looks
+    if randomisation != "none":
+        config["randomisation"] = randomisation
+    if root.exists() and any(root.iterdir()):
+        return reuse(root, config)
+    partial = root.parent / f".{root.name}.partial"
+    records, seconds = _collect(partial, config, jobs, num_worlds, render_device, on_progress)
+    return publish(root, partial, config, records, seconds)
+
+
+def _collect(
+    partial: Path,
+    config: Mapping[str, Any],
+    jobs: Sequence[EpisodeJob],
+    num_worlds: int,
+    render_device: str,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[list[EpisodeRecord], float]:
+    """Record the episodes that `partial` lacks; return all records and the seconds they took in all."""
+    records, spent = _resume(partial, config)
+    start = time.perf_counter() - spent
+    done = {r.episode for r in records}
+    todo = [job for job in jobs if job.episode not in done]
+    if not todo:
+        return records, spent
+    form = layout_of(config)
+    session = ExpertSession(config, min(num_worlds, len(todo)), render_device)
+    try:
+        for batch in even_batches(todo, num_worlds):
+            for recording in session.record(batch, form):
+                records.append(_keep(partial, form, recording))
+            _save_progress(partial, config, records, time.perf_counter() - start)
+            if on_progress is not None:
+                on_progress(len(records), len(jobs))
+    finally:
+        session.close()
+    return records, time.perf_counter() - start
+
+
+def _jobs(splits: Mapping[str, Sequence[int]]) -> list[EpisodeJob]:
+    seeds = [(split, int(seed)) for split, values in splits.items() for seed in values]
+    if not seeds or len({seed for _, seed in seeds}) != len(seeds):
+        raise DatasetError(
+            expected="at least one seed and every seed once over all splits",
+            got=f"{len(seeds)} seeds, {len({s for _, s in seeds})} different",
+            fix="Give each split its own range of seeds.",
+        )
+    return [EpisodeJob(number, seed, split) for number, (split, seed) in enumerate(seeds)]
+
+
+def _config(
+    task: str,
+    splits: Mapping[str, Sequence[int]],
+    cameras: tuple[str, ...],
+    image_px: int,
+    stride: int,
+    threshold: float,
+) -> dict[str, Any]:
+    from lary_envs.tasks import task_spec
+
+    spec = task_spec(task)
+    return {
+        "dataset": task,
+        "task": task,
+        "embodiment": spec.embodiment,
+        "control_hz": spec.control_hz,
+        "stride": stride,
+        "cameras": list(cameras),
+        "image_px": image_px,
+        "label_threshold_m": threshold,
+        "seeds": {split: [int(s) for s in seeds] for split, seeds in splits.items()},
+    }
+
+
+def _keep(partial: Path, form: DemonstrationLayout, recording: Recording) -> EpisodeRecord:
+    if not recording.failure:
+        return write_episode(partial, form, recording)
+    job = recording.job
+    steps, success_step = len(recording.clean), recording.success_step
+    return EpisodeRecord(
+        job.episode, job.seed, job.split, steps, False, success_step, failure=recording.failure
+    )
+
+
+def _save_progress(
+    partial: Path, config: Mapping[str, Any], records: Sequence[EpisodeRecord], seconds: float
+) -> None:
+    progress = {"config": config, "records": records_to_json(records), "seconds": seconds}
+    write_json(partial / PROGRESS_FILE, progress)
+
+
+def _resume(partial: Path, config: Mapping[str, Any]) -> tuple[list[EpisodeRecord], float]:
+    """Return finished episodes of an interrupted collection with equal settings and the seconds they took."""
+    if (partial / PROGRESS_FILE).is_file():
+        progress = read_json(partial / PROGRESS_FILE)
+        if progress.get("config") == config:
+            return list(records_from_json(progress["records"])), float(progress["seconds"])
+    if partial.exists():
+        shutil.rmtree(partial)
+    return [], 0.0

@@ -1,0 +1,142 @@
+"""Turns finished episodes into a dataset at its final place, and reports what a dataset holds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lary_policy.actions import load_embodiment
+from lary_policy.data import layout
+from lary_policy.data.simulated.episodes import EpisodeRecord, records_from_json, records_to_json
+from lary_policy.data.simulated.writer import DemonstrationLayout, write_metadata
+from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json, write_json
+from lary_policy.types import Quarantined
+
+PROGRESS_FILE = "progress.json"
+_OPTIONAL = ("looks", "randomisation")  # settings that are written only where they are not the default
+_VERSIONED = ("lerobot_policy_lary", "mujoco", "mujoco-warp", "numpy", "pillow", "torch")
+
+
+@dataclass(frozen=True)
+class DemonstrationReport:
+    """What a collection holds.
+
+    Attributes:
+        root: Dataset root.
+        dataset: Dataset name, as in the CSV names.
+        episodes: Kept episodes of each split.
+        failed: Episodes left out, with reasons.
+        frames: Image files over all cameras.
+        pairs: CSV rows over all splits.
+        unlabelled: Rows without an atomic primitive (motion below the threshold).
+        seconds: Time it took to collect, also when it was reused.
+        reused: Whether it was complete on disk already.
+    """
+
+    root: Path
+    dataset: str
+    episodes: dict[str, int]
+    failed: tuple[Quarantined, ...]
+    frames: int
+    pairs: int
+    unlabelled: int
+    seconds: float
+    reused: bool
+
+
+def layout_of(config: Mapping[str, Any]) -> DemonstrationLayout:
+    """Return what all files of a dataset with these settings have in common."""
+    return DemonstrationLayout(
+        dataset=config["dataset"],
+        cameras=tuple(config["cameras"]),
+        embodiment=load_embodiment(config["embodiment"]),
+        stride=config["stride"],
+        label_threshold_m=config["label_threshold_m"],
+    )
+
+
+def publish(
+    root: Path, partial: Path, config: dict[str, Any], records: Sequence[EpisodeRecord], seconds: float
+) -> DemonstrationReport:
+    """Complete `partial` and move it to `root`.
+
+    Raises:
+        DatasetError: A split has no successful episode.
+        StoreError: The disk is full or not writable.
+    """
+    summary = complete(partial, config, records, seconds)
+    (partial / PROGRESS_FILE).unlink(missing_ok=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(root)
+    return report_on(root, summary, reused=False)
+
+
+def complete(
+    folder: Path, config: Mapping[str, Any], records: Sequence[EpisodeRecord], seconds: float
+) -> dict[str, Any]:
+    """Write the metadata of all splits beside the episodes and return what `dataset.json` holds.
+
+    Raises:
+        DatasetError: A split has no successful episode.
+        StoreError: The disk is full or not writable.
+    """
+    form = layout_of(config)
+    kept = sorted((r for r in records if r.success), key=lambda r: r.episode)
+    failed = sorted((r for r in records if not r.success), key=lambda r: r.episode)
+    for split in config["seeds"]:
+        chosen = [r for r in kept if r.split == split]
+        if not chosen:
+            raise DatasetError(
+                expected=f"at least one successful episode in split {split}",
+                got=f"{len(failed)} failed, for example: {failed[0].failure}",
+                fix="Give more seeds, or less noise.",
+            )
+        write_metadata(folder, form, split, chosen)
+    write_json(folder / layout.EPISODES_FILE, records_to_json(kept))
+    summary = {
+        **config,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "failed": records_to_json(failed),
+        "seconds": round(seconds, 3),
+    }
+    write_json(folder / layout.DATASET_FILE, summary)
+    return summary
+
+
+def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
+    """Report on the complete dataset at `root`.
+
+    Raises:
+        DatasetError: It was made with other settings, or `root` holds something else.
+    """
+    found = read_json(root / layout.DATASET_FILE) if (root / layout.DATASET_FILE).is_file() else {}
+    different = sorted(key for key in {*config, *_OPTIONAL} if found.get(key) != config.get(key))
+    if different:
+        raise DatasetError(
+            expected=f"nothing at {root}, or a complete dataset of the same settings",
+            got=f"one that differs in {', '.join(different)}" if found else "a folder without dataset.json",
+            fix="Choose another root or delete the folder.",
+        )
+    return report_on(root, found, reused=True)
+
+
+def report_on(root: Path, summary: Mapping[str, Any], *, reused: bool) -> DemonstrationReport:
+    """Return what the dataset at `root` with this content of `dataset.json` holds."""
+    kept = records_from_json(read_json(root / layout.EPISODES_FILE))
+    labels = [label for r in kept for label in r.labels]
+    failed = records_from_json(summary["failed"])
+    return DemonstrationReport(
+        root=root,
+        dataset=summary["dataset"],
+        episodes={split: sum(r.split == split for r in kept) for split in summary["seeds"]},
+        failed=tuple(Quarantined(f"seed {r.seed} ({r.split})", r.failure, "collect") for r in failed),
+        frames=sum(len(r.labels) + 1 for r in kept) * len(summary["cameras"]),
+        pairs=len(labels),
+        unlabelled=labels.count(""),
+        seconds=float(summary["seconds"]),
+        reused=reused,
+    )

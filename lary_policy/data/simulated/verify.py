@@ -1,0 +1,198 @@
+"""Checks of whole datasets in our own layout; what `lary data verify` runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lary_policy.actions import load_embodiment
+from lary_policy.console import OnProgress
+from lary_policy.data import layout
+from lary_policy.data.arrays import read_chunk
+from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport, MediaFile, check_file
+from lary_policy.data.larybench import PathResolver, load_pairs, read_metadata
+from lary_policy.data.pairs import PairTable
+from lary_policy.data.parallel import Failure, TimedOut, for_each
+from lary_policy.data.simulated.episodes import read_episodes
+from lary_policy.data.splits import find_leaks
+from lary_policy.errors import DatasetError, LaryPolicyError
+from lary_policy.frames import Frame
+from lary_policy.paths import read_json
+from lary_policy.types import Quarantined
+
+# Columns that name arrays, and their folders.
+ARRAYS = {
+    "action": layout.ACTIONS,
+    "executed": layout.EXECUTED,
+    "src_state": layout.STATES,
+    "tgt_state": layout.STATES,
+}
+
+
+def verify_dataset(
+    root: Path,
+    *,
+    embodiment: str | None = None,
+    stride: int | None = None,
+    workers: int = 2,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    on_progress: OnProgress | None = None,
+) -> IntegrityReport:
+    """Read every file that the metadata CSVs of a dataset name, completely.
+
+    Found are: unreadable CSVs, rows with a missing, damaged, wrongly sized or non-finite file or an unsafe
+    path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, and episodes
+    or frames that two splits share. A file that does not answer in time is a problem like any other; the rows
+    of a CSV are not read where one of their arrays does not.
+
+    Args:
+        root: Dataset root.
+        embodiment: Embodiment name; None to take it from `dataset.json`.
+        stride: Chunk length; None to take it from `dataset.json`.
+        workers: Processes that read files; 0 reads them here, without time limit.
+        timeout_s: Seconds for one file.
+        on_progress: Called with (images decoded, images in all).
+
+    Raises:
+        DatasetError: There is no metadata CSV, or embodiment or stride is neither given nor in dataset.json.
+    """
+    root = Path(root)
+    embodiment, stride = _settings(root, embodiment, stride)
+    arm = load_embodiment(embodiment)
+    tables: dict[str, PairTable] = {}
+    problems: list[Quarantined] = []
+    for path in _metadata_files(root):
+        dataset, _, split = path.stem.partition("_metadata_")
+        try:
+            stuck = _stuck_arrays(root, path, (stride, arm.action_dim), workers, timeout_s)
+            if stuck:
+                problems.extend(stuck)
+                reason = f"its rows were not read: {len(stuck)} of their arrays do not answer"
+                problems.append(Quarantined(path.name, reason, "metadata"))
+                continue
+            table = load_pairs(root, dataset, split, embodiment=arm, stride=stride)
+        except LaryPolicyError as error:
+            problems.append(Quarantined(path.name, str(error), "metadata"))
+            continue
+        tables[path.stem] = table
+        problems.extend(table.quarantined)
+        problems.extend(_duplicates(table))
+        problems.extend(_bad_target_states(root, table, arm.action_dim))
+    ids, bad_images = _decode_all(tables, workers, timeout_s, on_progress)
+    problems.extend(bad_images)
+    problems.extend(find_leaks(tables, ids))
+    problems.extend(_episode_problems(root, tables, stride))
+    checked = {
+        "csv": len(_metadata_files(root)),
+        "rows": sum(len(t) + len(t.quarantined) for t in tables.values()),
+        "images": len(ids) + len(bad_images),
+        "episodes": len({r.episode for t in tables.values() for r in t.rows}),
+    }
+    return IntegrityReport(root, checked, tuple(problems))
+
+
+def _settings(root: Path, embodiment: str | None, stride: int | None) -> tuple[str, int]:
+    path = root / layout.DATASET_FILE
+    known = read_json(path) if path.is_file() else {}
+    embodiment, stride = embodiment or known.get("embodiment"), stride or known.get("stride")
+    if not isinstance(embodiment, str) or not isinstance(stride, int):
+        raise DatasetError(
+            expected=f"embodiment and stride in {path}",
+            got=f"embodiment {embodiment}, stride {stride}",
+            fix="Name both: nothing is guessed.",
+        )
+    return embodiment, stride
+
+
+def _metadata_files(root: Path) -> list[Path]:
+    files = sorted(root.glob("*_metadata_*.csv"))
+    if not files:
+        raise DatasetError(
+            expected=f"files *_metadata_*.csv in {root}",
+            got="none",
+            fix="Choose the root of a dataset, or write one with `lary data`.",
+        )
+    return files
+
+
+def _duplicates(table: PairTable) -> Iterator[Quarantined]:
+    counts = Counter((row.src_frames, row.tgt_frames) for row in table.rows)
+    for (src, tgt), count in counts.items():
+        if count > 1:
+            names = (Path(str(frame)).name for frame in (src[0], tgt[0]))
+            folder = Path(str(src[0])).parent.name
+            reason = f"the pair {', '.join(names)} of {folder} stands in {count} rows"
+            yield Quarantined(table.source.name, reason, "duplicates")
+
+
+def _bad_target_states(root: Path, table: PairTable, action_dim: int) -> Iterator[Quarantined]:
+    """Check the poses at the target frames, which loading does not need."""
+    columns, cells = read_metadata(table.source)
+    if not table.has_states or "tgt_state" not in columns:
+        return
+    resolver = PathResolver(root)
+    for row in table.rows:
+        try:
+            read_chunk(resolver(cells[row.line - 2]["tgt_state"], layout.STATES), 1, action_dim)
+        except LaryPolicyError as error:
+            yield Quarantined(f"{table.source.name}:{row.line}", str(error), "tgt_state")
+
+
+def _stuck_arrays(
+    root: Path, path: Path, chunk: tuple[int, int], workers: int, timeout_s: float
+) -> list[Quarantined]:
+    """Return the arrays of a CSV that cannot be read in time; all other faults are found with their rows."""
+    if workers == 0:
+        return []
+    resolver, files = PathResolver(root), dict[Path, MediaFile]()
+    _, rows = read_metadata(path)
+    for cells in rows:
+        for column, folder in ARRAYS.items():
+            try:
+                if cells.get(column):
+                    array = resolver(cells[column], folder)
+                    files[array] = MediaFile("action", array, chunk)
+            except LaryPolicyError:
+                continue  # the row is set aside when it is read
+    results = for_each(check_file, list(files.values()), workers=workers, timeout_s=timeout_s)
+    named = list(files)
+    return [Quarantined(str(named[i]), r.reason, "arrays") for i, r in results if isinstance(r, TimedOut)]
+
+
+def _decode_all(
+    tables: Mapping[str, PairTable], workers: int, timeout_s: float, on_progress: OnProgress | None
+) -> tuple[dict[Frame, str], list[Quarantined]]:
+    frames = dict.fromkeys(frame for table in tables.values() for frame in table.frame_paths())
+    paths = [frame for frame in frames if isinstance(frame, Path)]  # a CSV names files only
+    ids: dict[Frame, str] = {}
+    bad: list[Quarantined] = []
+    files = [MediaFile("image", path) for path in paths]
+    for done, (i, result) in enumerate(for_each(check_file, files, workers=workers, timeout_s=timeout_s), 1):
+        if isinstance(result, Failure):
+            bad.append(Quarantined(str(paths[i]), result.reason, "images"))
+        else:
+            ids[paths[i]] = result
+        if on_progress is not None:
+            on_progress(done, len(paths))
+    return ids, bad
+
+
+def _episode_problems(root: Path, tables: Mapping[str, PairTable], stride: int) -> Iterator[Quarantined]:
+    """Compare the rows with what `episodes.json` says, where there is one."""
+    if not (root / layout.EPISODES_FILE).is_file():
+        return
+    try:
+        records = {(str(r.episode), r.split): r.steps // stride for r in read_episodes(root)}
+    except DatasetError as error:
+        yield Quarantined(layout.EPISODES_FILE, str(error), "episodes")
+        return
+    found: Counter[tuple[str, str]] = Counter()
+    for name, table in tables.items():
+        split = name.partition("_metadata_")[2]
+        found.update((row.episode, split) for row in table.rows)
+    for episode, split in sorted(records.keys() | found.keys()):
+        stated, rows = records.get((episode, split), 0), found[episode, split]
+        if stated != rows:
+            reason = f"{layout.EPISODES_FILE} states {stated} chunks, the CSV has {rows} usable rows"
+            yield Quarantined(f"episode {episode} ({split})", reason, "episodes")

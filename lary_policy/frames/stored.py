@@ -1,0 +1,138 @@
+"""Frames that lie inside larger files: of a video, or in a column of a Parquet table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from lary_policy.errors import FrameFormatError
+from lary_policy.frames.frame import clip_frame_id, decode_image
+from lary_policy.frames.video import read_video_frames
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """One frame of a video file.
+
+    Attributes:
+        path: Video file.
+        index: Number of the frame in the file, from 0 on.
+        clamp: Whether an index behind the last frame means the last frame, see `ClipRow`.
+    """
+
+    path: Path
+    index: int
+    clamp: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path}#{self.index}"
+
+    def frame_id(self) -> str:
+        """Return its id, the same as that of this frame in a clip of this file."""
+        return clip_frame_id(file_digest(self.path), self.index)
+
+    def group(self) -> Path:
+        """Return the file: its frames are decoded in one pass."""
+        return self.path
+
+    def decode(self, group: Sequence[VideoFrame]) -> list[Tensor]:
+        """Decode frames of this file to uint8 RGB `[h w 3]`; only what they need is decoded.
+
+        Raises:
+            FrameFormatError: The file is missing, damaged or too short.
+        """
+        indices = sorted({frame.index for frame in group})
+        decoded = read_video_frames(self.path, indices, clamp=any(frame.clamp for frame in group))
+        images = dict(zip(indices, decoded, strict=True))
+        return [images[frame.index] for frame in group]
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetFrame:
+    """An image file in a cell of a Parquet table.
+
+    Attributes:
+        path: Table.
+        column: A column of structs with the field `bytes`.
+        row: Row of the table.
+    """
+
+    path: Path
+    column: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.path}#{self.column}:{self.row}"
+
+    def frame_id(self) -> str:
+        """Return its id, which depends on the table's bytes, the column and the row."""
+        digest = file_digest(self.path)
+        return hashlib.sha256(f"{digest}#{self.column}#{self.row}".encode()).hexdigest()
+
+    def group(self) -> tuple[Path, str]:
+        """Return table and column: they are read together."""
+        return self.path, self.column
+
+    def decode(self, group: Sequence[ParquetFrame]) -> list[Tensor]:
+        """Decode images of this column to uint8 RGB `[h w 3]`; only the row groups that hold them are read.
+
+        Raises:
+            FrameFormatError: The table or an image is missing or damaged.
+        """
+        found = _read_cells(self.path, self.column, {frame.row for frame in group})
+        return [decode_image(found[frame.row], str(frame)) for frame in group]
+
+
+def _read_cells(path: Path, column: str, rows: set[int]) -> dict[int, bytes]:
+    try:
+        found: dict[int, bytes] = {}
+        with pq.ParquetFile(path) as table:
+            first = 0
+            for group in range(table.num_row_groups):
+                last = first + table.metadata.row_group(group).num_rows
+                inside = sorted(row for row in rows if first <= row < last)
+                if inside:
+                    cells = table.read_row_group(group, columns=[column]).column(0)
+                    picked = cells.take(pa.array([row - first for row in inside])).to_pylist()
+                    found.update({row: cell["bytes"] for row, cell in zip(inside, picked, strict=True)})
+                first = last
+    except (OSError, pa.ArrowException, KeyError, IndexError, TypeError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from error
+    absent = sorted(row for row in rows if not found.get(row))
+    if absent:
+        raise _unreadable(path, f"no image in row {absent[0]} of column {column}")
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file, computed once for each state of the file on disk.
+
+    Raises:
+        FrameFormatError: It is missing or cannot be read.
+    """
+    try:
+        state = path.stat()
+        return _digest(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+@lru_cache(maxsize=65536)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreadable(path: Path, reason: str) -> FrameFormatError:
+    return FrameFormatError(
+        expected=f"frames in {path}",
+        got=reason,
+        fix="Restore the file; rows that use it are quarantined until then.",
+    )

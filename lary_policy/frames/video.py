@@ -1,0 +1,244 @@
+"""Frames of video files by index, decoding only what is needed."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lary_policy.errors import FrameFormatError, ShapeError
+from lary_policy.frames.packets import PacketTimes, PacketTimesCache
+
+_TIMES = PacketTimesCache()
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds.
+
+    Attributes:
+        frames: Frames that are really there.
+        stated: Frames that the container claims, or None where it claims none.
+        width: Width in pixels.
+        height: Height in pixels.
+        fps: Average frame rate, or None where the container has none.
+        duration_s: Length in seconds that the container claims, or None.
+        codec: Name of the codec.
+    """
+
+    frames: int
+    stated: int | None
+    width: int
+    height: int
+    fps: float | None
+    duration_s: float | None
+    codec: str
+
+    @property
+    def claimed(self) -> int:
+        """Frames that the container claims: stated, or duration times rate as OpenCV has it; 0 if unknown."""
+        if self.stated is not None:
+            return self.stated
+        return int((self.duration_s or 0.0) * (self.fps or 0.0) + 0.5)
+
+    @property
+    def lie(self) -> str:
+        """What is wrong with the stated length, or "" if it is right or none is stated."""
+        if self.stated is None or self.stated == self.frames:
+            return ""
+        return f"the container states {self.stated} frames, {self.frames} are there"
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Count the frames of a video file, without decoding them where the codec allows it.
+
+    Raises:
+        FrameFormatError: It is missing, damaged, or holds no video.
+    """
+    with _opened(path) as (container, stream):
+        times = _TIMES.read(path, container, stream)
+        if times is not None:
+            return _info(container, stream, len(times.all))
+        container.seek(0, stream=stream)
+        return _info(container, stream, sum(1 for _ in container.decode(stream)))
+
+
+def check_video(path: Path) -> VideoInfo:
+    """Decode every frame of a video file and report on it.
+
+    Raises:
+        FrameFormatError: It is missing, holds no frame, or a frame is damaged.
+    """
+    with _opened(path) as (container, stream):
+        stream.codec_context.options = {"err_detect": "explode"}
+        count = 0
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise _damaged(path, f"frame {count} is damaged")
+            count += 1
+        if count == 0:
+            raise _damaged(path, "no frame that decodes")
+        return _info(container, stream, count)
+
+
+def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False) -> Tensor:
+    """Decode some frames of a video file to uint8 RGB `[t h w 3]`.
+
+    Only the stretches from the key frame before a wanted frame up to it are decoded, frames that no other
+    depends on are left out, and only wanted frames are converted to RGB. Where its frames are is read from a
+    file once (`PacketTimesCache`); calls after the first seek at once.
+
+    Args:
+        path: Video file.
+        indices: Ascending frame numbers from 0 on.
+        clamp: Take the last frame for every index behind it, as the reference does, instead of raising.
+
+    Raises:
+        FrameFormatError: The file is missing, damaged, or shorter than an index; the message says so if the
+            container lied about its length.
+        ShapeError: There is no index, or they are negative or not ascending.
+    """
+    wanted = list(indices)
+    if not wanted or wanted[0] < 0 or any(a >= b for a, b in itertools.pairwise(wanted)):
+        raise ShapeError(expected="ascending frame numbers", got=str(wanted), fix="Sort them, each once.")
+    with _opened(path) as (container, stream):
+        times = _TIMES.read(path, container, stream)
+        images = {} if times is None else _seek_and_decode(container, stream, times, wanted, clamp)
+        stated = stream.frames
+    if not images:
+        with _opened(path) as (container, stream):
+            images = _decode_in_order(container, stream, wanted)
+    return _collect(path, stated, images, wanted, clamp)
+
+
+def iterate_frames(path: Path, pixel_format: str = "rgb24") -> Iterator[Tensor]:
+    """Decode all frames of a video file in order, uint8 `[h w 3]`, or `[h w]` for the format `gray`.
+
+    Raises:
+        FrameFormatError: The file is missing or damaged.
+    """
+    with _opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            yield torch.from_numpy(frame.to_ndarray(format=pixel_format))
+
+
+def _seek_and_decode(
+    container: Any, stream: Any, times: PacketTimes, wanted: Sequence[int], clamp: bool
+) -> dict[int, Tensor]:
+    """Decode the wanted frames stretch by stretch; nothing if seeking does not lead to all of them."""
+    last = len(times.all) - 1
+    numbers = dict.fromkeys(min(i, last) if clamp else i for i in wanted)
+    if max(numbers) > last:
+        numbers = {i: None for i in numbers if i <= last} | {last: None}  # the caller says what is not there
+    waiting = {times.all[i]: i for i in sorted(numbers)}
+    images: dict[int, Tensor] = {}
+    while waiting:
+        first = next(iter(waiting))
+        key = bisect_right(times.keys, first)
+        end = times.keys[key] if key < len(times.keys) else None
+        group = {t: i for t, i in waiting.items() if end is None or t < end}
+        container.seek(times.keys[max(0, key - 1)], stream=stream)
+        found = {group[t]: image for t, image in _stretch(container, stream, group)}
+        if len(found) < len(group):
+            return {}
+        images |= found
+        waiting = {t: i for t, i in waiting.items() if t not in group}
+    return images
+
+
+def _stretch(container: Any, stream: Any, times: dict[int, int]) -> Iterator[tuple[int, Tensor]]:
+    """Decode from the current position on until the frames of all wanted times came out."""
+    context, absent, skipped = stream.codec_context, set(times), ""
+    for packet in container.demux(stream):
+        skip = "DEFAULT" if packet.pts in times else "NONREF"
+        if skip != skipped:  # setting it takes as long as reading a packet
+            context.skip_frame = skipped = skip
+        for frame in packet.decode():
+            if frame.pts in absent:
+                absent.discard(frame.pts)
+                yield frame.pts, _rgb(frame)
+        if not absent:
+            break
+
+
+def _decode_in_order(container: Any, stream: Any, wanted: Sequence[int]) -> dict[int, Tensor]:
+    """Decode from the start on and convert only what is wanted; the last frame is kept for clamping."""
+    needed = set(wanted)
+    images: dict[int, Tensor] = {}
+    latest: tuple[int, Any] | None = None
+    for index, frame in enumerate(container.decode(stream)):
+        latest = (index, frame)
+        if index in needed:
+            images[index] = _rgb(frame)
+        if index == wanted[-1]:
+            return images
+    if latest is not None:
+        images[latest[0]] = _rgb(latest[1])
+    return images
+
+
+def _collect(
+    path: Path, stated: int, images: dict[int, Tensor], wanted: Sequence[int], clamp: bool
+) -> Tensor:
+    if not images:
+        raise _damaged(path, "no frame that decodes")
+    last = max(images)
+    chosen = [min(i, last) if clamp else i for i in wanted]
+    absent = [i for i in chosen if i not in images]
+    if absent:
+        lie = f" (the container states {stated} frames)" if stated > last + 1 else ""
+        raise _damaged(path, f"frame {absent[0]} is not there, the last is {last}{lie}")
+    return torch.stack([images[i] for i in chosen])
+
+
+def _rgb(frame: Any) -> Tensor:
+    return torch.from_numpy(frame.to_ndarray(format="rgb24"))
+
+
+def _info(container: Any, stream: Any, frames: int) -> VideoInfo:
+    context = stream.codec_context
+    rate = stream.average_rate
+    microseconds = container.duration
+    return VideoInfo(
+        frames=frames,
+        stated=stream.frames or None,
+        width=context.width,
+        height=context.height,
+        fps=None if rate is None else float(rate),
+        duration_s=None if microseconds is None else microseconds / 1e6,
+        codec=context.codec.canonical_name,
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open the first video stream of a file; every error of the decoder becomes a FrameFormatError."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise _damaged(path, "no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # files are read in parallel, not the frames of one
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        )
+        raise _damaged(path, reason) from error
+
+
+def _damaged(path: Path, reason: str) -> FrameFormatError:
+    return FrameFormatError(
+        expected=f"a complete video at {path}",
+        got=reason,
+        fix="Restore the file; rows that use it are quarantined until then.",
+    )

@@ -1,0 +1,227 @@
+"""Trained heads on disk: `head.safetensors` and a `head.json` that says what they may be used for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from lary_policy.actions import ActionContract, ActionStats
+from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
+from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.dit import DiffusionExpertConfig
+from lary_policy.heads.pool import LatentShape, TokenGrid
+from lary_policy.heads.registry import (
+    Head,
+    ModelConfig,
+    build_action_expert,
+    build_attentive_probe,
+    build_diffusion_expert,
+    parse_model_config,
+)
+from lary_policy.paths import atomic_write
+
+FORMAT_VERSION = 2
+_WEIGHTS, _META = "head.safetensors", "head.json"
+
+
+@dataclass(frozen=True)
+class HeadMeta:
+    """Everything needed to rebuild a head and to refuse a wrong use of it.
+
+    Attributes:
+        model: Sizes of the head; its type says whether it predicts actions or classes.
+        encoder: Registry name of the encoder.
+        fingerprint: Fingerprint of the encoder (weights, preprocessing, dtype).
+        latent_shape: (t, c, n, d) of one sample.
+        cameras: Names of the c cameras, in order.
+        embodiment: Embodiment name.
+        task: Task or dataset the head was trained on.
+        mode: `pair` or `subgoal` (source and target frame), `policy` (present frame), `atomic` (classes).
+        target: A target of `lary_policy.actions.targets`, or `class`.
+        chunk: Actions k of one chunk (0 for classes).
+        action_dim: Numbers a of one action (0 for classes).
+        stats: Statistics that undo the normalisation of actions, or None for classes.
+        proprio_stats: Statistics of the proprioceptive input, or None without one.
+        class_names: Classes in order, empty for actions.
+        token_grid: Layout of the n tokens, or None.
+        seed: Seed of training.
+        contract: Meaning of the predicted actions, or None for classes.
+        rotation: `native` if rotations are predicted in the embodiment's convention, or `rot6d`; `action_dim`
+            and `stats` are then of the six-number layout.
+    """
+
+    model: ModelConfig
+    encoder: str
+    fingerprint: str
+    latent_shape: LatentShape
+    cameras: tuple[str, ...]
+    embodiment: str
+    task: str
+    mode: Literal["pair", "subgoal", "policy", "atomic"]
+    target: Literal["absolute", "relative", "relative_pose", "displacement", "class"]
+    chunk: int = 0
+    action_dim: int = 0
+    stats: ActionStats | None = None
+    proprio_stats: ActionStats | None = None
+    class_names: tuple[str, ...] = ()
+    token_grid: TokenGrid | None = None
+    seed: int = 0
+    contract: ActionContract | None = None
+    rotation: Literal["native", "rot6d"] = "native"
+
+    @property
+    def label(self) -> str:
+        """Short name used in scores, e.g. `mlp512-project32`."""
+        return self.model.label
+
+    def require(self, *, fingerprint: str | None = None, embodiment: str | None = None) -> None:
+        """Refuse an encoder or embodiment the head was not trained with.
+
+        Raises:
+            HeadMismatchError: One of the given values differs; the message prints both.
+        """
+        wanted = {"fingerprint": fingerprint, "embodiment": embodiment}
+        for name, value in wanted.items():
+            own = getattr(self, name)
+            if value is not None and value != own:
+                raise HeadMismatchError(
+                    expected=f"{name} '{own}' (encoder {self.encoder}), which the head was trained with",
+                    got=f"{name} '{value}'",
+                    fix="Use the encoder and embodiment named in head.json, or train a head for this one.",
+                )
+
+
+def build_head(meta: HeadMeta, *, seed: int | None = None) -> Head:
+    """Build the untrained head that `meta` describes; initial weights depend on the seed alone.
+
+    Args:
+        meta: Description of the head.
+        seed: Of the initial weights; `meta.seed` by default.
+    """
+    seed = meta.seed if seed is None else seed
+    if isinstance(meta.model, AttentiveProbeConfig):
+        return build_attentive_probe(
+            meta.model, meta.latent_shape, num_classes=len(meta.class_names), seed=seed
+        )
+    sizes: dict[str, Any] = {
+        "chunk": meta.chunk,
+        "action_dim": meta.action_dim,
+        "proprio_dim": len(meta.proprio_stats.mean) if meta.proprio_stats else 0,
+        "token_grid": meta.token_grid,
+        "seed": seed,
+    }
+    if isinstance(meta.model, DiffusionExpertConfig):
+        return build_diffusion_expert(meta.model, meta.latent_shape, **sizes)
+    return build_action_expert(meta.model, meta.latent_shape, **sizes)
+
+
+def count_parameters(meta: HeadMeta) -> int:
+    """Return the number of weights of the head that `meta` describes, without making room for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_head(meta).parameters())
+
+
+def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
+    """Write weights and description into `folder`; each file is replaced as a whole.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    data = save(weights)  # in memory: safetensors' own writer reports a full disk as an error of its own
+    with atomic_write(folder / _WEIGHTS) as path:
+        path.write_bytes(data)
+    with atomic_write(folder / _META) as path:
+        path.write_text(json.dumps(meta_to_dict(meta), indent=2) + "\n")
+
+
+def load_head(
+    folder: Path, device: str = "cpu", *, fingerprint: str | None = None, embodiment: str | None = None
+) -> tuple[Head, HeadMeta]:
+    """Read a head, in eval mode on `device`.
+
+    Args:
+        folder: Folder written by `save_head`.
+        device: Torch device.
+        fingerprint: Fingerprint of the encoder it will be used with; None skips the check.
+        embodiment: Name of the embodiment it will be used with; None skips the check.
+
+    Raises:
+        HeadMismatchError: A file is missing or unreadable, of another version, or the head was trained with
+            another encoder or embodiment.
+        WeightsMismatchError: The weights do not fit the description.
+    """
+    meta = load_meta(folder)
+    meta.require(fingerprint=fingerprint, embodiment=embodiment)
+    head = build_head(meta)
+    try:
+        head.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder / _WEIGHTS, error) from error
+    except RuntimeError as error:
+        raise WeightsMismatchError(
+            expected=f"the weights of a {meta.label} head for latents {meta.latent_shape}",
+            got=" ".join(str(error).split()),
+            fix=f"Train the head again; {folder} mixes two heads.",
+        ) from error
+    return head.to(device).eval(), meta
+
+
+def load_meta(folder: Path) -> HeadMeta:
+    """Read the description of a head without its weights.
+
+    Raises:
+        HeadMismatchError: The file is missing, unreadable or of another version.
+    """
+    try:
+        return meta_from_dict(json.loads((folder / _META).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder / _META, error) from error
+
+
+def meta_to_dict(meta: HeadMeta) -> dict[str, Any]:
+    """Return the JSON form of `meta`."""
+    model = {"kind": meta.model.kind, **asdict(meta.model)}
+    return {"format_version": FORMAT_VERSION, **asdict(meta), "model": model}
+
+
+def meta_from_dict(raw: dict[str, Any]) -> HeadMeta:
+    """Rebuild `meta_to_dict`.
+
+    Raises:
+        HeadMismatchError: The format version is another one.
+        KeyError: A field is missing.
+        TypeError: A field is unknown.
+    """
+    values = dict(raw)
+    version = values.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise HeadMismatchError(
+            expected=f"head.json of format {FORMAT_VERSION}", got=f"{version}", fix="Train the head again."
+        )
+    model = dict(values.pop("model"))
+    kind = model.pop("kind")
+    for name in ("stats", "proprio_stats"):
+        values[name] = _stats(values[name])
+    for name in ("latent_shape", "cameras", "class_names", "token_grid"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    if values["contract"] is not None:
+        values["contract"] = ActionContract.from_dict(values["contract"])
+    return HeadMeta(model=parse_model_config(kind, model), **values)
+
+
+def _stats(raw: dict[str, Any] | None) -> ActionStats | None:
+    return None if raw is None else ActionStats(tuple(raw["mean"]), tuple(raw["std"]), raw["count"])
+
+
+def _unreadable(path: Path, error: Exception) -> LaryPolicyError:
+    return HeadMismatchError(
+        expected=f"a readable {path}", got=f"{type(error).__name__}: {error}", fix="Train the head again."
+    )

@@ -1,0 +1,240 @@
+"""The dataset both heads train on: rows that point into one bank of frame latents."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lary_policy.errors import ShapeError
+from lary_policy.heads.pool import LatentShape
+from lary_policy.heads.samplers import Share, balanced_order
+
+
+def made_ahead[S, T](items: Iterable[S], make: Callable[[S], T], threads: int) -> Iterator[T]:
+    """Yield `make(item)` of each item in order.
+
+    Args:
+        items: What to make something of.
+        make: Called once for each item.
+        threads: Threads that call it, each at most one item ahead; 0 calls it when its turn comes.
+    """
+    if threads == 0:
+        yield from map(make, items)
+        return
+    waiting = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        pending = deque(pool.submit(make, item) for item in itertools.islice(waiting, threads))
+        while pending:
+            made = pending.popleft().result()
+            pending.extend(pool.submit(make, item) for item in itertools.islice(waiting, 1))
+            yield made
+
+
+# A bank up to this size is converted to the compute dtype once; a larger one stays float16 where it is and
+# each batch is converted and moved.
+RESIDENT_LIMIT_BYTES = 2 << 30
+# Latents of a batch that is only evaluated; more would be no faster.
+_EVAL_BYTES, _EVAL_ROWS = 256 << 20, 512
+_CHECK_ROWS = 256
+_READERS = 2  # threads that read batches from disk: one waits for the disk while the other unpacks
+
+
+class LatentBank(Protocol):
+    """Latents `[F n d]` that are not in memory; indexing reads them, from several threads at once.
+
+    Attributes:
+        shape: (F, n, d).
+        dtype: Of what is read.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the latents `[... n d]` of an index `[...]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a `LatentBatches`.
+
+    Attributes:
+        latents: `[b t c n d]`.
+        targets: Normalised actions `[b k a]` or class indices `[b]`.
+        proprio: Normalised proprioception `[b p]` or None.
+        share: Which part of a batch of several processes this is, or None for all of it.
+    """
+
+    latents: Tensor
+    targets: Tensor
+    proprio: Tensor | None = None
+    share: Share | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of a head's forward."""
+        return (self.latents,) if self.proprio is None else (self.latents, self.proprio)
+
+    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
+        """Return `make(b)`, or this process's part of the numbers made for the whole batch."""
+        return make(len(self.targets)) if self.share is None else self.share.draw(make)
+
+
+@dataclass(frozen=True)
+class LatentBatches:
+    """N samples that share a bank of F frame latents; no pair of latents is ever stored twice.
+
+    Attributes:
+        bank: `[F n d]` latents, usually float16, in memory or to be read when they are needed.
+        index: int64 `[N t c]` rows of the bank, one for each frame and camera of a sample.
+        targets: Normalised actions float `[N k a]`, or class indices int64 `[N]`.
+        proprio: Normalised proprioception `[N p]` or None.
+        device: Where batches are delivered.
+        dtype: Floating dtype of delivered latents.
+
+    Raises:
+        ShapeError: Shapes do not fit, an index points outside the bank, or a number is not finite.
+    """
+
+    bank: Tensor | LatentBank
+    index: Tensor
+    targets: Tensor
+    proprio: Tensor | None = None
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        _check_shapes(self)
+        if self.index.numel() and not 0 <= int(self.index.min()) <= int(self.index.max()) < len(self.bank):
+            raise ShapeError(
+                expected=f"indices in 0..{len(self.bank) - 1}",
+                got=f"{int(self.index.min())}..{int(self.index.max())}",
+                fix="Build index and bank from the same latent table.",
+            )
+        # A store holds finite numbers only; those in memory may come from anywhere.
+        bank = self.bank if isinstance(self.bank, Tensor) else None
+        for name, value in (("bank", bank), ("targets", self.targets), ("proprio", self.proprio)):
+            _check_finite(name, value)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def latent_shape(self) -> LatentShape:
+        """(t, c, n, d) of one sample."""
+        _, frames, cameras = self.index.shape
+        return (frames, cameras, self.bank.shape[1], self.bank.shape[2])
+
+    def to(self, device: str, dtype: torch.dtype, limit_bytes: int = RESIDENT_LIMIT_BYTES) -> LatentBatches:
+        """Return the same samples, delivered on `device` in `dtype`; small banks are converted once."""
+        bank = self.bank
+        if isinstance(bank, Tensor) and bank.numel() * dtype.itemsize <= limit_bytes:
+            bank = bank.to(device=device, dtype=dtype)
+        return replace(self, bank=bank, device=device, dtype=dtype)
+
+    def gather(self, rows: Tensor, share: Share | None = None) -> Batch:
+        """Return the samples `rows` (int64 `[b]`), or a share of them, as one batch."""
+        rows = rows if share is None else rows[share.positions]
+        picked = self.index[rows]
+        latents = self._deliver(self._picked(picked.flatten())).view(*picked.shape, *self.bank.shape[1:])
+        proprio = None if self.proprio is None else self.proprio[rows].to(self.device)
+        return Batch(latents, self.targets[rows].to(self.device), proprio, share)
+
+    def ahead[T](self, orders: Iterable[Tensor], make: Callable[[Tensor], T]) -> Iterator[T]:
+        """Yield `make(rows)` of each batch of rows in order.
+
+        Where latents come from disk, or from memory that the device does not share, threads make the next
+        batches meanwhile; at most `_READERS` and the one in use exist at once.
+        """
+        resident = isinstance(self.bank, Tensor) and self.bank.device.type == torch.device(self.device).type
+        return made_ahead(orders, make, 0 if resident else _READERS)
+
+    def ordered(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in order; the last batch may be smaller."""
+        return self.ahead(torch.arange(len(self)).split(batch_size), self.gather)
+
+    def evaluation_rows(self) -> tuple[Tensor, ...]:
+        """Return all rows in order, in batches of a size that is good for evaluation and fits in memory."""
+        sample = math.prod(self.latent_shape) * self.dtype.itemsize
+        return torch.arange(len(self)).split(max(1, min(_EVAL_ROWS, _EVAL_BYTES // sample)))
+
+    def _picked(self, rows: Tensor) -> Tensor:
+        """Return rows of the bank where it is."""
+        if not isinstance(self.bank, Tensor):
+            return self.bank[rows]
+        return self.bank.flatten(1).index_select(0, rows.to(self.bank.device))
+
+    def _deliver(self, latents: Tensor) -> Tensor:
+        """Bring latents to the device, converted there: what is stored is smaller."""
+        if latents.device.type == torch.device(self.device).type:
+            return latents.to(self.dtype)
+        return latents.pin_memory().to(self.device, non_blocking=True).to(self.dtype)
+
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, balanced: bool = False
+    ) -> Iterator[Batch]:
+        """Return one epoch in random order; the last batch may be smaller.
+
+        Args:
+            batch_size: Samples a batch.
+            generator: CPU generator; the same state gives the same epoch.
+            balanced: Draw with replacement so that every class is equally likely (protocol section 4.2).
+        """
+        return self.ahead(self.order(generator, balanced=balanced).split(batch_size), self.gather)
+
+    def order(self, generator: torch.Generator, *, balanced: bool = False) -> Tensor:
+        """Return the rows of one epoch in random order, int64 `[N]` (see `shuffled`)."""
+        if balanced:
+            return balanced_order(self.targets, int(torch.randint(1 << 31, (), generator=generator)))
+        return torch.randperm(len(self), generator=generator)
+
+    def digest(self) -> str:
+        """Return a hash that other samples, or the same in another order, do not have.
+
+        Targets and indices are read in full, the bank at 64 of its rows.
+        """
+        picked = self._picked(torch.linspace(0, len(self.bank) - 1, 64).long())
+        digest = hashlib.sha256(f"{tuple(self.bank.shape)} {tuple(self.targets.shape)}".encode())
+        for part in (picked.float(), self.index, self.targets, self.proprio):
+            if part is not None:
+                digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _check_shapes(samples: LatentBatches) -> None:
+    rows = samples.index.shape[0] if samples.index.dim() else -1
+    lengths = [len(v) for v in (samples.targets, samples.proprio) if v is not None]
+    fits = len(samples.bank.shape) == 3 and samples.index.dim() == 3 and all(n == rows for n in lengths)
+    if not fits or samples.index.dtype != torch.int64:
+        raise ShapeError(
+            expected="bank [F n d], int64 index [N t c], targets [N ...] and proprio [N p]",
+            got=f"bank {tuple(samples.bank.shape)}, index {tuple(samples.index.shape)} of "
+            f"{samples.index.dtype}, targets and proprio of length {lengths}",
+            fix="Give one row of index, targets and proprio for each sample.",
+        )
+
+
+def _check_finite(name: str, value: Tensor | None) -> None:
+    if value is None or not value.is_floating_point():
+        return
+    for start in range(0, len(value), _CHECK_ROWS):
+        chunk = value[start : start + _CHECK_ROWS]
+        if not torch.isfinite(chunk).all():
+            bad = torch.nonzero(~torch.isfinite(chunk.flatten(1)).all(1)).flatten() + start
+            raise ShapeError(
+                expected=f"finite numbers in {name}",
+                got=f"non-finite rows {bad[:8].tolist()}",
+                fix="Run `lary data verify`, or pass latents_dtype=float32 if latents exceed 65504.",
+            )

@@ -1,0 +1,189 @@
+"""The state of an unfinished training on disk; going on from it gives the weights of an unbroken run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lary_policy.errors import TrainingError
+from lary_policy.heads.registry import TrainConfig
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.paths import atomic_write
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of a training history.
+
+    Attributes:
+        epoch: 1-based.
+        epochs: Planned epochs.
+        train_loss: Mean loss over the epoch, of the best head of a sweep.
+        val_score: Mean of the objective's score on val, lower is better; the best of a sweep.
+        learning_rate: At the last step of the epoch, of the best head of a sweep.
+        seconds: Wall time of the epoch.
+        member_scores: `val_score` of each head of a sweep, or of the one head.
+    """
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    val_score: float
+    learning_rate: float
+    seconds: float
+    member_scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Outcome of a training run; the head itself holds the selected weights.
+
+    Attributes:
+        best_epoch: 1-based epoch of the selected weights.
+        best_score: Its val score.
+        history: One record an epoch.
+        seconds: Wall time.
+        num_params: Trained parameters of one head.
+        precision: `float32` or `bfloat16`.
+        best_member: Index of the selected head of a sweep.
+        member_lr: Peak learning rate and weight decay of each head of a sweep, or of the one head.
+        skipped: Steps that each head of a sweep left out because its loss was not finite.
+    """
+
+    best_epoch: int
+    best_score: float
+    history: tuple[EpochRecord, ...]
+    seconds: float
+    num_params: int
+    precision: str
+    best_member: int = 0
+    member_lr: tuple[tuple[float, float], ...] = ()
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: Finished epochs.
+        best_score: Lowest val score so far.
+        best_epoch: Its epoch, 1-based.
+        best_member: The head of a sweep that reached it.
+        best_weights: Weights of that head at that epoch.
+        skipped: Steps that each head left out because its loss was not finite.
+        history: One record an epoch.
+    """
+
+    epoch: int = 0
+    best_score: float = float("inf")
+    best_epoch: int = 0
+    best_member: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    skipped: list[int] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+def identity(
+    head: nn.Module, train_set: LatentBatches, val_set: LatentBatches, objective: str, config: TrainConfig
+) -> dict[str, Any]:
+    """Return everything that two runs must share for one to go on where the other stopped."""
+    shapes = {name: list(value.shape) for name, value in head.state_dict().items()}
+    settings = asdict(replace(config, device="any"))
+    data = {"train samples": train_set.digest(), "val samples": val_set.digest()}
+    return json.loads(json.dumps({**settings, **data, "objective": objective, "head": shapes}))
+
+
+def save_progress(
+    path: Path,
+    wanted: Mapping[str, Any],
+    progress: Progress,
+    head: nn.Module,
+    optimisers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+) -> None:
+    """Write one file that holds everything; it replaces the previous one as a whole.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    tensors = {f"head/{name}": value for name, value in head.state_dict().items()}
+    tensors |= {f"best/{name}": value for name, value in progress.best_weights.items()}
+    for number, optimiser in enumerate(optimisers):
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"adam/{number}/{index}/{name}": value for name, value in state.items()}
+    tensors["generator"] = generator.get_state()
+    facts = {name: value for name, value in vars(progress).items() if name not in ("best_weights", "history")}
+    facts["history"] = [asdict(record) for record in progress.history]
+    metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts)}
+    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_progress(
+    path: Path,
+    wanted: Mapping[str, Any],
+    head: nn.Module,
+    optimisers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+) -> Progress:
+    """Restore a state written by `save_progress`; a new one if there is no file.
+
+    Raises:
+        TrainingError: The file cannot be read, or belongs to a run with other settings or data.
+    """
+    if not path.exists():
+        return Progress()
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found, facts = json.loads(metadata["identity"]), json.loads(metadata["progress"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(
+            expected=f"a readable training checkpoint at {path}",
+            got=f"{type(error).__name__}: {error}",
+            fix="Delete the file to train from the start.",
+        ) from error
+    _require_same(path, found, wanted)
+    head.load_state_dict(_part(tensors, "head/"))
+    for number, optimiser in enumerate(optimisers):
+        _restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
+    generator.set_state(tensors["generator"])
+    history = [_record(raw) for raw in facts.pop("history")]
+    return Progress(**facts, best_weights=_part(tensors, "best/"), history=history)
+
+
+def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [name for name in wanted if found.get(name) != wanted[name]]
+    if different:
+        raise TrainingError(
+            expected="; ".join(f"{name} {wanted[name]}" for name in different),
+            got="; ".join(f"{name} {found.get(name)}" for name in different) + f" in {path}",
+            fix="Choose another checkpoint, or delete this one to train from the start.",
+        )
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _record(raw: Mapping[str, Any]) -> EpochRecord:
+    return EpochRecord(**{**raw, "member_scores": tuple(raw["member_scores"])})

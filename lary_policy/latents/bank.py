@@ -1,0 +1,141 @@
+"""Latents that many samples point into: in memory, or on disk and read when they are asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lary_policy.console import console
+from lary_policy.latents.store import STORE_DTYPES, LatentStore
+
+
+class StoredLatents:
+    """Latents `[F n d]` that stay in the store's files, which the system maps into memory and out of it.
+
+    Indexing reads the rows asked for. Several threads may do so at once.
+
+    Args:
+        store: Where they are.
+        frame_ids: Id of each latent.
+        steps: Time steps that each stored latent is split into: F is their number times `len(frame_ids)`.
+
+    Raises:
+        StoreError: An id is not stored.
+    """
+
+    def __init__(self, store: LatentStore, frame_ids: Sequence[str], *, steps: int = 1) -> None:
+        self.dtype = STORE_DTYPES[store.dtype]
+        self.shape: tuple[int, ...] = (
+            len(frame_ids) * steps,
+            store.latent.tokens // steps,
+            store.latent.width,
+        )
+        self._store, self._ids, self._steps = store, frame_ids, steps
+        self._digests, self._places = store.locate(frame_ids)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all latents in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def in_steps(self, steps: int) -> StoredLatents:
+        """Return latents of clips `[F t*n d]` as those of their t time steps, `[F*t n d]`."""
+        return StoredLatents(self._store, self._ids, steps=steps)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the latents `[... n d]` of an int64 index `[...]`, each row read once.
+
+        Raises:
+            StoreError: A shard is damaged or gone.
+        """
+        flat = index.flatten().cpu()
+        wanted, back = torch.unique(flat // self._steps, return_inverse=True)
+        if self._steps == 1 and len(wanted) == len(flat):
+            found = self._read(flat)  # nothing twice: each row goes where it belongs
+        else:
+            found = self._read(wanted).view(-1, self._steps, *self.shape[1:])[back, flat % self._steps]
+        return found.view(*index.shape, *self.shape[1:])
+
+    def _read(self, rows: Tensor) -> Tensor:
+        latent = self._store.latent
+        out = torch.empty((len(rows), latent.tokens, latent.width), dtype=self.dtype)
+        shards, order = self._places[rows, 0].sort(stable=True)
+        numbers, counts = torch.unique_consecutive(shards, return_counts=True)
+        for number, positions in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
+            shard = self._store.rows_of(self._digests[number])
+            out[positions] = shard[self._places[rows[positions], 1]]
+        return out
+
+
+Bank = Tensor | StoredLatents
+
+
+@dataclass
+class RamBudget:
+    """Memory that the latents of one training may take.
+
+    Attributes:
+        left: Bytes.
+    """
+
+    left: int
+
+    def take(self, size: int) -> bool:
+        """Take `size` bytes if there are as many."""
+        fits = size <= self.left
+        self.left -= size if fits else 0
+        return fits
+
+
+def load_bank(store: LatentStore, frame_ids: Sequence[str], budget: RamBudget | None = None) -> Bank:
+    """Return the latents of the ids: in memory if the budget has room for them (or there is none).
+
+    Raises:
+        StoreError: An id is not stored, or a shard is damaged.
+    """
+    stored = StoredLatents(store, frame_ids)
+    return store.read(frame_ids) if budget is None or budget.take(stored.nbytes) else stored
+
+
+# Of the free memory: heads, optimisers and other runs need the rest, and whatever is free keeps files that
+# are read again and again in memory anyway.
+_SHARE = 0.25
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def ram_budget(ram_gb: float | None) -> RamBudget:
+    """Return the memory for the latents of one training.
+
+    Args:
+        ram_gb: 10^9 bytes, or None for a quarter of what is free now.
+    """
+    return RamBudget(int(free_memory() * _SHARE if ram_gb is None else ram_gb * 1e9))
+
+
+def free_memory() -> int:
+    """Return the bytes that this process may still take, as the machine and its container have it."""
+    if not _MEMINFO.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
+    free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
+    limit, used = (_CGROUP / "memory.max", _CGROUP / "memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, max(0, int(text) - int(used.read_text())))
+    return free
+
+
+def tell_what_stays_on_disk(label: str, banks: Mapping[str, Bank]) -> None:
+    """Print which splits are read from disk batch by batch; nothing if all are in memory."""
+    stored = {split: bank for split, bank in banks.items() if isinstance(bank, StoredLatents)}
+    if stored:
+        sizes = ", ".join(f"{split} {bank.nbytes / 1e9:.1f} GB" for split, bank in stored.items())
+        console.print(f"    latents of {label} stay on disk (latents_ram_gb): {sizes}", soft_wrap=True)

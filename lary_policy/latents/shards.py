@@ -1,0 +1,243 @@
+"""One safetensors shard of latents: its file name is the sha256 of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lary_policy.errors import StoreError
+from lary_policy.paths import atomic_write
+
+# Higher levels take twice the time and save nothing: there are no repetitions, only frequent bytes.
+_CODEC = pa.Codec("zstd", compression_level=1)
+_LOW, _HIGH, _ENDS, _SHAPE = "low_bytes", "high_bytes", "high_ends", "empty_latents"
+
+
+def pack(latents: Tensor) -> dict[str, Tensor]:
+    """Return the tensors that stand for latents `[f n d]` of 16 bits in a shard.
+
+    They are all low bytes `[f n*d]`, the compressed high bytes one row after the other, where each row ends
+    in them `[f]`, and an empty tensor `[0 n d]` of the latents' dtype.
+    """
+    planes = latents.contiguous().view(torch.uint8).view(len(latents), -1, 2)  # little-endian
+    rows = [_CODEC.compress(memoryview(row.numpy()), asbytes=True) for row in planes[..., 1].contiguous()]
+    return {
+        _LOW: planes[..., 0].contiguous(),
+        _ENDS: torch.tensor([len(row) for row in rows]).cumsum(0),
+        _SHAPE: latents[:0].contiguous(),
+        _HIGH: torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8),
+    }
+
+
+class PackedRows:
+    """Rows of a packed shard; only those that are indexed are read and unpacked.
+
+    Args:
+        tensors: What `pack` returned.
+
+    Raises:
+        KeyError: One of the tensors is missing.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._low, self._high = tensors[_LOW].numpy(), tensors[_HIGH].numpy()
+        self._ends = [0, *tensors[_ENDS].tolist()]
+        self.dtype, self.shape = tensors[_SHAPE].dtype, (len(self._low), *tensors[_SHAPE].shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._low)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return the latents `[r n d]` of rows `[r]`."""
+        out = np.empty((len(rows), self._low.shape[1], 2), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            packed = memoryview(self._high[self._ends[row] : self._ends[row + 1]])
+            out[place, :, 0] = self._low[row]
+            high = _CODEC.decompress(packed, decompressed_size=out.shape[1], asbytes=True)
+            out[place, :, 1] = np.frombuffer(high, np.uint8)
+        return torch.from_numpy(out).view(self.dtype).view(len(rows), *self.shape[1:])
+
+
+SUFFIX = ".safetensors"
+# safetensors' names of the dtypes that shards hold.
+_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
+_TENSOR, _CODES, _IDS = "latents", "codes", "frame_ids"
+
+
+def write_shard(
+    folder: Path,
+    frame_ids: Sequence[str],
+    latents: Tensor,
+    codes: Tensor | None = None,
+    *,
+    packed: bool = False,
+) -> str:
+    """Publish latents `[f n d]` atomically in `folder` and return the shard's sha256, which is its name.
+
+    Args:
+        folder: Folder of the shards.
+        frame_ids: Id of each row.
+        latents: What is stored.
+        codes: Codebook indices `[f m]` of the rows, for encoders that have a codebook.
+        packed: Whether latents of 16 bits are compressed without loss (`packing`).
+
+    Raises:
+        StoreError: The disk is full or not writable; nothing half-written remains.
+    """
+    tensors = pack(latents) if packed and latents.itemsize == 2 else {_TENSOR: latents.contiguous()}
+    if codes is not None:
+        tensors[_CODES] = codes.to("cpu", torch.int32).contiguous()
+    # Widest numbers first, so that all of them are aligned whatever the shapes, as safetensors has it, too.
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
+    header, *memory = _file_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
+    content = hashlib.sha256(header)
+    for part in memory:
+        content.update(part)
+    digest = content.hexdigest()
+    with atomic_write(folder / f"{digest}{SUFFIX}") as temporary:
+        temporary.write_bytes(header)
+        with temporary.open("ab") as file:
+            file.writelines(memory)
+    return digest
+
+
+def _file_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the bytes of a safetensors file: its header, then the tensors' own memory, nothing copied.
+
+    safetensors' `save` would copy every tensor three times, which takes longer than a GPU needs to make it.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts: list[bytes | memoryview] = []
+    offset = 0
+    for name, tensor in tensors.items():
+        part = memoryview(tensor.flatten().view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+        end = offset + part.nbytes
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        parts.append(part)
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return [len(text).to_bytes(8, "little") + text, *parts]
+
+
+def check_shard(path: Path) -> None:
+    """Raise StoreError unless the file's bytes have the sha256 that its name says."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(path, f"{type(error).__name__}: {error.strerror}") from error
+    if digest != path.stem:
+        raise _damaged(path, f"bytes with sha256 {digest}")
+
+
+def shard_frame_ids(path: Path) -> tuple[str, ...]:
+    """Read the frame ids of a shard in row order.
+
+    Raises:
+        StoreError: The shard is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(json.loads(file.metadata()[_IDS]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def read_shard(path: Path) -> Tensor:
+    """Read all latents `[f n d]` of a shard; those that are not packed are a view of the mapped file.
+
+    Raises:
+        StoreError: The shard is damaged.
+    """
+    shard = open_shard(path)
+    return shard if isinstance(shard, Tensor) else shard[torch.arange(len(shard))]
+
+
+def open_shard(path: Path) -> Tensor | PackedRows:
+    """Map the latents of a shard into memory: rows are read from disk when they are indexed.
+
+    Raises:
+        StoreError: The shard is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            if _TENSOR in names:
+                latents: Tensor = file.get_tensor(_TENSOR)
+                return latents
+            return PackedRows({name: file.get_tensor(name) for name in names})
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def read_codes(path: Path) -> Tensor:
+    """Read the codebook indices `[f m]` (int64) of a shard.
+
+    Raises:
+        StoreError: The shard is damaged, or was written without.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            codes: Tensor = file.get_tensor(_CODES)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    return codes.long()
+
+
+def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast latents `[f n d]` to the store's dtype on the CPU.
+
+    Numbers keep the dtype's precision (float16: 11 bits) relative to the largest of their row, as long as
+    that is a normal number (float16: 2^-14).
+
+    Raises:
+        StoreError: A value is not finite, before or after the cast (float16 ends at 65504), or a row other
+            than zero has no number that is normal in the dtype.
+    """
+    cast = latents.detach().to("cpu", dtype)
+    # NaN and infinities reach the extremes, which takes a tenth of the time of looking at each value.
+    low, high = torch.aminmax(cast.flatten(1), dim=1)
+    if not (low.isfinite() & high.isfinite()).all():
+        was = int((~torch.isfinite(latents)).sum())
+        raise StoreError(
+            expected=f"latents that are finite in {dtype}",
+            got=f"{int((~torch.isfinite(cast)).sum())} non-finite values, {was} of them before the cast",
+            fix="Store them with latents_dtype=float32 or bfloat16, or check the encoder's precision.",
+        )
+    small = torch.maximum(-low, high) < torch.finfo(dtype).tiny
+    if small.any() and latents[small.to(latents.device)].any():
+        raise StoreError(
+            expected=f"latents with numbers of at least {torch.finfo(dtype).tiny:.1e}, normal in {dtype}",
+            got=f"{int(small.sum())} rows below, one up to {latents.abs().flatten(1).amax(1).min():.1e}",
+            fix="Store them with latents_dtype=float32 or bfloat16.",
+        )
+    return cast
+
+
+def _damaged(path: Path, got: str) -> StoreError:
+    return StoreError(
+        expected=f"an intact shard {path}",
+        got=got,
+        fix=f"Delete it (rm '{path}') and run `lary extract` again: only its frames are encoded anew.",
+    )

@@ -1,0 +1,313 @@
+"""Content-addressed cache of latents on disk: safetensors shards and a parquet index."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from lary_policy.errors import ShapeError, StoreError, UnknownNameError
+from lary_policy.latents.shards import (
+    SUFFIX,
+    PackedRows,
+    cast_latents,
+    check_shard,
+    open_shard,
+    read_codes,
+    shard_frame_ids,
+    write_shard,
+)
+from lary_policy.paths import atomic_write
+from lary_policy.types import LatentSpec, Quarantined
+
+STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OPEN_SHARDS = 1024  # mapped at once: Linux allows a process 65,530 mappings
+STORE_FILE, INDEX_FILE, SHARDS = "store.json", "index.parquet", "shards"
+
+
+class LatentStore:
+    """Latents of frames by frame id, or of pairs of frames by pair id, of one encoder fingerprint.
+
+    A shard is published before the index names it; a shard that no index names (the process died in between,
+    or two processes wrote at once) is adopted when the store is opened, so nothing finished is lost.
+
+    Args:
+        root: Folder of this store; created with the first shard.
+        fingerprint: Fingerprint of the encoder (weights, preprocessing, dtype, code version).
+        latent: Shape of one latent.
+        dtype: One of `STORE_DTYPES`.
+        packed: Whether new shards of 16 bits are compressed without loss; both kinds may lie side by side.
+
+    Attributes:
+        quarantined: Shards that were named by the index but missing, or present but damaged, when opened.
+
+    Raises:
+        StoreError: The folder holds latents of another fingerprint, dtype or shape.
+        UnknownNameError: The dtype is not one of `STORE_DTYPES`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        fingerprint: str,
+        latent: LatentSpec,
+        *,
+        dtype: str = "float16",
+        packed: bool = False,
+    ) -> None:
+        if dtype not in STORE_DTYPES:
+            raise UnknownNameError("store dtype", dtype, STORE_DTYPES)
+        self.root, self.fingerprint, self.latent, self.dtype = Path(root), fingerprint, latent, dtype
+        self._packed = packed
+        self.quarantined: list[Quarantined] = []
+        self._where: dict[str, tuple[str, int]] = {}
+        self._checked: set[str] = set()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._open: dict[str, Tensor | PackedRows] = {}
+        self._check_identity()
+        self._load()
+
+    @classmethod
+    def open(cls, root: Path) -> LatentStore:
+        """Open a store that exists, as what its own `store.json` says it is.
+
+        Raises:
+            StoreError: There is no store, or its `store.json` cannot be read.
+        """
+        try:
+            identity = json.loads((Path(root) / STORE_FILE).read_text(encoding="utf-8"))
+            spec = identity["latent"]
+            grid = None if spec["grid"] is None else tuple(spec["grid"])
+            latent = LatentSpec(**{**spec, "grid": grid})
+            return cls(root, identity["fingerprint"], latent, dtype=identity["dtype"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                expected=f"a readable {STORE_FILE} in {root}",
+                got=f"{type(error).__name__}: {error}",
+                fix="Choose the folder of a latent store, or extract it anew.",
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def contains(self, frame_id: str) -> bool:
+        """Tell whether the latent of a frame is stored."""
+        return frame_id in self._where
+
+    def missing(self, frame_ids: Iterable[str]) -> tuple[str, ...]:
+        """Return the ids that are not stored, each once, in order."""
+        return tuple(f for f in dict.fromkeys(frame_ids) if f not in self._where)
+
+    def shards(self) -> tuple[Path, ...]:
+        """Return the shard files that the index names."""
+        return tuple(self._path(digest) for digest in dict.fromkeys(d for d, _ in self._where.values()))
+
+    def write_shard(self, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> str:
+        """Publish the latents `[f n d]` of f new frames as one shard and return its sha256.
+
+        Several threads may write at once: only the index waits.
+
+        Args:
+            frame_ids: Id of each frame (or pair).
+            latents: Their latents.
+            codes: Their codebook indices `[f m]`, for encoders that have a codebook.
+
+        Raises:
+            ShapeError: The latents have another shape than the store's `LatentSpec`.
+            StoreError: A value does not fit the store's dtype, or the disk is full; earlier shards stay.
+        """
+        expected = (len(frame_ids), self.latent.tokens, self.latent.width)
+        if tuple(latents.shape) != expected or len(frame_ids) == 0:
+            raise ShapeError(
+                expected=f"latents {expected} of at least one frame",
+                got=f"{tuple(latents.shape)}",
+                fix="Pass one latent for each frame id, shaped as the encoder's LatentSpec says.",
+            )
+        cast = cast_latents(latents, STORE_DTYPES[self.dtype])
+        self._publish_identity()
+        digest = write_shard(self.root / SHARDS, frame_ids, cast, codes, packed=self._packed)
+        with self._lock:
+            self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
+            self._checked.add(digest)
+            self._publish_index()
+        return digest
+
+    def read(self, frame_ids: Sequence[str]) -> Tensor:
+        """Return the latents `[F n d]` of the ids, in their order and the store's dtype.
+
+        The first use of a shard checks its sha256.
+
+        Raises:
+            StoreError: An id is not stored, or a shard is damaged.
+        """
+        shape = (len(frame_ids), self.latent.tokens, self.latent.width)
+        out = torch.empty(shape, dtype=STORE_DTYPES[self.dtype])
+        for digest, positions, rows in self._places(frame_ids):
+            out[positions] = self._open_checked(digest)[rows]
+        return out
+
+    def locate(self, frame_ids: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+        """Return the sha256 of the shards and, for each id, int64 `[F 2]`: which of them, and its row there.
+
+        Raises:
+            StoreError: An id is not stored.
+        """
+        self._require(frame_ids)
+        number: dict[str, int] = {}
+        found = (self._where[frame] for frame in frame_ids)
+        places = [(number.setdefault(digest, len(number)), row) for digest, row in found]
+        return tuple(number), torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
+
+    def rows_of(self, digest: str) -> Tensor | PackedRows:
+        """Map a shard into memory; it stays mapped until `OPEN_SHARDS` others were asked for.
+
+        The first use of a shard checks its sha256. Threads may call this at once.
+
+        Raises:
+            StoreError: The shard is damaged or gone.
+        """
+        with self._opening:
+            shard = self._open.pop(digest, None)
+            if shard is None:
+                shard = self._open_checked(digest)
+            self._open[digest] = shard  # the last in the order of use
+            if len(self._open) > OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+            return shard
+
+    def read_codes(self, frame_ids: Iterable[str]) -> Tensor:
+        """Return all codebook indices (int64, flat) of the ids, in no order.
+
+        Raises:
+            StoreError: An id is not stored, or a shard is damaged or has no codes.
+        """
+        places = self._places(list(frame_ids))
+        codes = [read_codes(self._path(digest))[rows].flatten() for digest, _, rows in places]
+        return torch.cat(codes) if codes else torch.empty(0, dtype=torch.int64)
+
+    def verify(self) -> list[Path]:
+        """Read every shard again and return those whose bytes do not have the sha256 in the index."""
+        corrupt = []
+        for path in self.shards():
+            try:
+                check_shard(path)
+            except StoreError:
+                corrupt.append(path)
+        return corrupt
+
+    def _places(self, frame_ids: Sequence[str]) -> list[tuple[str, Tensor, Tensor]]:
+        """Return for each shard its digest, which of the ids it holds, and in which of its rows."""
+        self._require(frame_ids)
+        by_shard: dict[str, list[tuple[int, int]]] = {}
+        for position, frame in enumerate(frame_ids):
+            digest, row = self._where[frame]
+            by_shard.setdefault(digest, []).append((position, row))
+        columns = {digest: torch.tensor(places).T for digest, places in by_shard.items()}
+        return [(digest, positions, rows) for digest, (positions, rows) in columns.items()]
+
+    def _require(self, frame_ids: Sequence[str]) -> None:
+        absent = self.missing(frame_ids)
+        if absent:
+            raise StoreError(
+                expected=f"latents of {len(frame_ids)} frames or pairs in {self.root}",
+                got=f"{len(absent)} that are not there, for example {absent[0][:16]}",
+                fix="Run `lary extract` for this encoder and dataset.",
+            )
+
+    def _path(self, digest: str) -> Path:
+        return self.root / SHARDS / f"{digest}{SUFFIX}"
+
+    def _open_checked(self, digest: str) -> Tensor | PackedRows:
+        path = self._path(digest)
+        if digest not in self._checked:
+            check_shard(path)
+            self._checked.add(digest)
+        latents = open_shard(path)
+        expected = (self.latent.tokens, self.latent.width)
+        if tuple(latents.shape[1:]) != expected or latents.dtype != STORE_DTYPES[self.dtype]:
+            raise StoreError(
+                expected=f"latents {expected} in {self.dtype}",
+                got=f"{tuple(latents.shape[1:])} in {latents.dtype} ({path})",
+                fix="Delete the store's folder and extract it anew.",
+            )
+        return latents
+
+    def _identity(self) -> dict[str, Any]:
+        latent = json.loads(json.dumps(asdict(self.latent)))
+        return {"fingerprint": self.fingerprint, "dtype": self.dtype, "latent": latent}
+
+    def _check_identity(self) -> None:
+        path = self.root / STORE_FILE
+        if not path.exists():
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
+        if found != self._identity():
+            raise StoreError(
+                expected=f"a store of {self._identity()} in {self.root}",
+                got=str(found),
+                fix="Give each encoder fingerprint, dtype and latent shape its own folder.",
+            )
+
+    def _publish_identity(self) -> None:
+        if not (self.root / STORE_FILE).exists():
+            with atomic_write(self.root / STORE_FILE) as temporary:
+                temporary.write_text(json.dumps(self._identity(), indent=1), encoding="utf-8")
+
+    def _publish_index(self) -> None:
+        digests, rows = zip(*self._where.values(), strict=True)
+        table = pa.table(
+            {
+                "frame_id": pa.array(self._where.keys(), pa.string()),
+                "shard_sha256": pa.array(digests, pa.string()).dictionary_encode(),
+                "row": pa.array(rows, pa.int32()),
+            }
+        )
+        with atomic_write(self.root / INDEX_FILE) as temporary:
+            pq.write_table(table, temporary)
+
+    def _load(self) -> None:
+        """Read the index, forget entries whose shard is gone, adopt shards the index does not name."""
+        on_disk = {p.stem for p in (self.root / SHARDS).glob(f"*{SUFFIX}") if not p.name.startswith(".")}
+        index = self.root / INDEX_FILE
+        if index.exists():
+            try:
+                table = pq.read_table(index)
+                columns = [table.column(c).to_pylist() for c in ("frame_id", "shard_sha256", "row")]
+            except (OSError, pa.ArrowException, KeyError) as error:
+                # The shards say themselves which frames they hold, so the index is rebuilt from them below.
+                self._set_aside(index, f"unreadable index, rebuilt from the shards ({type(error).__name__})")
+                columns = [[], [], []]
+            self._where = {f: (digest, row) for f, digest, row in zip(*columns, strict=True)}
+        named = {digest for digest, _ in self._where.values()}
+        for digest in sorted(named - on_disk):
+            self._set_aside(
+                self._path(digest), "named by the index but missing; its frames will be encoded again"
+            )
+        self._where = {f: place for f, place in self._where.items() if place[0] in on_disk}
+        for digest in sorted(on_disk - named):
+            self._adopt(digest)
+
+    def _adopt(self, digest: str) -> None:
+        path = self._path(digest)
+        try:
+            check_shard(path)
+            frame_ids = shard_frame_ids(path)
+        except StoreError as error:
+            self._set_aside(path, str(error))
+            return
+        for row, frame in enumerate(frame_ids):
+            self._where.setdefault(frame, (digest, row))
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        self.quarantined.append(Quarantined(str(path), reason, "LatentStore"))

@@ -1,0 +1,242 @@
+"""Encode the images of a LeRobot dataset once, as the policy would see them, and remember which is where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lary_policy.console import OnProgress
+from lary_policy.data.lerobot import EpisodeFrames, LeRobotFiles, bounds, episode_frames, write_view
+from lary_policy.errors import DatasetError, StoreError
+from lary_policy.frames import decode_frame, frame_id
+from lary_policy.latents import (
+    STORE_DTYPES,
+    ExtractReport,
+    LatentStore,
+    Window,
+    extract,
+    extract_windows,
+    window_id,
+)
+from lary_policy.paths import atomic_folder, write_json
+from lary_policy.policy.cache.index import CACHE_FILE, ID_BYTES, IDS_FILE, STORES, CacheFacts, DatasetIdentity
+from lary_policy.types import LatentSpec
+
+VIEWS = "views"
+BATCH_SIZE = 64  # images encoded at once; larger batches are no faster on 2 cores
+
+
+class ImageEncoder(Protocol):
+    """The part of `ObservationEncoder` that is needed: images `[b t 3 h w]` in [0, 1] to `[b t' n d]`."""
+
+    fingerprint: str
+    latent: LatentSpec
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the latents."""
+        ...
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Which latents of a dataset a policy needs.
+
+    Attributes:
+        cameras: Image features of the policy and the features of the dataset that they are.
+        deltas: Steps of its history relative to now, in order; (0,) without one.
+        episodes: Numbers of the episodes; None for all.
+        dtype: Dtype of the stored latents.
+        camera_stats: Statistics of cameras to write into the view, see `write_view`.
+    """
+
+    cameras: Mapping[str, str]
+    deltas: tuple[int, ...] = (0,)
+    episodes: tuple[int, ...] | None = None
+    dtype: str = "float32"
+    camera_stats: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class BuiltCache:
+    """Where the latents of a dataset are, and what it took.
+
+    Attributes:
+        folder: Argument of `LatentCache`; also a LeRobot dataset without images.
+        encoded: Latents made now.
+        reused: Latents that were there.
+        bytes: Size of one latent.
+        seconds: Wall time of looking, encoding and writing.
+    """
+
+    folder: Path
+    encoded: int
+    reused: int
+    bytes: int
+    seconds: float
+
+
+def build_cache(
+    meta: Any,
+    plan: CachePlan,
+    encoder: ImageEncoder,
+    root: Path,
+    *,
+    device: str = "cpu",
+    decode_threads: int = 1,
+    on_progress: OnProgress | None = None,
+) -> BuiltCache:
+    """Encode what is missing of a dataset's frames; start again to continue.
+
+    Latents are content-addressed: another run, another selection of episodes or a dataset that grew encodes
+    only what is new.
+
+    Args:
+        meta: `LeRobotDatasetMetadata` of a dataset whose files are on this machine.
+        plan: What is needed.
+        encoder: The policy's frozen encoder.
+        root: Folder for the latents of all encoders and datasets.
+        device: Where the encoder runs.
+        decode_threads: Threads that decode images meanwhile.
+        on_progress: Called with (done, to do).
+
+    Raises:
+        DatasetError: The dataset is damaged, or an image cannot be decoded.
+        UnknownNameError: A camera does not exist, or the dtype is unknown.
+        StoreError: The disk is too small, or stored latents are damaged.
+    """
+    start = time.perf_counter()
+    files = LeRobotFiles.read(Path(meta.root))
+    identity = _identity(meta, files)
+    window = None if encoder.latent.kind == "frame" else plan.deltas
+    episodes = episode_frames(files, tuple(plan.cameras.values()), plan.episodes)
+    ids, wanted = _wanted(files, episodes, plan.cameras, window)
+    pixels = _Pixels(encoder, device)
+    steps = 1 if window is None else pixels.steps(next(iter(wanted.values())))
+    store = _store(root, encoder, plan, window, steps)
+    _require_room(store, wanted)
+    limits = {"batch_size": BATCH_SIZE, "decode_threads": decode_threads}
+    if window is None:
+        images = [frames[0] for frames in wanted.values()]
+        report = extract(images, pixels, store, on_progress=on_progress, **limits)
+    else:
+        report = extract_windows(wanted, pixels.encode, store, on_progress=on_progress, **limits)
+    _require_all(report)
+    facts = CacheFacts(encoder.fingerprint, store.root.name, tuple(plan.cameras), window, steps, identity)
+    folder = _publish(root, files, facts, ids, plan)
+    return BuiltCache(folder, report.encoded, report.reused, _bytes(store), time.perf_counter() - start)
+
+
+def _identity(meta: Any, files: LeRobotFiles) -> DatasetIdentity:
+    """Return the dataset's identity; refuse one whose frames are not numbered episode by episode."""
+    columns = (meta.episodes["dataset_from_index"], meta.episodes["dataset_to_index"])
+    theirs = tuple((int(first), int(end)) for first, end in zip(*columns, strict=True))
+    if theirs != bounds(files):
+        raise DatasetError(
+            expected=f"frames of {files.root} that are numbered one episode after the other",
+            got="other numbers in meta/episodes",
+            fix="Write the dataset anew with LeRobot's tools.",
+        )
+    return DatasetIdentity.of(meta)
+
+
+class _Pixels:
+    """Gives an encoder of float images the uint8 frames of the extraction, as LeRobot would give them."""
+
+    def __init__(self, encoder: ImageEncoder, device: str) -> None:
+        self.fingerprint, self.latent = encoder.fingerprint, encoder.latent
+        self._encoder, self._device = encoder, device
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Map uint8 `[b t h w 3]` to latents `[b t' n d]`."""
+        images = frames.to(self._device).movedim(-1, 2)
+        return self._encoder(images.float() / 255)
+
+    def steps(self, window: Window) -> int:
+        """Return the time steps t' of the latent of a window."""
+        height, width = decode_frame(window[0]).shape[:2]
+        return self.encode(torch.zeros(1, len(window), height, width, 3, dtype=torch.uint8)).shape[1]
+
+
+def _wanted(
+    files: LeRobotFiles,
+    episodes: Sequence[EpisodeFrames],
+    cameras: Mapping[str, str],
+    window: tuple[int, ...] | None,
+) -> tuple[NDArray[np.bytes_], dict[str, Window]]:
+    """Return the id of each frame number and camera `[F c]`, empty where not wanted, and its images."""
+    ids = np.zeros((bounds(files)[-1][1], len(cameras)), dtype=f"S{ID_BYTES}")
+    found: dict[str, Window] = {}
+    for episode in episodes:
+        for column, camera in enumerate(cameras.values()):
+            frames = episode.frames[files.camera(camera)]
+            names = [frame_id(frame) for frame in frames]
+            for step in range(len(frames)):
+                places = [min(max(step + delta, 0), len(frames) - 1) for delta in window or (0,)]
+                name = names[step] if window is None else window_id([names[p] for p in places])
+                ids[episode.first + step, column] = name
+                found.setdefault(name, tuple(frames[p] for p in places))
+    return ids, found
+
+
+def _store(
+    root: Path, encoder: ImageEncoder, plan: CachePlan, window: tuple[int, ...] | None, steps: int
+) -> LatentStore:
+    name, latent = f"{encoder.fingerprint}-{plan.dtype}", encoder.latent
+    if window is not None:
+        grid = None if latent.grid is None else (steps * latent.grid[0], *latent.grid[1:])
+        name, latent = f"{name}-{len(window)}", replace(latent, tokens=steps * latent.tokens, grid=grid)
+    return LatentStore(root / STORES / name, encoder.fingerprint, latent, dtype=plan.dtype)
+
+
+def _bytes(store: LatentStore) -> int:
+    return store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
+
+
+def _require_room(store: LatentStore, wanted: Mapping[str, Window]) -> None:
+    """Refuse to start what the disk cannot hold."""
+    store.root.parent.mkdir(parents=True, exist_ok=True)
+    needed = _bytes(store) * len(store.missing(wanted))
+    free = shutil.disk_usage(store.root.parent).free
+    if needed > free:
+        raise StoreError(
+            expected=f"{needed / 1e9:.1f} GB for {len(store.missing(wanted))} latents in {store.root}",
+            got=f"{free / 1e9:.1f} GB free",
+            fix="Choose another disk (--latents_dir=...), --latents_dtype=float16, or smaller images.",
+        )
+
+
+def _require_all(report: ExtractReport) -> None:
+    if report.quarantined:
+        first = report.quarantined[0]
+        raise DatasetError(
+            expected="images that can be decoded",
+            got=f"{len(report.quarantined)} that cannot, for example {first.item}: {first.reason}",
+            fix="Restore the files, or leave their episodes out (--dataset.episodes).",
+        )
+
+
+def _publish(
+    root: Path, files: LeRobotFiles, facts: CacheFacts, ids: NDArray[np.bytes_], plan: CachePlan
+) -> Path:
+    """Write the view of the dataset with the ids of its latents, unless it is there."""
+    told = json.dumps([asdict(facts), plan.camera_stats], sort_keys=True)
+    key = hashlib.sha256(told.encode() + ids.tobytes()).hexdigest()[:16]
+    folder = root / VIEWS / f"{files.root.resolve().name}-{key}"
+    if not folder.is_dir():
+        with atomic_folder(folder) as partial:
+            write_view(files, partial, episodes=plan.episodes, camera_stats=plan.camera_stats)
+            np.savez(partial / IDS_FILE, ids=ids, bounds=np.array(bounds(files)))
+            write_json(partial / CACHE_FILE, asdict(facts))
+    return folder

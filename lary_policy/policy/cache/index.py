@@ -1,0 +1,270 @@
+"""Latents of a LeRobot dataset by the frames' numbers: what a policy reads instead of encoding images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lary_policy.errors import ConfigError, ShapeError, StoreError, UnknownNameError
+from lary_policy.latents import STORE_DTYPES, LatentStore
+from lary_policy.paths import resolve_inside
+
+CACHE_FILE, IDS_FILE, STORES = "latents.json", "latent_ids.npz", "latents"
+VERSION = 1
+ID_BYTES = 64  # hex digits of a frame's id
+_REBUILD = "Run `lary train` with this dataset: it encodes what is missing and says where the latents are"
+
+
+@dataclass(frozen=True)
+class DatasetIdentity:
+    """What tells one LeRobot dataset from another without reading its images.
+
+    Attributes:
+        fps: Frames a second.
+        total_frames: Frames of all episodes.
+        episodes: sha256 of the first and last frame of every episode.
+        statistics: sha256 of the means and deviations of actions and states.
+    """
+
+    fps: float
+    total_frames: int
+    episodes: str
+    statistics: str
+
+    @classmethod
+    def of(cls, meta: Any) -> DatasetIdentity:
+        """Return the identity of what a `LeRobotDatasetMetadata` describes."""
+        columns = (meta.episodes["dataset_from_index"], meta.episodes["dataset_to_index"])
+        stats = meta.stats or {}
+        numbers = {
+            key: [np.asarray(stats[key][name], np.float64).round(9).tolist() for name in ("mean", "std")]
+            for key in ("action", "observation.state")
+            if key in stats
+        }
+        return cls(
+            fps=float(meta.fps),
+            total_frames=int(meta.total_frames),
+            episodes=_digest([[int(number) for number in column] for column in columns]),
+            statistics=_digest(numbers),
+        )
+
+
+@dataclass(frozen=True)
+class CacheFacts:
+    """What `latents.json` says.
+
+    Attributes:
+        fingerprint: Fingerprint of the encoder.
+        store: Name of the store's folder.
+        cameras: Image features of the policy, in the order of the ids.
+        window: Steps relative to now whose images give one latent; None where each image has its own.
+        steps: Time steps t' of the latent of a window.
+        dataset: Whose frames they are.
+        version: Format of the folder.
+    """
+
+    fingerprint: str
+    store: str
+    cameras: tuple[str, ...]
+    window: tuple[int, ...] | None
+    steps: int
+    dataset: DatasetIdentity
+    version: int = VERSION
+
+    @classmethod
+    def read(cls, folder: Path) -> CacheFacts:
+        """Read a cache's facts.
+
+        Raises:
+            StoreError: The folder holds no latents, or those of another format.
+        """
+        try:
+            raw = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
+            window = None if raw["window"] is None else tuple(raw["window"])
+            changed = {"window": window, "cameras": tuple(raw["cameras"])}
+            facts = cls(**{**raw, **changed, "dataset": DatasetIdentity(**raw["dataset"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                expected=f"stored latents of a dataset in {folder} ({CACHE_FILE})",
+                got=f"{type(error).__name__}: {error}",
+                fix=f"{_REBUILD}.",
+            ) from error
+        if facts.version != VERSION:
+            raise StoreError(expected=f"format {VERSION}", got=f"{facts.version}", fix=f"{_REBUILD}.")
+        return facts
+
+
+class LatentCache:
+    """The latents of all frames of a dataset, read from a `LatentStore` by frame number.
+
+    Args:
+        folder: Folder with `latents.json`, as `build_cache` writes it.
+
+    Attributes:
+        facts: Encoder, cameras and dataset that the latents belong to.
+        store: The latents.
+
+    Raises:
+        StoreError: There are no latents in the folder, or they are incomplete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.facts = Path(folder), CacheFacts.read(Path(folder))
+        self.store = LatentStore.open(resolve_inside(self.folder.parents[1] / STORES, self.facts.store))
+        with np.load(self.folder / IDS_FILE, allow_pickle=False) as file:
+            self._bounds: NDArray[np.int64] = file["bounds"]  # [E 2]
+            self._shards, self._places = self._locate(file["ids"])
+
+    def require_encoder(self, fingerprint: str) -> None:
+        """Refuse an encoder that would give other latents.
+
+        Raises:
+            StoreError: The fingerprints differ.
+        """
+        if fingerprint != self.facts.fingerprint:
+            raise StoreError(
+                expected=f"latents of the policy's encoder, fingerprint {fingerprint}",
+                got=f"those of {self.facts.fingerprint} in {self.folder}",
+                fix=f"{_REBUILD}, or drop --policy.latents.",
+            )
+
+    def require_frozen(self, encoder: nn.Module) -> None:
+        """Refuse an encoder that learns, also through adapters that were added to it.
+
+        Raises:
+            ConfigError: One of its parameters has a gradient.
+        """
+        trained = [name for name, p in encoder.named_parameters() if p.requires_grad]
+        if trained:
+            raise ConfigError(
+                expected=f"a frozen encoder for the stored latents in {self.folder}",
+                got=f"{len(trained)} trained tensors, for example {trained[0]}",
+                fix="Drop --policy.latents, or --policy.encoder.trainable and --peft.",
+            )
+
+    def require_dataset(self, meta: Any) -> None:
+        """Refuse a dataset with other frames.
+
+        Args:
+            meta: The `LeRobotDatasetMetadata` of the dataset that is trained on.
+
+        Raises:
+            StoreError: It is another dataset, or it changed; the message names what differs.
+        """
+        theirs, ours = asdict(DatasetIdentity.of(meta)), asdict(self.facts.dataset)
+        different = [name for name in ours if ours[name] != theirs[name]]
+        if different:
+            raise StoreError(
+                expected=", ".join(f"{name} {_short(theirs[name])}" for name in different)
+                + f" (of the dataset {meta.repo_id})",
+                got=", ".join(f"{name} {_short(ours[name])}" for name in different)
+                + f" (of the latents in {self.folder})",
+                fix=f"{_REBUILD}.",
+            )
+
+    def require_cameras(self, cameras: Sequence[str]) -> None:
+        """Refuse a policy with other cameras.
+
+        Raises:
+            UnknownNameError: The latents lack a camera.
+        """
+        for camera in cameras:
+            if camera not in self.facts.cameras:
+                raise UnknownNameError(f"camera of the latents in {self.folder}", camera, self.facts.cameras)
+
+    def lookup(self, index: Tensor, cameras: Sequence[str], deltas: Sequence[int] = (0,)) -> Tensor:
+        """Return the latents `[b t c n d]` of frames, float32 on the CPU.
+
+        Like LeRobot's own windows, steps before an episode's start or after its end are its first or last.
+
+        Args:
+            index: Frame numbers, LeRobot's `index`, int64 `[b]`.
+            cameras: Image features in the order in which they are wanted.
+            deltas: Steps relative to now: those of the history, or the window that the latents are of.
+
+        Raises:
+            StoreError: There are no latents of these steps, or a shard is damaged.
+            ShapeError: A frame number is not one of the dataset's.
+        """
+        rows = self._rows(index, deltas)
+        columns = [self.facts.cameras.index(camera) for camera in cameras]
+        places = self._places[rows[:, :, None], np.array(columns)]  # [b t c 2]
+        if places.min(initial=0) < 0:
+            raise StoreError(
+                expected=f"latents of frame {int(index[0])} and its neighbours in {self.folder}",
+                got="none: its episode was not among those encoded",
+                fix=f"{_REBUILD}.",
+            )
+        latents = self._read(places.reshape(-1, 2)).float()
+        if self.facts.window is None:
+            return latents.unflatten(0, places.shape[:3])
+        # The time steps of a window lie one after the other among its tokens: [b*c t'*n d] -> [b t' c n d].
+        by_camera = latents.unflatten(1, (self.facts.steps, -1)).unflatten(0, (len(rows), len(columns)))
+        return by_camera.transpose(1, 2)
+
+    def _locate(self, ids: NDArray[np.bytes_]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Return the shards, and the shard and row `[F c 2]` of each id `[F c]`; -1 where there is none."""
+        names = ids[ids != b""].astype(str).tolist()
+        absent = self.store.missing(names)
+        if absent:
+            raise StoreError(
+                expected=f"{len(names)} latents in {self.store.root}",
+                got=f"{len(absent)} missing",
+                fix=f"{_REBUILD}.",
+            )
+        shards, found = self.store.locate(names)
+        places = np.full((*ids.shape, 2), -1, np.int64)
+        places[ids != b""] = found.numpy()
+        return shards, places
+
+    def _read(self, places: NDArray[np.int64]) -> Tensor:
+        """Read latents `[F n d]` from the shards and rows `[F 2]`, each shard once."""
+        latent, dtype = self.store.latent, STORE_DTYPES[self.store.dtype]
+        out = torch.empty(len(places), latent.tokens, latent.width, dtype=dtype)
+        for number in np.unique(places[:, 0]):
+            here = np.flatnonzero(places[:, 0] == number)
+            rows, shard = places[here, 1], self.store.rows_of(self._shards[number])
+            if isinstance(shard, Tensor):
+                # Row by row is twice as fast as an index, which copies them twice.
+                for place, row in zip(here.tolist(), rows.tolist(), strict=True):
+                    out[place] = shard[row]
+            else:
+                out[torch.from_numpy(here)] = shard[torch.from_numpy(rows)]
+        return out
+
+    def _rows(self, index: Tensor, deltas: Sequence[int]) -> NDArray[np.int64]:
+        """Return the frames `[b t]` whose latents are wanted."""
+        now = index.detach().cpu().numpy().reshape(-1)
+        if len(now) and not 0 <= now.min() <= now.max() < len(self._places):
+            raise ShapeError(
+                expected=f"frame numbers from 0 to {len(self._places) - 1}",
+                got=f"{now.min()} to {now.max()}",
+                fix="Train on the dataset that the latents are of.",
+            )
+        if self.facts.window is not None:
+            if tuple(deltas) != self.facts.window:
+                raise StoreError(
+                    expected=f"latents of the window {tuple(deltas)}",
+                    got=f"those of {self.facts.window} in {self.folder}",
+                    fix=f"{_REBUILD}.",
+                )
+            return now[:, None]
+        first, last = self._bounds[np.searchsorted(self._bounds[:, 0], now, side="right") - 1].T
+        return np.clip(now[:, None] + np.array(deltas), first[:, None], last[:, None] - 1)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else str(value)

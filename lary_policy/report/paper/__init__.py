@@ -1,0 +1,20 @@
+"""The paper's tables and ours beside them."""
+
+from __future__ import annotations
+
+from lary_policy.report.paper.defects import Defect, defects_of
+from lary_policy.report.paper.side_by_side import SideBySide, reference_keys, reproduced, side_by_side
+from lary_policy.report.paper.tables import COMPARED, paper_gap, paper_number, paper_source
+
+__all__ = [
+    "COMPARED",
+    "Defect",
+    "SideBySide",
+    "defects_of",
+    "paper_gap",
+    "paper_number",
+    "paper_source",
+    "reference_keys",
+    "reproduced",
+    "side_by_side",
+]
