@@ -86,7 +86,7 @@ class Source(Protocol):
 Factory = Callable[..., Source]
 _FACTORIES: dict[str, Factory] = {}
 # Modules that register sources when they are imported.
-_PROVIDERS = ("larybench", "lerobot_source", "simulated_source")
+_PROVIDERS = ("larybench.source", "lerobot.source", "simulated.source")
 
 
 def register_source(*keys: str) -> Callable[[Factory], Factory]:
