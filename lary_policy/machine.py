@@ -1,4 +1,4 @@
-"""Which device a run uses."""
+"""What this machine offers a run: device, threads, processes, precision. Torch is imported when it is used."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from lary_policy.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(name: str) -> str:
@@ -46,6 +47,8 @@ def available_cores() -> int:
 @contextlib.contextmanager
 def intra_op_threads(count: int) -> Iterator[None]:
     """Use `count` intra-op torch threads inside the block."""
+    import torch
+
     before = torch.get_num_threads()
     if before == count:
         yield
@@ -89,7 +92,6 @@ def require_one_process(what: str) -> None:
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_precision(precision: Precision, device: str) -> torch.dtype:
@@ -97,8 +99,10 @@ def resolve_precision(precision: Precision, device: str) -> torch.dtype:
 
     That is CUDA from Ampere on, and CPUs with AMX; elsewhere bfloat16 is emulated and slower than float32.
     """
+    import torch
+
     if precision != "auto":
-        return _DTYPES[precision]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if _cpu_has_amx() else torch.float32
@@ -106,6 +110,8 @@ def resolve_precision(precision: Precision, device: str) -> torch.dtype:
 
 def autocast(device: str, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
     """Return a context that computes matrix products in `precision` and keeps weights in float32."""
+    import torch
+
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=precision)
@@ -113,5 +119,7 @@ def autocast(device: str, precision: torch.dtype) -> contextlib.AbstractContextM
 
 def _cpu_has_amx() -> bool:
     """Return whether the CPU has matrix tiles (private name of torch, absent on other architectures)."""
+    import torch
+
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(probe is not None and probe())

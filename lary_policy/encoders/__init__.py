@@ -33,13 +33,16 @@ from lary_policy.encoders.pipeline import compiled, encode_stream
 from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.streaming import StreamingEncoder
+from lary_policy.encoders.view import EncoderShelf, EncoderView
 from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource, WeightsStatus, WheelFile
 from lary_policy.encoders.weights import weights_status as _weights_status
 
 __all__ = [
     "CodebookHealth",
     "EncoderOptions",
+    "EncoderShelf",
     "EncoderSpec",
+    "EncoderView",
     "FrameEncoder",
     "HubRepo",
     "LatentEncoder",

@@ -42,6 +42,8 @@ class EncoderSpec:
         noisy_outputs: Those of `outputs` that draw noise, so that the seed decides the latents.
         codebook: (codes, width of a code) of quantised families.
         lary_image_px: Side of the input under `preprocess="lary"` where it is not `image_px`.
+        auto_dtype: What `dtype=auto` means: `auto` for bfloat16 where the hardware multiplies it natively, or
+            the one dtype that is worth computing in.
     """
 
     name: str
@@ -64,6 +66,7 @@ class EncoderSpec:
     noisy_outputs: tuple[str, ...] = ()
     codebook: tuple[int, int] | None = None
     lary_image_px: int | None = None
+    auto_dtype: str = "auto"
 
     def default_image_px(self, preprocess: str) -> int:
         """Return the side of the input that `preprocess` stands for when none is asked for."""

@@ -1,7 +1,7 @@
 """Inverse kinematics: one speed-limited, damped least-squares move of every arm in every world.
 
-`TorchIk` is the reference in plain torch; `WarpIk` (ik_warp.py) does the same arithmetic in one kernel launch.
-Both work in float64 on the commanded joints and never read the simulator.
+`TorchIk` is the reference in plain torch; `WarpIk` (ik_warp.py) does the same arithmetic in one kernel
+launch. Both work in float64 on the commanded joints and never read the simulator.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ LITE0 = EncoderSpec(
     # The Lite models were trained on (x - 127) / 128, not on ImageNet's statistics.
     preprocess={"native": Preprocess((127 / 255,) * 3, (128 / 255,) * 3)},
     dtype="float32",
+    auto_dtype="float32",
     licence="Apache-2.0",
     paper="arXiv:1905.11946",
     params_m=3.37,

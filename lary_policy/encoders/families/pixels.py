@@ -25,6 +25,7 @@ PIXELS = EncoderSpec(
     latent=LatentSpec("frame", tokens=256, width=588, grid=(1, 16, 16)),
     preprocess={"native": Preprocess()},
     dtype="float32",
+    auto_dtype="float32",
     licence="none",
     paper="none",
     params_m=0.0,
