@@ -18,7 +18,7 @@ _EXPORTS = {
     "LatentEncoder": "lary_policy.encoders",
     "LatentSpec": "lary_policy.types",
     "LatentStore": "lary_policy.data",
-    "Score": "lary_policy.types",
+    "Score": "lary_policy.scores",
     "encoder_spec": "lary_policy.encoders",
     "list_encoders": "lary_policy.encoders",
     "load_embodiment": "lary_policy.actions",

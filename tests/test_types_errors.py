@@ -9,7 +9,8 @@ import pickle
 import pytest
 
 from lary_policy import errors
-from lary_policy.types import EpisodeResult, LatentSpec, Quarantined, Score
+from lary_policy.scores import Score
+from lary_policy.types import EpisodeResult, LatentSpec, Quarantined
 
 
 def score(**changes):

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import DatasetError
 from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.types import Score
+from lary_policy.scores import Score
 
 TAGS = ("lary", "mujoco")
 _COLUMNS = ("stage", "task", "mode", "target", "metric", "value", "95 % CI", "n", "split", "seed")

@@ -72,7 +72,7 @@ class LaryConfig(PreTrainedConfig):
         head_from: Folder of a finished probe whose head this policy starts with; it decides head, chunk,
             action mode, embodiment and proprioception.
         head_origin: Where the head came from, for the model card.
-        scores: Rows of `lary_policy.types.Score` for the model card.
+        scores: Rows of `lary_policy.scores.Score` for the model card.
         scores_from: A report.json or a result.json of `lary` to read `scores` from.
         latents: Folder of cached latents to train on, see `lary train`; None encodes frames.
         save_encoder: Store the encoder's weights in checkpoints.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lary_policy.scores import metric_info, mode_label, target_label
-from lary_policy.types import Score
+from lary_policy.scores import Score, metric_info, mode_label, target_label
 
 FLOOR_HEAD, CEILING_HEAD = "random", "expert"
 REFERENCE_HEADS = frozenset({FLOOR_HEAD, CEILING_HEAD})

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lary_policy.report.compare import REFERENCE_HEADS
-from lary_policy.scores import mmrv, pearson
-from lary_policy.types import Score
+from lary_policy.scores import Score, mmrv, pearson
 
 PROBE_MODE: dict[str, str] = {"subgoal": "pair", "policy": "policy"}  # rollout mode -> the probe of its head
 MIN_POINTS = 5  # below this a correlation over encoders is decided by a single one of them

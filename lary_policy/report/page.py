@@ -21,8 +21,7 @@ from lary_policy.report.paper import reference_keys
 from lary_policy.report.parts import Trajectory, Video
 from lary_policy.report.statements import answers, on_files, question
 from lary_policy.report.tables import probe_tables, rollout_table
-from lary_policy.scores import mode_label, target_label
-from lary_policy.types import Score
+from lary_policy.scores import Score, mode_label, target_label
 
 VIDEO_BUDGET_BYTES = 11_000_000  # of base64 text; leaves 4 MB for figures in a page of at most 15 MB
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, Cell, cell_label, cells, overlap
 from lary_policy.report.correlate import Panel
-from lary_policy.scores import format_score, join_words
-from lary_policy.types import Score
+from lary_policy.scores import Score, format_score, join_words
 
 _MAX_LISTED = 4
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, overlap, rank
 from lary_policy.report.paper import defects_of
-from lary_policy.scores import format_number, metric_info, mode_label, target_label
-from lary_policy.types import Score
+from lary_policy.scores import Score, format_number, metric_info, mode_label, target_label
 
 MAX_COLUMNS = 4  # more do not fit beside each other on the page
 

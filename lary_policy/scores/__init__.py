@@ -23,12 +23,14 @@ from lary_policy.scores.metrics import (
     target_label,
 )
 from lary_policy.scores.ratios import bootstrap_f1_ci, bootstrap_ratio_ci
+from lary_policy.scores.score import Score
 
 __all__ = [
     "ActionEvaluation",
     "ClassEvaluation",
     "ClassScores",
     "Estimate",
+    "Score",
     "action_estimates",
     "bootstrap_f1_ci",
     "bootstrap_macro_ci",

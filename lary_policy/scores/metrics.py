@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lary_policy.types import Score
+from lary_policy.scores.score import Score
 
 
 @dataclass(frozen=True)

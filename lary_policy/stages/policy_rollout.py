@@ -21,11 +21,12 @@ from lary_policy.frames import file_digest
 from lary_policy.machine import available_cores, intra_op_threads, resolve_device
 from lary_policy.paths import write_json
 from lary_policy.rollout import EpisodeFrames, PolicyAgent, Wave, run_waves, tile_video
+from lary_policy.scores import Score
 from lary_policy.stages.config import SuiteConfig
 from lary_policy.stages.context import machine_facts
 from lary_policy.stages.data import seeds_of
 from lary_policy.stages.rollout import FILMED, split_label, success_scores
-from lary_policy.types import EpisodeResult, Score
+from lary_policy.types import EpisodeResult
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lary_policy.heads.training import LatentBatches, TrainResult, action_object
 from lary_policy.latents import Bank, stored_latent
 from lary_policy.machine import intra_op_threads
 from lary_policy.scores import (
+    Score,
     action_estimates,
     bootstrap_macro_ci,
     bootstrap_mean_ci,
@@ -27,7 +28,7 @@ from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import TaskData
 from lary_policy.stages.extract import SplitLatents, demonstration_latents, load_splits
 from lary_policy.stages.row_counts import count_rows
-from lary_policy.types import Quarantined, Score
+from lary_policy.types import Quarantined
 
 Splits = dict[str, SplitLatents]
 

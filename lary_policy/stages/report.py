@@ -18,10 +18,11 @@ from lary_policy.report import (
     collect_failures,
     write_report,
 )
+from lary_policy.scores import Score
 from lary_policy.stages.context import RunContext, environment
 from lary_policy.stages.data import TaskData
 from lary_policy.stages.row_counts import missing_rows
-from lary_policy.types import EpisodeResult, Quarantined, Score
+from lary_policy.types import EpisodeResult, Quarantined
 
 
 @dataclass

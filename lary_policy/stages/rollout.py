@@ -18,7 +18,7 @@ from lary_policy.heads import build_head, load_head
 from lary_policy.latents import load_frames, of_frames
 from lary_policy.machine import intra_op_threads
 from lary_policy.rollout import EpisodeFrames, ExpertAgent, HeadAgent, Wave, run_waves, tile_video
-from lary_policy.scores import wilson_ci
+from lary_policy.scores import Score, wilson_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, RolloutConfig
 from lary_policy.stages.context import RunContext
@@ -26,7 +26,7 @@ from lary_policy.stages.data import TaskData, data_cells, seeds_of
 from lary_policy.stages.episode_progress import EpisodeProgress
 from lary_policy.stages.extract import SplitLatents, load_split
 from lary_policy.stages.probe import ProbeJob, probe_cell
-from lary_policy.types import EpisodeResult, Score
+from lary_policy.types import EpisodeResult
 
 if TYPE_CHECKING:
     from lary_envs import SimEnv

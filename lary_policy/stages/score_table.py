@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lary_policy.scores import format_score, metric_info
-from lary_policy.types import Score
+from lary_policy.scores import Score, format_score, metric_info
 
 HEADLINES = ("mse", "top1", "success")  # one number of each kind of cell; the report has the others
 

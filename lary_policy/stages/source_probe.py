@@ -15,13 +15,14 @@ from lary_policy.heads import Head, HeadConfig, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, agree, fit, open_logger, wait_for_all
 from lary_policy.latents import stored_latent
 from lary_policy.machine import is_main_process
+from lary_policy.scores import Score
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.given_statistics import statistics_key
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
 from lary_policy.stages.source_latents import Samples, extract_cell
-from lary_policy.types import Quarantined, Score
+from lary_policy.types import Quarantined
 
 Splits = Mapping[str, Samples]
 Estimates = Mapping[str, tuple[float, tuple[float, float]]]

@@ -20,7 +20,8 @@ from lary_policy.report.parts import (
     SplitSize,
     Trajectory,
 )
-from lary_policy.types import Quarantined, Score
+from lary_policy.scores import Score
+from lary_policy.types import Quarantined
 
 KEYS = {
     "vjepa2-large": "vjepa2",

@@ -14,8 +14,9 @@ from lary_policy.report import page as media_module
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.page import embed_videos, read_scores, render_html, write_report
 from lary_policy.report.parts import CodebookUse, Video
+from lary_policy.scores import Score
 from lary_policy.scores.metrics import format_number
-from lary_policy.types import Quarantined, Score
+from lary_policy.types import Quarantined
 
 from .synthetic import all_scores, probe_scores, score
 

@@ -13,7 +13,7 @@ from lary_policy.report.paper.defects import DEFECTS, defects_of
 from lary_policy.report.paper.side_by_side import reproduced, side_by_side
 from lary_policy.report.paper.tables import paper_gap, paper_number, paper_source, paper_table, paper_tables
 from lary_policy.report.parts import Attention, ClassTail, HeadInfo
-from lary_policy.types import Score
+from lary_policy.scores import Score
 
 MLP, PROBE = "mlp4096-flatten", "attentive768x4"
 

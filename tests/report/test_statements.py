@@ -5,7 +5,7 @@ from collections.abc import Callable
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.correlate import correlate
 from lary_policy.report.statements import Answer, answers, question
-from lary_policy.types import Score
+from lary_policy.scores import Score
 
 from .synthetic import MSE, SUCCESS, all_scores, probe_scores, rollout_scores
 

@@ -15,9 +15,9 @@ import lary_policy
 from lary_envs.tasks.spec import task_spec
 from lary_policy.frames.frame import decode_frame
 from lary_policy.latents.store import LatentStore
+from lary_policy.scores import Score
 from lary_policy.stages import rollout as rollout_stage
 from lary_policy.stages.data import FIRST_SEED, seeds_of
-from lary_policy.types import Score
 
 
 def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:

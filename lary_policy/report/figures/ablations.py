@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lary_policy.report.paper import paper_number
-from lary_policy.scores import metric_info
-from lary_policy.types import Score
+from lary_policy.scores import Score, metric_info
 
 STRIDES = {"vlabench": 5.0, "vlabench_15": 15.0, "vlabench_30": 30.0}
 SIZES = {"codes": "codes of the codebook", "tokens": "tokens of a latent", "width": "width of a code"}

@@ -12,8 +12,7 @@ from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
 from lary_policy.report.figures.probes import INK, STYLE, grid, svg
 from lary_policy.report.parts import ClassTail
-from lary_policy.scores import metric_info
-from lary_policy.types import Score
+from lary_policy.scores import Score, metric_info
 
 _MARKS = ("o", "s", "^", "D", "v")
 _SMOOTHED = 15  # classes that the moving average of the long tail covers at most

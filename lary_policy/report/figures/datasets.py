@@ -11,8 +11,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from lary_policy.report.figures.probes import INK, STYLE, grid, svg
 from lary_policy.report.parts import Composition
-from lary_policy.scores import metric_info
-from lary_policy.types import Score
+from lary_policy.scores import Score, metric_info
 
 MAX_NAMES = 30  # more lines than that are no figure
 _LOGARITHMIC = 30  # ratio of the largest to the smallest count from which on lengths say nothing

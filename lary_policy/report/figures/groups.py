@@ -23,8 +23,7 @@ from lary_policy.report.paper import (
     side_by_side,
 )
 from lary_policy.report.parts import Attention, ClassTail, HeadInfo, SplitSize
-from lary_policy.scores import metric_info, target_label
-from lary_policy.types import Score
+from lary_policy.scores import Score, metric_info, target_label
 
 Colours = Mapping[str, str]
 Drawings = list[dict[str, Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lary_policy.types import Score
+from lary_policy.scores import Score
 
 _PIXEL_TWO = frozenset({"wan2-2"})
 _NSVQ = frozenset({"lapa", "dinov2", "dinov3", "siglip2", "magvit2"})

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from lary_policy.report.paper.defects import Defect, defects_of
 from lary_policy.report.paper.tables import PaperTable, paper_number, paper_tables
 from lary_policy.report.parts import HeadInfo
-from lary_policy.scores import format_number, metric_info
-from lary_policy.types import Score
+from lary_policy.scores import Score, format_number, metric_info
 
 
 @dataclass(frozen=True)

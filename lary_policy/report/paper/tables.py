@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lary_policy.errors import UnknownNameError
-from lary_policy.types import Score
+from lary_policy.scores import Score
 
 # The paper regresses absolute actions by the flattened MLP and classifies by the attentive probe.
 COMPARED = {"mse": ("absolute", "mlp4096-flatten"), "top1": ("class", "attentive768x4")}
