@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from lary_policy.errors import ConfigError, DatasetError, StoreError, UnsafePathError
 
 # The file of encoders that no other file of the group names: own ones and those found by `auto:`.
@@ -103,6 +105,41 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs; wait for it where another process does.
+
+    The lock ends with the process, however that ends. Nothing is left behind but where a process was killed,
+    and that is no hindrance. Folders that several machines share must support `flock` (NFS does from
+    version 4 on).
+
+    Raises:
+        StoreError: The folder is not writable.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            from lary_policy.console import console  # rich and torch, for this line alone
+
+            console.print(f"    waiting for another process that holds {path.stem.lstrip('.')}")
+            lock.acquire()
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone and makes anew
+        lock.release()
+
+
+def lock_beside(path: Path) -> Path:
+    """Return the hidden file beside `path` that a process locks while it makes `path`."""
+    return path.parent / f".{path.name}.lock"
 
 
 def is_vacant(path: Path) -> bool:

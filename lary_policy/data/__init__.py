@@ -1,4 +1,4 @@
-"""Datasets, pairs of frames and the latent store."""
+"""Datasets as sources of pairs of frames and of clips, with splits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport
 from lary_policy.data.labels import LabelMap
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.primitives import PRIMITIVES, derive_primitives
-from lary_policy.data.registry import (
-    PROTOCOLS,
-    Source,
-    SourceSpec,
-    list_sources,
-    open_source,
-    register_source,
-    require_folder,
-    require_protocol,
-)
+from lary_policy.data.registry import list_sources, open_source, register_source
+from lary_policy.data.spec import PROTOCOLS, Source, SourceSpec, require_folder, require_protocol
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",

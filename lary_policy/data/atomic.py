@@ -22,7 +22,7 @@ from lary_policy.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from lary_policy.data.clips import ClipTable
-    from lary_policy.data.registry import Source
+    from lary_policy.data.spec import Source
 
 
 @dataclass(frozen=True)

@@ -1,98 +1,33 @@
-"""What probes read from, wherever it lies: pairs of frames with actions or labels, or labelled clips."""
+"""Every source by its key; they are found by importing the subpackages that lie beside this file."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
-import re
+import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
-from lary_policy.data.clips import ClipTable
-from lary_policy.data.pairs import PairTable
-from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
+from lary_policy.data.spec import Source, checked_settings
+from lary_policy.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from lary_policy.data.atomic import AtomicConfig
 
-Where = Literal["simulated", "larybench", "lerobot"]
-Protocols = Literal["native", "lary"]
-PROTOCOLS = ("native", "lary")
-
-
-@dataclass(frozen=True)
-class SourceSpec:
-    """What a source holds.
-
-    Attributes:
-        key: Name of the source, e.g. `calvin`.
-        kind: `pairs` or `clips`; the other method of the source raises.
-        embodiment: Action layout, or None for sources of classes only.
-        stride: Control steps between the frames of a pair, or None.
-        splits: Splits that can be read, in the order train, selection, reported.
-        cameras: Camera names, the first one first.
-        num_classes: Classes stated by the source's publisher, or None.
-        where: Whose files they are.
-        protocol: `lary` takes the files' own splits, faults included; `native` never lets two splits share a
-            recording.
-        train_split: What heads are trained on.
-        select_split: What epochs and settings are chosen on.
-        report_splits: What numbers are reported on. In protocol `lary` the first is `select_split` itself.
-    """
-
-    key: str
-    kind: Literal["pairs", "clips"]
-    embodiment: str | None
-    stride: int | None
-    splits: tuple[str, ...]
-    cameras: tuple[str, ...]
-    num_classes: int | None
-    where: Where
-    protocol: Protocols = "native"
-    train_split: str = "train"
-    select_split: str = "val"
-    report_splits: tuple[str, ...] = ("test",)
-
-    def check_split(self, split: str) -> None:
-        """Raise UnknownNameError unless the source has this split."""
-        if split not in self.splits:
-            raise UnknownNameError(f"split of {self.key} ({self.protocol})", split, self.splits)
-
-    def wrong_kind(self, asked: str) -> DatasetError:
-        """Return the error of asking a source of pairs for clips, or the other way round."""
-        return DatasetError(
-            expected=f"a source of {asked}",
-            got=f"{self.key}, a source of {self.kind}",
-            fix=f"Call .{self.kind}(split), or choose another source.",
-        )
-
-
-class Source(Protocol):
-    """A dataset with splits."""
-
-    spec: SourceSpec
-
-    def pairs(self, split: str) -> PairTable:
-        """Read the pairs of a split; DatasetError if it is a source of clips."""
-        ...
-
-    def clips(self, split: str) -> ClipTable:
-        """Read the clips of a split; DatasetError if it is a source of pairs."""
-        ...
-
-
 Factory = Callable[..., Source]
 _FACTORIES: dict[str, Factory] = {}
-# Modules that register sources when they are imported.
-_PROVIDERS = ("larybench.source", "lerobot.source", "simulated.source")
 
 
-def register_source(*keys: str) -> Callable[[Factory], Factory]:
-    """Register a factory `(key, *, data_dir, **options) -> Source` under one or more keys."""
+def register_source[F: Factory](*keys: str) -> Callable[[F], F]:
+    """Register a factory `(key, *, data_dir, **options) -> Source` under one or more keys.
 
-    def register(factory: Factory) -> Factory:
+    Types of options are those of its annotations, see `checked_settings`.
+
+    Raises:
+        ConfigError: A key is taken.
+    """
+
+    def register(factory: F) -> F:
         for key in keys:
             if key in _FACTORIES:
                 raise ConfigError(
@@ -108,8 +43,10 @@ def register_source(*keys: str) -> Callable[[Factory], Factory]:
 
 def list_sources() -> tuple[str, ...]:
     """Return the keys of all sources."""
-    for module in _PROVIDERS:
-        importlib.import_module(f"lary_policy.data.{module}")
+    package = importlib.import_module("lary_policy.data")
+    for module in pkgutil.iter_modules(package.__path__, "lary_policy.data."):
+        if module.ispkg:
+            importlib.import_module(module.name)
     return tuple(sorted(_FACTORIES))
 
 
@@ -131,53 +68,17 @@ def open_source(
 
     Raises:
         UnknownNameError: There is no such source or option.
+        ConfigError: An option is of another type.
         DatasetError: The folder is missing or holds another dataset, or has no trajectories for `atomic`.
     """
     if key not in list_sources():
         raise UnknownNameError("source", key, list_sources())
-    source = _with_options(f"source {key}", _FACTORIES[key], key, data_dir=data_dir, **options)
+    settings = {"data_dir": data_dir, **options}
+    source = _FACTORIES[key](key, **checked_settings(f"source {key}", _FACTORIES[key], settings))
     if atomic is None:
         return source
     from lary_policy.data.atomic import AtomicConfig, AtomicSource
 
     if isinstance(atomic, Mapping):
-        atomic = _with_options("atomic", AtomicConfig, **atomic)
+        atomic = AtomicConfig(**checked_settings("atomic", AtomicConfig, atomic))
     return AtomicSource(source, atomic)
-
-
-def _with_options[T](what: str, make: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Call `make`; an option that it does not have is an UnknownNameError."""
-    try:
-        return make(*args, **options)
-    except TypeError as error:
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is None:
-            raise
-        names = (name for name in inspect.signature(make).parameters if name not in ("key", "data_dir"))
-        raise UnknownNameError(f"option of {what}", unknown[1], names) from error
-
-
-def require_folder(key: str, data_dir: Path | None) -> Path:
-    """Return the folder of a source.
-
-    Raises:
-        DatasetError: None was given, or it does not exist.
-    """
-    if data_dir is None or not Path(data_dir).is_dir():
-        raise DatasetError(
-            expected=f"the folder of source {key}",
-            got="none" if data_dir is None else f"'{data_dir}', which does not exist",
-            fix=f"Pass data_dir=<folder>, e.g. lary suite source={key} data_dir=/data/LARYBench.",
-        )
-    return Path(data_dir)
-
-
-def require_protocol(protocol: str) -> Protocols:
-    """Return a protocol's name if it is one.
-
-    Raises:
-        UnknownNameError: It is neither `native` nor `lary`.
-    """
-    if protocol not in PROTOCOLS:
-        raise UnknownNameError("protocol", protocol, PROTOCOLS)
-    return "lary" if protocol == "lary" else "native"

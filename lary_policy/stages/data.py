@@ -9,15 +9,19 @@ from typing import Any
 from lary_policy.console import progress
 from lary_policy.data import PairTable
 from lary_policy.data.larybench import load_pairs
-from lary_policy.data.simulated import DemonstrationReport, collect_demonstrations
+from lary_policy.data.simulated import (
+    FIRST_SEED,
+    SPLITS,
+    DemonstrationReport,
+    collect_demonstrations,
+    seeds_of,
+)
 from lary_policy.machine import intra_op_threads
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.context import RunContext
 from lary_policy.types import Quarantined
 
-# Disjoint seed ranges: what is evaluated was never trained on.
-FIRST_SEED = {"train": 0, "val": 100_000, "test": 200_000, "rollout": 300_000}
-SPLITS = ("train", "val", "test")
+__all__ = ["FIRST_SEED", "SPLITS", "TaskData", "collect_task", "data_cells", "run_data", "seeds_of"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,6 @@ class TaskData:
             stride=context.config.stride,
             cameras=context.config.cameras,
         )
-
-
-def seeds_of(split: str, count: int) -> list[int]:
-    """Return the episode seeds of a split."""
-    return list(range(FIRST_SEED[split], FIRST_SEED[split] + count))
 
 
 def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell]:

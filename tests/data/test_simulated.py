@@ -1,6 +1,7 @@
 import csv
 import filecmp
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -192,3 +193,14 @@ def test_a_full_disk_is_a_store_error_and_the_next_call_continues(tmp_path, monk
             collect_demonstrations(tmp_path / "set", "reach", **options)
     assert not (tmp_path / "set").exists()
     assert collect_demonstrations(tmp_path / "set", "reach", **options).episodes == {"train": 1, "val": 1}
+
+
+def test_two_that_collect_into_one_folder_at_once_both_end_well(tmp_path):
+    """One computes, the other waits; a lock is held by an opened file, so threads contend as processes do."""
+    options = {"splits": {"train": [0], "val": [1]}, "image_px": 32, "num_worlds": 2}
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(collect_demonstrations, tmp_path / "set", "reach", **options) for _ in range(2)]
+        reports = [job.result() for job in jobs]
+    assert sorted(report.reused for report in reports) == [False, True]
+    assert reports[0].pairs == reports[1].pairs > 0
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]

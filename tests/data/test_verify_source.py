@@ -16,8 +16,8 @@ from larybench_files import (
 )  # fmt: skip
 from video_files import moving_square, write_video
 
+from lary_policy.data import open_source
 from lary_policy.data.larybench.verify import verify_source
-from lary_policy.data.registry import open_source
 
 
 def check(root, key="calvin", protocol="lary", **options):

@@ -13,8 +13,8 @@ from larybench_files import make_clips, make_libero, make_robocoin
 from PIL import Image
 
 from lary_policy import cli
+from lary_policy.data import open_source
 from lary_policy.data.pairs import PairTable
-from lary_policy.data.registry import open_source
 from lary_policy.encoders.preprocess import Preprocess
 from lary_policy.stages.attention import FRAME_PX, seen_frames
 from lary_policy.stages.composition import compositions, split_sizes

@@ -13,7 +13,8 @@ from lary_policy.data.larybench.pair_csv import demonstration_of, open_pair_csv,
 from lary_policy.data.larybench.pair_rows import PairFile
 from lary_policy.data.larybench.sets import BenchmarkSet, benchmark_set, list_benchmark_sets, require_stride
 from lary_policy.data.pairs import PairTable
-from lary_policy.data.registry import SourceSpec, register_source, require_folder, require_protocol
+from lary_policy.data.registry import register_source
+from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
 from lary_policy.data.splits import empty_split, split_of
 from lary_policy.errors import DatasetError
 

@@ -31,7 +31,7 @@ from lary_policy.data.simulated import (
 )
 from lary_policy.errors import DatasetError, EmbodimentError, FrameFormatError
 from lary_policy.frames import decode_frames
-from lary_policy.paths import atomic_folder, choices, is_vacant
+from lary_policy.paths import atomic_folder, choices, exclusive, is_vacant, lock_beside
 
 
 def import_demonstrations(
@@ -74,14 +74,15 @@ def import_demonstrations(
     _check(source)
     jobs = _jobs(source, about)
     config = _config(source, about, jobs, name, label_threshold_m)
-    if not is_vacant(Path(out)):
-        return reuse(Path(out), config)
-    with atomic_folder(Path(out)) as partial:
-        started = time.perf_counter()
-        records = _write(partial, layout_of(config), source, jobs, on_progress)
-        if about is not None:
-            records += [r for r in about.failed if r.split in config["seeds"]]
-        summary = complete(partial, config, records, time.perf_counter() - started)
+    with exclusive(lock_beside(Path(out))):  # of two that write the same, one waits and reuses
+        if not is_vacant(Path(out)):
+            return reuse(Path(out), config)
+        with atomic_folder(Path(out)) as partial:
+            started = time.perf_counter()
+            records = _write(partial, layout_of(config), source, jobs, on_progress)
+            if about is not None:
+                records += [r for r in about.failed if r.split in config["seeds"]]
+            summary = complete(partial, config, records, time.perf_counter() - started)
     return report_on(Path(out), summary, reused=False)
 
 

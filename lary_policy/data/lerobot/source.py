@@ -25,7 +25,8 @@ from lary_policy.data.lerobot.files import (
 from lary_policy.data.lerobot.frames import LeRobotMotion, stored_frame
 from lary_policy.data.lerobot.mapping import ActionMapping, map_actions
 from lary_policy.data.pairs import PairRow, PairTable
-from lary_policy.data.registry import SourceSpec, register_source, require_protocol
+from lary_policy.data.registry import register_source
+from lary_policy.data.spec import SourceSpec, require_protocol
 from lary_policy.data.splits import empty_split, split_of_episode
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.frames import Frame

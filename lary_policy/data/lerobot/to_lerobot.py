@@ -9,7 +9,7 @@ also `executed` and `disturbed`. The instruction is the task; `meta/info.json` h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from lary_policy.actions import load_embodiment
+from lary_policy.console import OnProgress
 from lary_policy.data.lerobot.files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
 from lary_policy.data.lerobot.view import ABOUT, PNG
 from lary_policy.data.lerobot.writer import CODECS, DEFAULT_CRF, MAX_CRF, LeRobotForm, LeRobotWriter
@@ -26,13 +27,14 @@ from lary_policy.data.simulated import (
     EpisodeRecord,
     Recording,
     ReplayCheck,
+    Replayed,
     read_episodes,
     read_settings,
     replay,
 )
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.frames import decode_image
-from lary_policy.paths import atomic_folder, is_vacant, read_json, write_json
+from lary_policy.paths import atomic_folder, exclusive, is_vacant, lock_beside, read_json, write_json
 
 ALL = "all"
 _NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it
@@ -50,7 +52,7 @@ def export_demonstrations(
     crf: int = DEFAULT_CRF,
     num_worlds: int = 16,
     render_device: str = "cpu",
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Path:
     """Write the demonstrations of a simulated dataset as a LeRobot dataset (format v3) and return its folder.
 
@@ -82,21 +84,35 @@ def export_demonstrations(
     settings = read_settings(root)
     records = _choose(root, settings, split)
     about = _about(settings, records, repo_id, cameras, (codec, crf) if video else (PNG, None))
-    if not is_vacant(out):
-        return _reuse(out, about)
     form, longest = _form(settings, about), max(r.steps for r in records) + 1
-    with atomic_folder(out) as partial, LeRobotWriter(partial, form, longest=longest) as writer:
-        started = time.perf_counter()  # importing LeRobot takes longer than writing a few episodes
-        checks: list[ReplayCheck] = []
-        for seen in replay(root, records, num_worlds=num_worlds, render_device=render_device):
-            _write(writer, settings, about["cameras"], seen.recording)
-            checks.append(seen.check)
-            if on_progress is not None:
-                on_progress(len(checks), len(records))
-        writer.finish(_splits(records))
-        seconds = round(time.perf_counter() - started, 3)
-        write_json(partial / ABOUT, {**about, **_findings(checks), "seconds": seconds})
+    with exclusive(lock_beside(out)):  # of two that write the same, one waits and reuses
+        if not is_vacant(out):
+            return _reuse(out, about)
+        replayed = replay(root, records, num_worlds=num_worlds, render_device=render_device)
+        with atomic_folder(out) as partial, LeRobotWriter(partial, form, longest=longest) as writer:
+            _export(writer, partial, settings, about, records, replayed, on_progress)
     return out
+
+
+def _export(
+    writer: LeRobotWriter,
+    partial: Path,
+    settings: Mapping[str, Any],
+    about: Mapping[str, Any],
+    records: Sequence[EpisodeRecord],
+    replayed: Iterator[Replayed],
+    on_progress: OnProgress | None,
+) -> None:
+    started = time.perf_counter()  # importing LeRobot takes longer than writing a few episodes
+    checks: list[ReplayCheck] = []
+    for seen in replayed:
+        _write(writer, settings, about["cameras"], seen.recording)
+        checks.append(seen.check)
+        if on_progress is not None:
+            on_progress(len(checks), len(records))
+    writer.finish(_splits(records))
+    seconds = round(time.perf_counter() - started, 3)
+    write_json(partial / ABOUT, {**about, **_findings(checks), "seconds": seconds})
 
 
 def _findings(checks: Sequence[ReplayCheck]) -> dict[str, Any]:

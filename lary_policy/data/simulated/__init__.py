@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from lary_policy.data.simulated.collect import collect_demonstrations
+from lary_policy.data.simulated.collect import FIRST_SEED, GOALS, SPLITS, collect_demonstrations, seeds_of
 from lary_policy.data.simulated.episodes import EpisodeRecord, read_episodes, records_from_json
 from lary_policy.data.simulated.publish import DemonstrationReport, complete, layout_of, report_on, reuse
 from lary_policy.data.simulated.recorder import EpisodeJob, Recording, png_bytes
-from lary_policy.data.simulated.replay import ReplayCheck, read_settings, replay
+from lary_policy.data.simulated.replay import ReplayCheck, Replayed, read_settings, replay
+from lary_policy.data.simulated.source import SimulatedSource, collect_goals, collect_splits
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.simulated.writer import DemonstrationLayout, write_episode
 
 __all__ = [
+    "FIRST_SEED",
+    "GOALS",
+    "SPLITS",
     "DemonstrationLayout",
     "DemonstrationReport",
     "EpisodeJob",
     "EpisodeRecord",
     "Recording",
     "ReplayCheck",
+    "Replayed",
+    "SimulatedSource",
     "collect_demonstrations",
+    "collect_goals",
+    "collect_splits",
     "complete",
     "layout_of",
     "png_bytes",
@@ -27,6 +35,7 @@ __all__ = [
     "replay",
     "report_on",
     "reuse",
+    "seeds_of",
     "verify_dataset",
     "write_episode",
 ]

@@ -15,7 +15,17 @@ from lary_policy.data.simulated.publish import PROGRESS_FILE, DemonstrationRepor
 from lary_policy.data.simulated.recorder import Disturbance, EpisodeJob, Recording, record_episodes
 from lary_policy.data.simulated.writer import DemonstrationLayout, write_episode
 from lary_policy.errors import DatasetError
-from lary_policy.paths import read_json, write_json
+from lary_policy.paths import exclusive, is_vacant, lock_beside, read_json, write_json
+
+SPLITS = ("train", "val", "test")
+GOALS = "rollout"  # the split that a closed loop follows
+# Disjoint ranges of seeds: what is evaluated was never trained on.
+FIRST_SEED = {"train": 0, "val": 100_000, "test": 200_000, GOALS: 300_000}
+
+
+def seeds_of(split: str, count: int) -> list[int]:
+    """Return the episode seeds of a split."""
+    return list(range(FIRST_SEED[split], FIRST_SEED[split] + count))
 
 
 def even_batches(jobs: Sequence[EpisodeJob], num_worlds: int) -> list[Sequence[EpisodeJob]]:
@@ -138,11 +148,12 @@ def collect_demonstrations(
         config["looks"] = looks
     if randomisation != "none":
         config["randomisation"] = randomisation
-    if root.exists() and any(root.iterdir()):
-        return reuse(root, config)
-    partial = root.parent / f".{root.name}.partial"
-    records, seconds = _collect(partial, config, jobs, num_worlds, render_device, on_progress)
-    return publish(root, partial, config, records, seconds)
+    with exclusive(lock_beside(root)):  # two that collect the same: one waits and reuses
+        if not is_vacant(root):
+            return reuse(root, config)
+        partial = root.parent / f".{root.name}.partial"
+        records, seconds = _collect(partial, config, jobs, num_worlds, render_device, on_progress)
+        return publish(root, partial, config, records, seconds)
 
 
 def _collect(

@@ -1,70 +1,137 @@
-"""Recorded demonstrations of the simulated tasks as a source."""
+"""Simulated tasks as a source: demonstrations, the goals of the closed loop, and the world itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lary_policy.actions import load_embodiment
 from lary_policy.data import layout
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.larybench import load_pairs
 from lary_policy.data.pairs import PairTable
-from lary_policy.data.registry import SourceSpec, register_source, require_folder, require_protocol
-from lary_policy.errors import DatasetError
+from lary_policy.data.registry import register_source
+from lary_policy.data.simulated.collect import (
+    GOALS,
+    SPLITS,
+    collect_demonstrations,
+    seeds_of,
+)
+from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
+from lary_policy.errors import ConfigError, DatasetError
 from lary_policy.paths import read_json
+
+if TYPE_CHECKING:
+    from lary_envs import SimEnv
+
+_SAME = ("dataset", "embodiment", "stride", "cameras")  # what goals share with the demonstrations
 
 
 @register_source("simulated")
 class SimulatedSource:
-    """A folder that `lary data` wrote; its splits are disjoint by seed under either protocol.
+    """A simulated task: demonstrations, split by seed under either protocol, and a world to act in.
+
+    It is opened on a folder that `lary data` wrote (`data_dir`, perhaps `goals`), or by the name of a task,
+    whose demonstrations are then collected into `folder` unless they are there.
 
     Args:
         key: `simulated`.
-        data_dir: The folder with `dataset.json`.
-        cameras: Cameras to use, in this order; None for all.
+        data_dir: Folder with `dataset.json`.
+        goals: Folder of the demonstrations that a closed loop follows; they are the split `rollout`.
+        cameras: Cameras to use, in this order; None for all that were recorded.
         protocol: `native` or `lary`.
+        task: Name of a task of `lary_envs`, instead of `data_dir`.
+        folder: Where demonstrations of the task (`demos`) and goals (`goals`) are kept.
+        demos: Episodes of each split `train`, `val` and `test`, and perhaps `noise_std_m`, `noise_std_rad`.
+        episodes: Goals, one for each episode of the closed loop; 0 for none.
+        image_px: Width and height of the frames.
+        stride: Control steps of a chunk.
+        looks: Of the robot, as in `lary_envs.SimEnv`.
+        randomisation: Level of the demonstrations, as in `lary_envs.SimEnv`.
+        rollout_randomisation: Level of the goals and of the world; None for that of the demonstrations.
+        num_worlds: Worlds simulated side by side.
+        render_device: Device of the renderer.
+
+    Attributes:
+        root: Folder of the demonstrations.
+        goals_root: Folder of the goals, or None.
+        task: Name of the task, or None where the demonstrations are of none (`lary data from-lerobot`).
 
     Raises:
-        DatasetError: The folder is missing or holds another kind of dataset.
-        UnknownNameError: The protocol does not exist.
+        DatasetError: A folder is missing or holds another kind of dataset, or the expert failed on a split.
+        ConfigError: Neither or both of `data_dir` and `task` are given, or one that `task` needs is missing.
+        UnknownNameError: The protocol, task or looks do not exist.
+        StoreError: The disk is full; finished episodes are kept and the next call continues.
     """
 
     def __init__(
         self,
         key: str = "simulated",
         *,
-        data_dir: Path | None,
-        cameras: tuple[str, ...] | None = None,
+        data_dir: Path | None = None,
+        goals: Path | None = None,
+        cameras: Sequence[str] | None = None,
         protocol: str = "native",
+        task: str | None = None,
+        folder: Path | None = None,
+        demos: Mapping[str, Any] | None = None,
+        episodes: int = 0,
+        image_px: int = 112,
+        stride: int = 5,
+        looks: str = "primitives",
+        randomisation: str = "none",
+        rollout_randomisation: str | None = None,
+        num_worlds: int = 50,
+        render_device: str = "cpu",
     ) -> None:
+        if task is not None:
+            if data_dir is not None or folder is None or demos is None:
+                raise ConfigError(
+                    expected=f"source {key} with task=<name>, folder=<folder>, demos=... and no data_dir",
+                    got=f"task={task} folder={folder} demos={demos} data_dir={data_dir}",
+                    fix="Pass task=reach folder=outputs/reach 'demos={train: 50, val: 5, test: 10}', "
+                    "for example, or data_dir=<folder with dataset.json> alone.",
+                )
+            shared = {
+                "image_px": image_px,
+                "stride": stride,
+                "looks": looks,
+                "num_worlds": num_worlds,
+                "render_device": render_device,
+                **({} if cameras is None else {"cameras": tuple(cameras)}),
+            }
+            data_dir = collect_splits(folder / "demos", task, demos, randomisation=randomisation, **shared)
+            if episodes:
+                level = rollout_randomisation or randomisation
+                goals = collect_goals(folder / "goals", task, episodes, randomisation=level, **shared)
         self.root = require_folder(key, data_dir)
-        about = read_json(self.root / layout.DATASET_FILE)
-        try:
-            self._dataset = str(about["dataset"])
-            self._stride = int(about["stride"])
-            splits, names = tuple(about["seeds"]), tuple(about["cameras"])
-            embodiment = str(about["embodiment"])
-        except (KeyError, TypeError, ValueError) as error:
+        self.goals_root = None if goals is None else require_folder(key, goals)
+        self._about = _read_about(self.root)
+        self._world_about = self._about if goals is None else _read_about(require_folder(key, goals))
+        different = [n for n in _SAME if self._about[n] != self._world_about[n]]
+        if different:
             raise DatasetError(
-                expected=f"dataset, embodiment, stride, cameras, seeds in {self.root / layout.DATASET_FILE}",
-                got=f"{type(error).__name__}: {error}",
-                fix="Write the dataset anew with `lary data`.",
-            ) from error
+                expected=f"goals in {goals} of the same {', '.join(_SAME)} as {self.root}",
+                got=f"others: {', '.join(different)}",
+                fix="Collect both with the same settings.",
+            )
+        self.task: str | None = self._about.get("task")
         self.spec = SourceSpec(
             key=key,
             kind="pairs",
-            embodiment=embodiment,
-            stride=self._stride,
-            splits=splits,
-            cameras=names if cameras is None else tuple(cameras),
+            embodiment=str(self._about["embodiment"]),
+            stride=int(self._about["stride"]),
+            splits=(*self._about["seeds"], *((GOALS,) if goals is not None else ())),
+            cameras=tuple(self._about["cameras"]) if cameras is None else tuple(cameras),
             num_classes=None,
             where="simulated",
             protocol=require_protocol(protocol),
         )
-        self._embodiment = load_embodiment(embodiment)
+        self._embodiment = load_embodiment(str(self._about["embodiment"]))
 
     def pairs(self, split: str) -> PairTable:
-        """Read the pairs of a split.
+        """Read the pairs of a split: frames, chunks, measured poses, atomic primitives and noise.
 
         Raises:
             UnknownNameError: There is no such split or camera.
@@ -72,14 +139,108 @@ class SimulatedSource:
         """
         self.spec.check_split(split)
         return load_pairs(
-            self.root,
-            self._dataset,
+            self.goals_root if split == GOALS and self.goals_root is not None else self.root,
+            str(self._about["dataset"]),
             split,
             embodiment=self._embodiment,
-            stride=self._stride,
+            stride=self.spec.stride or 0,
             cameras=self.spec.cameras,
         )
 
     def clips(self, split: str) -> ClipTable:
         """Raise DatasetError: this is a source of pairs."""
         raise self.spec.wrong_kind("clips")
+
+    def world(
+        self,
+        num_worlds: int,
+        *,
+        image_px: int | None = None,
+        render_device: str = "cpu",
+        physics: str = "auto",
+        guard_folder: Path | None = None,
+    ) -> SimEnv:
+        """Open worlds of the task that look as the goals (or, without those, the demonstrations) do.
+
+        Args:
+            num_worlds: Worlds simulated side by side.
+            image_px: Width and height of the frames; None for those of the demonstrations.
+            render_device: Device of the renderer.
+            physics: Engine, as in `lary_envs.SimEnv`.
+            guard_folder: See `lary_envs.SimEnv`.
+
+        Raises:
+            DatasetError: The demonstrations are of no simulated task.
+        """
+        if self.task is None:
+            raise DatasetError(
+                expected="demonstrations of a simulated task, to act in its world",
+                got=f"{self.root}, whose {layout.DATASET_FILE} names none",
+                fix="Pass the folder of demonstrations that `lary data env=<task>` collected.",
+            )
+        from lary_envs import SimEnv
+
+        return SimEnv(
+            self.task,
+            num_worlds,
+            cameras=self.spec.cameras,
+            image_px=int(self._about["image_px"]) if image_px is None else image_px,
+            render_device=render_device,
+            physics=physics,
+            guard_folder=guard_folder,
+            looks=str(self._world_about.get("looks", "primitives")),
+            randomisation=str(self._world_about.get("randomisation", "none")),
+        )
+
+
+def collect_splits(root: Path, task: str, demos: Mapping[str, Any], **settings: Any) -> Path:
+    """Collect the demonstrations of a task, unless they are at `root`, and return their folder.
+
+    Args:
+        root: Folder of the dataset.
+        task: Name of the task.
+        demos: Episodes of each of `SPLITS`, and perhaps `noise_std_m` and `noise_std_rad`.
+        settings: Further ones of `collect_demonstrations`.
+
+    Raises:
+        ConfigError: Episodes of a split are missing, or there is another setting.
+    """
+    noise: dict[str, Any] = {
+        name: float(demos[name]) for name in ("noise_std_m", "noise_std_rad") if name in demos
+    }
+    counts = {name: count for name, count in demos.items() if name not in noise}
+    if set(counts) != set(SPLITS) or not all(isinstance(n, int) and n > 0 for n in counts.values()):
+        raise ConfigError(
+            expected=f"demos with a number of episodes for each of {', '.join(SPLITS)}",
+            got=str(dict(demos)),
+            fix="Pass 'demos={train: 50, val: 5, test: 10}', for example.",
+        )
+    splits = {split: seeds_of(split, counts[split]) for split in SPLITS}
+    return collect_demonstrations(root, task, splits=splits, **noise, **settings).root
+
+
+def collect_goals(root: Path, task: str, episodes: int, **settings: Any) -> Path:
+    """Collect the demonstrations that a closed loop follows, unless they are at `root`; return their folder.
+
+    Args:
+        root: Folder of the dataset.
+        task: Name of the task.
+        episodes: How many: one for each episode of the loop.
+        settings: Further ones of `collect_demonstrations`.
+    """
+    splits = {GOALS: seeds_of(GOALS, episodes)}
+    return collect_demonstrations(root, task, splits=splits, **settings).root
+
+
+def _read_about(root: Path) -> dict[str, Any]:
+    """Return the content of `dataset.json`, whose needed entries are there and of the right kind."""
+    about = read_json(root / layout.DATASET_FILE)
+    kinds = {"dataset": str, "embodiment": str, "stride": int, "cameras": list, "seeds": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(about.get(name), kind)]
+    if wrong or about["stride"] < 1:
+        raise DatasetError(
+            expected=f"{', '.join(kinds)} in {root / layout.DATASET_FILE}",
+            got=f"no usable {', '.join(wrong or ['stride'])}",
+            fix="Write the dataset anew with `lary data`.",
+        )
+    return about
