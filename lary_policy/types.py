@@ -38,6 +38,14 @@ class LatentSpec:
             )
 
 
+# Why a world's episode ends before its time: names by code, the same in every loop. The first two are what
+# a controller finds before an action is executed.
+FAILURES: tuple[str | None, ...] = (
+    None, "non_finite_action", "out_of_range_action", "diverged", "target_out_of_reach",
+)  # fmt: skip
+NON_FINITE, OUT_OF_RANGE, DIVERGED, OUT_OF_REACH = 1, 2, 3, 4
+
+
 @dataclass(frozen=True)
 class EpisodeResult:
     """Outcome of one closed-loop episode.
@@ -48,7 +56,7 @@ class EpisodeResult:
         success_at_end: It held at the last step.
         steps: Control steps executed.
         first_success_step: Control step of the first success, or None.
-        failure: None, or why there was no (whole) episode, see `lary_envs.failures.FAILURES`.
+        failure: None, or why there was no (whole) episode, see `FAILURES`.
         smoothness: Mean squared change of the commanded displacement between control steps (m^2), 0 for an
             even motion.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import WorldState, task_spec
 
 Change = Callable[[Tensor, Tensor, Any], Tensor]

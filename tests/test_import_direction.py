@@ -18,7 +18,7 @@ FORBIDDEN = {
     "report": ("heads", "data", "encoders", "rollout", "stages"),
 }
 ALSO_FORBIDDEN = {"encoders": ("lary_envs",), "heads": ("lary_envs",), "report": ("lary_envs", "torch")}
-ENVS_MAY_IMPORT = ("contract", "embodiment", "rotation", "errors", "paths")
+ENVS_MAY_IMPORT = ("actions", "errors", "paths", "types")
 
 
 def _imports(path: Path) -> set[str]:
@@ -43,7 +43,7 @@ def test_package_does_not_import_what_comes_after_it(folder):
     assert {f.name: bad for f in files if (bad := _offenders(f, banned))} == {}
 
 
-def test_envs_know_only_embodiment_contract_rotation_and_errors():
+def test_envs_know_only_actions_and_the_ground():
     allowed = tuple(f"lary_policy.{m}" for m in ENVS_MAY_IMPORT)
     for path in (ROOT / "envs" / "lary_envs").rglob("*.py"):
         ours = [n for n in _imports(path) if n.startswith("lary_policy.")]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lary_envs.failures import FAILURES, NON_FINITE, OUT_OF_RANGE
 from lary_envs.kinematics import IkSettings, IkState, KernelName, Layout, TorchChain, make_ik
 from lary_envs.robots import robot_of
 from lary_policy.actions import euler_xyz_to_matrix, load_embodiment, matrix_to_euler_xyz
 from lary_policy.errors import ShapeError, SimulationError
+from lary_policy.types import FAILURES, NON_FINITE, OUT_OF_RANGE
 
 WORKSPACE_MARGIN_M = 0.25  # how far outside the workspace of its arm a target may lie
 _NULL_GAIN = 0.01  # of arms with more than six joints; six joints have no null space
@@ -35,7 +35,7 @@ class EndEffectorController:
         max_step_m: Longest move of a tool centre point in one command.
         max_step_rad: Largest turn in one command.
         device: Where targets come from and commands go to.
-        kernel: `warp`, `torch`, or `auto`, see `lary_envs.kinematics.ik.make_ik`.
+        kernel: `warp`, `torch`, or `auto`, see `lary_envs.kinematics.make_ik`.
 
     Attributes:
         layout: Converts between actions and arm poses.

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lary_envs import FAILURES, OUT_OF_REACH
-from lary_policy.types import EpisodeResult
+from lary_policy.types import FAILURES, OUT_OF_REACH, EpisodeResult
 
 
 class Books:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lary_envs import DIVERGED
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent, Observation
 from lary_policy.rollout.books import Books
-from lary_policy.types import EpisodeResult
+from lary_policy.types import DIVERGED, EpisodeResult
 
 if TYPE_CHECKING:
     from lary_envs import EndEffectorController, SimEnv

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lary_envs.kinematics import IkSettings, IkState, make_ik
 from lary_envs.kinematics.chain import SerialChain, TorchChain, craig_links, transform
-from lary_envs.kinematics.ik import IkSettings, IkState, TorchIk, make_ik
+from lary_envs.kinematics.ik import TorchIk
 from lary_envs.kinematics.ik_warp import WarpIk
 from lary_envs.robots.robot import robot_of
 from lary_policy.actions.rotation import geodesic_angle_rad, matrix_to_euler_xyz

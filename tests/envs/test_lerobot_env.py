@@ -23,11 +23,11 @@ from lerobot.scripts.lerobot_eval import rollout
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
 from lary_envs.gym import lerobot as lerobot_env
 from lary_envs.gym.lerobot import ContractFeature, LarySimEnv
 from lary_envs.gym.registration import gym_ids
 from lary_envs.gym.vector import LaryVectorEnv
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import list_tasks, task_spec
 from lary_policy.actions.contract import ActionContract
 from lary_policy.actions.embodiment import load_embodiment

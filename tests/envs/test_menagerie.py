@@ -11,7 +11,6 @@ from synthetic_panda import write_panda
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
 from lary_envs.nan_guard import replay
 from lary_envs.robots.robot import list_robots, robot_of
 from lary_envs.scene.menagerie import (
@@ -24,6 +23,7 @@ from lary_envs.scene.menagerie import (
     require_counterpart,
 )
 from lary_envs.scene.table import LOOKS, build_model
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_entry
 from lary_policy.errors import SimulationError, UnknownNameError, UnsafePathError
 

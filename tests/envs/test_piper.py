@@ -11,8 +11,8 @@ import torch
 from lary_envs.kinematics.chain import SerialChain, TorchChain
 from lary_envs.kinematics.layout import Layout
 from lary_envs.robots.piper import PADDLE_HALF_M
-from lary_envs.robots.robot import ARM, GRIPPER, OBJECT, STATIC, robot_of
-from lary_envs.scene.parts import STEEL
+from lary_envs.robots.robot import robot_of
+from lary_envs.scene.parts import ARM, GRIPPER, OBJECT, STATIC, STEEL
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.actions.rotation import euler_xyz_to_matrix, matrix_to_axis_angle
 

@@ -7,9 +7,9 @@ import torch
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
 from lary_envs.kinematics.chain import TorchChain
 from lary_envs.robots.robot import list_robots, robot_of
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import list_tasks
 from lary_envs.tools.reachability import downward, grid, joint_margin_rad, reachability
 from lary_policy.actions.rotation import geodesic_angle_rad

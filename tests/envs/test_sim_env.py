@@ -5,8 +5,8 @@ import torch
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
 from lary_envs.robots.robot import list_robots
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import list_tasks, task_spec
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 

@@ -11,12 +11,12 @@ import warp as wp
 from lary_envs import devices
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
 from lary_envs.physics.batch import BatchPhysics
 from lary_envs.physics.warp import WarpPhysics
 from lary_envs.robots.robot import robot_of
 from lary_envs.scene.initial import InitialStates
 from lary_envs.scene.table import build_model
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_entry
 from lary_policy.errors import ContactOverflowError, SimulationError, UnknownNameError
 

@@ -7,7 +7,7 @@ import torch
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
 from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.encoders.base import load_encoder

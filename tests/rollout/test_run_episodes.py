@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent, ExpertAgent, Observation

@@ -9,7 +9,7 @@ import torch
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.expert import make_expert
+from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import ExpertAgent

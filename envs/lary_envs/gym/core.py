@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
-from lary_envs.failures import DIVERGED, FAILURES, NON_FINITE, OUT_OF_REACH
 from lary_envs.robots import Robot
 from lary_envs.tasks import task_spec
 from lary_policy.actions import Embodiment, load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
+from lary_policy.types import DIVERGED, FAILURES, NON_FINITE, OUT_OF_REACH
 
 
 def action_space(layout: Embodiment, robot: Robot, *, relative: bool) -> gymnasium.spaces.Box:
@@ -65,7 +65,7 @@ class Outcome:
     Attributes:
         success: bool `[w]`.
         truncated: bool `[w]`: the last step, without success.
-        failure: uint8 `[w]`, indices into `lary_envs.failures.FAILURES`.
+        failure: uint8 `[w]`, indices into `lary_policy.types.FAILURES`.
     """
 
     success: Mask

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import gymnasium
-import yaml
 
-from lary_policy.paths import choices, configs_dir
+from lary_envs.tasks import list_tasks, task_spec
 
 
 def gym_ids() -> dict[str, str]:
-    """Return the gymnasium id of each task, as its file in configs/env names it."""
-    ids = {}
-    for task in choices("env"):
-        raw = yaml.safe_load((configs_dir() / "env" / f"{task}.yaml").read_text())
-        ids[raw["name"]] = f"lary/{raw['gym_id']}-v0"
-    return ids
+    """Return the gymnasium id of each task."""
+    return {task: f"lary/{task_spec(task).gym_id}-v0" for task in list_tasks()}
 
 
 def register_envs() -> None:

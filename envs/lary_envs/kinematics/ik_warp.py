@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lary_envs.devices import init_warp
 from lary_envs.kinematics.chain import TorchChain
-from lary_envs.kinematics.ik import ARRIVED_M, TURN_M_PER_RAD, IkSettings, IkState
+from lary_envs.kinematics.ik import ARRIVED_M, TURN_M_PER_RAD
+from lary_envs.kinematics.solver import IkSettings, IkState
 from lary_policy.errors import SimulationError
 
 # mypy: disable-error-code="index, operator, arg-type, call-overload, valid-type, misc"

@@ -15,9 +15,6 @@ from lary_policy.errors import SimulationError, UnknownNameError
 if TYPE_CHECKING:
     import mujoco
 
-# Collision classes: static scene, movable object, gripper or paddle, arm (hits objects only).
-STATIC, OBJECT, GRIPPER, ARM = 1, 2, 4, 8
-
 
 @dataclass(frozen=True)
 class Gripper:

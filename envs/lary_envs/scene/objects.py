@@ -5,8 +5,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from lary_envs.robots import ARM, GRIPPER, OBJECT, STATIC
 from lary_envs.scene.cameras import Vec3
+from lary_envs.scene.parts import ARM, GRIPPER, OBJECT, STATIC
 from lary_envs.tasks import Placement
 
 # Saturated colours that occur nowhere else in the scene.
@@ -22,12 +22,18 @@ def add_box(
     """Add the free body `object`: a box, red by default; return it for decoration."""
     body = scene.worldbody.add_body(name="object", pos=[0.5, 0.0, half_m[2]])
     body.add_freejoint(name="object")
-    body.add_geom(
-        name="object", type=mujoco.mjtGeom.mjGEOM_BOX, size=list(half_m), mass=mass_kg, rgba=list(rgba),
-        condim=4, friction=[0.8, 0.005, 0.0001], contype=OBJECT,
-        conaffinity=STATIC | OBJECT | GRIPPER | ARM,
-    )  # fmt: skip
+    add_piece(body, (0.0, 0.0, 0.0), half_m, mass_kg, rgba=rgba).name = "object"
     return body
+
+
+def add_piece(
+    body: mujoco.MjsBody, pos_m: Vec3, half_m: Vec3, mass_kg: float, *, rgba: Rgba = RED
+) -> mujoco.MjsGeom:
+    """Add a box to an object, at a place in its frame."""
+    return body.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos_m, size=half_m, mass=mass_kg, rgba=list(rgba), condim=4,
+        friction=[0.8, 0.005, 0.0001], contype=OBJECT, conaffinity=STATIC | OBJECT | GRIPPER | ARM,
+    )  # fmt: skip
 
 
 def add_cube(scene: mujoco.MjSpec, half_m: float, mass_kg: float) -> None:

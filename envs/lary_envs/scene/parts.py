@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
 
 from lary_envs.kinematics import Matrix
-from lary_envs.robots import ARM, GRIPPER, OBJECT, STATIC, Gripper
 from lary_envs.scene.cameras import Vec3
 
+if TYPE_CHECKING:
+    from lary_envs.robots import Gripper
+
+# Collision classes: static scene, movable object, gripper or paddle, arm (hits objects only).
+STATIC, OBJECT, GRIPPER, ARM = 1, 2, 4, 8
 WHITE, DARK, STEEL, TIP = "robot_white", "robot_dark", "robot_steel", "robot_tip"  # blue tips are easy to see
 CAPSULE, CYLINDER, BOX = (
     mujoco.mjtGeom.mjGEOM_CAPSULE,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import mujoco
 
 from lary_envs.rendering import TABLE_TEXTURES
-from lary_envs.robots import GRIPPER, OBJECT, STATIC, Robot, robot_of
+from lary_envs.robots import Robot, robot_of
 from lary_envs.scene.cameras import add_camera
 from lary_envs.scene.menagerie import dress
+from lary_envs.scene.parts import GRIPPER, OBJECT, STATIC
 from lary_envs.tasks import Task
 from lary_policy.errors import UnknownNameError
 

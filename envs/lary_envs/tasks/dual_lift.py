@@ -29,6 +29,7 @@ _HOVER_M = 0.14
 
 SPEC = TaskSpec(
     name="dual_lift",
+    gym_id="PiperDualLift",
     instruction="squeeze the red bar between the paddles and lift it to the green ball",
     success="for 1 s the bar is 10 cm or more above where it lay, its centre within 2.5 cm of the ball's and "
     "its tilt below 15 degrees",

@@ -31,6 +31,7 @@ _PUSH_STEP_M = 0.010  # 0.2 m/s: a faster push makes the box slide ahead
 
 SPEC = TaskSpec(
     name="dual_push",
+    gym_id="PiperDualPush",
     instruction="push the red box onto the green rectangle with both paddles",
     success="for 0.25 s the box's centre is within 3 cm of the rectangle's (horizontally), its heading "
     "within 10 degrees, and it moves slower than 5 cm/s",

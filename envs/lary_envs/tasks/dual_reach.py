@@ -17,6 +17,7 @@ _LOW_M, _HIGH_M = (0.31, 0.06, 0.07), (0.40, 0.24, 0.24)  # of the left sphere; 
 
 SPEC = TaskSpec(
     name="dual_reach",
+    gym_id="PiperDualReach",
     instruction="move the left paddle to the magenta sphere and the right paddle to the green sphere",
     success="both paddles' centres stay within 3 cm of their spheres' centres for 0.5 s",
     max_steps=50,

@@ -31,6 +31,7 @@ _GENTLE_M, _SLOW_M = 0.006, 0.012  # held away from its middle, the stick turns 
 
 SPEC = TaskSpec(
     name="handover",
+    gym_id="HumanoidHandover",
     instruction="pick up the red stick with the left gripper, hand it over to the right gripper and put it "
     "on the green plate",
     success="the stick was lifted by 10 cm or more, and now for 0.25 s: its centre is within 4 cm of the "

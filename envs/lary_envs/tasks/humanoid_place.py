@@ -9,9 +9,8 @@ import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.robots import ARM, GRIPPER, OBJECT, STATIC
 from lary_envs.robots.humanoid import APPROACH_M, hand, hands
-from lary_envs.scene import RED, add_box, add_goal_plate
+from lary_envs.scene import add_box, add_goal_plate, add_piece
 from lary_envs.tasks.phases import Phase, at_height
 from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
 
@@ -32,6 +31,7 @@ _TURN_RAD, _STRAIGHT_RAD = 0.03, math.radians(1.5)
 
 SPEC = TaskSpec(
     name="humanoid_place",
+    gym_id="HumanoidPlace",
     instruction="lift the red tray with both grippers and put it on the green plate",
     success="the tray was lifted by 5 cm or more, and now for 0.25 s: its centre is within 3 cm of the "
     "plate's (horizontally), it is turned less than 10 degrees from it, rests on the table, is slower than "
@@ -111,8 +111,8 @@ class HumanoidPlace:
         x, y, z = _HANDLE_M
         wall_x, wall_z = _HALF_M[0] - _WALL_HALF_M[0], _HALF_M[2] + _WALL_HALF_M[2]
         for side in (-1, 1):
-            _add_piece(tray, (x, side * y, z), _HANDLE_HALF_M, _HANDLE_KG)
-            _add_piece(tray, (side * wall_x, 0.0, wall_z), _WALL_HALF_M, _WALL_KG)
+            add_piece(tray, (x, side * y, z), _HANDLE_HALF_M, _HANDLE_KG)
+            add_piece(tray, (side * wall_x, 0.0, wall_z), _WALL_HALF_M, _WALL_KG)
         add_goal_plate(scene, _PLATE_HALF_M)
 
     def sample(self, rng: np.random.Generator) -> Mapping[str, Placement]:
@@ -134,12 +134,3 @@ class HumanoidPlace:
         rests = (state.object_pos[:, 2] - _HALF_M[2]).abs() < _REST_M
         lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
         return near & straight & rests & lifted & _let_go(state) & (state.object_speed < _SLOW_M_S)
-
-
-def _add_piece(
-    tray: mujoco.MjsBody, pos: tuple[float, float, float], half_m: tuple[float, float, float], mass_kg: float
-) -> None:
-    tray.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=half_m, mass=mass_kg, rgba=list(RED), condim=4,
-        friction=[0.8, 0.005, 0.0001], contype=OBJECT, conaffinity=STATIC | OBJECT | GRIPPER | ARM,
-    )  # fmt: skip

@@ -18,6 +18,7 @@ _LOW_M, _HIGH_M = (0.38, 0.03, 0.05), (0.51, 0.24, 0.28)  # of the left sphere; 
 
 SPEC = TaskSpec(
     name="humanoid_reach",
+    gym_id="HumanoidReach",
     instruction="move the left gripper to the magenta sphere and the right gripper to the green sphere",
     success="both tool centre points stay within 2.5 cm of their spheres' centres for 0.5 s",
     max_steps=50,

@@ -24,6 +24,7 @@ _HOLDING = 0.56  # opening at which both fingers touch the 4 cm cube (0.5), with
 
 SPEC = TaskSpec(
     name="pick_place",
+    gym_id="PandaPickPlace",
     instruction="pick up the red cube and place it on the green disc",
     success="the cube was lifted by 5 cm or more, and now for 0.25 s: its centre is within 4 cm of the "
     "disc's (horizontally), it rests on the table, is slower than 5 cm/s, the fingers are over 6 cm apart",

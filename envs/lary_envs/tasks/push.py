@@ -31,6 +31,7 @@ _PUSH_STEP_M = 0.010  # 0.2 m/s: a faster push makes the cube hop ahead
 
 SPEC = TaskSpec(
     name="push",
+    gym_id="PandaPush",
     instruction="push the red cube onto the green disc",
     success="for 0.25 s the cube's centre is within 4 cm of the disc's (horizontally) and moves slower "
     "than 5 cm/s",

@@ -17,6 +17,7 @@ _LOW_M, _HIGH_M = (0.44, -0.18, 0.08), (0.64, 0.18, 0.28)  # in front of the han
 
 SPEC = TaskSpec(
     name="reach",
+    gym_id="PandaReach",
     instruction="move the gripper to the magenta sphere",
     success="the tool centre point stays within 3 cm of the sphere's centre for 0.5 s",
     max_steps=50,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from lary_envs.robots import robot_of
 from lary_policy.errors import SimulationError, UnknownNameError
 
 if TYPE_CHECKING:
     import mujoco
+    import numpy as np
     from torch import Tensor
 
     from lary_envs.tasks.phases import Phase
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as a user sees it.
+    """A task as a user sees it. Every field is a literal where a task states it, see `list_tasks`.
 
     Attributes:
         name: Registry name.
+        gym_id: Its name in gymnasium, between `lary/` and `-v0`.
         instruction: The task in words.
         success: The success condition in physical terms.
         max_steps: Control steps after which an episode ends.
@@ -35,6 +36,7 @@ class TaskSpec:
     """
 
     name: str
+    gym_id: str
     instruction: str
     success: str
     max_steps: int
@@ -45,6 +47,8 @@ class TaskSpec:
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras of the scene."""
+        from lary_envs.robots import robot_of
+
         return robot_of(self.embodiment).camera_names
 
     @property
@@ -150,34 +154,44 @@ def register_task[T: Callable[[], Task]](
     return decorate
 
 
-def _discover() -> None:
-    from lary_envs import tasks
+@cache
+def _declared() -> Mapping[str, tuple[str, TaskSpec]]:
+    """Return module and spec of every task of this folder, by name, as its source states them.
 
-    for module in pkgutil.iter_modules(tasks.__path__):
-        importlib.import_module(f"{tasks.__name__}.{module.name}")
+    Importing a task imports a simulator, which whoever asks for names or gymnasium ids may not want, or have.
+    """
+    found: dict[str, tuple[str, TaskSpec]] = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            call = node.value if isinstance(node, ast.Assign) else None
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == TaskSpec.__name__:
+                spec = TaskSpec(**{str(word.arg): ast.literal_eval(word.value) for word in call.keywords})
+                found[spec.name] = (path.stem, spec)
+    return found
 
 
 def list_tasks() -> tuple[str, ...]:
-    """Return the names of all tasks: every module in `lary_envs/tasks` registers its own."""
-    _discover()
-    return tuple(sorted(_TASKS))
+    """Return the names of all tasks: those that modules of `lary_envs/tasks` state, and registered ones."""
+    return tuple(sorted({*_declared(), *_TASKS}))
 
 
 def task_entry(name: str) -> TaskEntry:
-    """Return the registry entry of a task.
+    """Return the registry entry of a task, whose module is imported.
 
     Raises:
         UnknownNameError: There is no such task; the message lists the known ones.
     """
     if name not in list_tasks():
         raise UnknownNameError("task", name, list_tasks())
+    if name not in _TASKS:
+        importlib.import_module(f"{__package__}.{_declared()[name][0]}")
     return _TASKS[name]
 
 
 def task_spec(name: str) -> TaskSpec:
-    """Return the spec of a task.
+    """Return the spec of a task, without importing a simulator.
 
     Raises:
         UnknownNameError: There is no such task; the message lists the known ones.
     """
-    return task_entry(name).spec
+    return _declared()[name][1] if name in _declared() else task_entry(name).spec

@@ -58,7 +58,7 @@ def reachability(
         rotations: Rotations `[r, 3, 3]` of the tool.
         starts: Postures to start from; the first is home, so 1 stays on home's branch.
         seed: Of the random postures.
-        kernel: See `lary_envs.kinematics.ik.make_ik`.
+        kernel: See `lary_envs.kinematics.make_ik`.
 
     Raises:
         UnknownNameError: The robot has no such arm, or there is no such kernel.

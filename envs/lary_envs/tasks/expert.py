@@ -8,14 +8,17 @@ conditions hold (never after a number of steps), so that a policy without memory
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from lary_envs.env import SimEnv
 from lary_envs.kinematics import limit_length
-from lary_envs.tasks import Phase, WorldState, task_entry
+from lary_envs.tasks.phases import Phase
+from lary_envs.tasks.spec import WorldState, task_entry
+
+if TYPE_CHECKING:
+    from lary_envs.env import SimEnv
 
 # The last centimetres are slow: half the remaining way a step, at least 3 mm.
 _APPROACH, _MIN_STEP_M = 0.5, 0.003

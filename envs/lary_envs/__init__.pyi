@@ -1,0 +1,9 @@
+from .controller import EndEffectorController as EndEffectorController
+from .env import SimEnv as SimEnv
+from .gym import register_envs as register_envs
+from .nan_guard import replay as replay
+from .randomisation import LEVELS as LEVELS
+from .tasks import Expert as Expert
+from .tasks import list_tasks as list_tasks
+from .tasks import make_expert as make_expert
+from .tasks import task_spec as task_spec

@@ -1,0 +1,14 @@
+from .chain import Matrix as Matrix
+from .chain import SerialChain as SerialChain
+from .chain import TorchChain as TorchChain
+from .chain import craig_links as craig_links
+from .chain import rot_x as rot_x
+from .chain import rot_z as rot_z
+from .chain import transform as transform
+from .ik import limit_length as limit_length
+from .layout import Layout as Layout
+from .solver import IkSettings as IkSettings
+from .solver import IkSolver as IkSolver
+from .solver import IkState as IkState
+from .solver import KernelName as KernelName
+from .solver import make_ik as make_ik

@@ -1,0 +1,10 @@
+from .gallery import ExpertRate as ExpertRate
+from .gallery import measure_expert as measure_expert
+from .gallery import write_levels_picture as write_levels_picture
+from .gallery import write_picture as write_picture
+from .reachability import Reachability as Reachability
+from .reachability import downward as downward
+from .reachability import grid as grid
+from .reachability import reachability as reachability
+from .tracking import TrackingReport as TrackingReport
+from .tracking import measure_tracking as measure_tracking
