@@ -126,6 +126,7 @@ class ReportBundle:
         environment: Versions, device, git sha, seeds: whatever is needed to repeat the run.
         config_yaml: The resolved configuration.
         notes: Sentences added by the run, shown as they are.
+        closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
 
     title: str
@@ -148,6 +149,7 @@ class ReportBundle:
     environment: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     notes: tuple[str, ...] = ()
+    closed_loop: bool = True
 
     def __post_init__(self) -> None:
         for name in (*_PARTS, "scores", "notes"):

@@ -19,7 +19,7 @@ from lary_policy.report.correlate import MIN_POINTS, correlate
 from lary_policy.report.figures import probe_suite
 from lary_policy.report.paper import reference_keys
 from lary_policy.report.parts import Trajectory, Video
-from lary_policy.report.statements import answers, on_files, question
+from lary_policy.report.statements import answers, question
 from lary_policy.report.tables import probe_tables, rollout_table
 from lary_policy.scores import Score, mode_label, target_label
 
@@ -149,10 +149,10 @@ def _context(bundle: ReportBundle, media_root: Path) -> dict[str, Any]:
         "bundle": bundle,
         "colours": colours,
         "question": question(bundle),
-        "on_files": on_files(bundle),
+        "on_files": not bundle.closed_loop,
         "answers": answers(bundle, panels),
         "rollouts": rollout_table(bundle.scores),
-        "probes": probe_tables(bundle.scores, reference_keys(bundle.heads) if bundle.heads else None),
+        "probes": probe_tables(bundle.scores, None if bundle.closed_loop else reference_keys(bundle.heads)),
         "scatters": [
             {"panel": panel, "svg": Markup(plots.scatter(panel, colours, f"s{i}"))}
             for i, panel in enumerate(panels)

@@ -66,7 +66,7 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
                 tuple(_statement(c, top1, f"has {best}", bundle) for c in top1),
             )
         )
-    if on_files(bundle):
+    if not bundle.closed_loop:
         return tuple(found)
     verb = "succeeds most often"
     found.append(
@@ -84,16 +84,11 @@ def question(bundle: ReportBundle) -> str:
     """Return the question of the page with the encoders that were compared."""
     names = list(bundle.encoders())
     who = f"Of {join_words(names)}" if names else "Of no encoder at all (this report holds no scores)"
-    if on_files(bundle):
+    if not bundle.closed_loop:
         return f"{who}: whose latents tell more about actions?"
     return (
         f"{who}: whose latents decode action better, and whose head makes the robot succeed in closed loop?"
     )
-
-
-def on_files(bundle: ReportBundle) -> bool:
-    """Return whether this is a report on recorded files, where nothing can succeed in closed loop."""
-    return bool(bundle.heads) and not any(s.stage == "rollout" for s in bundle.scores)
 
 
 def agreement(panels: Sequence[Panel]) -> str:

@@ -1,60 +1,7 @@
-"""What the splits of a source are made of: samples of each class, robot type and collection."""
+"""What the splits of a source are made of, see `lary_policy.runs.composition`."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from lary_policy.runs.composition import compositions, split_sizes
 
-from lary_policy.data import ClipTable, PairTable
-from lary_policy.report import Composition, SplitSize
-from lary_policy.stages.source_data import SourceData
-
-BLANK = "(blank)"
-
-
-def split_sizes(data: SourceData) -> list[SplitSize]:
-    """Return how much each split of a source holds."""
-    spec, found = data.spec, []
-    for split in data.splits:
-        table = data.table(split)
-        roles = {"train": spec.train_split == split, "select": spec.select_split == split}
-        role = [name for name, fits in {**roles, "report": split in spec.report_splits}.items() if fits]
-        found.append(
-            SplitSize(
-                spec.key, data.protocol, split, ", ".join(role), len(table), len(set(_recordings(table))),
-                len(set(_classes(table)) - {BLANK}),
-            )
-        )  # fmt: skip
-    return found
-
-
-def compositions(data: SourceData) -> list[Composition]:
-    """Return the counts of all that a source tells apart: classes, robots, collections of recordings."""
-    tables = {split: data.table(split) for split in data.splits}
-    of_kind = {"class": _classes, "robot": _robots, "collection": _collections}
-    found = []
-    for kind, names_of in of_kind.items():
-        counts = {split: Counter(names_of(table)) for split, table in tables.items()}
-        names = sorted({name for count in counts.values() for name in count})
-        if len(names) > 1 or (kind == "class" and names):
-            rows = tuple(tuple(counts[split][name] for split in tables) for name in names)
-            found.append(Composition(data.spec.key, data.protocol, kind, tuple(tables), tuple(names), rows))
-    return found
-
-
-def _classes(table: PairTable | ClipTable) -> Sequence[str]:
-    return [label or BLANK for label in table.labels() or ()]
-
-
-def _robots(table: PairTable | ClipTable) -> Sequence[str]:
-    robots = table.robot_types() if isinstance(table, PairTable) else ()
-    return [robot or BLANK for robot in robots] if any(robots) else []
-
-
-def _recordings(table: PairTable | ClipTable) -> Sequence[str]:
-    return table.recordings() if isinstance(table, ClipTable) else [row.episode for row in table.rows]
-
-
-def _collections(table: PairTable | ClipTable) -> Sequence[str]:
-    """Return the first folder of each row's recording: a task, a suite, or one of several datasets."""
-    return [name.partition("/")[0] for name in _recordings(table) if "/" in name]
+__all__ = ["compositions", "split_sizes"]

@@ -1,74 +1,7 @@
-"""Where the rows of a split went: every row is used, or left out for a reason that is counted."""
+"""Where the rows of a split went, see `lary_policy.runs.rows`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from lary_policy.runs.rows import REASONS, RowCount, count_rows, missing_rows
 
-from lary_policy.data import ClipTable, PairTable
-from lary_policy.errors import DatasetError
-
-REASONS = {
-    "unreadable": "whose cells or files cannot be read",
-    "undecodable": "whose images or clips do not decode",
-    "unknown_class": "of a class that training lacks",
-    "unlabelled": "without a class",
-    "disturbed": "with a disturbance inside the chunk",
-}
-
-
-@dataclass(frozen=True)
-class RowCount:
-    """The rows of one split.
-
-    Attributes:
-        rows: That the files have.
-        used: That are trained or reported on.
-        left_out: How many are not, by the keys of `REASONS`.
-
-    Raises:
-        DatasetError: Some rows are neither used nor left out for a reason.
-    """
-
-    rows: int
-    used: int
-    left_out: Mapping[str, int]
-
-    def __post_init__(self) -> None:
-        if self.used + sum(self.left_out.values()) != self.rows or set(self.left_out) - set(REASONS):
-            raise DatasetError(
-                expected=f"{self.rows} rows to be used or left out for a reason",
-                got=f"{self.used} used, left out {dict(self.left_out)}",
-                fix="Please report this as a fault of this package.",
-            )
-
-    def describe(self) -> str:
-        """Return how many rows are missing and why; empty where none is."""
-        reasons = [f"{count} {REASONS[name]}" for name, count in self.left_out.items() if count]
-        return f"{self.used} of {self.rows} rows used; left out: {', '.join(reasons)}" if reasons else ""
-
-
-def count_rows(table: PairTable | ClipTable, kept: int, used: int, **left_out: int) -> dict[str, Any]:
-    """Return the counts of one split as plain data.
-
-    Args:
-        table: The split.
-        kept: How many of its rows have latents.
-        used: Rows that the head sees.
-        **left_out: Rows among the kept ones that it does not, by the keys of `REASONS`.
-    """
-    counts = {"unreadable": len(table.quarantined), "undecodable": len(table) - kept, **left_out}
-    return asdict(RowCount(len(table) + len(table.quarantined), used, counts))
-
-
-def missing_rows(results: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for each split of which rows are missing in finished probes, each once."""
-    lines: dict[str, None] = {}
-    for result in results:
-        for split, counts in result.get("rows", {}).items():
-            said = RowCount(**counts).describe()
-            if said:
-                kind = f"protocol {result['protocol']}" if "protocol" in result else result["mode"]
-                lines[f"{result['task']}, {kind}, split {split}: {said}."] = None
-    yield from lines
+__all__ = ["REASONS", "RowCount", "count_rows", "missing_rows"]

@@ -57,6 +57,7 @@ def source_bundle(
         splits=tuple(size for data in context.data for size in split_sizes(data)),
         compositions=tuple(made_of for data in context.data for made_of in compositions(data)),
         notes=tuple(_notes(context, results)),
+        closed_loop=False,
     )
 
 

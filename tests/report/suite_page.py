@@ -174,5 +174,5 @@ def suite_bundle() -> ReportBundle:
         ),
         splits=tuple(SplitSize("human_1st", "native", s, r, n, n // 4, 123) for s, r, n in sizes),
         compositions=tuple(_compositions()), stage_seconds={"extract": 100.0, "probe": 800.0},
-        environment={"device": "cpu"}, notes=("A note.",),
+        environment={"device": "cpu"}, notes=("A note.",), closed_loop=False,
     )  # fmt: skip

@@ -80,7 +80,7 @@ def probe_suite(bundle: ReportBundle, colours: Colours) -> ProbeSuite:
             "wide"
             if all(len({s.task for s in probes if s.metric == m}) <= _FEW for m in COMPARED)
             else "full",
-            _bars(probes, keys, colours),
+            [] if bundle.closed_loop else _bars(probes, keys, colours),  # the scatter plots show the same
         ),
         FigureGroup("Strides", "", _curves(stride_curves(probes, keys), keys, colours, "st")),
         FigureGroup("Sizes of the codebook", "", _curves(codebook_curves(probes, keys), keys, colours, "cb")),

@@ -1,0 +1,217 @@
+"""The report of a run: results as plain data into one page, for every source; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lary_policy.report import (
+    Attention,
+    ClassTail,
+    CodebookUse,
+    Confusion,
+    ConstantDimension,
+    EpisodeFailure,
+    HeadInfo,
+    ReportBundle,
+    Trajectory,
+    Video,
+    collect_failures,
+    write_report,
+)
+from lary_policy.runs.composition import SplitTables, compositions, split_sizes
+from lary_policy.runs.results import Result, Results
+from lary_policy.runs.rows import missing_rows
+from lary_policy.types import EpisodeResult, Quarantined
+
+_LARGEST_CONFUSION = 60  # classes; a larger matrix says nothing at the size of a page
+_FILMED = 4  # episodes tiled into a film
+
+
+def run_report(
+    results: Results,
+    folder: Path,
+    *,
+    title: str,
+    suite: str,
+    config_yaml: str = "",
+    facts: Mapping[str, str] | None = None,
+    media_root: Path | None = None,
+    data: Sequence[SplitTables] = (),
+) -> Path:
+    """Write the page and its tables into `folder`, replacing what an earlier call left there.
+
+    It may be called whenever a cell is finished: the page says what it does not hold yet.
+
+    Args:
+        results: Of all cells that are finished.
+        folder: Where to write; made if it does not exist.
+        title: Heading of the page.
+        suite: Name of the run, e.g. `quick` or `calvin, protocol lary`.
+        config_yaml: The resolved configuration.
+        facts: Versions, device, revision, seeds: whatever is needed to repeat the run.
+        media_root: The folder that the films' paths are relative to; defaults to `folder`.
+        data: Opened sources whose splits are described.
+
+    Returns:
+        Path of the HTML file.
+
+    Raises:
+        ConfigError: Nothing is finished, or two results claim to be the same measurement.
+        ShapeError: A number is not finite or outside its interval.
+        StoreError: The disk is full or not writable.
+    """
+    results.require_some()
+    bundle = report_bundle(
+        results, title=title, suite=suite, config_yaml=config_yaml, facts=facts or {}, data=data
+    )
+    return write_report(bundle, folder, media_root=media_root)
+
+
+def report_bundle(
+    results: Results,
+    *,
+    title: str,
+    suite: str,
+    config_yaml: str = "",
+    facts: Mapping[str, str] | None = None,
+    data: Sequence[SplitTables] = (),
+) -> ReportBundle:
+    """Gather everything one report shows, see `run_report`."""
+    probes = results.probe
+    return ReportBundle(
+        title=title,
+        suite=suite,
+        scores=tuple(results.scores()),
+        trajectories=tuple(_trajectory(r, probes) for r in probes if "trajectory" in r),
+        confusions=tuple(_confusion(r, probes) for r in probes if _drawable(r)),
+        videos=tuple(_video(r) for r in results.rollout if r.get("video")),
+        quarantined=tuple(_quarantined(results)),
+        inputs_checked=sum(r["requested"] for r in results.extract),
+        failures=tuple(failure for r in results.rollout for failure in _failures(r)),
+        constant_dims=tuple(_constant(probes)),
+        stage_seconds=results.stage_seconds(),
+        environment=facts or {},
+        config_yaml=config_yaml,
+        codebooks=tuple(_codebook(r) for r in results.extract if r["codebook"]),
+        heads=tuple(_head(r) for r in probes),
+        tails=tuple(_tail(r) for r in probes if "classes" in r),
+        attention=tuple(sample for r in probes for sample in _attention(r)),
+        splits=tuple(size for one in data for size in split_sizes(one)),
+        compositions=tuple(made_of for one in data for made_of in compositions(one)),
+        notes=tuple(dict.fromkeys(_notes(results, data))),
+        closed_loop=bool(results.data or results.rollout),
+    )
+
+
+def _where(row: Result, rows: Iterable[Result]) -> str:
+    """Name the task of a head, and whatever else tells it from the run's other heads asked the same."""
+    same = [r for r in rows if all(r[n] == row[n] for n in ("task", "encoder", "mode", "target"))]
+    told = {"protocol": row["protocol"], "head": row["head"], "seed": f"seed {row['seed']}"}
+    varying = [words for name, words in told.items() if len({r[name] for r in same}) > 1]
+    return f"{row['task']} ({', '.join(varying)})" if varying else row["task"]
+
+
+def _trajectory(row: Result, rows: Iterable[Result]) -> Trajectory:
+    t = row["trajectory"]
+    return Trajectory(
+        row["encoder"], _where(row, rows), row["mode"], row["target"], t["episode"], tuple(t["labels"]),
+        t["true"], t["predicted"], tuple(t["units"]),
+    )  # fmt: skip
+
+
+def _drawable(row: Result) -> bool:
+    return "confusion" in row and len(row["confusion"]["labels"]) <= _LARGEST_CONFUSION
+
+
+def _confusion(row: Result, rows: Iterable[Result]) -> Confusion:
+    c = row["confusion"]
+    return Confusion(row["encoder"], _where(row, rows), tuple(c["labels"]), c["counts"], row["mode"])
+
+
+def _episodes(row: Result) -> list[EpisodeResult]:
+    return [EpisodeResult(**e) for e in row["episodes"]]
+
+
+def _video(row: Result) -> Video:
+    filmed = _episodes(row)[:_FILMED]
+    who = "scripted expert" if row["encoder"] == "-" else f"{row['encoder']}, {row['head']} head"
+    return Video(
+        row["video"],
+        f"{row['task']}, {row['mode']} mode, {who}: first episodes, green frame while it succeeds",
+        tuple(e.seed for e in filmed),
+        tuple(e.success for e in filmed),
+    )
+
+
+def _failures(row: Result) -> Sequence[EpisodeFailure]:
+    return collect_failures(row["encoder"], row["head"], row["task"], row["mode"], _episodes(row))
+
+
+def _quarantined(results: Results) -> dict[Quarantined, None]:
+    rows = [q for d in results.data for q in d["failed"]]
+    rows += [q for r in (*results.extract, *results.probe) for q in r["quarantined"]]
+    return dict.fromkeys(q if isinstance(q, Quarantined) else Quarantined(**q) for q in rows)
+
+
+def _constant(probes: Iterable[Result]) -> list[ConstantDimension]:
+    found = {(r["task"], r["target"], label): value for r in probes for label, value in r.get("constant", ())}
+    return [ConstantDimension(*key, value) for key, value in sorted(found.items())]
+
+
+def _codebook(row: Result) -> CodebookUse:
+    names = ("codes", "used", "perplexity", "dead", "tokens")
+    return CodebookUse(row["encoder"], row["task"], **{name: row["codebook"][name] for name in names})
+
+
+def _head(row: Result) -> HeadInfo:
+    names = ("encoder", "task", "protocol", "head", "target", "num_params", "best_epoch", "seconds", "seed")
+    lr, decay = row["member"]
+    return HeadInfo(
+        **{name: row[name] for name in names},
+        reference_key=row["reference_key"] or "",
+        lr=lr,
+        weight_decay=decay,
+        statistics=row.get("statistics", ""),
+    )
+
+
+def _tail(row: Result) -> ClassTail:
+    names, train, test, f1 = (tuple(c[n] for c in row["classes"]) for n in ("name", "train", "test", "f1"))
+    return ClassTail(row["encoder"], row["task"], row["protocol"], row["head"], names, train, test, f1)
+
+
+def _attention(row: Result) -> list[Attention]:
+    shared = {name: row[name] for name in ("encoder", "task", "protocol")}
+    return [Attention(**shared, **one) for one in row.get("attention", ())]
+
+
+def _notes(results: Results, data: Sequence[SplitTables]) -> list[str]:
+    notes = [f"Not finished, so not on this page: {name}." for name in results.unfinished]
+    for one in data:
+        spec, counts = one.spec, ", ".join(f"{split} {len(one.table(split))}" for split in one.splits)
+        notes.append(
+            f"{spec.key}, protocol {one.protocol}: rows {counts}; heads learn on {spec.train_split}, are "
+            f"chosen on {spec.select_split} and reported on {', '.join(spec.report_splits)}."
+        )
+    for r in results.extract:
+        notes.append(
+            f"{r['task']}, protocol {r['protocol']}, {r['encoder']}: {r['requested']} inputs, {r['unique']} "
+            f"unique {r['unit']}s, {r['encoded']} encoded and {r['reused']} already in the store."
+        )
+    notes += missing_rows(results.probe)
+    return notes + [text for r in results.probe for text in _probe_notes(r)]
+
+
+def _probe_notes(row: Result) -> list[str]:
+    """Say what a reader must know about one probe's data."""
+    where = f"{row['task']}, protocol {row['protocol']}"
+    notes = []
+    unknown = {split: count for split, count in row.get("unknown_robots", {}).items() if count}
+    if unknown:
+        counts = ", ".join(f"{count} of split {split}" for split, count in unknown.items())
+        notes.append(f"{where}: rows of robot types without statistics of their own: {counts}.")
+    found, stated = row.get("num_classes") or (None, None)
+    if stated is not None and found != stated:
+        notes.append(f"{where}: the training split has {found} classes, its publisher states {stated}.")
+    return notes

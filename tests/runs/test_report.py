@@ -1,0 +1,86 @@
+"""The one report of all sources: what was finished is on the page, what was not is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished_cells import extracted, of_files, probed, simulated
+
+from lary_policy.errors import ConfigError
+from lary_policy.runs import Results, run_report
+from lary_policy.runs.report import report_bundle
+
+NAMES = {"title": "t", "suite": "s"}
+
+
+def headings(path: Path) -> list[str]:
+    return [re.sub("<[^>]+>", "", h) for h in re.findall(r"<h[12][^>]*>(.*?)</h[12]>", path.read_text())]
+
+
+def test_every_score_of_a_simulated_run_is_written(tmp_path):
+    results = simulated()
+    page = run_report(results, tmp_path, **NAMES)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written == [s.to_dict() for s in results.scores()]
+    assert len(written) == 6
+    assert {"Closed loop", "Probe scores", "Videos"} <= set(headings(page))
+    assert "What the datasets are made of" not in headings(page)
+
+
+def test_a_run_on_files_is_asked_nothing_about_a_closed_loop(tmp_path):
+    page = run_report(of_files(), tmp_path, **NAMES)
+    assert not {"Closed loop", "Videos", "Probe score against success"} & set(headings(page))
+    assert "The paper's numbers and ours" in headings(page)
+    assert "28" in page.read_text()
+
+
+def test_what_is_set_aside_in_any_stage_is_listed_once():
+    bundle = report_bundle(simulated(), **NAMES)
+    assert [q.item for q in bundle.quarantined] == ["episode 3", "ep_3/frame_1.png"]
+    assert bundle.inputs_checked == 200
+    assert next((f.encoder, f.failure, f.seeds) for f in bundle.failures) == (
+        "pixels", "non_finite_action", (300_000,)
+    )  # fmt: skip
+    assert [c.encoder for c in bundle.codebooks] == ["pixels"]
+    assert bundle.stage_seconds == {"data": 5.0, "extract": 4.0, "probe": 6.0, "rollout": 16.0}
+    missing = "reach, protocol native, split train: 58 of 60 rows used; left out: 2 with a disturbance inside"
+    assert any(note.startswith(missing) for note in bundle.notes)
+
+
+def test_heads_asked_the_same_are_told_apart_by_what_differs():
+    views = [probed("pixels", 0.5), probed("pixels@168px", 0.4)]
+    assert {t.task for t in report_bundle(Results(probe=views), **NAMES).trajectories} == {"reach"}
+    seeds = [probed("pixels", 0.5, seed=s) for s in (0, 1)]
+    found = report_bundle(Results(probe=seeds), **NAMES).trajectories
+    assert [t.task for t in found] == ["reach (seed 0)", "reach (seed 1)"]
+    both = report_bundle(of_files(), **NAMES)
+    assert [c.task for c in both.confusions] == ["libero (native)", "libero (lary)"]
+
+
+def test_the_page_is_rewritten_while_cells_finish(tmp_path):
+    results = Results()
+    with pytest.raises(ConfigError, match="finished: nothing"):
+        run_report(results, tmp_path, **NAMES)
+    assert list(tmp_path.iterdir()) == []
+    results.extract.append(extracted("pixels"))
+    assert "No probe was trained" in run_report(results, tmp_path, **NAMES).read_text()
+    results.probe.append(probed("pixels", 0.5))
+    assert "No probe was trained" not in run_report(results, tmp_path, **NAMES).read_text()
+
+
+def test_a_report_of_finished_cells_needs_a_number(tmp_path):
+    """Demonstrations alone, of encoders that were never run, are no report."""
+    results = replace(simulated(), probe=[], rollout=[], finished_only=True)
+    assert not results.wants("probe reach-pixels", done=False)
+    with pytest.raises(
+        ConfigError, match=r"1 of stage data, 2 of stage extract, not finished: probe reach-pix"
+    ):
+        run_report(results, tmp_path, **NAMES)
+    assert list(tmp_path.iterdir()) == []
+    some = replace(simulated(), finished_only=True, unfinished=["rollout reach-lapa"])
+    text = run_report(some, tmp_path, **NAMES).read_text()
+    assert "Not finished, so not on this page: rollout reach-lapa." in text
