@@ -24,21 +24,15 @@ from lary_policy.frames import read_video_frames
 from lary_policy.heads import (
     AttentiveProbeConfig,
     TrainConfig,
-    build_action_expert,
-    build_attentive_probe,
+    action_objective,
+    build_module,
+    class_objective,
     load_head_config,
 )
-from lary_policy.heads.training import (
-    REFERENCE_SWEEP,
-    HeadStack,
-    Job,
-    LatentBatches,
-    action_objective,
-    class_objective,
-    kept_heap,
-    train,
-    train_epoch,
-)
+from lary_policy.heads.training import REFERENCE_SWEEP, LatentBatches
+from lary_policy.heads.training.epoch import HeadStack, TrainingRun, train_epoch
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.step import kept_heap
 from lary_policy.latents import FrameEncoder, LatentStore, extract, identify, store_dtype
 from lary_policy.machine import Precision, available_cores, resolve_precision
 from timing import timed
@@ -223,7 +217,7 @@ def _their_epoch(head_name: str, samples: LatentBatches, loader: DataLoader[tupl
 
 def _head(name: str, samples: LatentBatches) -> nn.Module:
     model = load_head_config(name).model
-    return build_action_expert(model, samples.latent_shape, chunk=STRIDE, action_dim=ACTION_DIM)  # type: ignore[arg-type]
+    return build_module(model, samples.latent_shape, chunk=STRIDE, action_dim=ACTION_DIM)  # type: ignore[arg-type]
 
 
 def _clips(clips: int, frames: int, repeats: int, folder: Path) -> Iterator[Figure]:
@@ -264,7 +258,7 @@ def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: 
     shape = (SWEEP_FRAMES, 1, SWEEP_TOKENS, SWEEP_WIDTH)
     stack = HeadStack(
         [
-            build_attentive_probe(AttentiveProbeConfig(), shape, num_classes=SWEEP_CLASSES, seed=i)
+            build_module(AttentiveProbeConfig(), shape, num_classes=SWEEP_CLASSES, seed=i)
             for i in range(len(REFERENCE_SWEEP))
         ]
     )
@@ -278,7 +272,7 @@ def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: 
         device=device,
         sweep=REFERENCE_SWEEP,
     )
-    job = Job.create(stack, samples, samples, class_objective(), config)
+    job = TrainingRun.create(stack, samples, samples, class_objective(), config)
 
     def ours() -> None:
         with kept_heap(device):

@@ -22,7 +22,7 @@ from gl import make_renderer
 from lary_envs import EndEffectorController, SimEnv
 from lary_policy.actions import ActionStats, load_embodiment
 from lary_policy.encoders import LatentEncoder, compiled, load_encoder, prepare_frames
-from lary_policy.heads import build_action_expert, load_head_config
+from lary_policy.heads import build_module, load_head_config
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.rollout import HeadAgent, run_episodes
 from scene_copy import PlainWorld
@@ -136,7 +136,7 @@ def _loop(
     controller.reset(env.joints())
     mean = tuple(controller.pose()[0].tolist())
     latent = own.latent
-    expert = build_action_expert(
+    expert = build_module(
         load_head_config(head).model, (1, 1, latent.tokens, latent.width), chunk=CHUNK, action_dim=len(mean)
     )  # fmt: skip
     return Loop(

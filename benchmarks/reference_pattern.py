@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
-from lary_policy.heads import Mlp
+from lary_policy.heads import FeedForward
 from lary_policy.heads.training import REFERENCE_SWEEP
 from lary_policy.latents import FrameEncoder
 from lary_policy.machine import Precision, autocast, resolve_precision
@@ -97,7 +97,7 @@ class _Block(nn.Module):
         self.num_heads = num_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = FeedForward(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -130,7 +130,7 @@ class PlainProbe(nn.Module):
         self.q, self.kv, self.mlp = (
             nn.Linear(width, width),
             nn.Linear(width, 2 * width),
-            Mlp(width, 4 * width),
+            FeedForward(width, 4 * width),
         )
         self.linear = nn.Linear(width, num_classes)
 

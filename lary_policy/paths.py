@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +41,13 @@ def configs_dir() -> Path:
 def choices(group: str) -> tuple[str, ...]:
     """Return the names of a config group in alphabetical order: its YAML files that do not start with `_`."""
     return tuple(sorted(p.stem for p in (configs_dir() / group).glob("[!_]*.yaml")))
+
+
+def import_modules(package: str) -> None:
+    """Import every module of a package, so that what they register is known."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{package}.{module.name}")
 
 
 def resolve_inside(root: Path, relative: str | Path) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lary_policy.heads.attentive import AttentiveProbeConfig
-from lary_policy.heads.registry import build_attentive_probe
+from lary_policy.heads.registry import build_module
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -37,9 +37,7 @@ def test_every_figure_has_both_sides(load):
 
 
 def test_the_baseline_of_the_sweep_is_the_same_function(load):
-    probe = build_attentive_probe(
-        AttentiveProbeConfig(width=32, num_heads=4), (3, 1, 4, 8), num_classes=5, seed=3
-    )
+    probe = build_module(AttentiveProbeConfig(width=32, num_heads=4), (3, 1, 4, 8), num_classes=5, seed=3)
     plain = load("reference_pattern").PlainProbe(8, 5, width=32, num_heads=4)
     weights = probe.state_dict()
     renamed = {k.removeprefix("cross_attention_block."): v for k, v in weights.items()}

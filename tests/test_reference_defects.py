@@ -18,9 +18,9 @@ import torch
 from lary_policy import cli
 from lary_policy.compose import settings_text
 from lary_policy.encoders.base import encoder_spec, list_encoders
-from lary_policy.heads.registry import load_head_config
+from lary_policy.heads.config import load_head_config
+from lary_policy.heads.registry import head_kind
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.heads.training.objective import default_objective
 from lary_policy.latents.encode import SHARD_FRAMES
 from lary_policy.latents.store import LatentStore
 from lary_policy.types import LatentSpec
@@ -144,7 +144,7 @@ def test_d28_the_settings_of_lary_heads_are_those_that_run():
     batch = LatentBatches(torch.full((1, 1, 10), -50.0), torch.zeros(1, 1, 1).long(), torch.tensor([3]))
     sure = torch.nn.Module()
     sure.forward = lambda latents, *_: latents.flatten(1) + 100 * torch.eye(10)[3]
-    loss = default_objective(sweep.model).loss(sure, batch.gather(torch.tensor([0])))
+    loss = head_kind(sweep.model.kind).objective(sweep.model).loss(sure, batch.gather(torch.tensor([0])))
     assert float(loss) == pytest.approx(0.1 * 0.9 * 100, rel=1e-3)
 
 

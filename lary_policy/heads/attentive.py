@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError, UnknownNameError
+from lary_policy.heads.objective import class_objective
+from lary_policy.heads.pool import attend
+from lary_policy.heads.registry import HeadKind, HeadSizes, register_head
 
 Temporal = Literal["auto", "always", "never"]
 _INIT_STD = 0.02  # protocol section 4.1
-_MAX_PLAIN_SCORES = 1 << 24  # attention scores held in memory at once, 32 MB in bfloat16
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class AttentiveProbeConfig:
         return f"attentive{self.width}x{self.num_self_blocks + 1}"
 
 
-class Mlp(nn.Module):
+class FeedForward(nn.Module):
     """Linear -> GELU -> Linear."""
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -85,7 +87,7 @@ class SelfBlock(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = FeedForward(width, int(width * mlp_ratio))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `[b n d]` to `[b n d]`."""
@@ -111,7 +113,7 @@ class PoolingBlock(nn.Module):
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = FeedForward(width, int(width * mlp_ratio))
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         """Pool tokens `[b n d]` with the query `[d]` into `[b d]`."""
@@ -232,13 +234,8 @@ class AttentiveProbe(nn.Module):
         self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2 * last))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention over `[b heads n e]`.
+def _build(config: AttentiveProbeConfig, sizes: HeadSizes) -> AttentiveProbe:
+    return AttentiveProbe(sizes.latent_shape, sizes.num_classes, **asdict(config))
 
-    Torch's fused CPU kernel has a slow backward pass: for 128 tokens in bfloat16 on AMX two plain products
-    and a softmax take a quarter of its time. They need memory for the scores, so long inputs stay fused.
-    """
-    scores = query.shape[:-1].numel() * key.shape[-2]
-    if query.device.type != "cpu" or scores > _MAX_PLAIN_SCORES:
-        return F.scaled_dot_product_attention(query, key, value)
-    return (query / math.sqrt(query.shape[-1]) @ key.transpose(-1, -2)).softmax(-1) @ value
+
+register_head(HeadKind(AttentiveProbeConfig, _build, "class", lambda _: class_objective()))

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads.attentive import attend
+from lary_policy.heads.batch import Batch, Share
 from lary_policy.heads.mlp import embed_proprio
-from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid
-from lary_policy.heads.samplers import Share
+from lary_policy.heads.objective import Objective
+from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid, attend
+from lary_policy.heads.registry import HeadKind, HeadSizes, register_head
 
 _MAX_BETA = 0.999  # Nichol and Dhariwal, arXiv 2102.09672, section 3.2
 _OFFSET = 0.008  # same place: keeps the first betas from vanishing
@@ -308,3 +309,42 @@ def embed_steps(steps: Tensor) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float32, device=steps.device) / half
     angles = steps[:, None].float() * torch.exp(-math.log(_LONGEST_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def diffusion_objective(config: DiffusionExpertConfig) -> Objective:
+    """Huber loss (delta 1) on predicted noise, selected by the MSE of drawn actions (protocol section 5.2).
+
+    Steps, noise and dropped conditions come from torch's global generator, in the reference's order.
+    """
+    schedule = squared_cosine(config.train_steps)
+
+    def loss(head: nn.Module, batch: Batch, *, reduction: str = "mean") -> Tensor:
+        clean = batch.targets
+        device = clean.device
+        steps = batch.draw(lambda n: torch.randint(0, schedule.steps, (n,), device=device))
+        noise = batch.draw(lambda n: torch.randn((n, *clean.shape[1:]), device=device))
+        dropped = None
+        if config.condition_dropout:
+            dropped = batch.draw(lambda n: torch.rand(n, device=device)) < config.condition_dropout
+        noisy = schedule.add_noise(clean, noise, steps)
+        predicted = head(*batch.inputs, noisy=noisy, steps=steps, dropped=dropped)
+        return F.huber_loss(predicted.float(), noise, reduction=reduction, delta=1.0)
+
+    def score(head: nn.Module, batch: Batch) -> Tensor:
+        return (head(*batch.inputs, share=batch.share).float() - batch.targets).square().flatten(1).mean(1)
+
+    return Objective("mse", loss, score)
+
+
+def _build(config: DiffusionExpertConfig, sizes: HeadSizes) -> DiffusionExpert:
+    return DiffusionExpert(
+        sizes.latent_shape,
+        sizes.chunk,
+        sizes.action_dim,
+        config,
+        proprio_dim=sizes.proprio_dim,
+        token_grid=sizes.token_grid,
+    )
+
+
+register_head(HeadKind(DiffusionExpertConfig, _build, "numbers", diffusion_objective))

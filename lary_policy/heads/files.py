@@ -14,17 +14,9 @@ from torch import nn
 
 from lary_policy.actions import ActionContract, ActionStats
 from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
-from lary_policy.heads.attentive import AttentiveProbeConfig
-from lary_policy.heads.dit import DiffusionExpertConfig
+from lary_policy.heads.config import parse_model_config
 from lary_policy.heads.pool import LatentShape, TokenGrid
-from lary_policy.heads.registry import (
-    Head,
-    ModelConfig,
-    build_action_expert,
-    build_attentive_probe,
-    build_diffusion_expert,
-    parse_model_config,
-)
+from lary_policy.heads.registry import Head, ModelConfig, build_module
 from lary_policy.paths import atomic_write
 
 FORMAT_VERSION = 2
@@ -36,14 +28,14 @@ class HeadMeta:
     """Everything needed to rebuild a head and to refuse a wrong use of it.
 
     Attributes:
-        model: Sizes of the head; its type says whether it predicts actions or classes.
+        model: Sizes of the head; its kind says whether it predicts actions or classes.
         encoder: Registry name of the encoder.
         fingerprint: Fingerprint of the encoder (weights, preprocessing, dtype).
         latent_shape: (t, c, n, d) of one sample.
         cameras: Names of the c cameras, in order.
         embodiment: Embodiment name.
         task: Task or dataset the head was trained on.
-        mode: `pair` or `subgoal` (source and target frame), `policy` (present frame), `atomic` (classes).
+        mode: What it is asked: one of `QUESTIONS`.
         target: A target of `lary_policy.actions.targets`, or `class`.
         chunk: Actions k of one chunk (0 for classes).
         action_dim: Numbers a of one action (0 for classes).
@@ -64,8 +56,8 @@ class HeadMeta:
     cameras: tuple[str, ...]
     embodiment: str
     task: str
-    mode: Literal["pair", "subgoal", "policy", "atomic"]
-    target: Literal["absolute", "relative", "relative_pose", "displacement", "class"]
+    mode: str
+    target: str
     chunk: int = 0
     action_dim: int = 0
     stats: ActionStats | None = None
@@ -105,21 +97,16 @@ def build_head(meta: HeadMeta, *, seed: int | None = None) -> Head:
         meta: Description of the head.
         seed: Of the initial weights; `meta.seed` by default.
     """
-    seed = meta.seed if seed is None else seed
-    if isinstance(meta.model, AttentiveProbeConfig):
-        return build_attentive_probe(
-            meta.model, meta.latent_shape, num_classes=len(meta.class_names), seed=seed
-        )
-    sizes: dict[str, Any] = {
-        "chunk": meta.chunk,
-        "action_dim": meta.action_dim,
-        "proprio_dim": len(meta.proprio_stats.mean) if meta.proprio_stats else 0,
-        "token_grid": meta.token_grid,
-        "seed": seed,
-    }
-    if isinstance(meta.model, DiffusionExpertConfig):
-        return build_diffusion_expert(meta.model, meta.latent_shape, **sizes)
-    return build_action_expert(meta.model, meta.latent_shape, **sizes)
+    return build_module(
+        meta.model,
+        meta.latent_shape,
+        chunk=meta.chunk,
+        action_dim=meta.action_dim,
+        num_classes=len(meta.class_names),
+        proprio_dim=len(meta.proprio_stats.mean) if meta.proprio_stats else 0,
+        token_grid=meta.token_grid,
+        seed=meta.seed if seed is None else seed,
+    )
 
 
 def count_parameters(meta: HeadMeta) -> int:

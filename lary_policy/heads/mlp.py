@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError
+from lary_policy.heads.objective import action_objective
 from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid
+from lary_policy.heads.registry import HeadKind, HeadSizes, register_head
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,19 @@ def embed_proprio(layer: nn.Linear | None, proprio_dim: int, proprio: Tensor | N
             fix="Feed the head the inputs it was trained with (see head.json).",
         )
     return layer(proprio)
+
+
+def _build(config: ActionExpertConfig, sizes: HeadSizes) -> ActionExpert:
+    return ActionExpert(
+        sizes.latent_shape,
+        sizes.chunk,
+        sizes.action_dim,
+        pool=config.pool,
+        width=config.width,
+        num_blocks=config.num_blocks,
+        proprio_dim=sizes.proprio_dim,
+        token_grid=sizes.token_grid,
+    )
+
+
+register_head(HeadKind(ActionExpertConfig, _build, "numbers", lambda _: action_objective()))

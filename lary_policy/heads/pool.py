@@ -11,9 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads.attentive import attend
 
+LatentShape = tuple[int, int, int, int]  # (t, c, n, d) of one sample
+TokenGrid = tuple[int, ...]  # (h, w) or (t, h, w)
 _INIT_STD = 0.02  # as in the attentive probe
+_MAX_PLAIN_SCORES = 1 << 24  # attention scores held in memory at once, 32 MB in bfloat16
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention over `[b heads n e]`.
+
+    Torch's fused CPU kernel has a slow backward pass: for 128 tokens in bfloat16 on AMX two plain products
+    and a softmax take a quarter of its time. They need memory for the scores, so long inputs stay fused.
+    """
+    scores = query.shape[:-1].numel() * key.shape[-2]
+    if query.device.type != "cpu" or scores > _MAX_PLAIN_SCORES:
+        return F.scaled_dot_product_attention(query, key, value)
+    return (query / math.sqrt(query.shape[-1]) @ key.transpose(-1, -2)).softmax(-1) @ value
 
 
 class AttentivePool(nn.Module):
@@ -66,8 +80,6 @@ class AttentivePool(nn.Module):
         return F.linear(normalised, scaled) + (self.frame_embed + self.token_embed + offset)
 
 
-LatentShape = tuple[int, int, int, int]
-TokenGrid = tuple[int, ...]
 PoolKind = Literal["flatten", "grid", "mean", "project", "attentive"]
 POOL_KINDS: tuple[PoolKind, ...] = ("flatten", "grid", "mean", "project", "attentive")
 

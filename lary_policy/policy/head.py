@@ -18,17 +18,12 @@ from lary_policy.heads import (
     ModelConfig,
     PoolConfig,
     TokenGrid,
-    build_action_expert,
-    build_diffusion_expert,
+    build_module,
     squared_cosine,
 )
 from lary_policy.policy.configuration_lary import LaryConfig
 
 PolicyHead = ActionExpert | DiffusionExpert
-_BUILDERS: dict[type, Callable[..., PolicyHead]] = {
-    ActionExpertConfig: build_action_expert,
-    DiffusionExpertConfig: build_diffusion_expert,
-}
 
 
 def _mlp(config: LaryConfig, pool: PoolConfig) -> ActionExpertConfig:
@@ -112,7 +107,7 @@ def build_policy_head(
     """
     model = head_model(config)
     state = config.robot_state_feature if config.use_proprio else None
-    return _BUILDERS[type(model)](
+    return build_module(  # type: ignore[return-value]
         model,
         latent_shape,
         chunk=config.chunk_size,

@@ -5,15 +5,20 @@ from __future__ import annotations
 from lary_policy.scores.actions import (
     ActionEvaluation,
     ClassEvaluation,
-    Estimate,
     action_estimates,
     evaluate_action,
     evaluate_class,
-    predict,
     reference_row,
 )
 from lary_policy.scores.classes import ClassScores, tail_buckets, tail_f1, top_k_accuracy, train_counts
-from lary_policy.scores.intervals import bootstrap_macro_ci, bootstrap_mean_ci, mmrv, pearson, wilson_ci
+from lary_policy.scores.intervals import (
+    Estimate,
+    bootstrap_macro_ci,
+    bootstrap_mean_ci,
+    mmrv,
+    pearson,
+    wilson_ci,
+)
 from lary_policy.scores.metrics import (
     format_number,
     format_score,
@@ -45,7 +50,6 @@ __all__ = [
     "mmrv",
     "mode_label",
     "pearson",
-    "predict",
     "reference_row",
     "tail_buckets",
     "tail_f1",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lary_policy.actions import ActionStats, Embodiment
 from lary_policy.errors import ShapeError
-from lary_policy.heads.training import LatentBatches, TrainResult
+from lary_policy.heads.training import LatentBatches, TrainResult, predict
 from lary_policy.scores.classes import ClassScores, class_scores, macro_f1
-from lary_policy.scores.intervals import bootstrap_mean_ci
+from lary_policy.scores.intervals import Estimate, bootstrap_mean_ci
 
 _CONSTANT_VARIANCE = 1e-12  # physical units squared: a micrometre or microradian is rounding
 
@@ -201,23 +201,6 @@ def evaluate_class(
         )
     return ClassEvaluation(class_names, logits, samples.targets)
 
-
-@torch.inference_mode()
-def predict(head: nn.Module, samples: LatentBatches, *, device: str = "cpu") -> Tensor:
-    """Return the head's outputs for all samples, `[N ...]` float32 on CPU.
-
-    Raises:
-        ShapeError: There are no samples.
-    """
-    if len(samples) == 0:
-        raise ShapeError(expected="at least one sample", got="none", fix="Check the test split.")
-    head.eval()
-    served = samples.to(device, torch.float32)
-    batches = served.ahead(served.evaluation_rows(), served.gather)
-    return torch.cat([head(*batch.inputs).float().cpu() for batch in batches])
-
-
-Estimate = tuple[float, tuple[float, float]]
 
 # Metric name and factor from the unit (m, rad, fraction; of joints the own one) for each kind of group.
 PHYSICAL = {

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lary_policy.actions import ActionContract, ActionStats, Embodiment
 from lary_policy.console import progress
-from lary_policy.heads import HeadMeta, build_head, load_head_config, save_head
-from lary_policy.heads.training import LatentBatches, TrainResult, action_objective, class_objective, train
+from lary_policy.heads import Head, HeadMeta, load_head_config, save_head
+from lary_policy.heads.training import LatentBatches, TrainResult, fit
 from lary_policy.latents import Bank, stored_latent
 from lary_policy.machine import intra_op_threads
 from lary_policy.scores import (
@@ -92,8 +92,8 @@ def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fiel
         cameras=context.config.cameras,
         embodiment=context.embodiment_of(job.data.task).name,
         task=job.data.task,
-        mode=job.probe.mode,  # type: ignore[arg-type]
-        target=job.probe.target,  # type: ignore[arg-type]
+        mode=job.probe.mode,
+        target=job.probe.target,
         token_grid=stored_latent(encoder).grid,
         seed=context.config.seed,
         **fields,
@@ -117,8 +117,7 @@ def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
         proprio_stats=proprio_stats,
         contract=ActionContract.of(embodiment, job.probe.target),
     )
-    head = build_head(meta)
-    trained = _train(context, job, head, batches, action_objective(), update)
+    head, trained = _train(context, job, meta, batches, update)
     evaluation = evaluate_action(head, batches["test"], stats, embodiment, device=context.device)
     save_head(cell.folder, head, meta)
     episodes = raw["test"].episodes.numpy()
@@ -186,8 +185,7 @@ def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
         )
         batches[name] = LatentBatches(split.table.bank, split.table.change()[rows[name]], targets)
     meta = _head_meta(context, job, batches["train"], class_names=classes)
-    head = build_head(meta)
-    trained = _train(context, job, head, batches, class_objective(), update)
+    head, trained = _train(context, job, meta, batches, update)
     evaluation = evaluate_class(head, batches["test"], classes, device=context.device)
     save_head(cell.folder, head, meta)
     test = splits["test"].pairs.select(splits["test"].table.kept)
@@ -207,22 +205,12 @@ def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
 
 
 def _train(
-    context: RunContext,
-    job: ProbeJob,
-    head: Any,
-    batches: dict[str, LatentBatches],
-    objective: Any,
-    update: Any,
-) -> TrainResult:
+    context: RunContext, job: ProbeJob, meta: HeadMeta, batches: dict[str, LatentBatches], update: Any
+) -> tuple[Head, TrainResult]:
     config = load_head_config(job.probe.head).train
     config = replace(config, device=context.device, seed=config.seed + context.config.seed)
-    return train(
-        head,
-        batches["train"],
-        batches["val"],
-        objective,
-        config,
-        on_epoch=lambda record: update(record.epoch, record.epochs),
+    return fit(
+        meta, batches["train"], batches["val"], config, lambda record: update(record.epoch, record.epochs)
     )
 
 

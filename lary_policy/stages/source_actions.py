@@ -21,9 +21,9 @@ from lary_policy.actions import (
 from lary_policy.data import PairTable
 from lary_policy.errors import DatasetError
 from lary_policy.heads import Head, save_head
-from lary_policy.heads.training import LatentBatches
+from lary_policy.heads.training import LatentBatches, predict
 from lary_policy.machine import is_main_process
-from lary_policy.scores import ActionEvaluation, Estimate, action_estimates, bootstrap_ratio_ci, predict
+from lary_policy.scores import ActionEvaluation, Estimate, action_estimates, bootstrap_ratio_ci
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.given_statistics import given_scaling
 from lary_policy.stages.row_counts import count_rows

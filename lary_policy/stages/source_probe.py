@@ -116,7 +116,7 @@ def head_meta(context: SourceContext, job: SourceJob, sample: LatentBatches, **f
         embodiment=spec.embodiment or "-",
         task=spec.key,
         mode="pair" if job.target != "class" else "atomic",
-        target=job.target,  # type: ignore[arg-type]
+        target=job.target,
         token_grid=stored_latent(encoder).grid,
         seed=job.seed,
         **fields,

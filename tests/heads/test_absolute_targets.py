@@ -8,12 +8,12 @@ import torch
 from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.actions.targets import build_targets
 from lary_policy.compose import compose
+from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import TrainConfig
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.fit import fit
-from lary_policy.scores.actions import predict
+from lary_policy.heads.training.predict import predict
 from lary_policy.stages.source_config import DEFAULT_TARGETS, source_config
 
 

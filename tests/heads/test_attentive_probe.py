@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads import attentive as attentive_probe
+from lary_policy.heads import pool as attentive_probe
 from lary_policy.heads.attentive import AttentiveProbe, AttentiveProbeConfig, PoolingBlock, SelfBlock
 
 

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 
 from lary_policy.errors import ConfigError, TrainingError
 from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.config import TrainConfig, load_head_config
 from lary_policy.heads.files import build_head
-from lary_policy.heads.registry import TrainConfig, build_attentive_probe, load_head_config
+from lary_policy.heads.objective import class_objective
+from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP, HeadStack
 from lary_policy.heads.training.fit import build_stack, fit
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.objective import class_objective
 from lary_policy.scores.actions import evaluate_class
 
 CONFIG = TrainConfig(
@@ -100,7 +101,7 @@ def test_a_head_that_diverges_is_left_out_and_does_not_disturb_the_others(classe
 
     def build(when):
         config = AttentiveProbeConfig(16, 1, 2)
-        heads = [build_attentive_probe(config, (4, 1, 2, 8), num_classes=4, seed=s) for s in (0, 1)]
+        heads = [build_module(config, (4, 1, 2, 8), num_classes=4, seed=s) for s in (0, 1)]
         return HeadStack([heads[0], Exploding(heads[1], when)])
 
     train_set, val_set = few(classes[0]), few(classes[1], 50)

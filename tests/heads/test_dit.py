@@ -6,20 +6,21 @@ import torch
 from diffusers import DDPMScheduler
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads.dit import DiffusionExpertConfig, squared_cosine
+from lary_policy.heads.batch import Batch
+from lary_policy.heads.config import TrainConfig
+from lary_policy.heads.dit import DiffusionExpertConfig, diffusion_objective, squared_cosine
 from lary_policy.heads.files import build_head, load_head, save_head
 from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import TrainConfig, build_diffusion_expert
-from lary_policy.heads.training.batches import Batch, LatentBatches
+from lary_policy.heads.registry import build_module, head_kind
+from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.objective import default_objective, diffusion_objective
-from lary_policy.scores.actions import predict
+from lary_policy.heads.training.predict import predict
 
 SMALL = DiffusionExpertConfig(width=32, depth=2, num_heads=4, sample_steps=10)
 
 
 def small(seed=0, **changes):
-    return build_diffusion_expert(SMALL, (2, 1, 4, 8), chunk=2, action_dim=3, seed=seed, **changes)
+    return build_module(SMALL, (2, 1, 4, 8), chunk=2, action_dim=3, seed=seed, **changes)
 
 
 @pytest.mark.parametrize("steps", [10, 100, 500])
@@ -90,7 +91,7 @@ def test_d12_clipping_to_one_deviation_truncates_what_is_drawn():
     scores = {}
     for clip in (1.0, 5.0):
         config = DiffusionExpertConfig(width=32, depth=1, num_heads=2, sample_steps=10, clip_sample=clip)
-        head = build_diffusion_expert(config, (2, 1, 2, 8), chunk=1, action_dim=2, seed=0)
+        head = build_module(config, (2, 1, 2, 8), chunk=1, action_dim=2, seed=0)
         settings = TrainConfig(40, 60, 3e-3, schedule="cosine", precision="float32", seed=0, select="last")
         train(head, train_set, val_set, diffusion_objective(config), settings)
         drawn = predict(head, val_set)
@@ -137,7 +138,7 @@ def test_saved_heads_draw_the_same_actions(tmp_path, meta):
     assert loaded_meta.label == "dit16x1-project3"
     inputs = torch.randn(2, *meta.latent_shape), torch.randn(2, 7)
     assert torch.equal(loaded(*inputs), head(*inputs))
-    assert default_objective(meta.model).name == "mse"
+    assert head_kind(meta.model.kind).objective(meta.model).name == "mse"
 
 
 def test_wrong_sizes_and_inputs_are_refused():

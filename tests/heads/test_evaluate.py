@@ -7,7 +7,8 @@ from torch import nn
 from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.scores.actions import evaluate_action, evaluate_class, predict
+from lary_policy.heads.training.predict import predict
+from lary_policy.scores.actions import evaluate_action, evaluate_class
 
 STATS = ActionStats((0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.5), (0.5, 2.0, 1.0, 0.1, 0.1, 0.1, 0.25), 10)
 

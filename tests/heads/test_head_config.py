@@ -6,16 +6,16 @@ import torch
 from lary_policy import machine as precision_module
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads.attentive import AttentiveProbeConfig
-from lary_policy.heads.mlp import ActionExpertConfig
-from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import (
+from lary_policy.heads.config import (
     TrainConfig,
-    build_action_expert,
     list_head_configs,
     load_head_config,
     parse_head_config,
     parse_model_config,
 )
+from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.heads.registry import build_module
 from lary_policy.machine import autocast, resolve_precision
 
 
@@ -66,7 +66,7 @@ def test_misspelled_and_impossible_values_are_refused(raw, message):
 def test_building_depends_on_the_seed_alone():
     config = ActionExpertConfig(16, 1)
     state = torch.random.get_rng_state()
-    heads = [build_action_expert(config, (1, 1, 2, 3), chunk=1, action_dim=2, seed=s) for s in (0, 0, 1)]
+    heads = [build_module(config, (1, 1, 2, 3), chunk=1, action_dim=2, seed=s) for s in (0, 0, 1)]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(heads[0].fc_in.weight, heads[1].fc_in.weight)
     assert not torch.equal(heads[0].fc_in.weight, heads[2].fc_in.weight)

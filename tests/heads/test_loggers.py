@@ -6,19 +6,18 @@ import pytest
 
 from lary_policy.compose import compose
 from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.objective import action_objective
 from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import TrainConfig, build_action_expert
+from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.loggers import list_loggers, open_logger
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.objective import action_objective
 
 
 def test_every_epoch_is_logged(planted, tmp_path):
     logger = open_logger("jsonl", tmp_path / "run")
-    head = build_action_expert(
-        ActionExpertConfig(8, 1, PoolConfig("mean")), (2, 1, 4, 8), chunk=2, action_dim=3
-    )
+    head = build_module(ActionExpertConfig(8, 1, PoolConfig("mean")), (2, 1, 4, 8), chunk=2, action_dim=3)
     result = train(head, *planted, action_objective(), TrainConfig(3, precision="float32"), loggers=[logger])
     logger.close()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

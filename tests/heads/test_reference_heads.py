@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.errors import WeightsMismatchError
 from lary_policy.heads.attentive import AttentiveProbe
-from lary_policy.heads.dit import DiffusionExpert, DiffusionExpertConfig, squared_cosine
+from lary_policy.heads.batch import Batch, share_of
+from lary_policy.heads.config import TrainConfig, load_head_config
+from lary_policy.heads.dit import DiffusionExpert, DiffusionExpertConfig, diffusion_objective, squared_cosine
 from lary_policy.heads.mlp import ActionExpert
+from lary_policy.heads.objective import action_objective, class_objective
 from lary_policy.heads.reference import load_reference_head, reference_weights
-from lary_policy.heads.registry import TrainConfig, load_head_config
-from lary_policy.heads.samplers import balanced_order, share_of
-from lary_policy.heads.training.batches import Batch
+from lary_policy.heads.training.batches import balanced_order
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP, learning_rate
-from lary_policy.heads.training.objective import action_objective, class_objective, diffusion_objective
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TENSORS = load_file(GOLDEN / "heads_reference.safetensors")

@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from lary_policy.errors import TrainingError
+from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.dit import DiffusionExpertConfig
 from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.objective import action_objective
 from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import TrainConfig, build_action_expert, build_diffusion_expert
+from lary_policy.heads.registry import build_module, head_kind
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.objective import action_objective, default_objective
 
 CONFIG = TrainConfig(4, 32, 3e-3, 1e-2, 0.1, "cosine", precision="float32", seed=3)
 POOL = PoolConfig("project", width=4)
 MODELS = {
-    "mlp": (ActionExpertConfig(16, 1, POOL), build_action_expert),
-    "dit": (DiffusionExpertConfig(16, 1, 2, sample_steps=3, pool=POOL), build_diffusion_expert),
+    "mlp": (ActionExpertConfig(16, 1, POOL), build_module),
+    "dit": (DiffusionExpertConfig(16, 1, 2, sample_steps=3, pool=POOL), build_module),
 }
 
 
@@ -38,7 +39,12 @@ def run(kind, planted, path=None, stop_after=None, config=CONFIG, seed=0):
 
     module = head(kind, seed)
     result = train(
-        module, *planted, default_objective(MODELS[kind][0]), config, on_epoch=on_epoch, checkpoint=path
+        module,
+        *planted,
+        head_kind(MODELS[kind][0].kind).objective(MODELS[kind][0]),
+        config,
+        on_epoch=on_epoch,
+        checkpoint=path,
     )
     return module.state_dict(), result
 
@@ -110,7 +116,7 @@ def test_d16_a_checkpoint_of_other_data_or_another_head_is_refused(planted, tmp_
     with pytest.raises(TrainingError, match="train samples"):
         run("mlp", (other, val_set), path)
     with pytest.raises(TrainingError, match="expected head"):
-        larger = build_action_expert(ActionExpertConfig(17, 1, POOL), (2, 1, 4, 8), chunk=2, action_dim=3)
+        larger = build_module(ActionExpertConfig(17, 1, POOL), (2, 1, 4, 8), chunk=2, action_dim=3)
         train(larger, *planted, action_objective(), CONFIG, checkpoint=path)
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lary_policy.heads.config import load_head_config
 from lary_policy.heads.files import HeadMeta
-from lary_policy.heads.registry import load_head_config
 from lary_policy.heads.training.batches import LatentBatches, made_ahead
 from lary_policy.heads.training.fit import fit
 from lary_policy.latents.bank import StoredLatents
@@ -69,9 +69,11 @@ PROBE = """
     import sys, threading, torch
     from pathlib import Path
     from torch import nn
-    from lary_policy.data import LatentStore
+    from lary_policy.latents import LatentStore
     from lary_policy.latents.bank import RamBudget, load_bank
-    from lary_policy.heads import LatentBatches, TrainConfig, action_objective, batches, train
+    from lary_policy.heads import TrainConfig, action_objective
+    from lary_policy.heads.training import LatentBatches, batches
+    from lary_policy.heads.training.loop import train
 
     class Head(nn.Module):
         def __init__(self):

@@ -7,21 +7,22 @@ from torch import nn
 
 from lary_policy.errors import TrainingError
 from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig
+from lary_policy.heads.objective import Objective, action_objective, class_objective
 from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import TrainConfig, build_action_expert, build_attentive_probe
+from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import learning_rate
 from lary_policy.heads.training.loop import mean_score, train
-from lary_policy.heads.training.objective import Objective, action_objective, class_objective
-from lary_policy.scores.actions import predict
+from lary_policy.heads.training.predict import predict
 
 FAST = TrainConfig(epochs=25, batch_size=32, lr=3e-3, precision="float32", seed=0)
 
 
 def expert(seed=0, pool=None):
     config = ActionExpertConfig(64, 1, pool or PoolConfig("project", width=8))
-    return build_action_expert(config, (2, 1, 4, 8), chunk=2, action_dim=3, seed=seed)
+    return build_module(config, (2, 1, 4, 8), chunk=2, action_dim=3, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_planted_linear_relation_is_learned(planted, pool):
 
 def test_classes_are_learned_by_the_attentive_probe(classes):
     config = AttentiveProbeConfig(width=32, num_self_blocks=1, num_heads=2)
-    head = build_attentive_probe(config, (4, 1, 2, 8), num_classes=4)
+    head = build_module(config, (4, 1, 2, 8), num_classes=4)
     result = train(head, *classes, class_objective(), replace(FAST, epochs=20, balanced=True))
     assert result.best_score < 0.2
 
@@ -158,7 +159,7 @@ def test_gradient_clipping_bounds_the_norm(planted):
 
 
 def test_label_smoothing_and_error_rate_match_torch(classes):
-    head = build_attentive_probe(AttentiveProbeConfig(16, 1, 2), (4, 1, 2, 8), num_classes=4)
+    head = build_module(AttentiveProbeConfig(16, 1, 2), (4, 1, 2, 8), num_classes=4)
     batch = classes[0].gather(torch.arange(20))
     expected = nn.CrossEntropyLoss(label_smoothing=0.1)(head(batch.latents), batch.targets)
     torch.testing.assert_close(class_objective().loss(head, batch), expected)

@@ -13,15 +13,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lary_policy.actions.embodiment import ActionStats
 from lary_policy.heads.attentive import AttentiveProbeConfig
+from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.dit import DiffusionExpertConfig
 from lary_policy.heads.files import HeadMeta, build_head
 from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.pool import PoolConfig
-from lary_policy.heads.registry import TrainConfig
+from lary_policy.heads.registry import head_kind
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.fit import build_stack
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.objective import default_objective
 from lary_policy.machine import is_main_process
 
 torch.set_num_threads(1)
@@ -86,7 +86,7 @@ def effective(name, value):
 def difference(name, count, config):
     """Return the largest difference of gradients and weights between two processes and one."""
     meta = describe(name)
-    objective = default_objective(meta.model)
+    objective = head_kind(meta.model.kind).objective(meta.model)
     head = build_head(meta)
     if name == "sweep":
         head = build_stack(meta, 2)

@@ -14,8 +14,8 @@ from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.encoders.base import load_encoder
 from lary_policy.encoders.pair_encoder import pair_spec
 from lary_policy.errors import ConfigError, EmbodimentError, HeadMismatchError
+from lary_policy.heads.config import parse_head_config
 from lary_policy.heads.files import HeadMeta, build_head, save_head
-from lary_policy.heads.registry import parse_head_config
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.rollout.agents import HeadAgent, Observation
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.heads.config import load_head_config
 from lary_policy.heads.files import HeadMeta, build_head
-from lary_policy.heads.registry import load_head_config
 from lary_policy.latents.plan import store_dtype, store_folder
 from lary_policy.latents.shards import cast_latents
 from lary_policy.latents.store import STORE_DTYPES, LatentStore

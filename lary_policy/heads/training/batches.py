@@ -1,4 +1,4 @@
-"""The dataset both heads train on: rows that point into one bank of frame latents."""
+"""What heads train on: rows that point into one bank of latents."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lary_policy.errors import ShapeError
+from lary_policy.heads.batch import Batch, Share
 from lary_policy.heads.pool import LatentShape
-from lary_policy.heads.samplers import Share, balanced_order
 
 
 def made_ahead[S, T](items: Iterable[S], make: Callable[[S], T], threads: int) -> Iterator[T]:
@@ -64,32 +65,6 @@ class LatentBank(Protocol):
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the latents `[... n d]` of an index `[...]`."""
         ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of a `LatentBatches`.
-
-    Attributes:
-        latents: `[b t c n d]`.
-        targets: Normalised actions `[b k a]` or class indices `[b]`.
-        proprio: Normalised proprioception `[b p]` or None.
-        share: Which part of a batch of several processes this is, or None for all of it.
-    """
-
-    latents: Tensor
-    targets: Tensor
-    proprio: Tensor | None = None
-    share: Share | None = None
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """Arguments of a head's forward."""
-        return (self.latents,) if self.proprio is None else (self.latents, self.proprio)
-
-    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
-        """Return `make(b)`, or this process's part of the numbers made for the whole batch."""
-        return make(len(self.targets)) if self.share is None else self.share.draw(make)
 
 
 @dataclass(frozen=True)
@@ -211,6 +186,32 @@ class LatentBatches:
             if part is not None:
                 digest.update(part.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def balanced_order(targets: Tensor, seed: int) -> Tensor:
+    """Draw as many samples as there are, with replacement and every class equally likely.
+
+    The draw of the reference, number by number: weights 1 / count of the class from NumPy's generator seeded
+    with seed plus epoch (protocol section 4.2).
+
+    Args:
+        targets: Class of each sample, int64 `[N]`.
+        seed: Of the draw.
+
+    Raises:
+        ShapeError: Targets are not class indices.
+    """
+    if targets.is_floating_point():
+        raise ShapeError(
+            expected="class indices as targets for balanced sampling",
+            got=f"{targets.dtype} targets",
+            fix="Set head.train.balanced: false for a regression head.",
+        )
+    classes = targets.cpu().numpy()
+    present, counts = np.unique(classes, return_counts=True)
+    weights = (1.0 / (counts * len(present)))[np.searchsorted(present, classes)]
+    drawn = np.random.default_rng(seed).choice(len(classes), len(classes), p=weights / weights.sum())
+    return torch.from_numpy(drawn)
 
 
 def _check_shapes(samples: LatentBatches) -> None:

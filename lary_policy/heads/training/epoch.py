@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError
-from lary_policy.heads.registry import TrainConfig
-from lary_policy.heads.samplers import balanced_order, share_of, shares_of
-from lary_policy.heads.training.batches import Batch, LatentBatches
-from lary_policy.heads.training.objective import Objective
+from lary_policy.heads.batch import Batch, share_of, shares_of
+from lary_policy.heads.config import TrainConfig
+from lary_policy.heads.objective import Objective
+from lary_policy.heads.training.batches import LatentBatches, balanced_order
 from lary_policy.heads.training.step import RecordedStep, Shares
 from lary_policy.heads.training.workers import Workers, open_workers
 from lary_policy.machine import autocast, resolve_precision
@@ -60,7 +60,7 @@ def learning_rate_factor(step: int, total: int, config: TrainConfig) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Member:
     """A head and what updates it.
 
     Attributes:
@@ -78,7 +78,7 @@ class Part:
     rate: Tensor | None
 
     @classmethod
-    def create(cls, module: nn.Module, setting: tuple[float, float], workers: Workers) -> Part:
+    def create(cls, module: nn.Module, setting: tuple[float, float], workers: Workers) -> Member:
         """Make the optimiser from (lr, weight decay)."""
         lr, decay = setting
         on_cuda = torch.device(workers.device).type == "cuda"
@@ -99,7 +99,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class TrainingRun:
     """What stays the same over a training run.
 
     Attributes:
@@ -112,7 +112,7 @@ class Job:
         generator: Order of samples.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Member, ...]
     train_set: LatentBatches
     val_set: LatentBatches
     objective: Objective
@@ -133,7 +133,7 @@ class Job:
         val_set: LatentBatches,
         objective: Objective,
         config: TrainConfig,
-    ) -> Job:
+    ) -> TrainingRun:
         """Move head and samples to the device and make the optimisers.
 
         Raises:
@@ -149,7 +149,7 @@ class Job:
         workers = open_workers(config.device)
         head.to(workers.device)
         return cls(
-            tuple(Part.create(m, pair, workers) for m, pair in zip(members, config.members, strict=True)),
+            tuple(Member.create(m, pair, workers) for m, pair in zip(members, config.members, strict=True)),
             train_set.to(workers.device, resolve_precision(config.precision, workers.device)),
             val_set.to(
                 workers.device, resolve_precision(config.val_precision or config.precision, workers.device)
@@ -173,7 +173,7 @@ class Job:
         return lambda batch, seed: torch.stack([update(batch, seed) for update in updates])
 
 
-def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
+def train_epoch(job: TrainingRun, epoch: int) -> tuple[list[float], float, list[int]]:
     """Run one epoch; return each head's mean loss, the last factor of the rates, and steps left out."""
     config, samples = job.config, job.train_set
     order = (
@@ -199,7 +199,7 @@ def train_epoch(job: Job, epoch: int) -> tuple[list[float], float, list[int]]:
     return means.tolist(), factor, (~finite).sum(0).tolist()
 
 
-def _shares(job: Job, rows: Tensor) -> Iterator[tuple[Batch, float]]:
+def _shares(job: TrainingRun, rows: Tensor) -> Iterator[tuple[Batch, float]]:
     """Yield this process's part of a batch, in micro batches, with the weight of each."""
     workers = job.workers
     for share in shares_of(len(rows), workers.rank, workers.count, job.config.micro_batch):
@@ -207,7 +207,7 @@ def _shares(job: Job, rows: Tensor) -> Iterator[tuple[Batch, float]]:
         yield job.train_set.gather(rows, None if whole else share), share.weight
 
 
-def _update(job: Job, part: Part, batch: Shares, seed: int | None) -> Tensor:
+def _update(job: TrainingRun, part: Member, batch: Shares, seed: int | None) -> Tensor:
     """Update one head; return its loss. The seed is None if nothing is drawn at random."""
     config, optimiser = job.config, part.optimiser
     optimiser.zero_grad(set_to_none=True)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from lary_policy.errors import TrainingError
-from lary_policy.heads.registry import TrainConfig
+from lary_policy.heads.config import TrainConfig
+from lary_policy.heads.objective import Objective
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.heads.training.epoch import Job, learning_rate, mean_scores, train_epoch
+from lary_policy.heads.training.epoch import TrainingRun, mean_scores, train_epoch
 from lary_policy.heads.training.loggers import MetricLogger
-from lary_policy.heads.training.objective import Objective
 from lary_policy.heads.training.resume import (
     EpochRecord,
     Progress,
@@ -26,8 +26,6 @@ from lary_policy.heads.training.resume import (
 )
 from lary_policy.heads.training.step import kept_heap
 from lary_policy.heads.training.workers import SingleWorker
-
-__all__ = ["EpochRecord", "TrainResult", "learning_rate", "mean_score", "train"]
 
 
 def train(
@@ -65,7 +63,7 @@ def train(
     """
     _require_samples(train_set, val_set)
     started = time.perf_counter()
-    job = Job.create(head, train_set, val_set, objective, config)
+    job = TrainingRun.create(head, train_set, val_set, objective, config)
     optimisers = [part.optimiser for part in job.parts]
     wanted = identity(head, train_set, val_set, objective.name, config) if checkpoint else {}
     progress = Progress()
@@ -91,7 +89,7 @@ def mean_score(
     return float(mean_scores((head,), samples, objective, precision, SingleWorker(samples.device)))
 
 
-def _result(job: Job, progress: Progress, seconds: float) -> TrainResult:
+def _result(job: TrainingRun, progress: Progress, seconds: float) -> TrainResult:
     chosen = job.members[progress.best_member]
     return TrainResult(
         best_epoch=progress.best_epoch,
@@ -106,7 +104,7 @@ def _result(job: Job, progress: Progress, seconds: float) -> TrainResult:
     )
 
 
-def _advance(job: Job, progress: Progress) -> None:
+def _advance(job: TrainingRun, progress: Progress) -> None:
     """Train and score one epoch."""
     config, started = job.config, time.perf_counter()
     epoch = progress.epoch + 1

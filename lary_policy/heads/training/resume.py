@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lary_policy.errors import TrainingError
-from lary_policy.heads.registry import TrainConfig
+from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.paths import atomic_write
 

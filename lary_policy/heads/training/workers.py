@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from lary_policy.machine import is_main_process, process_count
 
-__all__ = ["AccelerateWorkers", "SingleWorker", "Workers", "is_main_process", "open_workers"]
-
 # Others wait while the first process extracts latents; the default would end them after half an hour.
 _PATIENCE = timedelta(days=7)
 

@@ -1,4 +1,4 @@
-"""Which samples a step sees: class-balanced draws, and each process's part of a batch."""
+"""What a head is given at once: a batch of samples, and each process's part of one."""
 
 from __future__ import annotations
 
@@ -6,37 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from lary_policy.errors import ShapeError
-
-
-def balanced_order(targets: Tensor, seed: int) -> Tensor:
-    """Draw as many samples as there are, with replacement and every class equally likely.
-
-    The draw of the reference, number by number: weights 1 / count of the class from NumPy's generator seeded
-    with seed plus epoch (protocol section 4.2).
-
-    Args:
-        targets: Class of each sample, int64 `[N]`.
-        seed: Of the draw.
-
-    Raises:
-        ShapeError: Targets are not class indices.
-    """
-    if targets.is_floating_point():
-        raise ShapeError(
-            expected="class indices as targets for balanced sampling",
-            got=f"{targets.dtype} targets",
-            fix="Set head.train.balanced: false for a regression head.",
-        )
-    classes = targets.cpu().numpy()
-    present, counts = np.unique(classes, return_counts=True)
-    weights = (1.0 / (counts * len(present)))[np.searchsorted(present, classes)]
-    drawn = np.random.default_rng(seed).choice(len(classes), len(classes), p=weights / weights.sum())
-    return torch.from_numpy(drawn)
 
 
 @dataclass(frozen=True)
@@ -57,6 +28,32 @@ class Share:
     def draw(self, make: Callable[[int], Tensor]) -> Tensor:
         """Return this part of `make(total)`: random numbers that do not depend on how a batch is shared."""
         return make(self.total)[self.positions]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, as a head is given them.
+
+    Attributes:
+        latents: `[b t c n d]`.
+        targets: Normalised actions `[b k a]` or class indices `[b]`.
+        proprio: Normalised proprioception `[b p]` or None.
+        share: Which part of a batch of several processes this is, or None for all of it.
+    """
+
+    latents: Tensor
+    targets: Tensor
+    proprio: Tensor | None = None
+    share: Share | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of a head's forward."""
+        return (self.latents,) if self.proprio is None else (self.latents, self.proprio)
+
+    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
+        """Return `make(b)`, or this process's part of the numbers made for the whole batch."""
+        return make(len(self.targets)) if self.share is None else self.share.draw(make)
 
 
 def share_of(total: int, rank: int, count: int) -> Share:
