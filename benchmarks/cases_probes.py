@@ -217,7 +217,7 @@ def _their_epoch(head_name: str, samples: LatentBatches, loader: DataLoader[tupl
 
 def _head(name: str, samples: LatentBatches) -> nn.Module:
     model = load_head_config(name).model
-    return build_module(model, samples.latent_shape, chunk=STRIDE, action_dim=ACTION_DIM)  # type: ignore[arg-type]
+    return build_module(model, samples.latent_shape, chunk=STRIDE, action_dim=ACTION_DIM)
 
 
 def _clips(clips: int, frames: int, repeats: int, folder: Path) -> Iterator[Figure]:

@@ -37,6 +37,7 @@ class ModelConfig(Protocol):
     """
 
     kind: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def label(self) -> str:

@@ -65,10 +65,10 @@ def head_model(config: LaryConfig) -> ModelConfig:
 
 def set_head_model(config: LaryConfig, model: ModelConfig) -> None:
     """Write the sizes of a head into a policy's configuration; inverse of `head_model`."""
-    pool = model.pool  # type: ignore[union-attr]  # heads of actions have one
+    pool = model.pool  # type: ignore[attr-defined]  # heads of actions have one
     values: dict[str, Any] = {
         "head": model.kind,
-        "head_width": model.width,
+        "head_width": model.width,  # type: ignore[attr-defined]
         "pool": pool.kind,
         "pool_width": pool.width,
         "pool_grid": pool.grid,
