@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
 import json
 import os
 import pkgutil
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +18,11 @@ from typing import Any
 
 import filelock
 
-from lary_policy.errors import ConfigError, DatasetError, StoreError, UnsafePathError
+from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, StoreError, UnsafePathError
 
 # The file of encoders that no other file of the group names: own ones and those found by `auto:`.
 NAMED_ENCODER = "_named"
+MAX_JSON_BYTES = 1 << 28  # descriptions of datasets of a million episodes are a tenth of it
 
 
 def configs_dir() -> Path:
@@ -65,6 +69,64 @@ def resolve_inside(root: Path, relative: str | Path) -> Path:
             fix="Use a path relative to the dataset root, without '..' and without links that leave it.",
         )
     return resolved
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[tuple[io.BufferedReader, os.stat_result]]:
+    """Open a file for reading and yield it with what the file system says of it.
+
+    A pipe or a device is refused instead of waited for.
+
+    Raises:
+        OSError: It is missing, no regular file, or not readable.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123  # of a descriptor
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        yield file, facts
+
+
+def read_regular(path: Path, limit_bytes: int) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        OSError: It is missing, no regular file, not readable, or larger than the limit.
+    """
+    with open_regular(path) as (file, facts):
+        if facts.st_size > limit_bytes:
+            raise OSError(errno.EFBIG, f"{facts.st_size} bytes, of at most {limit_bytes}")
+        return file.read()
+
+
+@contextlib.contextmanager
+def foreign_file(
+    what: str, path: Path, fix: str, *, error: type[LaryPolicyError] = DatasetError
+) -> Iterator[None]:
+    """The edge around a reader of a file that others wrote: whatever is raised inside is one named error.
+
+    Libraries raise what they like on damaged input (`TokenError`, `RecursionError`, `zlib.error`, ...), so
+    nothing is listed here. Errors of this package pass as they are.
+
+    Args:
+        what: What the file should be, e.g. `a numeric .npy array`.
+        path: The file, for the message.
+        fix: What to do about it.
+        error: Kind of the error.
+    """
+    try:
+        yield
+    except LaryPolicyError:
+        raise
+    except Exception as found:
+        if isinstance(found, FileNotFoundError):
+            reason = "no such file"
+        elif isinstance(found, OSError) and found.strerror:
+            reason = found.strerror
+        else:
+            reason = f"{type(found).__name__}: {found}".split("\n")[0][:300]
+        raise error(expected=f"{what} at {path}", got=reason, fix=fix) from found
 
 
 @contextlib.contextmanager
@@ -181,14 +243,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: The file is missing or holds no JSON object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        value = f"{type(error).__name__}: {error}"
+    fix = "Restore the file, or write it anew."
+    with foreign_file("a JSON object", path, fix):
+        value = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
     if not isinstance(value, dict):
-        raise DatasetError(
-            expected=f"a JSON object in {path}",
-            got=str(value)[:200],
-            fix="Restore the file or write the dataset anew with `lary data`.",
-        )
+        raise DatasetError(expected=f"a JSON object at {path}", got=str(value)[:200], fix=fix)
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lary_policy.data.clips import ClipRow, ClipTable
+from lary_policy.data.identity import content_digest, table_digest
 from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport
 from lary_policy.data.labels import LabelMap
 from lary_policy.data.pairs import PairRow, PairTable
@@ -22,10 +23,12 @@ __all__ = [
     "PairTable",
     "Source",
     "SourceSpec",
+    "content_digest",
     "derive_primitives",
     "list_sources",
     "open_source",
     "register_source",
     "require_folder",
     "require_protocol",
+    "table_digest",
 ]

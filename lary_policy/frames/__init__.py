@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lary_policy.frames.digests import file_digest, remember_digests
 from lary_policy.frames.frame import (
     Frame,
     clip_frame_id,
@@ -12,7 +13,7 @@ from lary_policy.frames.frame import (
     frame_id,
     pair_id,
 )
-from lary_policy.frames.stored import ParquetFrame, VideoFrame, file_digest
+from lary_policy.frames.stored import ParquetFrame, VideoFrame
 from lary_policy.frames.video import check_video, iterate_frames, probe_video, read_video_frames
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "pair_id",
     "probe_video",
     "read_video_frames",
+    "remember_digests",
 ]

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames.digests import file_digest
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -47,7 +48,7 @@ def frame_id(frame: Frame) -> str:
     """
     if not isinstance(frame, Path):
         return frame.frame_id()
-    return hashlib.sha256(_read(frame)).hexdigest()
+    return file_digest(frame)
 
 
 def pair_id(first: str, second: str) -> str:

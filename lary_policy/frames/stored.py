@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames.digests import file_digest
 from lary_policy.frames.frame import clip_frame_id, decode_image
 from lary_policy.frames.video import read_video_frames
 
@@ -109,25 +109,6 @@ def _read_cells(path: Path, column: str, rows: set[int]) -> dict[int, bytes]:
     if absent:
         raise _unreadable(path, f"no image in row {absent[0]} of column {column}")
     return found
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, computed once for each state of the file on disk.
-
-    Raises:
-        FrameFormatError: It is missing or cannot be read.
-    """
-    try:
-        state = path.stat()
-        return _digest(path, state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-
-
-@lru_cache(maxsize=65536)
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unreadable(path: Path, reason: str) -> FrameFormatError:

@@ -58,7 +58,7 @@ def test_wrong_folder_camera_kind_and_split_are_named(recorded, tmp_path):
     with pytest.raises(DatasetError, match="no usable dataset"):
         SimulatedSource(data_dir=recorded)
     (recorded / layout.DATASET_FILE).unlink()
-    with pytest.raises(DatasetError, match="FileNotFoundError"):
+    with pytest.raises(DatasetError, match="no such file"):
         SimulatedSource(data_dir=recorded)
 
 
