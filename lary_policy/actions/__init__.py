@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lary_policy.actions.codec import ActionCodec, RelativeFrame
 from lary_policy.actions.contract import ActionContract, require_stats
 from lary_policy.actions.embodiment import (
     STD_FLOOR,
@@ -45,12 +46,14 @@ __all__ = [
     "ROTATIONS",
     "STD_FLOOR",
     "UNKNOWN_ROBOTS",
+    "ActionCodec",
     "ActionContract",
     "ActionGroup",
     "ActionStats",
     "ActionTarget",
     "Embodiment",
     "GroupKind",
+    "RelativeFrame",
     "RobotAccumulator",
     "RobotStatistics",
     "Scaling",

@@ -10,14 +10,13 @@ import torch
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from lary_policy.actions import ActionStats
+from lary_policy.actions import ActionCodec, ActionStats
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import HeadMismatchError
 from lary_policy.heads import HeadMeta, load_head, load_meta
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder import ObservationEncoder
 from lary_policy.policy.head import set_head_model
-from lary_policy.policy.target_codec import TargetCodec
 
 RESULT = "result.json"  # beside head.json: scores of the finished probe
 PROBE_STATS = "_probe_stats"  # runtime attribute of a configuration, for its processors; not in config.json
@@ -89,7 +88,7 @@ def match_probe(config: LaryConfig, encoder: ObservationEncoder) -> None:
     config.input_features = {**ordered, **features}
 
 
-def take_probe(config: LaryConfig, head: nn.Module, codec: TargetCodec | None, fingerprint: str) -> None:
+def take_probe(config: LaryConfig, head: nn.Module, codec: ActionCodec | None, fingerprint: str) -> None:
     """Copy the probe's weights and statistics into a policy and note where they came from.
 
     The path is forgotten: checkpoints of the policy do not depend on it.

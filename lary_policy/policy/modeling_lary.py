@@ -14,6 +14,7 @@ from lerobot.policies.utils import populate_queues
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
+from lary_policy.actions import ActionCodec, RelativeFrame
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder import (
@@ -27,8 +28,7 @@ from lary_policy.policy.encoder import (
 )
 from lary_policy.policy.features import require_env
 from lary_policy.policy.head import build_policy_head, head_loss, head_model, masked_mean
-from lary_policy.policy.relative_actions import RelativeFrame, target_statistics
-from lary_policy.policy.target_codec import TargetCodec
+from lary_policy.policy.relative_actions import target_statistics
 
 REDUCTIONS = ("mean", "none")
 # What `lerobot-train --peft.method_type=LORA` adapts.
@@ -226,9 +226,7 @@ class LaryPolicy(PreTrainedPolicy):
 
             take_probe(config, self.head, self.codec, self.encoder.fingerprint)
         elif self.codec is not None and dataset_meta is not None and not config.pretrained_path:
-            targets, states = target_statistics(
-                Path(dataset_meta.root), config.chunk_size, self.codec.frame, delta=self.codec.delta
-            )
+            targets, states = target_statistics(Path(dataset_meta.root), config.chunk_size, self.codec)
             self.codec.fit(targets, states if config.use_proprio else None)
 
     def _open_latents(self, dataset_meta: Any | None) -> Any | None:
@@ -250,7 +248,7 @@ def _action_dim(config: LaryConfig) -> int:
     return config.action_dim
 
 
-def _codec(config: LaryConfig, action_dim: int) -> TargetCodec:
+def _codec(config: LaryConfig, action_dim: int) -> ActionCodec:
     frame = RelativeFrame.of(
         action_dim,
         embodiment=config.embodiment,
@@ -259,7 +257,7 @@ def _codec(config: LaryConfig, action_dim: int) -> TargetCodec:
     )
     state = config.robot_state_feature if config.use_proprio else None
     state_dim = 0 if state is None else int(state.shape[0])
-    return TargetCodec(frame, delta=config.action_mode == "delta", action_dim=action_dim, state_dim=state_dim)
+    return ActionCodec(frame, delta=config.action_mode == "delta", action_dim=action_dim, state_dim=state_dim)
 
 
 def _enter_rate(config: LaryConfig, dataset_meta: Any | None) -> None:

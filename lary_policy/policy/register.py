@@ -9,14 +9,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-DROP_IN = "lary_policy.policy.drop_in.configuration_lary_"
 # Our configurations by the module of LeRobot that defines what they subclass.
 CONFIGURATIONS = {
     "lerobot.configs": ("lary_policy.policy.configuration_lary",),
     "lerobot.envs.configs": ("lary_envs.gym.lerobot",),
-    "lerobot.policies": tuple(
-        DROP_IN + policy for policy in ("act", "diffusion", "gaussian_actor", "multi_task_dit", "vqbet")
-    ),
+    "lerobot.policies": ("lary_policy.policy.drop_in.configuration_drop_in",),
 }
 
 

@@ -1,8 +1,7 @@
-"""Actions relative to a state: number by number as LeRobot does it, or with rotations composed."""
+"""Relative actions in LeRobot's pipelines: steps that make and undo them, and statistics of a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,107 +12,12 @@ from lerobot.processor import (
     AbsoluteActionsProcessorStep,
     ProcessorStepRegistry,
     RelativeActionsProcessorStep,
-    to_absolute_actions,
-    to_relative_actions,
 )
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
-from lary_policy.actions import STD_FLOOR, ActionStats, Embodiment, load_embodiment
-from lary_policy.errors import ConfigError, DatasetError, EmbodimentError
-
-
-@dataclass(frozen=True)
-class RelativeFrame:
-    """Turns absolute actions into relative ones and back.
-
-    Attributes:
-        mask: Which of the a numbers become relative; the others stay absolute.
-        embodiment: Layout whose rotations are composed (and whose grippers stay absolute); None subtracts.
-    """
-
-    mask: tuple[bool, ...]
-    embodiment: Embodiment | None = None
-
-    @classmethod
-    def of(
-        cls,
-        action_dim: int,
-        *,
-        embodiment: str | None = None,
-        exclude: Sequence[str] = (),
-        names: Sequence[str] | None = None,
-    ) -> RelativeFrame:
-        """Build the frame of a policy.
-
-        Args:
-            action_dim: Numbers a of an action.
-            embodiment: Name of the layout, or None.
-            exclude: Names of actions that stay absolute, matched as LeRobot's processors do.
-            names: Name of each action; None takes the layout's labels.
-
-        Raises:
-            EmbodimentError: The layout has another number of actions.
-            ConfigError: Only part of a rotation would stay absolute.
-        """
-        layout = None if embodiment is None else load_embodiment(embodiment)
-        if layout is not None and layout.action_dim != action_dim:
-            raise EmbodimentError(
-                expected=f"actions of {layout.action_dim} numbers ({', '.join(layout.labels)})",
-                got=str(action_dim),
-                fix=f"Correct the embodiment '{layout.name}' of the dataset or policy.",
-            )
-        labels = names if layout is None or names is not None else layout.labels
-        step = RelativeActionsProcessorStep(
-            enabled=True, exclude_joints=list(exclude), action_names=None if labels is None else list(labels)
-        )
-        mask = tuple(step._build_mask(action_dim))
-        for group in layout.groups if layout else ():
-            if group.kind == "rotation" and len({mask[i] for i in group.indices}) > 1:
-                raise ConfigError(
-                    expected=f"all of {', '.join(group.labels)} relative, or none",
-                    got=f"relative_exclude_joints {list(exclude)}",
-                    fix="Correct relative_exclude_joints.",
-                )
-        return cls(mask, layout)
-
-    def to_relative(self, actions: Tensor, state: Tensor) -> Tensor:
-        """Express absolute actions `[b k a]` or `[b a]` relative to states `[b s]`, s >= a."""
-        if self.embodiment is None:
-            return to_relative_actions(actions, state, self.mask)
-        return self._composed(self.embodiment, actions, state, inverse=False)
-
-    def to_absolute(self, relative: Tensor, state: Tensor) -> Tensor:
-        """Invert `to_relative`."""
-        if self.embodiment is None:
-            return to_absolute_actions(relative, state, self.mask)
-        return self._composed(self.embodiment, relative, state, inverse=True)
-
-    def differences(self, relative: Tensor) -> Tensor:
-        """Express each relative action of a chunk `[b k a]` relative to the one before it."""
-        later, before = relative[:, 1:], relative[:, :-1]
-        steps = self.to_relative(later.flatten(0, 1), before.flatten(0, 1))
-        return torch.cat([relative[:, :1], steps.view_as(later)], 1)
-
-    def accumulate(self, differences: Tensor) -> Tensor:
-        """Invert `differences`."""
-        path = [differences[:, 0]]
-        for step in differences[:, 1:].unbind(1):
-            path.append(self.to_absolute(step, path[-1]))
-        return torch.stack(path, 1)
-
-    def _composed(self, layout: Embodiment, actions: Tensor, state: Tensor, *, inverse: bool) -> Tensor:
-        # Autocast and TF32, which LeRobot switches on, would round products of float32; MPS has no float64.
-        wide = actions.dtype if actions.device.type == "mps" else torch.float64
-        chunks = (actions if actions.ndim == 3 else actions.unsqueeze(1)).to(wide)
-        anchor = state[..., : layout.action_dim].to(chunks)
-        if inverse:
-            moved = layout.to_absolute(chunks, anchor, check=False)
-        else:
-            moved = layout.to_relative(chunks, anchor)
-        kept = torch.where(torch.tensor(self.mask, device=moved.device), moved, chunks)
-        return kept.view_as(actions).to(actions.dtype)
-
+from lary_policy.actions import STD_FLOOR, ActionCodec, ActionStats, Embodiment, RelativeFrame
+from lary_policy.errors import ConfigError, DatasetError
 
 _HISTORY = 3  # dimensions of states [b t s]; the last one is the present
 
@@ -222,9 +126,7 @@ def least_scale(embodiment: Embodiment | None) -> Tensor | None:
     return None if embodiment is None else torch.tensor(embodiment.least_scale())
 
 
-def target_statistics(
-    root: Path, chunk: int, frame: RelativeFrame, *, delta: bool
-) -> tuple[ActionStats, ActionStats]:
+def target_statistics(root: Path, chunk: int, codec: ActionCodec) -> tuple[ActionStats, ActionStats]:
     """Compute statistics of all targets and of all states of a dataset.
 
     Every frame starts a chunk, as in training; actions past an episode's end are left out, as the loss does.
@@ -232,8 +134,7 @@ def target_statistics(
     Args:
         root: The dataset's folder.
         chunk: Actions k of a chunk.
-        frame: What relative means.
-        delta: Whether targets are relative to the action before.
+        codec: What the targets are; its own statistics are not looked at.
 
     Raises:
         DatasetError: The tables cannot be read.
@@ -252,11 +153,10 @@ def target_statistics(
         actions, state = steps.values[ACTION], steps.values[OBS_STATE]
         index = torch.arange(len(actions))[:, None] + torch.arange(chunk)
         inside = index < len(actions)
-        relative = frame.to_relative(actions[index.clamp(max=len(actions) - 1)], state)
-        targets.add((frame.differences(relative) if delta else relative)[inside])
+        targets.add(codec.targets(actions[index.clamp(max=len(actions) - 1)], state)[inside])
         states.add(state)
-    least = least_scale(frame.embodiment)
+    least = least_scale(None if codec.frame is None else codec.frame.embodiment)
     # A delta is one of k steps: what matters over a chunk is spread over them.
-    least_target = least / chunk if delta and least is not None else least
+    least_target = least / chunk if codec.delta and least is not None else least
     fits = least is not None and len(states.total) == len(least)
     return targets.stats(least_target), states.stats(least if fits else None)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from lary_policy.actions import ActionStats, Embodiment, require_stats
+from lary_policy.actions import ActionCodec, ActionStats, Embodiment, require_stats
 from lary_policy.encoders import LatentEncoder
 from lary_policy.errors import ShapeError
 from lary_policy.machine import intra_op_threads
-from lary_policy.rollout.decode import ActionDecoder
 from lary_policy.rollout.live import LiveLatents
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class HeadAgent:
     ) -> None:
         require_stats(stats, embodiment, "action statistics")
         self._head, self._threads = head.eval(), threads
-        self._decoder = ActionDecoder(embodiment, stats, target, proprio_stats)
+        self._codec = ActionCodec.of(embodiment, stats, target, proprio_stats)
         self._latents = LiveLatents(encoder, goals, goal_lengths)
 
     @torch.inference_mode()
@@ -118,11 +117,12 @@ class HeadAgent:
             raise ShapeError(expected="frames", got="None", fix="Run the episodes with frames switched on.")
         worlds, seen = observation.worlds, observation.proprio
         proprio = seen if worlds is None else seen[worlds]
+        codec = self._codec.to(proprio.device)
         with intra_op_threads(self._threads):
             latents = self._latents(observation.frames, observation.chunk_index, worlds, len(seen))
-            state = self._decoder.state(proprio)
+            state = codec.state(proprio)
             output = self._head(latents, None if state is None else state.to(latents.device))
-        chunk = self._decoder.targets(output, proprio)
+        chunk = codec.absolute(output, proprio)
         return hold_unobserved(chunk, observation)
 
 

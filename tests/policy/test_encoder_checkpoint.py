@@ -17,7 +17,7 @@ from lary_policy.encoders.families.transformers_vit import TransformersVit, vit_
 from lary_policy.encoders.weights.places import WeightsSource
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
 from lary_policy.policy.encoder.observation import ObservationEncoder
-from lary_policy.policy.encoder.strict import load_exactly
+from lary_policy.policy.encoder.state import load_exactly
 from lary_policy.policy.encoder_config import EncoderConfig
 
 IMAGES = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -21,13 +21,14 @@ from safetensors.torch import load_file
 from test_head_from_probe import probe
 from tiny_lary import ACTION, PX, STATE
 
+from lary_policy.actions import ActionCodec, RelativeFrame
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import EmbodimentError
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder_config import EncoderConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.policy.relative_actions import RelativeFrame, target_statistics
+from lary_policy.policy.relative_actions import target_statistics
 
 SMALL = {"head_width": 16, "head_blocks": 1, "chunk_size": 4, "dit_heads": 2, "dit_sample_steps": 3}
 SMALL |= {"pool_width": 8, "pool_queries": 2, "device": "cpu", "push_to_hub": False}
@@ -141,7 +142,8 @@ def test_statistics_of_targets_are_those_of_all_chunks(dataset, embodiment, delt
             previous = action
     want = torch.stack(rows).double()
     frame = RelativeFrame.of(7, embodiment=embodiment, exclude=["gripper"], names=POSE_NAMES)
-    targets, state = target_statistics(dataset, chunk, frame, delta=delta)
+    codec = ActionCodec(frame, delta=delta, action_dim=7, state_dim=7)
+    targets, state = target_statistics(dataset, chunk, codec)
     assert targets.count == len(rows)
     np.testing.assert_allclose(targets.mean, want.mean(0), atol=1e-6)
     std = want.std(0, correction=0)

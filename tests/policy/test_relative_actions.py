@@ -10,10 +10,10 @@ from lerobot.policies.factory import make_pre_post_processors
 from scipy.spatial.transform import Rotation
 from tiny_lary import ACTION, STATE, batch, config
 
+from lary_policy.actions import RelativeFrame
 from lary_policy.actions.embodiment import ActionStats
 from lary_policy.errors import ConfigError, EmbodimentError
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.policy.relative_actions import RelativeFrame
 
 CHUNK, EXECUTED, STEPS = 5, 3, 9  # three chunks, each cut short
 STATS = ActionStats((0.1, 0.0, -0.1, 0.2, 0.0, 0.1, 0.5), (0.5, 0.4, 0.3, 0.2, 0.3, 0.2, 0.1), 100)
@@ -131,8 +131,14 @@ def test_statistics_are_required_not_invented():
     policy = LaryPolicy(config(action_mode="relative", action_feature_names=NAMES))
     with pytest.raises(EmbodimentError, match="make_policy"):
         policy.select_action(batch(policy.config))
-    with pytest.raises(EmbodimentError, match="mean, std of 7 numbers for"):
-        make_pre_post_processors(config())
+    before, after = make_pre_post_processors(config(), None)
+    with pytest.raises(EmbodimentError, match=r"statistics of 'observation.state'"):
+        before(batch(config()))
+    with pytest.raises(EmbodimentError, match=r"statistics of 'action'"):
+        after(torch.zeros(1, 7))
+    blind = config(use_proprio=False)  # nothing of the state is seen, so nothing of it is normalised
+    state = torch.full((1, 7), 3.0)
+    torch.testing.assert_close(make_pre_post_processors(blind, None)[0]({STATE: state})[STATE], state)
     short = {STATE: {"mean": torch.zeros(6), "std": torch.ones(6)}}
     with pytest.raises(EmbodimentError, match="another length"):
         make_pre_post_processors(config(), dataset_stats=short)

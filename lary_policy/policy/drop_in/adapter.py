@@ -42,7 +42,7 @@ class EncoderPolicy:
             if vars(module).get("config") is stock:
                 module.config = config
         config.action_dim = config.action_feature.shape[0]
-        load_exactly(self)  # checked when loading, with the modules of then
+        load_exactly(self)  # type: ignore[arg-type]  # checked when loading, with the modules of then
 
     @staticmethod
     def _require_state(config: Any) -> None:

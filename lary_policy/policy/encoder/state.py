@@ -1,4 +1,6 @@
-"""What of an observation encoder a checkpoint holds, by module hooks that survive deepcopy.
+"""What of an observation encoder a checkpoint holds, and that it is loaded strictly: module hooks.
+
+The hooks survive deepcopy. LeRobot's `from_pretrained` asks torch not to be strict; `load_exactly` is.
 
 Base tensors are those that the backbone had when it was built. They are left out of state dicts unless the
 configuration stores them, and filled in with the present ones before loading; adapters are always kept. A
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lary_policy.encoders.weights import Weights, raise_on_mismatch
 from lary_policy.errors import WeightsMismatchError
 
 BACKBONE = "backbone."
@@ -91,3 +94,44 @@ def _base_name(name: str) -> str:
     for wrapper in WRAPPED:
         name = name.replace(wrapper, ".")
     return name
+
+
+def load_exactly(policy: nn.Module) -> None:
+    """Make `policy.load_state_dict` refuse state dicts that do not fit, whatever its `strict` says.
+
+    Weights that an ObservationEncoder does not store may be there or not; everything else must be there, once
+    for tied tensors, with its shape. Call it at the end of the policy's constructor. Loading a part of the
+    policy, or the policy as a part of another module (adapters of peft), stays as torch does it.
+
+    Args:
+        policy: The policy; loading then raises WeightsMismatchError that names the tensors.
+    """
+    policy.register_load_state_dict_pre_hook(_check)
+
+
+def _check(policy: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    if prefix:
+        return
+    own = {k: v for k, v in policy.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    known = own | _backbones(policy)
+    given = {k: tuple(v.shape) for k, v in state_dict.items() if isinstance(v, Tensor)}
+    problems = [
+        *(f"{key} missing" for key in missing_keys(own, given)),
+        *(f"{key} not in the policy" for key in given if key not in known),
+        *(
+            f"{key} is {shape}, policy {tuple(known[key].shape)}"
+            for key, shape in given.items()
+            if key in known and shape != tuple(known[key].shape)
+        ),
+    ]
+    raise_on_mismatch(problems, Weights(sha256="none", source=f"checkpoint of {type(policy).__name__}"))
+
+
+def _backbones(policy: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of all encoders by the names they have where they are stored."""
+    found: dict[str, Tensor] = {}
+    for name, module in policy.named_modules(remove_duplicate=False):
+        if hasattr(module, "base_names"):
+            prefix = f"{name}.{BACKBONE}" if name else BACKBONE
+            found |= module.backbone.state_dict(prefix=prefix, keep_vars=True)
+    return found

@@ -53,7 +53,7 @@ def tiny_encoder(**changes: Any) -> EncoderConfig:
 
 def drop_in_config(name: str, clip: Path | None = None, cameras: int = 1, **changes: Any) -> Any:
     """Return a configuration of a drop-in type with its features set."""
-    importlib.import_module(f"lary_policy.policy.drop_in.configuration_{name}")
+    importlib.import_module("lary_policy.policy.drop_in.configuration_drop_in")
     from lerobot.configs import PreTrainedConfig
 
     settings = {"device": "cpu", "push_to_hub": False, "encoder": tiny_encoder(), **SIZES[name], **changes}

@@ -18,8 +18,7 @@ from lerobot.scripts.lerobot_train import train
 from lerobot_files import write_lerobot
 from safetensors import safe_open
 
-from lary_policy.policy.drop_in.configuration_lary_act import LaryACTConfig
-from lary_policy.policy.drop_in.configuration_lary_diffusion import LaryDiffusionConfig
+from lary_policy.policy.drop_in import LaryACTConfig, LaryDiffusionConfig
 
 CONFIGS = {"lary_act": LaryACTConfig, "lary_diffusion": LaryDiffusionConfig}
 CAMERA = "observation.images.top"

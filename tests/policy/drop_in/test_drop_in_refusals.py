@@ -172,10 +172,17 @@ def test_a_dataset_of_another_rate_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", DROP_IN)
-def test_missing_statistics_are_refused(name: str, clip: Path) -> None:
+def test_missing_statistics_are_refused_when_a_value_needs_them(
+    name: str, clip: Path, tmp_path: Path
+) -> None:
     config = drop_in_config(name, clip)
-    with pytest.raises(EmbodimentError, match=r"statistics .* for 'observation.state'; got none"):
-        make_pre_post_processors(config, dataset_stats=None)
+    before, after = make_pre_post_processors(config, None)  # built, as LeRobot's tests of policies do
+    with pytest.raises(EmbodimentError, match=r"statistics of 'observation.state'.*got none"):
+        before({"observation.state": torch.zeros(1, ACTION_DIM), "task": ["x"]})
+    with pytest.raises(EmbodimentError, match=r"statistics of 'action'.*got none"):
+        after(torch.zeros(1, ACTION_DIM))
+    with pytest.raises(EmbodimentError, match="to be saved"):  # steps that would do nothing
+        after.save_pretrained(tmp_path)
     short = {key: {n: v[:3] for n, v in values.items()} for key, values in STATS.items()}
     with pytest.raises(EmbodimentError, match=r"of \[7\] for 'observation.state'.*of another length"):
         make_pre_post_processors(config, dataset_stats=short)

@@ -7,7 +7,7 @@ from typing import Any
 from lerobot.policies.vqbet.modeling_vqbet import MLP, VQBeTPolicy
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_small_images
-from lary_policy.policy.drop_in.configuration_lary_vqbet import LaryVQBeTConfig
+from lary_policy.policy.drop_in.configuration_drop_in import LaryVQBeTConfig
 
 
 class LaryVQBeTPolicy(EncoderPolicy, VQBeTPolicy):

@@ -8,7 +8,7 @@ import torch
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalUnet1d, DiffusionPolicy
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_small_images
-from lary_policy.policy.drop_in.configuration_lary_diffusion import LaryDiffusionConfig
+from lary_policy.policy.drop_in.configuration_drop_in import LaryDiffusionConfig
 
 
 class LaryDiffusionPolicy(EncoderPolicy, DiffusionPolicy):

@@ -8,7 +8,7 @@ from lerobot.policies.multi_task_dit.modeling_multi_task_dit import DiffusionTra
 from torch import nn
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, without_cameras
-from lary_policy.policy.drop_in.configuration_lary_multi_task_dit import LaryMultiTaskDiTConfig
+from lary_policy.policy.drop_in.configuration_drop_in import LaryMultiTaskDiTConfig
 
 
 class LaryMultiTaskDiTPolicy(EncoderPolicy, MultiTaskDiTPolicy):

@@ -8,7 +8,7 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from torch import Tensor, nn
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder
-from lary_policy.policy.drop_in.configuration_lary_act import LaryACTConfig
+from lary_policy.policy.drop_in.configuration_drop_in import LaryACTConfig
 from lary_policy.policy.encoder import ObservationEncoder
 
 

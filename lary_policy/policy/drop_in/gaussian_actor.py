@@ -10,7 +10,7 @@ from lerobot.policies.gaussian_actor.modeling_gaussian_actor import (
 from torch import nn
 
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder, without_cameras
-from lary_policy.policy.drop_in.configuration_lary_gaussian_actor import LaryGaussianActorConfig
+from lary_policy.policy.drop_in.configuration_drop_in import LaryGaussianActorConfig
 from lary_policy.policy.encoder import ObservationEncoder
 
 

@@ -1,0 +1,4 @@
+from .build import BuiltCache as BuiltCache
+from .build import CachePlan as CachePlan
+from .build import build_cache as build_cache
+from .index import LatentCache as LatentCache

@@ -1,0 +1,5 @@
+from .configuration_drop_in import LaryACTConfig as LaryACTConfig
+from .configuration_drop_in import LaryDiffusionConfig as LaryDiffusionConfig
+from .configuration_drop_in import LaryGaussianActorConfig as LaryGaussianActorConfig
+from .configuration_drop_in import LaryMultiTaskDiTConfig as LaryMultiTaskDiTConfig
+from .configuration_drop_in import LaryVQBeTConfig as LaryVQBeTConfig

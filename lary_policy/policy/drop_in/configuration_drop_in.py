@@ -1,0 +1,216 @@
+"""`--policy.type=lary_<policy>`: configurations of LeRobot's policies with an encoder for their cameras.
+
+LeRobot finds the policy and the processors of a type in the modules whose names have `modeling_` and
+`processor_` where this one has `configuration_`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, ClassVar
+
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+from lerobot.policies.gaussian_actor.configuration_gaussian_actor import GaussianActorConfig
+from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
+from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
+
+from lary_policy.errors import ConfigError, EmbodimentError
+from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.features import dataset_embodiment
+
+
+@dataclass
+class EncoderFields:
+    """Stands before a stock configuration in the bases and gives it an encoder.
+
+    Attributes:
+        encoder: Which encoder sees the cameras and what of it is trained.
+        embodiment: Action layout, or None; the dataset tells it. Environments of another one are refused.
+        control_hz: Actions a second the policy was trained for; the dataset tells it.
+        action_feature_names: Names of the actions; LeRobot fills them in from the dataset.
+        action_dim: Numbers of an action, recorded when the policy is first built.
+    """
+
+    # Fields of the stock configuration that only its own vision tower reads. They are refused when set, so
+    # that nobody believes in a crop or a backbone that is not there.
+    replaced: ClassVar[tuple[str, ...]] = ()
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    embodiment: str | None = None
+    control_hz: float | None = None
+    action_feature_names: list[str] | None = None
+    action_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the stock configuration's
+        mode = self.normalization_mapping.get("VISUAL")  # type: ignore[attr-defined]
+        if mode != NormalizationMode.IDENTITY:
+            raise ConfigError(
+                expected="normalization_mapping VISUAL IDENTITY: images reach the encoder in [0, 1]",
+                got=f"VISUAL {getattr(mode, 'value', mode)}",
+                fix="Leave VISUAL out of it; the encoder normalises its input itself.",
+            )
+        for name in self.replaced:
+            value, default = getattr(self, name), _default(type(self), name)
+            if value != default:
+                raise ConfigError(
+                    expected=f"{name}={default}, which belongs to the vision tower that the encoder replaces",
+                    got=f"{name}={value}",
+                    fix="Set encoder.name, encoder.image_px and the other encoder.* fields instead.",
+                )
+
+    def learn_dataset(self, meta: Any) -> None:
+        """Take control rate and embodiment from a dataset's metadata; None (an environment) has neither.
+
+        Raises:
+            EmbodimentError: The policy was trained for another rate or embodiment.
+        """
+        if meta is None:
+            return
+        self.embodiment = dataset_embodiment(self.embodiment, meta.features)
+        if self.control_hz not in (None, float(meta.fps)):
+            raise EmbodimentError(
+                expected=f"a dataset of control_hz {self.control_hz}, which the policy was trained for",
+                got=f"control_hz {float(meta.fps)}",
+                fix="Train a new policy for this dataset, or choose another one.",
+            )
+        self.control_hz = float(meta.fps)
+
+
+def images_as_they_are(stock: type[PreTrainedConfig]) -> dict[str, NormalizationMode]:
+    """Return the default normalization_mapping of a stock configuration with images left in [0, 1]."""
+    factory: Any = next(f.default_factory for f in fields(stock) if f.name == "normalization_mapping")
+    return {**factory(), "VISUAL": NormalizationMode.IDENTITY}
+
+
+def _default(config: type, name: str) -> Any:
+    return next(f.default for f in fields(config) if f.name == name)
+
+
+@PreTrainedConfig.register_subclass("lary_act")
+@dataclass
+class LaryACTConfig(EncoderFields, ACTConfig):
+    """LeRobot's ACTConfig with `encoder`; every other field means what it means there.
+
+    Attributes:
+        normalization_mapping: Images stay in [0, 1].
+        pretrained_backbone_weights: None; the ResNet is not used.
+    """
+
+    replaced: ClassVar[tuple[str, ...]] = (
+        "vision_backbone", "pretrained_backbone_weights", "replace_final_stride_with_dilation",
+    )  # fmt: skip
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=partial(images_as_they_are, ACTConfig)
+    )
+    pretrained_backbone_weights: str | None = None
+
+
+@PreTrainedConfig.register_subclass("lary_diffusion")
+@dataclass
+class LaryDiffusionConfig(EncoderFields, DiffusionConfig):
+    """LeRobot's DiffusionConfig with `encoder`; every other field means what it means there.
+
+    Attributes:
+        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
+            `both`, one vector a camera and step.
+        encoder_feature_dim: Width of that vector.
+        normalization_mapping: Images stay in [0, 1].
+        pretrained_backbone_weights: None; the ResNet is not used.
+    """
+
+    replaced: ClassVar[tuple[str, ...]] = (
+        "vision_backbone", "pretrained_backbone_weights", "use_group_norm",
+        "resize_shape", "crop_ratio", "crop_shape", "crop_is_random",
+    )  # fmt: skip
+
+    encoder_features: str = "both"
+    encoder_feature_dim: int = 128
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=partial(images_as_they_are, DiffusionConfig)
+    )
+    pretrained_backbone_weights: str | None = None
+
+
+@PreTrainedConfig.register_subclass("lary_gaussian_actor")
+@dataclass
+class LaryGaussianActorConfig(EncoderFields, GaussianActorConfig):
+    """LeRobot's GaussianActorConfig with `encoder`; every other field means what it means there.
+
+    Attributes:
+        normalization_mapping: Images stay in [0, 1].
+        vision_encoder_name: Not None, which makes SAC compute the features of a frozen encoder once a batch.
+        freeze_vision_encoder: Follows `encoder.trainable`.
+    """
+
+    replaced: ClassVar[tuple[str, ...]] = ("vision_encoder_name", "image_encoder_hidden_dim")
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=partial(images_as_they_are, GaussianActorConfig)
+    )
+    vision_encoder_name: str | None = "lary"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.freeze_vision_encoder = self.encoder.trainable == "none"
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """The cameras, a dict as in every other configuration."""
+        return {k: f for k, f in self.input_features.items() if f.type is FeatureType.VISUAL}
+
+
+@PreTrainedConfig.register_subclass("lary_multi_task_dit")
+@dataclass
+class LaryMultiTaskDiTConfig(EncoderFields, MultiTaskDiTConfig):
+    """LeRobot's MultiTaskDiTConfig with `encoder` for the cameras; the task text stays with CLIP.
+
+    Attributes:
+        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
+            `both`, one vector a camera and step.
+        encoder_feature_dim: Width of that vector.
+        spatial_softmax_num_keypoints: Points a camera where `encoder_features` has keypoints.
+        normalization_mapping: Images stay in [0, 1].
+        image_crop_shape: None; the encoder resizes. A crop that is set is made before the encoder.
+    """
+
+    replaced: ClassVar[tuple[str, ...]] = ("vision_encoder_name",)
+
+    encoder_features: str = "pooled"
+    encoder_feature_dim: int = 512
+    spatial_softmax_num_keypoints: int = 32
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=partial(images_as_they_are, MultiTaskDiTConfig)
+    )
+    image_crop_shape: tuple[int, int] | None = None
+
+
+@PreTrainedConfig.register_subclass("lary_vqbet")
+@dataclass
+class LaryVQBeTConfig(EncoderFields, VQBeTConfig):
+    """LeRobot's VQBeTConfig with `encoder`; every other field means what it means there.
+
+    Attributes:
+        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
+            `both`, one vector a step.
+        encoder_feature_dim: Width of that vector.
+        normalization_mapping: Images stay in [0, 1].
+        pretrained_backbone_weights: None; the ResNet is not used.
+        crop_shape: None; the encoder resizes.
+    """
+
+    replaced: ClassVar[tuple[str, ...]] = (
+        "vision_backbone", "pretrained_backbone_weights", "use_group_norm", "crop_shape", "crop_is_random",
+    )  # fmt: skip
+
+    encoder_features: str = "pooled"
+    encoder_feature_dim: int = 512
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=partial(images_as_they_are, VQBeTConfig)
+    )
+    pretrained_backbone_weights: str | None = None
+    crop_shape: tuple[int, int] | None = None
