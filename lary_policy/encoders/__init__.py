@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-from lary_policy.encoders import auto as _auto  # noqa: F401  (registers its scheme)
-from lary_policy.encoders import families
+from lary_policy.encoders import auto, families
 from lary_policy.encoders.base import (
     EncoderOptions,
     LatentEncoder,
@@ -16,6 +12,7 @@ from lary_policy.encoders.base import (
     list_encoders,
     load_encoder,
     register_encoder,
+    scan,
 )
 from lary_policy.encoders.codebook import CodebookHealth, codebook_health
 from lary_policy.encoders.frame_encoder import FrameEncoder
@@ -34,8 +31,14 @@ from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_fr
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.streaming import StreamingEncoder
 from lary_policy.encoders.view import EncoderShelf, EncoderView
-from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource, WeightsStatus, WheelFile
-from lary_policy.encoders.weights import weights_status as _weights_status
+from lary_policy.encoders.weights import (
+    HubRepo,
+    Weights,
+    WeightsSource,
+    WeightsStatus,
+    WheelFile,
+    find_weights,
+)
 
 __all__ = [
     "CodebookHealth",
@@ -74,18 +77,18 @@ __all__ = [
     "weights_status",
 ]
 
+scan(auto)
+scan(families)
 
-for _module in pkgutil.iter_modules(families.__path__):
-    importlib.import_module(f"{families.__name__}.{_module.name}")
 
-
-def weights_status(name: str) -> WeightsStatus:
+def weights_status(name: str, *, trusted: bool = True) -> WeightsStatus:
     """Return where an encoder's weights would come from on this machine; downloads nothing.
 
     Args:
         name: Registry name of the encoder.
+        trusted: See `find_encoder`.
 
     Raises:
         UnknownNameError: No such encoder; the message lists the valid names.
     """
-    return _weights_status(encoder_spec(name).weights)
+    return find_weights(encoder_spec(name, trusted=trusted).weights)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import pkgutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from lary_policy.encoders.own import EXAMPLE, import_attribute, source_digest
+from lary_policy.encoders.own import EXAMPLE, check_installed, import_attribute, source_digest
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.types import LatentSpec
@@ -31,6 +34,7 @@ class EncoderOptions:
         device: Where the model runs.
         seed: Seed of random weights and of noisy outputs.
         output: One of the spec's `outputs`.
+        layer: Block after which the tokens are taken, counted from 1; None is the last.
     """
 
     weights: str
@@ -40,6 +44,7 @@ class EncoderOptions:
     device: torch.device
     seed: int
     output: str = "continuous"
+    layer: int | None = None
 
 
 @runtime_checkable
@@ -69,11 +74,11 @@ EncoderBuilder = Callable[[EncoderSpec, EncoderOptions], LatentEncoder]
 
 @dataclass(frozen=True)
 class RegisteredEncoder:
-    """A spec with what builds it; `tiny` builds the same classes at a toy size, for tests and smoke runs."""
+    """A spec with what builds it; `tiny` tells whether the builder knows `weights="tiny-random"`."""
 
     spec: EncoderSpec
     builder: EncoderBuilder
-    tiny: EncoderBuilder | None = None
+    tiny: bool = False
 
 
 EncoderFinder = Callable[[str], RegisteredEncoder]
@@ -82,15 +87,14 @@ _REGISTRY: dict[str, RegisteredEncoder] = {}
 _SCHEMES: dict[str, EncoderFinder] = {}
 
 
-def register_encoder(
-    *specs: EncoderSpec, tiny: EncoderBuilder | None = None
-) -> Callable[[EncoderBuilder], EncoderBuilder]:
+def register_encoder(*specs: EncoderSpec, tiny: bool = False) -> Callable[[EncoderBuilder], EncoderBuilder]:
     """Register a builder for one or more specs, as in `@register_encoder(SPEC)` above a function or class.
 
     Args:
         specs: What the builder builds.
-        tiny: Builds the same classes at a toy width and depth for `weights="tiny-random"`. Without one, that
-            means random weights at full size: right for encoders that are small anyway.
+        tiny: Whether the builder makes the same classes at a toy width and depth of
+            `options.weights == "tiny-random"`. Otherwise it gets `random` instead: right for encoders that
+            are small anyway.
 
     Raises:
         ConfigError: A spec of that name is registered already, or has no `native` preprocess.
@@ -120,19 +124,20 @@ def register_scheme(scheme: str) -> Callable[[EncoderFinder], EncoderFinder]:
     return decorate
 
 
+def scan(package: ModuleType) -> None:
+    """Import every module of a package, so that the encoders in them register themselves."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
 def list_encoders() -> tuple[str, ...]:
     """Return the registered names in alphabetical order."""
     return tuple(sorted(_REGISTRY))
 
 
-def encoder_spec(name: str) -> EncoderSpec:
-    """Return the spec of an encoder without building it.
-
-    Raises:
-        UnknownNameError: No such encoder; the message lists the valid names.
-        ConfigError: An own encoder's module cannot be imported, or registers nothing under that name.
-    """
-    return find_encoder(name).spec
+def encoder_spec(name: str, *, trusted: bool = True) -> EncoderSpec:
+    """Return the spec of an encoder without building it; arguments and errors as of `find_encoder`."""
+    return find_encoder(name, trusted=trusted).spec
 
 
 def load_encoder(
@@ -145,6 +150,8 @@ def load_encoder(
     device: str = "cpu",
     seed: int = 0,
     output: str = "auto",
+    layer: int | None = None,
+    trusted: bool = True,
 ) -> LatentEncoder:
     """Build an encoder, frozen and in eval mode.
 
@@ -161,25 +168,31 @@ def load_encoder(
         seed: Seed of random weights and of outputs with noise, unused otherwise.
         output: One of the spec's `outputs`; `auto` is the first one, or what the reference benchmark extracts
             under `preprocess="lary"`.
+        layer: Take the tokens after this transformer block, counted from 1, and after the norm that follows
+            the last block; the blocks behind it are left out. None is the last block, as published.
+        trusted: See `find_encoder`.
 
     Raises:
         UnknownNameError: Unknown encoder or dtype.
-        ConfigError: Impossible size, preprocess, output or device.
+        ConfigError: Impossible size, preprocess, output, layer or device.
         WeightsMissingError: Pretrained weights are nowhere; the message says how to get them.
         WeightsMismatchError: A weight file does not fit or its hash differs from the pinned one.
     """
-    entry = find_encoder(name)
-    spec, builder = entry.spec, entry.builder
+    entry = find_encoder(name, trusted=trusted)
+    spec = entry.spec
     image_px = spec.default_image_px(preprocess) if image_px is None else image_px
     spec.latent_at(image_px)
     spec.preprocess_named(preprocess)
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
-    if weights == "tiny-random":
-        builder, weights = (entry.tiny, weights) if entry.tiny else (builder, "random")
+    spec.check_layer(layer)
+    if weights == "tiny-random" and not entry.tiny:
+        weights = "random"
     output = spec.output_named(output, preprocess)
-    options = EncoderOptions(weights, image_px, preprocess, DTYPES[dtype], _device(device), seed, output)
-    return builder(spec, options)
+    options = EncoderOptions(
+        weights, image_px, preprocess, DTYPES[dtype], _device(device), seed, output, layer
+    )
+    return entry.builder(spec, options)
 
 
 def encoder_fingerprint(spec: EncoderSpec, options: EncoderOptions, weights_sha256: str) -> str:
@@ -188,26 +201,35 @@ def encoder_fingerprint(spec: EncoderSpec, options: EncoderOptions, weights_sha2
         "name": spec.name,
         "weights": weights_sha256,
         "image_px": options.image_px,
-        "preprocess": asdict(spec.preprocess_named(options.preprocess)),
+        "preprocess": spec.preprocess_named(options.preprocess).facts(),
         "dtype": str(options.dtype),
         "code_version": spec.code_version,
         "output": options.output,
         "noise_seed": options.seed if options.output in spec.noisy_outputs else None,
+        **({} if options.layer is None else {"layer": options.layer}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def find_encoder(name: str) -> RegisteredEncoder:
+def find_encoder(name: str, *, trusted: bool = True) -> RegisteredEncoder:
     """Return the registered encoder of a name in any of its three forms; see `load_encoder`.
+
+    Args:
+        name: The name.
+        trusted: Whether the user typed the name. A name out of a file (a checkpoint's configuration) is not:
+            an own encoder's module is then imported only where it is installed, see `check_installed`.
 
     Raises:
         UnknownNameError: No such encoder; the message lists the valid names.
-        ConfigError: An own encoder's module cannot be imported, or registers nothing under that name.
+        ConfigError: An own encoder's module cannot be imported, registers nothing under that name, or is not
+            installed although a file names it.
     """
     scheme, colon, rest = name.partition(":")
     if scheme in _SCHEMES and colon:
         return _SCHEMES[scheme](rest)
     if colon and all(part.isidentifier() for part in scheme.split(".")):
+        if not trusted:
+            check_installed(name)
         return _own_encoder(name)
     if colon:
         raise UnknownNameError("word before the colon, and no Python module", scheme, _SCHEMES)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lary_policy.errors import ShapeError
 
@@ -26,6 +26,30 @@ def nearest_codes(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     distances = torch.cdist(vectors.flatten(0, -2).float(), codes.float())
     indices = distances.argmin(-1).view(vectors.shape[:-1])
     return codes[indices], indices
+
+
+class NearestCode(nn.Module):
+    """Quantises vectors [... d] by a table of codes.
+
+    Args:
+        codes: Entries.
+        width: Width d.
+        name: What checkpoints call the table.
+    """
+
+    def __init__(self, codes: int, width: int, name: str) -> None:
+        super().__init__()
+        self.add_module(name, nn.Embedding(codes, width))
+        nn.init.uniform_(self.codes, -1 / codes, 1 / codes)
+
+    @property
+    def codes(self) -> Tensor:
+        """The table [K d]."""
+        return next(self.parameters())
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the nearest code vectors [... d] and their indices [...]."""
+        return nearest_codes(vectors, self.codes)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderOptions, LatentEncoder, encoder_fingerprint
-from lary_policy.encoders.modules import device_of, no_grad_if_frozen
-from lary_policy.encoders.preprocess import check_frames, prepare_frames
+from lary_policy.encoders.base import EncoderOptions, LatentEncoder
+from lary_policy.encoders.modules import PAIR, ModuleEncoder, no_grad_if_frozen
+from lary_policy.encoders.preprocess import check_frames
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import Weights
 from lary_policy.errors import ConfigError, FrameFormatError, ShapeError
@@ -44,6 +44,16 @@ class PairTokens:
             raise ConfigError(expected="an output that the model makes", got=name, fix="Use output=auto.")
         return tokens
 
+    def unflatten(self, shape: tuple[int, int]) -> PairTokens:
+        """Return the same with the p pairs as `shape` (b, p / b)."""
+        lary = None if self.lary is None else self.lary.unflatten(0, shape)
+        return PairTokens(
+            self.continuous.unflatten(0, shape),
+            self.quantised.unflatten(0, shape),
+            self.indices.unflatten(0, shape),
+            lary,
+        )
+
 
 class PairModel(Protocol):
     """A module that sees frames one by one and pairs through their features."""
@@ -55,8 +65,19 @@ class PairModel(Protocol):
         """Return what happened between features [p ...] of two frames."""
 
 
-class PairEncoder:
+@runtime_checkable
+class WindowModel(Protocol):
+    """A pair model that also knows the frames before a pair."""
+
+    def clip(self, features: Tensor) -> PairTokens:
+        """Return what happened between the frames of clips, [b t-1 n d] of features [b t ...]."""
+
+
+class PairEncoder(ModuleEncoder):
     """Encodes every pair of consecutive frames; a frame that is in two pairs goes through the backbone once.
+
+    Two frames make a pair. Of longer clips a `WindowModel` gives latents that depend on the frames before
+    each pair as well, so that a pair in a clip has not the latent of the pair alone.
 
     Args:
         spec: What the encoder is.
@@ -66,12 +87,7 @@ class PairEncoder:
         latent: Output of this model where it is not the spec's (toy sizes, inferred hyper-parameters).
 
     Attributes:
-        spec: As given.
-        latent: Output for one pair.
-        fingerprint: 16 hex digits; equal fingerprints give equal latents.
-        weights: As given.
         output: Which tokens are the latents.
-        model: The frozen module.
     """
 
     def __init__(
@@ -82,17 +98,11 @@ class PairEncoder:
         weights: Weights,
         latent: LatentSpec | None = None,
     ) -> None:
-        self.spec = spec
-        self.latent = replace(
-            latent or spec.latent_at(options.image_px), quantised=options.output == "quantised"
-        )
-        self.weights = weights
+        super().__init__(spec, options, model, weights, latent)
+        self.latent = replace(self.latent, quantised=options.output == "quantised")
         self.output = options.output
-        self.fingerprint = encoder_fingerprint(spec, options, weights.sha256)
-        self.model = model.to(options.device, options.dtype).eval().requires_grad_(False)
-        self._options = options
-        self._preprocess = spec.preprocess_named(options.preprocess)
 
+    @no_grad_if_frozen
     def encode(self, frames: Tensor) -> Tensor:
         """Encode the t - 1 pairs of consecutive frames.
 
@@ -106,27 +116,17 @@ class PairEncoder:
             FrameFormatError: Frames are not uint8 [b t h w 3], or there is only one.
             ShapeError: The model's output contradicts the latent spec.
         """
-        return self.latents(*self._consecutive(frames))
+        return self.checked(self._consecutive(frames).output(self.output))
 
     @no_grad_if_frozen
     def encode_indices(self, frames: Tensor) -> Tensor:
         """Return the codes [b t-1 n] (int64) of the pairs of consecutive frames; raises as `encode`."""
-        first, second = self._consecutive(frames)
-        indices = self.tokens(first.flatten(0, 1), second.flatten(0, 1)).indices
-        return indices.unflatten(0, first.shape[:2])
+        return self._consecutive(frames).indices
 
     @no_grad_if_frozen
     def features(self, frames: Tensor) -> Tensor:
-        """Run the per-frame part alone: frames [b t h w 3] to features [b t ...]."""
-        options = self._options
-        images = prepare_frames(
-            frames,
-            options.image_px,
-            self._preprocess,
-            device=device_of(self.model, options.device),
-            dtype=options.dtype,
-        )
-        return self._model.features(images).unflatten(0, frames.shape[:2])
+        """Run the per-frame part alone: frames [b t h w 3], read as images, to features [b t ...]."""
+        return self._features(frames, video=False)
 
     @no_grad_if_frozen
     def tokens(self, first: Tensor, second: Tensor) -> PairTokens:
@@ -140,28 +140,31 @@ class PairEncoder:
             ShapeError: The model's output contradicts the latent spec.
         """
         tokens = self.tokens(first.flatten(0, 1), second.flatten(0, 1)).output(self.output)
-        if tokens.shape[1:] != (self.latent.tokens, self.latent.width):
-            raise ShapeError(
-                expected=f"tokens [p {self.latent.tokens} {self.latent.width}] from '{self.spec.name}'",
-                got=str(list(tokens.shape)),
-                fix="Correct the encoder's LatentSpec or its module.",
-            )
-        return tokens.unflatten(0, first.shape[:2])
+        return self.checked(tokens).unflatten(0, first.shape[:2])
 
     @property
     def _model(self) -> PairModel:
         return self.model  # type: ignore[return-value]
 
-    def _consecutive(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, frames: Tensor, *, video: bool) -> Tensor:
+        images = self.prepared(frames, video=video)
+        return self._model.features(images).unflatten(0, frames.shape[:2])
+
+    def _consecutive(self, frames: Tensor) -> PairTokens:
+        """Return what the model says about the pairs of consecutive frames, [b t-1 n d]."""
         check_frames(frames)
-        if frames.shape[1] < 2:
+        batch, count = frames.shape[:2]
+        if count < PAIR:
             raise FrameFormatError(
                 expected=f"at least two frames a sample for '{self.spec.name}', which encodes changes",
-                got=f"{frames.shape[1]} in {list(frames.shape)}",
+                got=f"{count} in {list(frames.shape)}",
                 fix="Pass frames [b t h w 3] with t >= 2.",
             )
-        features = self.features(frames)
-        return features[:, :-1], features[:, 1:]
+        features = self._features(frames, video=count > PAIR)
+        if count > PAIR and isinstance(self.model, WindowModel):
+            return self.model.clip(features)
+        pairs = self._model.action(features[:, :-1].flatten(0, 1), features[:, 1:].flatten(0, 1))
+        return pairs.unflatten((batch, count - 1))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -67,6 +67,9 @@ class Preprocess:
             antialias is its INTER_CUBIC, both use a = -0.75).
         crop: (resize_short_px, crop_px): the short side is resized to `resize_short_px` and the centre
             cropped to `crop_px`, both scaled alike where the input size is not `crop_px`. None squashes.
+        squash: With `crop`, whether both sides are resized to `resize_short_px`, whatever the image's shape.
+        bgr: Whether the model wants blue first; mean and standard deviation then are of blue, green, red.
+        video: Pipeline of samples of more than two frames, where the reference reads those otherwise.
     """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -74,6 +77,9 @@ class Preprocess:
     interpolation: str = "bicubic"
     antialias: bool = True
     crop: tuple[int, int] | None = None
+    squash: bool = False
+    bgr: bool = False
+    video: Preprocess | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS or (self.crop and self.crop[0] < self.crop[1]):
@@ -82,6 +88,13 @@ class Preprocess:
                 got=f"interpolation {self.interpolation}, crop {self.crop}",
                 fix="Correct the Preprocess.",
             )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the pixels, for fingerprints: later fields only where they are set."""
+        later = {"squash": False, "bgr": False, "video": None}
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        facts["video"] = self.video and self.video.facts()
+        return {name: value for name, value in facts.items() if name not in later or value != later[name]}
 
 
 def check_frames(frames: Tensor) -> None:
@@ -135,8 +148,9 @@ def prepare_frames(
         frames = frames.pin_memory()  # twice as fast as from pageable memory, the copy to it included
     pixels = frames.to(device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    images = _resize(images, _resized_shape(images, image_px, preprocess.crop), preprocess)
+    images = _resize(images, _resized_shape(images, image_px, preprocess), preprocess)
     images = _centre_crop(images, image_px)
+    images = images.flip(1) if preprocess.bgr else images
     mean, std = _levels(preprocess.mean, device), _levels(preprocess.std, device)
     return images.sub_(mean).div_(std).to(dtype)
 
@@ -147,12 +161,14 @@ def _levels(fractions: tuple[float, float, float], device: torch.device) -> Tens
     return torch.tensor(fractions, device=device).view(3, 1, 1) * 255
 
 
-def _resized_shape(images: Tensor, image_px: int, crop: tuple[int, int] | None) -> tuple[int, int]:
+def _resized_shape(images: Tensor, image_px: int, preprocess: Preprocess) -> tuple[int, int]:
     """Return (height, width) before the crop; the long side is rounded down, as in torchvision."""
     height, width = images.shape[-2:]
-    if crop is None:
+    if preprocess.crop is None:
         return image_px, image_px
-    short_px = round(crop[0] * image_px / crop[1])
+    short_px = round(preprocess.crop[0] * image_px / preprocess.crop[1])
+    if preprocess.squash:
+        return short_px, short_px
     short = min(height, width)
     return height * short_px // short, width * short_px // short
 

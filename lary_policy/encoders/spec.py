@@ -44,6 +44,8 @@ class EncoderSpec:
         lary_image_px: Side of the input under `preprocess="lary"` where it is not `image_px`.
         auto_dtype: What `dtype=auto` means: `auto` for bfloat16 where the hardware multiplies it natively, or
             the one dtype that is worth computing in.
+        depth: Transformer blocks, of which `layer` may ask for an inner one; None where there is no such
+            sequence, or where what follows is trained for its end (latent action models).
     """
 
     name: str
@@ -67,6 +69,7 @@ class EncoderSpec:
     codebook: tuple[int, int] | None = None
     lary_image_px: int | None = None
     auto_dtype: str = "auto"
+    depth: int | None = None
 
     def default_image_px(self, preprocess: str) -> int:
         """Return the side of the input that `preprocess` stands for when none is asked for."""
@@ -103,6 +106,21 @@ class EncoderSpec:
                 fix="Use preprocess=native; `lary` exists only for models that the reference benchmark runs.",
             )
         return self.preprocess[name]
+
+    def check_layer(self, layer: int | None) -> None:
+        """Check that tokens can be taken after block `layer`, counted from 1; None stands for the last.
+
+        Raises:
+            ConfigError: This encoder has no such block.
+        """
+        if layer is None or (self.depth is not None and 1 <= layer <= self.depth):
+            return
+        raise ConfigError(
+            expected=f"layer of '{self.name}' "
+            + (f"from 1 to {self.depth}" if self.depth else "left out: it has no blocks to choose from"),
+            got=str(layer),
+            fix=f"Use layer={self.depth} or leave it out." if self.depth else "Leave it out.",
+        )
 
     def output_named(self, name: str, preprocess: str) -> str:
         """Return which of `outputs` a name stands for; `auto` is the default under `preprocess`.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lary_policy.encoders.base import LatentEncoder, encoder_spec, load_encoder
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, resolve_weights, weights_status
+from lary_policy.encoders.weights import DRAWN, find_weights, resolve_weights
 from lary_policy.errors import ConfigError
 from lary_policy.machine import resolve_precision
 
@@ -27,6 +27,7 @@ class EncoderView:
             the weights were published at.
         output: One of the encoder's outputs; `auto` is its first one or, under preprocess=lary, what the
             reference extracts.
+        layer: Transformer block after which the tokens are taken, counted from 1; None is the last.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EncoderView:
     dtype: str = field(default="auto", metadata={"label": "{}"})
     image_px: int | None = field(default=None, metadata={"label": "{}px"})
     output: str = field(default="auto", metadata={"label": "{}"})
+    layer: int | None = field(default=None, metadata={"label": "layer{}"})
 
     @property
     def label(self) -> str:
@@ -61,7 +63,7 @@ class EncoderView:
         given = {"name": value} if isinstance(value, str) else dict(value)
         known = [one.name for one in fields(cls)]
         wrong = [name for name in given if name not in known]
-        types = {"image_px": (int, type(None))}
+        types = {"image_px": (int, type(None)), "layer": (int, type(None))}
         wrong += [n for n, v in given.items() if n in known and not _fits(v, types.get(n, (str,)))]
         if wrong or not given.get("name"):
             raise ConfigError(
@@ -97,13 +99,14 @@ class EncoderShelf:
 
         Raises:
             UnknownNameError: The encoder does not exist.
-            ConfigError: It has no such size, preprocess or output.
+            ConfigError: It has no such size, preprocess, output or layer.
             WeightsMissingError: Its weights are absent.
         """
         spec = view.spec
         spec.latent_at(self.image_px(view))
         spec.preprocess_named(view.preprocess)
         spec.output_named(view.output, view.preprocess)
+        spec.check_layer(view.layer)
         self.weights_key(view)
 
     def image_px(self, view: EncoderView) -> int:
@@ -133,6 +136,7 @@ class EncoderShelf:
                 device=self.device,
                 seed=self.seed,
                 output=view.output,
+                layer=view.layer,
             )
         return self._loaded[view]
 
@@ -151,6 +155,7 @@ class EncoderShelf:
             "output": view.spec.output_named(view.output, view.preprocess),
             "seed": self.seed,
             "code": view.spec.code_version,
+            **({} if view.layer is None else {"layer": view.layer}),
         }
 
     def weights_key(self, view: EncoderView) -> str:
@@ -163,7 +168,7 @@ class EncoderShelf:
         if view.weights in DRAWN:
             return DRAWN[view.weights](self.seed).sha256
         if view.weights == "auto":
-            status = weights_status(view.spec.weights)
+            status = find_weights(view.spec.weights)
             if status.available:
                 return status.sha256 or status.source
         return resolve_weights(view.name, view.spec.weights, view.weights)[1].sha256

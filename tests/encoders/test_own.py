@@ -108,3 +108,29 @@ def test_two_encoders_of_one_builder_are_named_by_their_specs(folder):
     with pytest.raises(ConfigError, match="registers one, two"):
         encoder_spec("other:build")
     assert load_encoder("other:TWO", image_px=28).spec.name == "two"
+
+
+def test_a_name_out_of_a_file_imports_nothing_from_the_working_directory(folder, monkeypatch):
+    (folder / "evil.py").write_text("raise AssertionError('imported')\n# register_encoder\n")
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("evil:E", NAME):
+        for call in (load_encoder, encoder_spec, weights_status, base.find_encoder):
+            with pytest.raises(ConfigError, match=f"not installed.*--policy.encoder.name={name}"):
+                call(name, trusted=False)
+    assert not {"evil", "my_pkg"} & set(sys.modules)
+    assert load_encoder("pixels", trusted=False).spec.name == "pixels"
+
+
+def test_a_name_out_of_a_file_imports_an_installed_encoder_and_no_other_module(folder, monkeypatch):
+    with pytest.raises(ConfigError, match="registers none"):
+        encoder_spec("turtledemo.clock:main", trusted=False)
+    assert "turtledemo" not in sys.modules
+    with pytest.raises(ConfigError, match="not installed"):
+        encoder_spec("no_such_package.module:E", trusted=False)
+    site = folder / "lib" / "site-packages"
+    write_own_package(site)
+    (site / "my_pkg" / "__init__.py").write_text("")
+    (folder / "my_pkg" / "my_vit.py").unlink()
+    (folder / "my_pkg").rmdir()
+    monkeypatch.syspath_prepend(str(site))
+    assert encoder_spec(NAME, trusted=False).name == "my-vit"

@@ -1,5 +1,6 @@
 """Properties that every registered encoder must have; a new encoder gets them without a line here."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders import base, weights_status
+from lary_policy.encoders import base, families, weights_status
 from lary_policy.encoders.base import (
     LatentEncoder,
     encoder_spec,
@@ -17,6 +18,7 @@ from lary_policy.encoders.base import (
 )
 from lary_policy.encoders.families.pixels import PIXELS, PatchPixels
 from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.modules import find_blocks
 from lary_policy.encoders.weights.resolve import NO_WEIGHTS
 from lary_policy.errors import ConfigError, FrameFormatError, LaryPolicyError, ShapeError, UnknownNameError
 from lary_policy.paths import choices, configs_dir
@@ -98,6 +100,8 @@ def test_spec_agrees_with_the_model_at_its_published_size(name):
     assert counter.get_total_flops() / 2e9 == pytest.approx(spec.gflops_per_frame, rel=2e-3)
     params = sum(p.numel() for p in encoder.model.parameters())
     assert params / 1e6 == pytest.approx(spec.params_m, abs=0.005)
+    if spec.depth is not None:
+        assert spec.depth == len(getattr(*find_blocks(encoder.model)))
 
 
 @every_encoder
@@ -286,6 +290,52 @@ def test_an_own_encoder_is_one_decorated_builder(monkeypatch, noise_frames):
     assert mine.fingerprint != theirs.fingerprint
     with pytest.raises(ConfigError, match="my-pixels"):
         register_encoder(spec)(build)
+
+
+def test_a_new_file_in_families_registers_itself(monkeypatch, tmp_path):
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    (tmp_path / "dropped_in.py").write_text(
+        "from dataclasses import replace\n"
+        "from lary_policy.encoders import register_encoder\n"
+        "from lary_policy.encoders.families.pixels import PIXELS, build_pixels\n"
+        "@register_encoder(replace(PIXELS, name='dropped-in'))\n"
+        "def build(spec, options):\n"
+        "    return build_pixels(spec, options)\n"
+    )
+    base.scan(families)
+    monkeypatch.delitem(sys.modules, f"{families.__name__}.dropped_in")
+    assert "dropped-in" in list_encoders()
+    assert load_encoder("dropped-in", image_px=28).latent == load_encoder("pixels", image_px=28).latent
+
+
+@every_encoder
+def test_tokens_of_an_inner_block_are_those_that_pass_by_it(name, tiny_px, noise_frames):
+    spec = encoder_spec(name)
+    if spec.depth is None:
+        with pytest.raises(ConfigError, match="no blocks to choose from"):
+            load_encoder(name, layer=1)
+        return
+    whole, last, inner = (
+        load_encoder(name, weights="tiny-random", image_px=tiny_px(name), layer=layer)
+        for layer in (None, 2, 1)
+    )
+    parent, blocks = find_blocks(whole.model)
+    passed = []
+    with getattr(parent, blocks)[0].register_forward_hook(lambda *a: passed.append(a[2])):
+        latents = whole.encode(noise_frames)
+    assert torch.equal(last.encode(noise_frames), latents)
+    norm = next(m for n, m in whole.model.named_modules() if n.endswith(("norm", "layernorm")) and "." in n)
+    tokens = norm(passed[0][0] if isinstance(passed[0], tuple) else passed[0])
+    found = inner.encode(noise_frames)
+    expected = tokens.unflatten(0, (2, -1)) if spec.latent.kind == "frame" else tokens.unflatten(1, (2, -1))
+    assert difference(found, expected[:, :, -found.shape[2] :]) < 1e-5
+    assert len({whole.fingerprint, last.fingerprint, inner.fingerprint}) == 3
+    with pytest.raises(ConfigError, match="layer from 1 to 2"):
+        load_encoder(name, weights="tiny-random", image_px=tiny_px(name), layer=3)
+    for wrong in (0, spec.depth + 1):
+        with pytest.raises(ConfigError, match=f"from 1 to {spec.depth}"):
+            load_encoder(name, weights="random", layer=wrong)
 
 
 def test_a_module_that_contradicts_its_spec_is_caught(noise_frames):

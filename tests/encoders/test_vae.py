@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
 from lary_policy.encoders.families import flux2_vae, wan_vae
+from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.errors import WeightsMismatchError
 
@@ -37,17 +38,23 @@ def tiny(name: str, preprocess: str = "native"):
     return load_encoder(name, weights="tiny-random", image_px=32, preprocess=preprocess)
 
 
+def part_of(family, part: str):
+    """Return a function of a family by what it does; its name says of which family it is."""
+    word = family.__name__.rpartition(".")[2].removesuffix("_vae")
+    return getattr(family, {"names": f"to_{word}_names"}.get(part, f"{word}_{part}"))
+
+
 @functools.cache
 def golden_wan() -> wan_vae.WanLatents:
-    vae = wan_vae.encoder_half(**WAN_SIZES)
-    vae.load_state_dict(wan_vae.to_encoder_names(golden_state("wan_vae")))
+    vae = wan_vae.wan_encoder_half(**WAN_SIZES)
+    vae.load_state_dict(wan_vae.to_wan_names(golden_state("wan_vae")))
     return wan_vae.WanLatents(vae).eval().requires_grad_(False)
 
 
 @functools.cache
 def golden_flux2(wrapper: type = flux2_vae.Flux2Latents):
-    vae = flux2_vae.encoder_half(**FLUX2_SIZES)
-    vae.load_state_dict(flux2_vae.to_encoder_names(golden_state("flux2_vae")))
+    vae = flux2_vae.flux2_encoder_half(**FLUX2_SIZES)
+    vae.load_state_dict(flux2_vae.to_flux2_names(golden_state("flux2_vae")))
     return wrapper(vae).eval().requires_grad_(False)
 
 
@@ -55,7 +62,7 @@ def golden_flux2(wrapper: type = flux2_vae.Flux2Latents):
 def test_parameters_are_those_that_the_paper_counts(name):
     family, _ = FAMILIES[name]
     with torch.device("meta"):
-        whole, half = family.autoencoder(), family.encoder_half()
+        whole, half = (part_of(family, part)() for part in ("autoencoder", "encoder_half"))
     millions = [round(sum(p.numel() for p in model.parameters()) / 1e6, 2) for model in (whole, half)]
     assert millions == [{"wan2.2-vae": 704.69, "flux2-vae": 84.05}[name], encoder_spec(name).params_m]
     for key, value in half.state_dict().items():
@@ -125,12 +132,10 @@ def test_latents_equal_the_reference_on_images_in_the_right_layout():
     torch.testing.assert_close(tokens, tensors["latents"].flatten(2).mT, rtol=1e-5, atol=2e-5)
 
 
-def lary_flux2() -> flux2_vae.LaryFlux2Encoder:
+def lary_flux2() -> FrameEncoder:
     options = EncoderOptions("random", 32, "lary", torch.float32, CPU, 0)
     weights = tiny("flux2-vae").weights
-    return flux2_vae.LaryFlux2Encoder(
-        flux2_vae.FLUX2, options, golden_flux2(flux2_vae.ScrambledFlux2Latents), weights
-    )
+    return FrameEncoder(flux2_vae.FLUX2, options, golden_flux2(flux2_vae.ScrambledFlux2Latents), weights)
 
 
 def test_d2_lary_scrambles_pairs_as_the_reference_does():
@@ -167,10 +172,11 @@ def test_d2_native_has_neither_fault(noise_frames):
 @both
 def test_files_of_both_publishers_give_the_same_latents(name, tmp_path, monkeypatch, noise_frames):
     family, sizes = FAMILIES[name]
-    monkeypatch.setattr(family, "encoder_half", functools.partial(family.encoder_half, **sizes))
+    half = part_of(family, "encoder_half")
+    monkeypatch.setattr(family, half.__name__, functools.partial(half, **sizes))
     upstream = golden_state(family.__name__.rpartition(".")[2])
     torch.save(upstream, tmp_path / "upstream.pth")
-    renamed = {key: value.contiguous() for key, value in family.to_encoder_names(upstream).items()}
+    renamed = {key: value.contiguous() for key, value in part_of(family, "names")(upstream).items()}
     save_file({**renamed, "decoder.conv_in.weight": torch.ones(1)}, tmp_path / "model.safetensors")
     first, second = (
         load_encoder(name, weights=str(path), image_px=32).encode(noise_frames[:, :2])
@@ -184,11 +190,12 @@ def test_a_checkpoint_of_another_size_is_named(name, tmp_path, monkeypatch):
     family, sizes = FAMILIES[name]
     state = {
         key: value[..., :1].contiguous()
-        for key, value in family.encoder_half(**sizes).state_dict().items()
+        for key, value in part_of(family, "encoder_half")(**sizes).state_dict().items()
         if value.ndim
     }
     save_file(state, tmp_path / "model.safetensors")
-    monkeypatch.setattr(family, "encoder_half", functools.partial(family.encoder_half, **sizes))
+    half = part_of(family, "encoder_half")
+    monkeypatch.setattr(family, half.__name__, functools.partial(half, **sizes))
     with pytest.raises(WeightsMismatchError, match=r"encoder\.conv_in\.weight is .* model"):
         load_encoder(name, weights=str(tmp_path))
 

@@ -16,12 +16,16 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+import torchvision
 from golden_weights import fill, golden
+from PIL import Image
 from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, load_encoder
-from lary_policy.encoders.families.villax.encoder import TINY, VILLA_X, WindowEncoder, read_config
+from lary_policy.encoders.families.villax.encoder import TINY, VILLA_X, read_config
 from lary_policy.encoders.families.villax.model import VillaXConfig, VillaXModel
+from lary_policy.encoders.pair_encoder import PairEncoder
+from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from lary_policy.encoders.weights.resolve import random_weights
 from lary_policy.errors import ConfigError, FrameFormatError, WeightsMismatchError
 from lary_policy.types import LatentSpec
@@ -52,9 +56,9 @@ def golden_model() -> VillaXModel:
     return model
 
 
-def golden_encoder(output: str) -> WindowEncoder:
+def golden_encoder(output: str) -> PairEncoder:
     options = EncoderOptions("random", 56, "native", torch.float32, torch.device("cpu"), 0, output)
-    return WindowEncoder(VILLA_X, options, golden_model(), random_weights(0), LatentSpec("pair", 2, 8))
+    return PairEncoder(VILLA_X, options, golden_model(), random_weights(0), LatentSpec("pair", 2, 8))
 
 
 def clip(frames: int) -> torch.Tensor:
@@ -107,6 +111,23 @@ def test_a_latent_knows_its_past_and_not_its_future():
     torch.testing.assert_close(encoder.encode(frames[:, 2:10])[:, -1], latents[:, 8], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encoder.encode(frames[:, :2]), latents[:, :1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(encoder.encode(frames[:, 3:5])[:, 0], latents[:, 3], atol=1e-3)
+
+
+def test_lary_reads_clips_with_the_models_own_resize_and_pairs_with_pillows(photo):
+    frames = torch.stack([photo(240, 320), photo(240, 320).flip(1), photo(240, 320).flip(0)])
+    options = EncoderOptions("random", 56, "lary", torch.float32, torch.device("cpu"), 0, "continuous")
+    encoder = PairEncoder(VILLA_X, options, golden_model(), random_weights(0), LatentSpec("pair", 2, 8))
+    video = torchvision.transforms.v2.functional.resize(frames.movedim(-1, 1), [56, 56], antialias=True)
+    images = [Image.fromarray(f.numpy()).resize((56, 56), Image.Resampling.LANCZOS) for f in frames]
+    pillow = torch.stack([torch.from_numpy(np.asarray(image).copy()) for image in images]).movedim(-1, 1)
+    for read_as_video, pixels in ((True, video), (False, pillow)):
+        ours = encoder.prepared(frames[None], video=read_as_video)
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        assert float(((ours * std + mean) * 255 - pixels).abs().max()) <= 1.01
+    clips = encoder.encode(video.movedim(1, -1)[None])
+    torch.testing.assert_close(encoder.encode(frames[None]), clips, rtol=0, atol=0.02)
+    pairs = encoder.encode(pillow.movedim(1, -1)[None, :2])
+    torch.testing.assert_close(encoder.encode(frames[None, :2]), pairs, rtol=0, atol=0.02)
 
 
 def test_features_and_latents_make_a_pair_of_their_own():

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
 from lary_policy.encoders.families import vjepa
-from lary_policy.encoders.families.vjepa import VJepa2Tokens, _architecture, to_encoder_names
+from lary_policy.encoders.families.vjepa import VJepa2Tokens, to_vjepa2_names, vjepa2_encoder
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
 from lary_policy.errors import FrameFormatError, WeightsMismatchError
 
@@ -27,9 +27,9 @@ tiny = functools.cache(functools.partial(load_encoder, "vjepa2-large", weights="
 
 
 def golden_model(image_px: int, prefix: str = "module.backbone.") -> VJepa2Tokens:
-    backbone = _architecture(image_px, **SIZES)
+    backbone = vjepa2_encoder(image_px, **SIZES)
     tensors = {prefix + name: value for name, value in golden_state("vjepa2").items()}
-    backbone.load_state_dict(to_encoder_names(tensors))
+    backbone.load_state_dict(to_vjepa2_names(tensors))
     return VJepa2Tokens(backbone).eval()
 
 
@@ -120,11 +120,11 @@ def test_native_equals_the_video_processor_of_transformers(photo):
 
 
 def test_files_of_both_publishers_give_the_same_latents(tmp_path, monkeypatch, noise_frames):
-    monkeypatch.setattr(vjepa, "_architecture", functools.partial(_architecture, **SIZES))
+    monkeypatch.setattr(vjepa, "vjepa2_encoder", functools.partial(vjepa2_encoder, **SIZES))
     spec = replace(vjepa.LARGE, latent=replace(vjepa.LARGE.latent, width=96))
     tensors = {f"module.backbone.{name}": value for name, value in golden_state("vjepa2").items()}
     torch.save({"encoder": {}, "target_encoder": tensors, "epoch": 1}, tmp_path / "vitl.pt")
-    renamed = {f"encoder.{name}": value.contiguous() for name, value in to_encoder_names(tensors).items()}
+    renamed = {f"encoder.{name}": value.contiguous() for name, value in to_vjepa2_names(tensors).items()}
     save_file({**renamed, "predictor.x": torch.ones(1)}, tmp_path / "model.safetensors")
     latents = []
     for path in (tmp_path / "vitl.pt", tmp_path):
@@ -136,7 +136,7 @@ def test_files_of_both_publishers_give_the_same_latents(tmp_path, monkeypatch, n
 
 def test_weights_of_another_size_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        vjepa, "_architecture", functools.partial(_architecture, **{**SIZES, "hidden_size": 48})
+        vjepa, "vjepa2_encoder", functools.partial(vjepa2_encoder, **{**SIZES, "hidden_size": 48})
     )
     torch.save({"target_encoder": golden_state("vjepa2")}, tmp_path / "vitl.pt")
     with pytest.raises(
@@ -147,4 +147,4 @@ def test_weights_of_another_size_are_named(tmp_path, monkeypatch):
 
 def test_names_of_transformers_pass_without_the_predictor():
     tensors = {"encoder.layernorm.weight": torch.ones(1), "predictor.x": torch.ones(1)}
-    assert set(to_encoder_names(tensors)) == {"layernorm.weight"}
+    assert set(to_vjepa2_names(tensors)) == {"layernorm.weight"}

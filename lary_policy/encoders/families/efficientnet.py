@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.modules import module_with_weights
+from lary_policy.encoders.modules import FeatureMapTokens, module_with_weights
 from lary_policy.encoders.preprocess import Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import HubRepo, WeightsSource, WheelFile, require_module
@@ -57,18 +57,6 @@ EXPANDED = {
 }
 PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-
-
-class FeatureMapTokens(nn.Module):
-    """The last convolution's feature map as tokens: [b 3 h w] -> [b n 1280], row by row."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return one token for each cell of the stride-32 grid."""
-        return self.backbone(images).flatten(2).mT
 
 
 @register_encoder(LITE0)

@@ -9,20 +9,19 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderOptions, LatentEncoder, register_encoder
+from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.modules import module_with_weights
-from lary_policy.encoders.preprocess import HALF, Preprocess, check_frames
+from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource, rename, require_module
+from lary_policy.encoders.weights import HubRepo, WeightsSource, rename, require_module
 from lary_policy.types import LatentSpec
 
 # The reference applies 2x - 1 to 0..255 where it reads single images, so that the input spans [-1, 509].
 HALF_LEVEL = (0.5 / 255,) * 3
-LARY_PAIR = Preprocess(HALF_LEVEL, HALF_LEVEL, interpolation="lanczos")
 # Where it reads videos it scales to [0, 1] first, and resizes with OpenCV's cubic instead of Lanczos.
 LARY_CLIP = Preprocess(HALF, HALF, antialias=False)
-PAIR = 2
+LARY_PAIR = Preprocess(HALF_LEVEL, HALF_LEVEL, interpolation="lanczos", video=LARY_CLIP)
 
 FLUX2 = EncoderSpec(
     name="flux2-vae",
@@ -101,39 +100,28 @@ class ScrambledFlux2Latents(Flux2Latents):
         return grid.reshape(grid.shape[0], -1, grid.shape[1])
 
 
-class LaryFlux2Encoder(FrameEncoder):
-    """The reference's two input pipelines: up to two frames are read as images, more as a video."""
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Encode uint8 RGB frames [b t h w 3] to latents [b t n d]; raises as `FrameEncoder.encode`."""
-        check_frames(frames)
-        self._preprocess = LARY_PAIR if frames.shape[1] <= PAIR else LARY_CLIP
-        return super().encode(frames)
-
-
-def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> LatentEncoder:
-    """Build the same model at a toy width and depth from random weights."""
-    vae, weights = module_with_weights(partial(encoder_half, **TINY), spec, options)
-    return _wrap(spec, options, vae, weights)
-
-
-@register_encoder(FLUX2, tiny=build_tiny)
-def build_flux2(spec: EncoderSpec, options: EncoderOptions) -> LatentEncoder:
+@register_encoder(FLUX2, tiny=True)
+def build_flux2(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
     """Build the encoder half from random weights, or from those that diffusers or upstream publish."""
     vae, weights = module_with_weights(
-        encoder_half, spec, options, rename=lambda tensors, _: to_encoder_names(tensors)
+        flux2_encoder_half,
+        spec,
+        options,
+        rename=lambda tensors, _: to_flux2_names(tensors),
+        tiny=partial(flux2_encoder_half, **TINY),
     )
-    return _wrap(spec, options, vae, weights)
+    tokens = ScrambledFlux2Latents if options.preprocess == "lary" else Flux2Latents
+    return FrameEncoder(spec, options, tokens(vae), weights)
 
 
-def to_encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_flux2_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder half's tensors by diffusers' names, from its own or the upstream checkpoint."""
     renamed = rename({k: v for k, v in tensors.items() if not k.startswith(DECODER)}, UPSTREAM_NAMES)
     # Upstream's attention is made of 1 x 1 convolutions, diffusers' of linear layers.
     return {k: v.flatten(1) if ".attentions.0.to_" in k and v.ndim > 1 else v for k, v in renamed.items()}
 
 
-def autoencoder(**sizes: Any) -> Any:
+def flux2_autoencoder(**sizes: Any) -> Any:
     """Return diffusers' AutoencoderKLFlux2 at the published sizes, or others, with random weights."""
     require_module("diffusers", "for FLUX.2's autoencoder")
     from diffusers import AutoencoderKLFlux2
@@ -141,14 +129,8 @@ def autoencoder(**sizes: Any) -> Any:
     return AutoencoderKLFlux2(**sizes)
 
 
-def encoder_half(**sizes: Any) -> Any:
+def flux2_encoder_half(**sizes: Any) -> Any:
     """Return the autoencoder without its decoder, which is built at its narrowest and thrown away."""
-    vae = autoencoder(**{"decoder_block_out_channels": NARROWEST, **sizes})
+    vae = flux2_autoencoder(**{"decoder_block_out_channels": NARROWEST, **sizes})
     vae.decoder = vae.post_quant_conv = None
     return vae
-
-
-def _wrap(spec: EncoderSpec, options: EncoderOptions, vae: nn.Module, weights: Weights) -> LatentEncoder:
-    if options.preprocess == "lary":
-        return LaryFlux2Encoder(spec, options, ScrambledFlux2Latents(vae), weights)
-    return FrameEncoder(spec, options, Flux2Latents(vae), weights)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lary_policy.encoders.base import register_encoder
-from lary_policy.encoders.families.transformers_vit import TransformersVit, vit_builder
+from lary_policy.encoders.families.transformers_vit import TransformersVit, register_vits
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import HubRepo, WeightsSource
@@ -31,6 +30,7 @@ BASE = EncoderSpec(
     params_m=92.88,
     gflops_per_frame=34.94,
     reference_key="siglip2-origin",
+    depth=12,
 )
 
 # Architectures by registry name; latent action models take their frozen backbones from here.
@@ -53,5 +53,4 @@ VITS = {
     ),
 }
 
-build_siglip = vit_builder(VITS)
-register_encoder(BASE, tiny=build_siglip)(build_siglip)
+register_vits((BASE,), VITS)

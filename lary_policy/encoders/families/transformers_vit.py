@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.base import EncoderBuilder, EncoderOptions
+from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.modules import build_seeded
+from lary_policy.encoders.modules import cut_after, drawn_or_loaded
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import (
-    DRAWN,
     Weights,
     raise_on_mismatch,
     read_tensors,
     require_module,
-    resolve_weights,
     split_prefix,
 )
 from lary_policy.errors import WeightsMismatchError
@@ -138,7 +136,7 @@ class TransformersVit:
     subtree: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def module(self, *, tiny: bool = False) -> PatchTokens:
+    def module(self, tiny: bool = False) -> PatchTokens:
         """Return the model with weights drawn from torch's generator; `tiny` shrinks width and depth."""
         model_class = self._model_class()
         sizes = TINY if tiny else {}
@@ -177,23 +175,21 @@ class TransformersVit:
         return PatchTokens(model, self.prefix_tokens, self.call)
 
 
-def vit_builder(vits: Mapping[str, TransformersVit]) -> EncoderBuilder:
-    """Return the builder of the encoders whose architectures `vits` holds by registry name."""
+def register_vits(specs: Iterable[EncoderSpec], vits: Mapping[str, TransformersVit]) -> None:
+    """Register encoders whose architectures `vits` holds by registry name.
 
-    def build(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
-        vit = vits[spec.name]
-        latent = spec.latent_at(options.image_px)
-        if options.weights in DRAWN:
-            tiny = options.weights == "tiny-random"
-            latent = replace(latent, width=TINY["hidden_size"]) if tiny else latent
-            weights = DRAWN[options.weights](options.seed)
-            model = build_seeded(lambda: vit.module(tiny=tiny), options.seed)
-        else:
-            path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-            model = vit.pretrained(_read(path), weights)
-        return FrameEncoder(spec, options, model, weights, latent)
+    With `layer`, the tokens of an inner block pass the model's final layer norm, as those of the last do.
+    """
 
-    return build
+    @register_encoder(*specs, tiny=True)
+    def build_vit(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
+        vit, latent = vits[spec.name], spec.latent_at(options.image_px)
+        model, weights = drawn_or_loaded(
+            spec, options, vit.module, lambda path, origin: vit.pretrained(_read(path), origin)
+        )
+        tiny = options.weights == "tiny-random"
+        latent = replace(latent, width=TINY["hidden_size"]) if tiny else latent
+        return FrameEncoder(spec, options, cut_after(model, options.layer), weights, latent)
 
 
 def loading_problems(info: Mapping[str, Any]) -> list[str]:

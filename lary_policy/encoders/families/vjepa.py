@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.clip_encoder import ClipEncoder, FrameRule
-from lary_policy.encoders.modules import build_seeded
+from lary_policy.encoders.clip_encoder import ClipEncoder
+from lary_policy.encoders.modules import cut_after, drawn_or_loaded
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import (
     CONTAINERS,
-    DRAWN,
     HubRepo,
+    Weights,
     WeightsSource,
     load_strictly,
     read_tensors,
     rename,
-    resolve_weights,
     strip_prefixes,
 )
 from lary_policy.errors import FrameFormatError
@@ -58,6 +56,7 @@ LARGE = EncoderSpec(
     gflops_per_frame=80.93,
     reference_key="vjepa2",
     lary_image_px=224,
+    depth=24,
 )
 
 # Sizes of the toy model for `weights=tiny-random`.
@@ -85,25 +84,23 @@ class VJepa2Tokens(nn.Module):
         return tokens.unflatten(1, (clips.shape[1] // TUBELET, -1))
 
 
-def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> ClipEncoder:
-    """Build the same model at a toy width and depth from random weights."""
-    backbone = build_seeded(partial(_architecture, options.image_px, **TINY), options.seed)
-    latent = replace(spec.latent_at(options.image_px), width=TINY["hidden_size"])
-    weights = DRAWN[options.weights](options.seed)
-    return ClipEncoder(spec, options, VJepa2Tokens(backbone), weights, _frame_rule(options), latent)
-
-
-@register_encoder(LARGE, tiny=build_tiny)
+@register_encoder(LARGE, tiny=True)
 def build_vjepa2(spec: EncoderSpec, options: EncoderOptions) -> ClipEncoder:
-    """Build V-JEPA 2 from random or pretrained weights, published by transformers or as `vitl.pt`."""
-    if options.weights == "random":
-        weights = DRAWN[options.weights](options.seed)
-        backbone = build_seeded(partial(_architecture, options.image_px), options.seed)
-    else:
-        path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-        backbone = _architecture(options.image_px)
-        load_strictly(backbone, to_encoder_names(_read(path)), weights)
-    return ClipEncoder(spec, options, VJepa2Tokens(backbone), weights, _frame_rule(options))
+    """Build V-JEPA 2 from random or pretrained weights, published by transformers or as `vitl.pt`.
+
+    With `layer`, the tokens of an inner block pass the final layer norm, as those of the last do.
+    """
+    px, tiny = options.image_px, options.weights == "tiny-random"
+    backbone, weights = drawn_or_loaded(
+        spec,
+        options,
+        lambda toy: vjepa2_encoder(px, **(TINY if toy else {})),
+        lambda path, origin: _load(vjepa2_encoder(px), path, origin),
+    )
+    latent = replace(spec.latent_at(px), width=TINY["hidden_size"]) if tiny else None
+    model = VJepa2Tokens(cut_after(backbone, options.layer))
+    frame_rule = {"native": refuse_odd, "lary": drop_odd}[options.preprocess]
+    return ClipEncoder(spec, options, model, weights, frame_rule, latent)
 
 
 def refuse_odd(frames: Tensor) -> Tensor:
@@ -132,7 +129,7 @@ def drop_odd(frames: Tensor) -> Tensor:
     return frames[:, : t - t % TUBELET] if t >= TUBELET else refuse_odd(frames)
 
 
-def to_encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_vjepa2_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder's tensors by transformers' names, from its own or the upstream checkpoint.
 
     Args:
@@ -154,16 +151,15 @@ def _split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _load(backbone: nn.Module, path: Path, origin: Weights) -> nn.Module:
     # Upstream files hold the averaged encoder, which the reference reads, beside the trained one.
-    return read_tensors(path, ("target_encoder", "encoder", *CONTAINERS))
+    tensors = read_tensors(path, ("target_encoder", "encoder", *CONTAINERS))
+    load_strictly(backbone, to_vjepa2_names(tensors), origin)
+    return backbone
 
 
-def _frame_rule(options: EncoderOptions) -> FrameRule:
-    return {"native": refuse_odd, "lary": drop_odd}[options.preprocess]
-
-
-def _architecture(image_px: int, **sizes: Any) -> nn.Module:
+def vjepa2_encoder(image_px: int, **sizes: Any) -> nn.Module:
+    """Return transformers' VJEPA2Encoder at the published sizes, or others, with random weights."""
     from transformers import VJEPA2Config, VJEPA2Model
 
     # Rotary positions follow from crop_size; left at 256, rows of other sizes would wrap in the wrong place.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.clip_encoder import ClipEncoder, FrameRule
+from lary_policy.encoders.clip_encoder import ClipEncoder
 from lary_policy.encoders.modules import module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
@@ -123,19 +123,18 @@ class WanLatents(nn.Module):
         return ((mean - self.mean) / self.std).flatten(3).permute(0, 2, 3, 1)
 
 
-def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> ClipEncoder:
-    """Build the same model at a toy width and depth from random weights."""
-    vae, weights = module_with_weights(partial(encoder_half, **TINY), spec, options)
-    return ClipEncoder(spec, options, WanLatents(vae), weights, _frame_rule(options))
-
-
-@register_encoder(WAN, tiny=build_tiny)
+@register_encoder(WAN, tiny=True)
 def build_wan(spec: EncoderSpec, options: EncoderOptions) -> ClipEncoder:
     """Build the encoder half from random weights, or from those that diffusers or upstream publish."""
     vae, weights = module_with_weights(
-        encoder_half, spec, options, rename=lambda tensors, _: to_encoder_names(tensors)
+        wan_encoder_half,
+        spec,
+        options,
+        rename=lambda tensors, _: to_wan_names(tensors),
+        tiny=partial(wan_encoder_half, **TINY),
     )
-    return ClipEncoder(spec, options, WanLatents(vae), weights, _frame_rule(options))
+    frame_rule = {"native": fill_chunks, "lary": whole_chunks}[options.preprocess]
+    return ClipEncoder(spec, options, WanLatents(vae), weights, frame_rule)
 
 
 def fill_chunks(frames: Tensor) -> Tensor:
@@ -149,12 +148,12 @@ def whole_chunks(frames: Tensor) -> Tensor:
     return frames[:, : frames.shape[1] - (frames.shape[1] - 1) % CHUNK]
 
 
-def to_encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_wan_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder half's tensors by diffusers' names, from its own or the upstream checkpoint."""
     return rename({k: v for k, v in tensors.items() if not k.startswith(DECODER)}, UPSTREAM_NAMES)
 
 
-def autoencoder(**sizes: Any) -> Any:
+def wan_autoencoder(**sizes: Any) -> Any:
     """Return diffusers' AutoencoderKLWan at the published sizes, or others, with random weights."""
     require_module("diffusers", "for Wan's autoencoder")
     from diffusers import AutoencoderKLWan
@@ -162,12 +161,8 @@ def autoencoder(**sizes: Any) -> Any:
     return AutoencoderKLWan(**{**SIZES, **sizes})
 
 
-def encoder_half(**sizes: Any) -> Any:
+def wan_encoder_half(**sizes: Any) -> Any:
     """Return the autoencoder without its decoder, which is built at its narrowest and thrown away."""
-    vae = autoencoder(**{"decoder_base_dim": 8, **sizes})
+    vae = wan_autoencoder(**{"decoder_base_dim": 8, **sizes})
     vae.decoder = vae.post_quant_conv = None
     return vae
-
-
-def _frame_rule(options: EncoderOptions) -> FrameRule:
-    return {"native": fill_chunks, "lary": whole_chunks}[options.preprocess]

@@ -9,9 +9,9 @@ from lary_policy.encoders.weights.resolve import (
     NO_WEIGHTS,
     Weights,
     WeightsStatus,
+    find_weights,
     hub_is_reachable,
     resolve_weights,
-    weights_status,
 )
 from lary_policy.encoders.weights.tensors import (
     CONTAINERS,
@@ -34,6 +34,7 @@ __all__ = [
     "WeightsSource",
     "WeightsStatus",
     "WheelFile",
+    "find_weights",
     "hub_is_reachable",
     "load_strictly",
     "raise_on_mismatch",
@@ -43,5 +44,4 @@ __all__ = [
     "resolve_weights",
     "split_prefix",
     "strip_prefixes",
-    "weights_status",
 ]

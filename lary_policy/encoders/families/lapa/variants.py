@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ from lary_policy.encoders.families.lapa import weights as laq_front_ends
 from lary_policy.encoders.families.lapa.model import LaqConfig, LaqModel, LatentActionQuantiser
 from lary_policy.encoders.families.lapa.quantiser import NSVQ, code_tokens
 from lary_policy.encoders.families.lapa.weights import FrontEnd, load_laq
-from lary_policy.encoders.modules import build_seeded
+from lary_policy.encoders.modules import drawn_or_loaded
 from lary_policy.encoders.pair_encoder import PairEncoder
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, HubRepo, WeightsSource, resolve_weights
+from lary_policy.encoders.weights import HubRepo, Weights, WeightsSource
 from lary_policy.errors import ConfigError
 from lary_policy.types import LatentSpec
 
@@ -55,24 +56,27 @@ class LaqVariant:
     def build(self, spec: EncoderSpec, options: EncoderOptions) -> PairEncoder:
         """Build the encoder from random, toy or pretrained weights."""
         noise_seed = options.seed if options.output in spec.noisy_outputs else None
-        if options.weights in DRAWN:
-            tiny, weights = options.weights == "tiny-random", DRAWN[options.weights](options.seed)
-            config = self._tiny_config() if tiny else self.config
-            model = build_seeded(lambda: self._drawn(config, noise_seed, tiny=tiny), options.seed)
-        else:
-            path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-            quantiser, backbone, weights = load_laq(
-                path, weights, self.config, self.grid(spec.image_px), self.front_end, exact=self.exact
+        recorded: list[Weights] = []  # of both files, where the frozen network comes out of one of its own
+
+        def load(path: Path, origin: Weights) -> LaqModel:
+            quantiser, backbone, both = load_laq(
+                path, origin, self.config, self.grid(spec.image_px), self.front_end, exact=self.exact
             )
-            config, model = quantiser.config, LaqModel(quantiser, backbone, noise_seed)
+            recorded.append(both)
+            return LaqModel(quantiser, backbone, noise_seed)
+
+        model, weights = drawn_or_loaded(spec, options, lambda tiny: self._drawn(noise_seed, tiny), load)
+        config = model.quantiser.config
         spec = replace(spec, codebook=(config.codes, config.code_width))
-        return PairEncoder(spec, options, model, weights, self.latent(config, options.image_px))
+        latent = self.latent(config, options.image_px)
+        return PairEncoder(spec, options, model, recorded[0] if recorded else weights, latent)
 
     def grid(self, image_px: int) -> int:
         """Return the side of the patch grid of a square image."""
         return image_px // self.patch_px
 
-    def _drawn(self, config: LaqConfig, noise_seed: int | None, *, tiny: bool) -> LaqModel:
+    def _drawn(self, noise_seed: int | None, tiny: bool) -> LaqModel:
+        config = self._tiny_config() if tiny else self.config
         backbone = self.front_end.module(tiny) if self.front_end else None
         return LaqModel(LatentActionQuantiser(config), backbone, noise_seed)
 
@@ -128,7 +132,7 @@ def _register(
         lary_image_px=REFERENCE_PX,
         **{**GENERAL, **extra},
     )
-    register_encoder(spec, tiny=variant.build)(variant.build)
+    register_encoder(spec, tiny=True)(variant.build)
     return spec
 
 
@@ -231,7 +235,7 @@ def find_ablation(run: str) -> RegisteredEncoder:
         codebook=(config.codes, config.code_width),
         reference_key=f"dinov3-{run}",
     )
-    return RegisteredEncoder(spec, variant.build, variant.build)
+    return RegisteredEncoder(spec, variant.build, tiny=True)
 
 
 def _size(config: LaqConfig) -> int:

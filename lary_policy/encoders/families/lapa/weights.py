@@ -107,7 +107,7 @@ def vit_front_end(spec: EncoderSpec, vit: TransformersVit, prefix: str) -> Front
         spec.weights,
         prefix,
         tiny_width=TINY["hidden_size"],
-        module=lambda tiny: vit.module(tiny=tiny),
+        module=vit.module,
         pretrained=vit.pretrained,
     )
 

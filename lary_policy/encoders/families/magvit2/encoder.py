@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
-
 from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.families.magvit2.model import Magvit2Config, Magvit2Encoder, magvit2_tensors
 from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.modules import module_with_weights
+from lary_policy.encoders.modules import FeatureMapTokens, module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import HubRepo, WeightsSource
@@ -48,29 +46,7 @@ OPEN_MAGVIT2 = EncoderSpec(
 TINY = Magvit2Config(base_channels=32, multipliers=(1, 1, 1, 1, 1), blocks=1)
 
 
-class FeatureTokens(nn.Module):
-    """The features of `Magvit2Encoder` as tokens: [b 3 h w] -> [b n 18], row by row.
-
-    Args:
-        encoder: Module from images to feature maps.
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return one token for each cell of the stride-16 grid."""
-        return self.encoder(images).flatten(2).mT
-
-
-def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
-    """Build the same model at a toy width and depth from random weights."""
-    encoder, weights = module_with_weights(partial(Magvit2Encoder, TINY), spec, options)
-    return FrameEncoder(spec, options, FeatureTokens(encoder), weights)
-
-
-@register_encoder(OPEN_MAGVIT2, tiny=build_tiny)
+@register_encoder(OPEN_MAGVIT2, tiny=True)
 def build_open_magvit2(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
     """Build the encoder from random weights, or from a published checkpoint.
 
@@ -83,5 +59,6 @@ def build_open_magvit2(spec: EncoderSpec, options: EncoderOptions) -> FrameEncod
         spec,
         options,
         rename=lambda tensors, _: magvit2_tensors(tensors, "encoder", ema=averaged),
+        tiny=partial(Magvit2Encoder, TINY),
     )
-    return FrameEncoder(spec, options, FeatureTokens(encoder), weights)
+    return FrameEncoder(spec, options, FeatureMapTokens(encoder), weights)

@@ -12,19 +12,17 @@ from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.families.transformers_vit import TINY as TINY_VIT
 from lary_policy.encoders.families.transformers_vit import TransformersVit
 from lary_policy.encoders.families.univla.model import UniVlaConfig, UniVlaModel
-from lary_policy.encoders.modules import build_seeded
+from lary_policy.encoders.modules import drawn_or_loaded
 from lary_policy.encoders.pair_encoder import PairEncoder
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import (
-    DRAWN,
     HubRepo,
     Weights,
     WeightsSource,
     load_strictly,
     read_tensors,
     rename,
-    resolve_weights,
     split_prefix,
     strip_prefixes,
 )
@@ -100,23 +98,19 @@ HUB_NAMES = (
 )
 
 
-def build_tiny(spec: EncoderSpec, options: EncoderOptions) -> PairEncoder:
-    """Build the same model at a toy width and depth from random weights."""
-    model = build_seeded(lambda: UniVlaModel(TINY, BACKBONE.module(tiny=True)), options.seed)
-    spec = replace(spec, codebook=(TINY.codes, TINY.code_width))
-    latent = replace(spec.latent_at(options.image_px), width=TINY.code_width)
-    return PairEncoder(spec, options, model, DRAWN[options.weights](options.seed), latent)
-
-
-@register_encoder(UNIVLA, tiny=build_tiny)
+@register_encoder(UNIVLA, tiny=True)
 def build_univla(spec: EncoderSpec, options: EncoderOptions) -> PairEncoder:
     """Build UniVLA's latent action model from random weights or from the checkpoint of its second stage."""
-    if options.weights in DRAWN:
-        model = build_seeded(lambda: UniVlaModel(UniVlaConfig(), BACKBONE.module()), options.seed)
-        return PairEncoder(spec, options, model, DRAWN[options.weights](options.seed))
-    path, weights = resolve_weights(spec.name, spec.weights, options.weights)
-    model = from_checkpoint(read_tensors(path), weights, UniVlaConfig(), BACKBONE)
-    return PairEncoder(spec, options, model, weights)
+    model, weights = drawn_or_loaded(
+        spec,
+        options,
+        lambda tiny: UniVlaModel(TINY if tiny else UniVlaConfig(), BACKBONE.module(tiny)),
+        lambda path, origin: from_checkpoint(read_tensors(path), origin, UniVlaConfig(), BACKBONE),
+    )
+    sizes = model.config
+    spec = replace(spec, codebook=(sizes.codes, sizes.code_width))
+    latent = replace(spec.latent_at(options.image_px), width=sizes.code_width)
+    return PairEncoder(spec, options, model, weights, latent)
 
 
 def from_checkpoint(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lary_policy.encoders.codebook import nearest_codes
+from lary_policy.encoders.codebook import NearestCode
 from lary_policy.encoders.pair_encoder import PairTokens
 
 WAVELENGTH = 10_000.0  # base of the sinusoidal positions, as in the original transformer
@@ -23,7 +23,7 @@ def sinusoidal_positions(tokens: int, width: int, device: torch.device) -> Tenso
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
-class SelfAttention(nn.Module):
+class TokenAttention(nn.Module):
     """Multi-head self-attention [b n d] -> [b n d]; only the output projection has a bias."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -44,13 +44,13 @@ class SelfAttention(nn.Module):
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
 
-class SpaceTimeBlock(nn.Module):
+class PreNormBlock(nn.Module):
     """Attention within each frame, causal attention over time at each token, feed-forward; all pre-norm."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.spatial_attn = SelfAttention(width, heads)
-        self.temporal_attn = SelfAttention(width, heads)
+        self.spatial_attn = TokenAttention(width, heads)
+        self.temporal_attn = TokenAttention(width, heads)
         self.ffn = _feed_forward(width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
@@ -70,7 +70,7 @@ class SpaceBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.spatial_attn = SelfAttention(width, heads)
+        self.spatial_attn = TokenAttention(width, heads)
         self.ffn = _feed_forward(width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
     def __init__(self, width_in: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.ffn = _stem(width_in, width)
-        self.transformer_blocks = nn.ModuleList(SpaceTimeBlock(width, heads) for _ in range(depth))
+        self.transformer_blocks = nn.ModuleList(PreNormBlock(width, heads) for _ in range(depth))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [b t n d_in] to [b t n d]."""
@@ -105,19 +105,6 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [b n d] to [b n d_out]."""
         return self.out(_run(self.ffn, self.transformer_blocks, tokens))
-
-
-class Codebook(nn.Module):
-    """Nearest-neighbour quantisation of [... d] vectors."""
-
-    def __init__(self, codes: int, width: int) -> None:
-        super().__init__()
-        self.codebook = nn.Embedding(codes, width)
-        nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)
-
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the nearest code vectors [... d] and their indices [...]."""
-        return nearest_codes(vectors, self.codebook.weight)
 
 
 def _run(stem: nn.Module, blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
@@ -181,12 +168,12 @@ class UniVlaModel(nn.Module):
         self.encoder = Encoder(c.feature_width, c.width, c.encoder_depth, c.heads)
         self.to_codebook = nn.Linear(c.width, c.code_width)
         self.to_codebook_uncontrol = nn.Linear(c.width, c.code_width)
-        self.vq = Codebook(c.codes, c.code_width)
+        self.vq = NearestCode(c.codes, c.code_width, "codebook")
         self.patch_up = nn.Linear(c.feature_width, c.width)
         self.action_up = nn.Linear(c.code_width, c.width)
         self.action_up_uncontrol = nn.Linear(c.code_width, c.width)
         self.decoder = Decoder(c.width, c.feature_width, c.decoder_depth, c.heads)
-        self.vq_action = Codebook(c.codes, c.code_width)
+        self.vq_action = NearestCode(c.codes, c.code_width, "codebook")
         self.action_latent_controllable = nn.Parameter(
             torch.empty(1, 1, c.action_tokens, c.feature_width).uniform_(-1, 1)
         )

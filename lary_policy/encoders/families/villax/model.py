@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.codebook import nearest_codes
+from lary_policy.encoders.codebook import NearestCode
 from lary_policy.encoders.families.villax.layers import (
     DecoderBlock,
     MapBlock,
@@ -78,7 +78,7 @@ class VillaXModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ActionEncoder(config)
-        self.vq = _Codebook(config.n_codes, config.action_latent_dim)
+        self.vq = NearestCode(config.n_codes, config.action_latent_dim, "embedding")
         self.decoder = FrameDecoder(config)
 
     def features(self, images: Tensor) -> Tensor:
@@ -169,19 +169,6 @@ class FrameDecoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens)
         return self.pred_head(self.norm(tokens)[:, 1:])
-
-
-class _Codebook(nn.Module):
-    """Nearest code of each vector."""
-
-    def __init__(self, codes: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(codes, width)
-        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
-
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the nearest code vectors [... d] and their indices [...]."""
-        return nearest_codes(vectors, self.embedding.weight)
 
 
 def _frozen(table: Tensor) -> nn.Parameter:
