@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from case import Figure
 from lary_policy.encoders import load_encoder
-from lary_policy.frames import read_video_frames
+from lary_policy.frames import frame_id, read_video_frames
 from lary_policy.heads import (
     AttentiveProbeConfig,
     TrainConfig,
@@ -33,7 +33,7 @@ from lary_policy.heads.training import REFERENCE_SWEEP, LatentBatches
 from lary_policy.heads.training.epoch import HeadStack, TrainingRun, train_epoch
 from lary_policy.heads.training.loop import train
 from lary_policy.heads.training.step import kept_heap
-from lary_policy.latents import FrameEncoder, LatentStore, extract, identify, store_dtype
+from lary_policy.latents import FRAMES, LatentStore, WindowEncoder, encode_windows, store_dtype
 from lary_policy.machine import Precision, available_cores, resolve_precision
 from timing import timed
 
@@ -124,7 +124,8 @@ def _extraction(
 
     def ours() -> None:
         stores.append(_store(folder / f"store{len(stores)}", counted))
-        extract([p for pair in pairs for p in pair], counted, stores[-1], decode_threads=available_cores())
+        frames = zip(itertools.chain(*pairs))
+        encode_windows(frames, FRAMES, counted, stores[-1], decode_threads=available_cores())
 
     files: list[Path] = []
     (folder / "npz").mkdir()
@@ -147,7 +148,7 @@ def _extraction(
     yield from _regression(store, pairs, files, rows, head, repeats, folder)
 
 
-def _store(root: Path, encoder: FrameEncoder) -> LatentStore:
+def _store(root: Path, encoder: WindowEncoder) -> LatentStore:
     """Open a store as runs with latents_dtype=auto under protocol=native have it."""
     dtype = store_dtype("auto", "native", "float32")
     return LatentStore(root, encoder.fingerprint, encoder.latent, dtype=dtype, packed=True)
@@ -163,7 +164,7 @@ def _regression(
     folder: Path,
 ) -> Iterator[Figure]:
     """Time an epoch's batches alone, then with a head that learns from them; the same rows on both sides."""
-    ids, _ = identify(path for pair in pairs for path in pair)
+    ids = {path: frame_id(path) for path in itertools.chain(*pairs)}
     unique = list(dict.fromkeys(ids.values()))
     place = {frame: i for i, frame in enumerate(unique)}
     rng = np.random.default_rng(0)
@@ -288,7 +289,7 @@ def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: 
 class _Counted:
     """An encoder that counts the frames it is given."""
 
-    def __init__(self, encoder: FrameEncoder) -> None:
+    def __init__(self, encoder: WindowEncoder) -> None:
         self.fingerprint, self.latent, self.frames = encoder.fingerprint, encoder.latent, 0
         self._encoder = encoder
 

@@ -27,14 +27,14 @@ from torch.utils.data import Dataset
 
 from lary_policy.heads import FeedForward
 from lary_policy.heads.training import REFERENCE_SWEEP
-from lary_policy.latents import FrameEncoder
+from lary_policy.latents import WindowEncoder
 from lary_policy.machine import Precision, autocast, resolve_precision
 from timing import timed
 
 EXTRACT_BATCH = 16  # pairs; protocol section 0
 
 
-def extract_rows(pairs: Sequence[tuple[Path, Path]], encoder: FrameEncoder, folder: Path) -> list[Path]:
+def extract_rows(pairs: Sequence[tuple[Path, Path]], encoder: WindowEncoder, folder: Path) -> list[Path]:
     """Encode both frames of every pair and write a compressed npz a row, float32 `[2 n d]`."""
     files = []
     for start in range(0, len(pairs), EXTRACT_BATCH):

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pkgutil
+import re
 import shutil
 import stat
 import tempfile
@@ -211,6 +212,11 @@ def exclusive(path: Path) -> Iterator[None]:
 def lock_beside(path: Path) -> Path:
     """Return the hidden file beside `path` that a process locks while it makes `path`."""
     return path.parent / f".{path.name}.lock"
+
+
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file: names of own encoders have colons, hub ids have slashes."""
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 def is_vacant(path: Path) -> bool:

@@ -21,8 +21,8 @@ from lary_policy.encoders.base import encoder_spec, list_encoders
 from lary_policy.heads.config import load_head_config
 from lary_policy.heads.registry import head_kind
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.latents.encode import SHARD_FRAMES
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.writer import SHARD_ROWS
 from lary_policy.types import LatentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,12 +150,12 @@ def test_d28_the_settings_of_lary_heads_are_those_that_run():
 
 def test_d29_latents_lie_in_few_uncompressed_files_of_half_precision(tmp_path):
     """Defect D29: one compressed float32 file for each sample, decompressed again every epoch."""
-    spec, count = LatentSpec("frame", 16, 64, (1, 4, 4)), 2 * SHARD_FRAMES
+    spec, count = LatentSpec("frame", 16, 64, (1, 4, 4)), 2 * SHARD_ROWS
     store = LatentStore(tmp_path / "store", "0" * 16, spec)
     ids = [f"{i:064x}" for i in range(count)]
     latents = torch.randn(count, 16, 64, generator=torch.Generator().manual_seed(0))
-    for first in range(0, count, SHARD_FRAMES):
-        store.write_shard(ids[first : first + SHARD_FRAMES], latents[first : first + SHARD_FRAMES])
+    for first in range(0, count, SHARD_ROWS):
+        store.write_shard(ids[first : first + SHARD_ROWS], latents[first : first + SHARD_ROWS])
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert len(files) == 2 + len(store.shards()) == 4
     assert sum(path.stat().st_size for path in store.shards()) < 1.1 * latents.numel() * 2

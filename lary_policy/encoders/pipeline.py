@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -15,30 +15,34 @@ from lary_policy.encoders.base import LatentEncoder
 # Batches whose latents have not arrived when the next one starts: one is encoded, one travels back.
 IN_FLIGHT = 2
 
+Tensors = tuple[Tensor, ...]
 
-def encode_stream(encoder: LatentEncoder, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+
+def encode_stream[K](
+    encode: Callable[..., Tensors], batches: Iterable[tuple[K, Tensors]]
+) -> Iterator[tuple[K, Tensors]]:
     """Encode batches one after the other, with transfers and computation overlapped on a GPU.
 
-    The order stays, and the latents are those of `encoder.encode(batch).cpu()`. At most three batches are on
+    The order stays, and the latents are those of `encode(*tensors)` on the CPU. At most three batches are on
     the device at a time.
 
     Args:
-        encoder: Any encoder.
-        batches: uint8 frames [b t h w 3] in host memory, taken as they are needed.
+        encode: From the tensors of a batch to latents (and what comes with them), on the encoder's device.
+        batches: A key and tensors in host memory (frames, ...) for each batch, taken as they are needed.
 
     Yields:
-        Latents [b t' n d] in host memory, in the encoder's dtype.
+        The key of each batch and what `encode` made of it, in host memory.
 
     Raises:
         FrameFormatError: Frames are not what the encoder takes.
     """
     remaining = iter(batches)
-    for frames in remaining:
+    for key, tensors in remaining:
         # Only the latents tell where the encoder runs.
-        latents = encoder.encode(frames)
-        yield latents.cpu()
-        if latents.is_cuda:
-            yield from _encode_overlapped(encoder, remaining, latents.device)
+        outputs = encode(*tensors)
+        yield key, tuple(output.cpu() for output in outputs)
+        if outputs[0].is_cuda:
+            yield from _encode_overlapped(encode, remaining, outputs[0].device)
 
 
 def compiled(encoder: LatentEncoder, **options: Any) -> LatentEncoder:
@@ -61,14 +65,14 @@ def compiled(encoder: LatentEncoder, **options: Any) -> LatentEncoder:
     return cast(LatentEncoder, twin)
 
 
-def _encode_overlapped(
-    encoder: LatentEncoder, batches: Iterable[Tensor], device: torch.device
-) -> Iterator[Tensor]:
+def _encode_overlapped[K](
+    encode: Callable[..., Tensors], batches: Iterable[tuple[K, Tensors]], device: torch.device
+) -> Iterator[tuple[K, Tensors]]:
     """Encode on the current stream, with one stream for each direction of transfer."""
     upload, download = torch.cuda.Stream(device), torch.cuda.Stream(device)
-    pending: deque[tuple[Tensor, torch.cuda.Event]] = deque()
-    for frames in batches:
-        pending.append(_enqueue(encoder, frames, upload, download))
+    pending: deque[tuple[K, Tensors, torch.cuda.Event]] = deque()
+    for key, tensors in batches:
+        pending.append((key, *_enqueue(encode, tensors, upload, download)))
         if len(pending) > IN_FLIGHT:
             yield _arrived(*pending.popleft())
     while pending:
@@ -76,25 +80,27 @@ def _encode_overlapped(
 
 
 def _enqueue(
-    encoder: LatentEncoder, frames: Tensor, upload: torch.cuda.Stream, download: torch.cuda.Stream
-) -> tuple[Tensor, torch.cuda.Event]:
+    encode: Callable[..., Tensors], tensors: Tensors, upload: torch.cuda.Stream, download: torch.cuda.Stream
+) -> tuple[Tensors, torch.cuda.Event]:
     """Start the way of one batch to the device, through the encoder and back; wait for nothing."""
     compute = torch.cuda.current_stream(upload.device)
     with torch.cuda.stream(upload):
         # Only pinned memory travels without the host's waiting; torch keeps and reuses such blocks.
-        resident = frames.pin_memory().to(upload.device, non_blocking=True)
+        resident = [tensor.pin_memory().to(upload.device, non_blocking=True) for tensor in tensors]
     compute.wait_stream(upload)
-    resident.record_stream(compute)
-    latents = encoder.encode(resident)
+    for tensor in resident:
+        tensor.record_stream(compute)
+    outputs = encode(*resident)
     download.wait_stream(compute)
     with torch.cuda.stream(download):
-        host = latents.to("cpu", non_blocking=True)
-        latents.record_stream(download)
+        host = tuple(output.to("cpu", non_blocking=True) for output in outputs)
+        for output in outputs:
+            output.record_stream(download)
         done = torch.cuda.Event()
         done.record(download)
     return host, done
 
 
-def _arrived(latents: Tensor, done: torch.cuda.Event) -> Tensor:
+def _arrived[K](key: K, outputs: Tensors, done: torch.cuda.Event) -> tuple[K, Tensors]:
     done.synchronize()
-    return latents
+    return key, outputs

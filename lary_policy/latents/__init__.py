@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-from lary_policy.latents.bank import Bank, RamBudget, ram_budget, tell_what_stays_on_disk
-from lary_policy.latents.encode import (
-    ExtractReport,
-    FrameEncoder,
-    Window,
-    extract,
-    extract_pairs,
-    extract_windows,
-    identify,
-    window_id,
-)
+from lary_policy.latents.bank import Bank, RamBudget, load_bank, ram_budget, tell_what_stays_on_disk
+from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
 from lary_policy.latents.plan import (
-    clip_latent,
-    extract_clips,
-    extract_tables,
+    encode_tables,
     frames_of,
     health_of,
-    load_clips,
     of_frames,
+    open_store,
     store_dtype,
-    store_folder,
+    store_is_whole,
+    store_path,
     stored_latent,
 )
 from lary_policy.latents.reference import import_fingerprint, import_latents
 from lary_policy.latents.samples import LatentTable, load_frames, load_latents
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
 from lary_policy.latents.verify import verify_store
+from lary_policy.latents.windows import CLIPS, FRAMES, HISTORIES, PAIRS, joined_latent, window_id
 
 __all__ = [
+    "CLIPS",
+    "FRAMES",
+    "HISTORIES",
+    "PAIRS",
     "STORE_DTYPES",
     "Bank",
     "ExtractReport",
-    "FrameEncoder",
     "LatentStore",
     "LatentTable",
     "RamBudget",
     "Window",
-    "clip_latent",
-    "extract",
-    "extract_clips",
-    "extract_pairs",
-    "extract_tables",
-    "extract_windows",
+    "WindowEncoder",
+    "WindowKind",
+    "encode_tables",
+    "encode_windows",
     "frames_of",
     "health_of",
-    "identify",
     "import_fingerprint",
     "import_latents",
-    "load_clips",
+    "joined_latent",
+    "load_bank",
     "load_frames",
     "load_latents",
     "of_frames",
+    "open_store",
     "ram_budget",
     "store_dtype",
-    "store_folder",
+    "store_is_whole",
+    "store_path",
     "stored_latent",
     "tell_what_stays_on_disk",
     "verify_store",

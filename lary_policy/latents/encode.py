@@ -1,39 +1,67 @@
-"""Encode each unique frame, or each unique pair of frames, once and put its latent into a store."""
+"""The one loop from windows of frames to latents in a store: decode ahead, encode, write beside it.
+
+A window is a tuple of frames. One frame, a pair, a clip and a policy's history are windows of one shape each:
+a `WindowKind` says how windows are named and what an encoder makes of them; everything else is common.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lary_policy.console import OnProgress
-from lary_policy.encoders import LatentEncoder, PairLatents, encode_pairs, pair_spec
+from lary_policy.encoders import encode_stream
 from lary_policy.errors import FrameFormatError, ShapeError, StoreError
-from lary_policy.frames import Frame, decode_frames, frame_id, pair_id
-from lary_policy.latents.store import STORE_DTYPES, LatentStore
+from lary_policy.frames import Frame, decode_frames, frame_id
+from lary_policy.latents.store import LatentStore
+from lary_policy.latents.writer import SHARD_ROWS, ShardWriter
 from lary_policy.types import LatentSpec, Quarantined
 
-SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
-SHARD_FRAMES = 512  # ten seconds of a small ViT on two cores
+Window = tuple[Frame, ...]
+# From uint8 frames [m h w 3] and the places [p t] of each window's frames among them to latents [p n d] and,
+# of encoders with a codebook, codes [p m].
+EncodeGroup = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
-class FrameEncoder(Protocol):
-    """The part of `LatentEncoder` that the extraction of frames relies on."""
+class WindowEncoder(Protocol):
+    """The part of `LatentEncoder` that the loop relies on."""
 
     fingerprint: str
     latent: LatentSpec
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Map uint8 `[b t h w 3]` to latents `[b t n d]`."""
+        """Map uint8 `[b t h w 3]` to latents `[b t' n d]`."""
         ...
+
+
+@dataclass(frozen=True)
+class WindowKind:
+    """One shape of window.
+
+    Attributes:
+        unit: What a window is called: `frame`, `pair`, `clip` or `window`.
+        name: From the ids of a window's frames to its own (64 hex digits).
+        encode: From an encoder, the frames `[m h w 3]` of several windows and the places of each window's
+            among them `[p t]`, to latents `[p n d]` and, of encoders with a codebook, codes `[p m]`.
+        latent: From an encoder to what is stored of a window, where that does not depend on its length;
+            ShapeError if the encoder has no latents of this kind.
+        whole: Whether a window is one input, counted and set aside as a whole, not frame by frame.
+    """
+
+    unit: str
+    name: Callable[[Sequence[str]], str]
+    encode: Callable[[WindowEncoder, Tensor, Tensor], tuple[Tensor, ...]]
+    latent: Callable[[WindowEncoder], LatentSpec] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,15 +69,14 @@ class ExtractReport:
     """What one extraction did.
 
     Attributes:
-        requested: Frame files asked for.
-        unique: Different frames (or pairs of frames) among the readable ones.
+        requested: Different inputs asked for: whole clips of a clip encoder, otherwise frames.
+        unique: Different windows among the readable ones.
         encoded: Those encoded now.
         reused: Those that the store held already.
-        quarantined: Files that could not be read or decoded.
+        quarantined: Frames that could not be read or decoded, and windows with frames of several sizes.
         seconds: Wall time.
-        encode_seconds: The part of it spent inside the encoder.
-        unit: What is counted, `frame` or `pair`.
-        ids: The ids of what is counted.
+        unit: What a window is: `frame`, `pair`, `clip` or `window`.
+        ids: The ids of the windows.
     """
 
     requested: int
@@ -58,371 +85,190 @@ class ExtractReport:
     reused: int
     quarantined: tuple[Quarantined, ...]
     seconds: float
-    encode_seconds: float
     unit: str = "frame"
     ids: tuple[str, ...] = ()
 
 
-def extract(
-    paths: Iterable[Frame],
-    encoder: FrameEncoder,
+def encode_windows(
+    windows: Iterable[Window],
+    kind: WindowKind,
+    encoder: WindowEncoder,
     store: LatentStore,
     *,
     batch_size: int = 32,
-    shard_frames: int = SHARD_FRAMES,
+    shard_rows: int = SHARD_ROWS,
     decode_threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> ExtractReport:
-    """Encode every frame that the store lacks, once each however many files hold it; start again to continue.
+    """Encode every window that the store lacks, once each however often it is there; start again to continue.
+
+    A frame that stands in several windows of a batch is decoded once, and goes through the per-frame part of
+    a pair encoder once. On a GPU, transfers and computation overlap; shards are written meanwhile.
 
     Args:
-        paths: Image files, or frames inside larger files.
-        encoder: A `frame` encoder.
+        windows: The frames of each window.
+        kind: What they are.
+        encoder: An encoder that has latents of this kind.
         store: Store with the encoder's fingerprint and latent shape.
-        batch_size: Frames encoded at once.
-        shard_frames: Most frames of one shard; an interruption costs at most this many encodes.
+        batch_size: Windows encoded at once.
+        shard_rows: Most windows of one shard; an interruption costs the shards that are being filled.
         decode_threads: Threads that decode the next batches meanwhile; one does 2,000 112 px frames a second.
-        on_progress: Called with (frames done, frames to encode).
+        on_progress: Called with (windows done, windows to encode).
 
     Raises:
-        StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full.
-        ShapeError: The encoder does not put out one latent of the stated shape for each frame.
+        StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full;
+            finished shards are kept.
+        ShapeError: The encoder has no latents of this kind, or not of the stated shape.
     """
     start = time.perf_counter()
-    _check_match(encoder, store)
-    requested = list(paths)
-    ids_of, quarantined = identify(requested)
-    files = {frame: path for path, frame in reversed(ids_of.items())}
-    absent = store.missing(ids_of.values())
-    todo = [(f, files[f]) for f in absent]
-    writer = ShardWriter(store, shard_frames)
-    encode_seconds, done = 0.0, 0
-    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    for ids, frames, bad in decoded(batches, decode_threads):
-        quarantined.extend(bad)
-        for group_ids, group in _same_size(ids, frames):
-            began = time.perf_counter()
-            latents = _encode(encoder, group)
-            encode_seconds += time.perf_counter() - began
-            writer.add(group_ids, latents)
-        done += len(ids) + len(bad)
-        if on_progress is not None:
-            on_progress(done, len(todo))
-    writer.flush()
-    return ExtractReport(
-        requested=len(requested),
-        unique=len(files),
-        encoded=writer.written,
-        reused=len(files) - len(absent),
-        quarantined=tuple(quarantined),
-        seconds=time.perf_counter() - start,
-        encode_seconds=encode_seconds,
-        ids=tuple(files),
-    )
-
-
-class ShardWriter:
-    """Collects latents and publishes a shard whenever enough are there.
-
-    Args:
-        store: Where to.
-        shard_frames: Most rows of a shard; `SHARD_BYTES` bounds it, too.
-
-    Attributes:
-        written: Rows published so far.
-    """
-
-    def __init__(self, store: LatentStore, shard_frames: int) -> None:
-        self.written = 0
-        self._store = store
-        frame_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
-        self._limit = max(1, min(shard_frames, SHARD_BYTES // frame_bytes))
-        self._ids: list[str] = []
-        self._latents: list[Tensor] = []
-        self._codes: list[Tensor] = []
-
-    def add(self, ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> None:
-        """Take latents `[f n d]` and, of an encoder with a codebook, their codes `[f m]`."""
-        self._ids.extend(ids)
-        self._latents.append(latents.detach().to("cpu", torch.float32))
-        if codes is not None:
-            self._codes.append(codes.detach().cpu())
-        if len(self._ids) >= self._limit:
-            self.flush()
-
-    def flush(self) -> None:
-        """Publish what is there."""
-        if self._ids:
-            codes = {"codes": torch.cat(self._codes)} if self._codes else {}
-            self._store.write_shard(self._ids, torch.cat(self._latents), **codes)
-            self.written += len(self._ids)
-            self._ids, self._latents, self._codes = [], [], []
-
-
-def identify(paths: Iterable[Frame]) -> tuple[dict[Frame, str], list[Quarantined]]:
-    """Return the id of each file that can be read, and those that cannot."""
-    ids: dict[Frame, str] = {}
-    quarantined = []
-    for path in dict.fromkeys(paths):
-        try:
-            ids[path] = frame_id(path)
-        except FrameFormatError as error:
-            quarantined.append(Quarantined(str(path), str(error), "extract"))
-    return ids, quarantined
-
-
-Decoded = tuple[list[str], list[Tensor], list[Quarantined]]
-Named = tuple[str, Frame]  # a frame's id and where it is
-
-
-def _decode_batch(batch: Sequence[Named]) -> Decoded:
-    ids: list[str] = []
-    frames: list[Tensor] = []
-    bad: list[Quarantined] = []
-    for (frame, path), image in zip(batch, decode_frames([path for _, path in batch]), strict=True):
-        if isinstance(image, FrameFormatError):
-            bad.append(Quarantined(str(path), str(image), "extract"))
-            continue
-        frames.append(image)
-        ids.append(frame)
-    return ids, frames, bad
-
-
-def decoded(batches: Iterable[Sequence[Named]], threads: int) -> Iterator[Decoded]:
-    """Yield decoded batches in order, the next ones being decoded in threads while the caller works."""
-    waiting = iter(batches)
-    with ThreadPoolExecutor(threads) as pool:
-
-        def submit(count: int) -> list[Future[Decoded]]:
-            return [pool.submit(_decode_batch, batch) for batch in itertools.islice(waiting, count)]
-
-        pending = deque(submit(threads))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(submit(1))
-            yield result
-
-
-def _same_size(ids: Sequence[str], frames: Sequence[Tensor]) -> Iterator[tuple[list[str], Tensor]]:
-    groups: dict[torch.Size, list[int]] = {}
-    for i, frame in enumerate(frames):
-        groups.setdefault(frame.shape, []).append(i)
-    for members in groups.values():
-        yield [ids[i] for i in members], torch.stack([frames[i] for i in members])
-
-
-def _encode(encoder: FrameEncoder, frames: Tensor) -> Tensor:
-    latents = encoder.encode(frames.unsqueeze(1))
-    expected = (len(frames), 1, encoder.latent.tokens, encoder.latent.width)
-    if tuple(latents.shape) != expected:
-        raise ShapeError(
-            expected=f"latents {expected} [b t n d] from the encoder",
-            got=f"{tuple(latents.shape)}",
-            fix="Correct the encoder or its LatentSpec.",
-        )
-    return latents.squeeze(1)
-
-
-def _check_match(encoder: FrameEncoder, store: LatentStore) -> None:
-    if encoder.latent.kind != "frame":
-        raise ShapeError(
-            expected="an encoder with one latent a frame",
-            got=f"kind '{encoder.latent.kind}'",
-            fix="Use extract_pairs for encoders of pairs and clips.",
-        )
-    check_store(store, encoder.fingerprint, encoder.latent)
-
-
-def check_store(store: LatentStore, fingerprint: str, latent: LatentSpec) -> None:
-    """Raise StoreError unless the store is one of this encoder's latents."""
-    if (fingerprint, latent) != (store.fingerprint, store.latent):
-        raise StoreError(
-            expected=f"a store of encoder {fingerprint} with {latent}",
-            got=f"{store.fingerprint} with {store.latent}",
-            fix="Open the store with the encoder's own fingerprint and latent.",
-        )
-
-
-FramePair = tuple[str, str]  # ids of the first and of the second frame
-
-
-def extract_pairs(
-    pairs: Iterable[tuple[Frame, Frame]],
-    encoder: LatentEncoder,
-    store: LatentStore,
-    *,
-    batch_size: int = 32,
-    shard_pairs: int = SHARD_FRAMES,
-    decode_threads: int = 1,
-    on_progress: OnProgress | None = None,
-) -> ExtractReport:
-    """Encode every pair of frames that the store lacks; start again to continue.
-
-    Pairs that follow each other in a batch share their frames: a pair encoder's backbone sees each frame of
-    a batch once. Codebook indices are stored beside the latents.
-
-    Args:
-        pairs: First and second frame of each pair.
-        encoder: An encoder of pairs or clips.
-        store: Store with the encoder's fingerprint and the shape of `pair_spec(encoder)`.
-        batch_size: Pairs encoded at once.
-        shard_pairs: Most pairs of one shard; an interruption costs at most this many encodes.
-        decode_threads: Threads that decode the next batches meanwhile.
-        on_progress: Called with (pairs done, pairs to encode).
-
-    Raises:
-        StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full.
-        ShapeError: The encoder has a latent for each frame, or not the stated shape.
-    """
-    start = time.perf_counter()
-    check_store(store, encoder.fingerprint, pair_spec(encoder))
-    wanted = list(pairs)
-    ids, quarantined = identify(path for pair in wanted for path in pair)
-    files = {frame: path for path, frame in reversed(ids.items())}
-    readable = [(ids[first], ids[second]) for first, second in wanted if first in ids and second in ids]
-    named = {pair_id(*pair): pair for pair in readable}
+    _check_store(store, encoder, kind)
+    wanted = dict.fromkeys(windows)
+    frames = dict.fromkeys(frame for window in wanted for frame in window)
+    ids, reasons = identify(frames)
+    named: dict[str, Window] = {}
+    aside: dict[str, str] = {}
+    for window in wanted:
+        bad = {str(frame): reasons[frame] for frame in window if frame in reasons}
+        if not bad:
+            named.setdefault(kind.name([ids[frame] for frame in window]), window)
+        aside.update(itertools.islice(bad.items(), 1 if kind.whole else None))
     absent = store.missing(named)
-    batches = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
-    images = ([(f, files[f]) for f in _frames(batch, named)] for batch in batches)
-    writer, encode_seconds, done = ShardWriter(store, shard_pairs), 0.0, 0
-    for batch, (frame_ids, frames, bad) in zip(batches, decoded(images, decode_threads), strict=True):
-        quarantined.extend(bad)
-        began = time.perf_counter()
-        quarantined.extend(_add(batch, named, dict(zip(frame_ids, frames, strict=True)), encoder, writer))
-        encode_seconds += time.perf_counter() - began
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(absent))
-    writer.flush()
+    decoder = _Decoder({name: named[name] for name in absent}, ids, aside, whole=kind.whole)
+    told = done = 0
+    with (
+        ShardWriter(store, shard_rows) as writer,
+        closing(decoder.groups(batch_size, decode_threads)) as groups,
+    ):
+        for names, outputs in encode_stream(_checked(kind, encoder, store), groups):
+            writer.add(names, *outputs)
+            done += len(names)
+            told = _tell(on_progress, done + decoder.left_out, len(absent), told)
+    _tell(on_progress, done + decoder.left_out, len(absent), told)
     return ExtractReport(
-        requested=len({path for pair in wanted for path in pair}),
+        requested=len(wanted) if kind.whole else len(frames),
         unique=len(named),
         encoded=writer.written,
         reused=len(named) - len(absent),
-        quarantined=tuple(dict.fromkeys(quarantined)),
+        quarantined=tuple(Quarantined(item, reason, "extract") for item, reason in aside.items()),
         seconds=time.perf_counter() - start,
-        encode_seconds=encode_seconds,
-        unit="pair",
+        unit=kind.unit,
         ids=tuple(named),
     )
 
 
-def _frames(batch: Sequence[str], named: dict[str, FramePair]) -> list[str]:
-    """Return the ids of the frames of a batch of pairs, each once."""
-    return list(dict.fromkeys(frame for pair in batch for frame in named[pair]))
+def _tell(on_progress: OnProgress | None, done: int, total: int, told: int) -> int:
+    if on_progress is not None and done != told:
+        on_progress(done, total)
+    return done
 
 
-def _add(
-    batch: Sequence[str],
-    named: dict[str, FramePair],
-    frames: dict[str, Tensor],
-    encoder: LatentEncoder,
-    writer: ShardWriter,
-) -> list[Quarantined]:
-    """Encode the pairs of a batch whose frames were decoded; return those of two image sizes."""
-    aside: list[Quarantined] = []
-    by_size: dict[torch.Size, list[str]] = {}
-    for pair in batch:
-        first, second = (frames.get(frame) for frame in named[pair])
-        if first is None or second is None:
-            continue
-        if first.shape != second.shape:
-            reason = f"frames {named[pair][0][:16]} and {named[pair][1][:16]} have different sizes"
-            aside.append(Quarantined(pair, reason, "extract"))
-            continue
-        by_size.setdefault(first.shape, []).append(pair)
-    for pairs in by_size.values():
-        found = _encode_extract_pairs(encoder, pairs, named, frames)
-        writer.add(pairs, found.latents, found.codes)
-    return aside
+def identify(frames: Iterable[Frame]) -> tuple[dict[Frame, str], dict[Frame, str]]:
+    """Return the id of each frame that can be read, and the reason for each one that cannot."""
+    ids: dict[Frame, str] = {}
+    reasons: dict[Frame, str] = {}
+    for frame in dict.fromkeys(frames):
+        try:
+            ids[frame] = frame_id(frame)
+        except FrameFormatError as error:
+            reasons[frame] = str(error)
+    return ids, reasons
 
 
-def _encode_extract_pairs(
-    encoder: LatentEncoder, pairs: Sequence[str], named: dict[str, FramePair], frames: dict[str, Tensor]
-) -> PairLatents:
-    place = {frame: row for row, frame in enumerate(_frames(pairs, named))}
-    index = torch.tensor([[place[frame] for frame in named[pair]] for pair in pairs])
-    return encode_pairs(encoder, torch.stack([frames[frame] for frame in place]), index)
+Group = tuple[list[str], tuple[Tensor, Tensor]]  # names of windows, their frames [m h w 3], places [p t]
 
 
-Window = tuple[Frame, ...]
+@dataclass
+class _Decoder:
+    """Decodes windows in threads, ahead of who encodes them.
 
-
-def window_id(frames: Sequence[str]) -> str:
-    """Return the id (64 hex digits) of frames in this order, given their own ids."""
-    return hashlib.sha256(">".join(("window", *frames)).encode()).hexdigest()
-
-
-def extract_windows(
-    windows: Mapping[str, Window],
-    encode: Callable[[Tensor], Tensor],
-    store: LatentStore,
-    *,
-    batch_size: int = 32,
-    shard_windows: int = SHARD_FRAMES,
-    decode_threads: int = 1,
-    on_progress: OnProgress | None = None,
-) -> ExtractReport:
-    """Encode every window that the store lacks; start again to continue.
-
-    Args:
-        windows: The frames of each window by its id; windows of one size of image follow each other.
-        encode: Maps uint8 `[b t h w 3]` to latents `[b t' n d]`.
-        store: Store of latents `[t' * n, d]`.
-        batch_size: Windows encoded at once.
-        shard_windows: Most windows of one shard; an interruption costs at most this many encodes.
-        decode_threads: Threads that decode the next batches meanwhile.
-        on_progress: Called with (windows done, windows to encode).
-
-    Raises:
-        StoreError: A latent is not finite, or the disk is full.
+    Attributes:
+        windows: By name.
+        ids: Ids of their frames.
+        aside: Filled with what cannot be used, and why.
+        whole: Whether of a window only the first frame that cannot be decoded is set aside.
+        left_out: Windows that could not be used so far.
     """
-    start = time.perf_counter()
-    absent = store.missing(windows)
-    batches = [absent[i : i + batch_size] for i in range(0, len(absent), batch_size)]
-    named = {frame: frame_id(frame) for window in absent for frame in dict.fromkeys(windows[window])}
-    images = (
-        [(named[f], f) for f in dict.fromkeys(f for window in batch for f in windows[window])]
-        for batch in batches
-    )
-    writer, encode_seconds, done = ShardWriter(store, shard_windows), 0.0, 0
-    quarantined: list[Quarantined] = []
-    for batch, (ids, frames, bad) in zip(batches, decoded(images, decode_threads), strict=True):
-        quarantined.extend(bad)
-        image = dict(zip(ids, frames, strict=True))
-        for group in _same_size_latent_windows(batch, windows, named, image):
-            clips = torch.stack([torch.stack([image[named[f]] for f in windows[w]]) for w in group])
-            began = time.perf_counter()
-            latents = encode(clips).flatten(1, 2)
-            encode_seconds += time.perf_counter() - began
-            writer.add(group, latents)
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(absent))
-    writer.flush()
-    return ExtractReport(
-        requested=len(windows),
-        unique=len(windows),
-        encoded=writer.written,
-        reused=len(windows) - len(absent),
-        quarantined=tuple(dict.fromkeys(quarantined)),
-        seconds=time.perf_counter() - start,
-        encode_seconds=encode_seconds,
-        unit="window",
-        ids=tuple(windows),
-    )
+
+    windows: Mapping[str, Window]
+    ids: Mapping[Frame, str]
+    aside: dict[str, str]
+    whole: bool
+    left_out: int = field(default=0, init=False)
+
+    def groups(self, batch_size: int, threads: int) -> Generator[Group]:
+        """Yield the windows batch by batch, those of one length and one size of image together."""
+        names = iter(self.windows)
+        jobs = iter(lambda: list(itertools.islice(names, batch_size)), [])
+        pool = ThreadPoolExecutor(threads, "decode")
+        try:
+            pending = deque(pool.submit(self._decode, job) for job in itertools.islice(jobs, threads))
+            while pending:
+                groups, aside, left_out = pending.popleft().result()
+                pending.extend(pool.submit(self._decode, job) for job in itertools.islice(jobs, 1))
+                self.aside.update(aside)
+                self.left_out += left_out
+                yield from groups
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode(self, names: Sequence[str]) -> tuple[list[Group], dict[str, str], int]:
+        """Decode a batch, each frame once; return groups, what is left out and why, and how many windows."""
+        files = {self.ids[frame]: frame for name in names for frame in self.windows[name]}
+        images = dict(zip(files, decode_frames(list(files.values())), strict=True))
+        groups: dict[tuple[torch.Size, int], dict[str, list[str]]] = {}
+        aside: dict[str, str] = {}
+        for name in names:
+            frames = [self.ids[frame] for frame in self.windows[name]]
+            found = [images[frame] for frame in frames]
+            pairs = zip(self.windows[name], found, strict=True)
+            bad = {str(frame): str(image) for frame, image in pairs if isinstance(image, FrameFormatError)}
+            if bad:
+                aside.update(itertools.islice(bad.items(), 1 if self.whole else None))
+                continue
+            shapes = [image.shape for image in found if isinstance(image, Tensor)]
+            other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+            if other is not None:
+                aside[name] = f"frames {frames[0][:16]} and {frames[other][:16]} have different sizes"
+                continue
+            groups.setdefault((shapes[0], len(frames)), {})[name] = frames
+        used = sum(len(group) for group in groups.values())
+        return [_stack(group, images) for group in groups.values()], aside, len(names) - used
 
 
-def _same_size_latent_windows(
-    batch: Sequence[str],
-    windows: Mapping[str, Window],
-    named: Mapping[Frame, str],
-    image: Mapping[str, Tensor],
-) -> list[list[str]]:
-    """Group the windows whose frames were all decoded by the size of their images."""
-    groups: dict[torch.Size, list[str]] = {}
-    for window in batch:
-        frames = [image.get(named[f]) for f in windows[window]]
-        if all(f is not None for f in frames) and frames[0] is not None:
-            groups.setdefault(frames[0].shape, []).append(window)
-    return list(groups.values())
+def _stack(group: Mapping[str, list[str]], images: Mapping[str, Tensor | FrameFormatError]) -> Group:
+    """Stack the different frames of windows of one size, in memory that a GPU in use can read by itself."""
+    place = {frame: row for row, frame in enumerate(dict.fromkeys(itertools.chain(*group.values())))}
+    found = [image for frame in place if isinstance(image := images[frame], Tensor)]
+    frames = torch.empty(
+        (len(found), *found[0].shape), dtype=torch.uint8, pin_memory=torch.cuda.is_initialized()
+    )
+    torch.stack(found, out=frames)
+    return list(group), (frames, torch.tensor([[place[frame] for frame in row] for row in group.values()]))
+
+
+def _checked(kind: WindowKind, encoder: WindowEncoder, store: LatentStore) -> EncodeGroup:
+    """Return what encodes windows of a kind and refuses latents of another shape than the store's."""
+
+    def encode(frames: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        outputs = kind.encode(encoder, frames, places)
+        expected = (len(places), store.latent.tokens, store.latent.width)
+        if tuple(outputs[0].shape) != expected:
+            raise ShapeError(
+                expected=f"latents {expected} of {len(places)} windows from the encoder",
+                got=f"{tuple(outputs[0].shape)}",
+                fix="Correct the encoder or its LatentSpec.",
+            )
+        return outputs
+
+    return encode
+
+
+def _check_store(store: LatentStore, encoder: WindowEncoder, kind: WindowKind) -> None:
+    """Raise StoreError unless the store is one of this encoder's latents of this kind."""
+    latent = store.latent if kind.latent is None else kind.latent(encoder)
+    if (encoder.fingerprint, latent) != (store.fingerprint, store.latent):
+        raise StoreError(
+            expected=f"a store of encoder {encoder.fingerprint} with {latent}",
+            got=f"{store.fingerprint} with {store.latent}",
+            fix="Open the store with the encoder's own fingerprint and latent.",
+        )

@@ -1,24 +1,25 @@
-"""How the latents of each kind of encoder are made and kept: of frames, or of pairs of frames."""
+"""Which windows of frames a table needs of a kind of encoder, and the store they are kept in."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-
-import torch
-from torch import Tensor
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from lary_policy.console import OnProgress
 from lary_policy.data import ClipRow, ClipTable, PairTable
+from lary_policy.data.larybench import CLIP_FRAMES
 from lary_policy.encoders import CodebookHealth, LatentEncoder, codebook_health, pair_spec
-from lary_policy.errors import DatasetError, FrameFormatError, StoreError
-from lary_policy.frames import Frame, VideoFrame, clip_id, decode_frames, pair_id
-from lary_policy.latents.bank import Bank, RamBudget, load_bank
-from lary_policy.latents.encode import SHARD_FRAMES, ExtractReport, ShardWriter, extract, extract_pairs
+from lary_policy.errors import LaryPolicyError, ShapeError
+from lary_policy.frames import Frame, VideoFrame
+from lary_policy.latents.encode import ExtractReport, Window, WindowKind, encode_windows
 from lary_policy.latents.store import LatentStore
-from lary_policy.types import LatentSpec, Quarantined
+from lary_policy.latents.windows import CLIPS, FRAMES, PAIRS, clip_latent
+from lary_policy.paths import safe_name
+from lary_policy.types import LatentKind, LatentSpec
+
+BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
+CLIP_SHARE = 16  # a whole clip takes the memory of so many frames: its frames see each other
 
 
 def of_frames(encoder: LatentEncoder) -> bool:
@@ -50,42 +51,133 @@ def store_dtype(setting: str, protocol: str, encoder_dtype: str) -> str:
     return "float16" if encoder_dtype == "float32" else encoder_dtype
 
 
-def store_folder(name: str, dtype: str) -> str:
-    """Return the name of a store's folder, one for each dtype; a plain name means float16."""
-    return name if dtype == "float16" else f"{name}-{dtype}"
+def store_path(folder: Path, name: str, fingerprint: str, *, clips: bool, dtype: str) -> Path:
+    """Return the folder of a store below that of all stores.
+
+    Args:
+        folder: Folder of all stores.
+        name: Name of the encoder.
+        fingerprint: Its fingerprint.
+        clips: Whether it holds whole clips: encoders of clips have a latent of another shape for two frames.
+        dtype: Dtype of the latents; a plain name means float16.
+    """
+    ends = ("-clips" if clips else "") + ("" if dtype == "float16" else f"-{dtype}")
+    return folder / f"{safe_name(name)}-{fingerprint}{ends}"
 
 
-def extract_tables(
-    tables: Sequence[PairTable],
-    goals: PairTable,
+def open_store(
+    folder: Path, encoder: LatentEncoder, *, clips: bool, dtype: str, name: str | None = None
+) -> LatentStore:
+    """Open the latents of an encoder, shared by all sources and runs that use the folder.
+
+    Args:
+        folder: Folder of all stores.
+        encoder: Whose latents.
+        clips: Whether of whole clips; only encoders of kind `clip` have them.
+        dtype: Dtype of the latents.
+        name: How the encoder was named; its registry name by default.
+
+    Raises:
+        StoreError: The folder holds latents of another fingerprint, dtype or shape.
+    """
+    latent = clip_latent(encoder, CLIP_FRAMES) if clips else stored_latent(encoder)
+    root = store_path(folder, name or encoder.spec.name, encoder.fingerprint, clips=clips, dtype=dtype)
+    return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
+
+
+def store_is_whole(path: Path, at_least: int) -> bool:
+    """Tell whether a store holds so many latents and none of its shards disappeared; loads no encoder.
+
+    A damaged shard is deleted by the user, as the error that names it says, and is then missing here.
+    """
+    if not path.is_dir():
+        return False
+    try:
+        store = LatentStore.open(path)
+    except LaryPolicyError:
+        return False
+    return not store.quarantined and len(store) >= at_least
+
+
+def kind_of(latent: LatentKind, table: PairTable | ClipTable) -> WindowKind:
+    """Return the windows that an encoder with this kind of latent makes of a table's rows."""
+    if latent == "frame":
+        return FRAMES
+    return CLIPS if latent == "clip" and isinstance(table, ClipTable) else PAIRS
+
+
+def frames_of(row: ClipRow) -> tuple[Frame, ...]:
+    """Return the frames of a clip that encoders see."""
+    return row.stored or tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
+
+
+def row_windows(table: PairTable | ClipTable, kind: WindowKind) -> Iterator[list[list[Window]]]:
+    """Yield the windows `[t][c]` of each row, whose latents a head sees as t time steps of c cameras.
+
+    Of a pair of frames they are its source and target frames, or, where windows are pairs, (frame before,
+    source) and (source, target). Of a clip they are its frames, their pairs of neighbours, or all of it.
+    """
+    if isinstance(table, ClipTable):
+        for frames in map(frames_of, table.rows):
+            if kind is CLIPS:
+                yield [[frames]]
+            else:
+                yield [[two] for two in (itertools.pairwise(frames) if kind is PAIRS else zip(frames))]
+        return
+    for row, before in zip(table.rows, table.frames_before(), strict=True):
+        src, tgt = row.src_frames, row.tgt_frames
+        sides = (
+            [zip(before, src, strict=True), zip(src, tgt, strict=True)]
+            if kind is PAIRS
+            else [zip(src), zip(tgt)]
+        )
+        yield [list(side) for side in sides]
+
+
+def encode_tables(
+    tables: Sequence[PairTable | ClipTable],
     encoder: LatentEncoder,
     store: LatentStore,
     *,
-    batch_size: int,
-    decode_threads: int,
-    on_progress: OnProgress,
+    extra_frames: Sequence[PairTable] = (),
+    batch_size: int = BATCH_SIZE,
+    decode_threads: int = 1,
+    on_progress: OnProgress | None = None,
 ) -> ExtractReport:
-    """Encode what the store lacks of the tables.
+    """Encode what the store lacks of the tables; start again to continue.
 
     Args:
-        tables: Demonstrations that heads are trained and tested on.
-        goals: Demonstrations that the closed loop follows. Their latents are only needed of frame encoders:
-            encoders of pairs compare their frames with live ones.
+        tables: What heads are trained and tested on; all of pairs or all of clips.
         encoder: Any encoder.
-        store: Its store.
+        store: Its store, see `open_store`.
+        extra_frames: Tables of which only frames are needed, and only by encoders of frames: encoders of
+            pairs compare the frames that the closed loop follows with live ones.
         batch_size: Frames or pairs encoded at once.
         decode_threads: Threads that decode images.
         on_progress: Called with (done, to do).
+
+    Raises:
+        StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full;
+            finished shards are kept.
+        ShapeError: Tables of pairs and of clips for an encoder of clips.
     """
-    if of_frames(encoder):
-        paths = dict.fromkeys(path for table in (*tables, goals) for path in table.frame_paths())
-        return extract(
-            paths, encoder, store, batch_size=batch_size, decode_threads=decode_threads,
-            on_progress=on_progress,
-        )  # fmt: skip
-    pairs = dict.fromkeys(pair for table in tables for pair in table.frame_pairs())
-    return extract_pairs(
-        pairs, encoder, store, batch_size=batch_size, decode_threads=decode_threads, on_progress=on_progress
+    kinds = list(dict.fromkeys(kind_of(encoder.latent.kind, table) for table in tables))
+    if len(kinds) != 1:
+        raise ShapeError(
+            expected="tables of pairs or tables of clips",
+            got=f"windows of {len(kinds)} kinds ({', '.join(kind.unit for kind in kinds) or 'no tables'})",
+            fix="Encode tables of pairs and of clips into stores of their own.",
+        )
+    needed = (*tables, *extra_frames) if kinds == [FRAMES] else tables
+    rows = (row for table in needed for row in row_windows(table, kinds[0]))
+    return encode_windows(
+        (window for row in rows for step in row for window in step),
+        kinds[0],
+        encoder,
+        store,
+        batch_size=max(1, batch_size // CLIP_SHARE) if kinds == [CLIPS] else batch_size,
+        decode_threads=decode_threads,
+        on_progress=on_progress,
     )
 
 
@@ -96,170 +188,3 @@ def health_of(encoder: LatentEncoder, store: LatentStore, report: ExtractReport)
         return None
     stored = [pair for pair in report.ids if store.contains(pair)]
     return codebook_health(store.read_codes(stored), codebook[0])
-
-
-Named = tuple[ClipRow, tuple[str, ...]]  # a clip and the ids of what is stored of it, in order
-
-
-def frames_of(row: ClipRow) -> tuple[Frame, ...]:
-    """Return the frames of a clip that encoders see."""
-    return row.stored or tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
-
-
-def names_of(row: ClipRow, table: ClipTable, kind: str) -> tuple[str, ...]:
-    """Return the ids of what an encoder of this kind makes of a clip: t frames, t - 1 pairs, or one clip.
-
-    Raises:
-        FrameFormatError: The file is missing or cannot be read.
-    """
-    frames = table.frame_ids(row)
-    if kind == "frame":
-        return frames
-    if kind == "pair":
-        return tuple(pair_id(*two) for two in itertools.pairwise(frames))
-    return (clip_id(frames),)
-
-
-def encode_clips(encoder: LatentEncoder, frames: Tensor) -> Tensor:
-    """Encode whole clips, uint8 `[b t h w 3]`, to `[b t' n d]`.
-
-    Encoders that take frames two by two see the last frame of an odd clip twice (under preprocess=lary they
-    drop it themselves, as the reference does).
-    """
-    try:
-        return encoder.encode(frames)
-    except FrameFormatError:
-        if frames.shape[1] % 2 == 0:
-            raise
-        return encoder.encode(torch.cat((frames, frames[:, -1:]), 1))
-
-
-def clip_latent(encoder: LatentEncoder, frames: int) -> LatentSpec:
-    """Return the shape of the latent of a clip of t frames: the tokens of all its time steps together.
-
-    A clip of grey frames is encoded to find out how many steps there are.
-    """
-    px = encoder.spec.image_px
-    steps = encode_clips(encoder, torch.full((1, frames, px, px, 3), 127, dtype=torch.uint8)).shape[1]
-    latent = encoder.latent
-    grid = None if latent.grid is None else (steps * latent.grid[0], *latent.grid[1:])
-    return replace(latent, tokens=steps * latent.tokens, grid=grid)
-
-
-def extract_clips(
-    tables: Sequence[ClipTable],
-    encoder: LatentEncoder,
-    store: LatentStore,
-    *,
-    batch_size: int = 4,
-    on_progress: OnProgress | None = None,
-) -> ExtractReport:
-    """Encode each clip that the store lacks as a whole, with an encoder of clips; start again to continue.
-
-    Args:
-        tables: The clips.
-        encoder: An encoder of kind `clip`.
-        store: Its store, of the shape `clip_latent`.
-        batch_size: Clips encoded at once.
-        on_progress: Called with (clips done, clips to encode).
-
-    Raises:
-        StoreError: A latent is not finite, or the disk is full.
-    """
-    start, spent = time.perf_counter(), 0.0
-    rows: dict[str, ClipRow] = {}
-    aside: list[Quarantined] = []
-    for table in tables:
-        for row in table.rows:
-            try:
-                rows.setdefault(names_of(row, table, "clip")[0], row)
-            except FrameFormatError as error:
-                aside.append(Quarantined(table.item(row), str(error), "extract"))
-    absent = store.missing(rows)
-    writer = ShardWriter(store, SHARD_FRAMES)
-    for first in range(0, len(absent), batch_size):
-        clips = _decode({name: rows[name] for name in absent[first : first + batch_size]}, aside)
-        for names in _by_size(clips):
-            began = time.perf_counter()
-            latents = encode_clips(encoder, torch.stack([clips[name] for name in names])).flatten(1, 2)
-            spent += time.perf_counter() - began
-            writer.add(names, latents)
-        if on_progress is not None:
-            on_progress(min(first + batch_size, len(absent)), len(absent))
-    writer.flush()
-    return ExtractReport(
-        requested=sum(len(table) for table in tables),
-        unique=len(rows),
-        encoded=writer.written,
-        reused=len(rows) - len(absent),
-        quarantined=tuple(aside),
-        seconds=time.perf_counter() - start,
-        encode_seconds=spent,
-        unit="clip",
-        ids=tuple(rows),
-    )
-
-
-def _decode(rows: dict[str, ClipRow], aside: list[Quarantined]) -> dict[str, Tensor]:
-    """Decode clips to uint8 `[t h w 3]`; those that cannot be are set aside."""
-    clips = {}
-    for name, row in rows.items():
-        images = decode_frames(frames_of(row))
-        errors = [image for image in images if isinstance(image, FrameFormatError)]
-        if errors:
-            aside.append(Quarantined(f"{row.csv}:{row.line}", str(errors[0]), "extract"))
-            continue
-        clips[name] = torch.stack([image for image in images if isinstance(image, Tensor)])
-    return clips
-
-
-def _by_size(clips: dict[str, Tensor]) -> list[list[str]]:
-    groups: dict[torch.Size, list[str]] = {}
-    for name, frames in clips.items():
-        groups.setdefault(frames.shape, []).append(name)
-    return list(groups.values())
-
-
-def load_clips(
-    table: ClipTable, store: LatentStore, budget: RamBudget | None = None
-) -> tuple[Bank, Tensor, Tensor, list[Quarantined]]:
-    """Gather the latents of a clip table, in memory as far as the budget has room for them.
-
-    Returns:
-        Bank `[F n d]`, index of each usable row `[N t 1]`, the usable rows `[N]`, and those set aside.
-
-    Raises:
-        StoreError: A good clip is not in the store: extract first.
-        DatasetError: Not one row is usable.
-    """
-    place: dict[str, int] = {}
-    index: list[list[list[int]]] = []
-    kept: list[int] = []
-    aside: list[Quarantined] = []
-    absent: list[str] = []
-    for number, row in enumerate(table.rows):
-        try:
-            names = names_of(row, table, store.latent.kind)
-            if not all(store.contains(name) for name in names):
-                table.read_frames(row)
-                absent.append(table.item(row))
-                continue
-        except FrameFormatError as error:
-            aside.append(Quarantined(table.item(row), str(error), "load_clips"))
-            continue
-        kept.append(number)
-        index.append([[place.setdefault(name, len(place))] for name in names])
-    if absent:
-        raise StoreError(
-            expected=f"latents of all good clips of {table.source.name} in {store.root}",
-            got=f"{len(absent)} clips without, for example {absent[0]}",
-            fix="Run `lary extract` for this encoder and source first.",
-        )
-    if not kept:
-        reason = aside[0].reason if aside else "no rows"
-        raise DatasetError(
-            expected=f"at least one clip of {table.source.name} that can be decoded",
-            got=f"{len(aside)} set aside; for example: {reason}",
-            fix="Run `lary data verify` for the whole list.",
-        )
-    return load_bank(store, tuple(place), budget), torch.tensor(index), torch.tensor(kept), aside

@@ -24,8 +24,8 @@ from lary_policy.data.larybench import (
 )
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnsafePathError
 from lary_policy.frames import clip_frame_id, clip_id, frame_id, pair_id
-from lary_policy.latents.encode import SHARD_FRAMES, ShardWriter
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.writer import ShardWriter
 from lary_policy.paths import resolve_inside
 from lary_policy.types import LatentKind, LatentSpec, Quarantined
 
@@ -176,7 +176,7 @@ class _Sink:
             root, fingerprint, dtype = self._place
             spec = LatentSpec(kind=kind, tokens=tokens.shape[1], width=tokens.shape[2])
             self._store = LatentStore(root, fingerprint, spec, dtype=dtype, packed=True)
-            self._writer = ShardWriter(self._store, SHARD_FRAMES)
+            self._writer = ShardWriter(self._store)
         spec = self._store.latent
         if (kind, *tokens.shape[1:]) != (spec.kind, spec.tokens, spec.width):
             raise ShapeError(
@@ -196,7 +196,7 @@ class _Sink:
     def close(self) -> LatentStore | None:
         """Publish what is left and return the store, or None if nothing came."""
         if self._writer is not None:
-            self._writer.flush()
+            self._writer.close()
         return self._store
 
 

@@ -1,35 +1,41 @@
-"""Latents of a pair table in memory: each one once, and where each row finds its own."""
+"""Rows of a table and their latents: each latent once in a bank, and where each row finds its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lary_policy.data import PairTable
+from lary_policy.data import ClipTable, PairTable
 from lary_policy.errors import DatasetError, FrameFormatError, StoreError
-from lary_policy.frames import Frame, decode_frame, decode_frames, frame_id, pair_id
+from lary_policy.frames import Frame, decode_frames
 from lary_policy.latents.bank import Bank, RamBudget, load_bank
+from lary_policy.latents.encode import Window, WindowKind, identify
+from lary_policy.latents.plan import BATCH_SIZE, kind_of, row_windows
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.windows import FRAMES, PAIRS
 from lary_policy.types import Quarantined
+
+_PLURALS = {"frame": "frames", "pair": "pairs of frames", "clip": "clips"}
 
 
 @dataclass(frozen=True, eq=False)
 class LatentTable:
-    """Latents of the usable rows of a `PairTable`.
+    """Latents of the usable rows of a table.
 
-    Of a frame encoder, the bank holds the latents of frames and `index` points to each row's source and
-    target frame. Of an encoder of pairs or clips, it holds the latents of pairs: `index` points to what
-    changed in the chunk up to the source frame, and to what changed between source and target frame.
+    Of a `PairTable` and a frame encoder, `index` points to each row's source and target frame; of an encoder
+    of pairs or clips, to what changed in the chunk up to the source frame, and to what changed between source
+    and target frame. Of a `ClipTable` it points to the latents of the clip's time steps.
 
     Attributes:
-        bank: Latents of the F unique frames (or pairs), `[F n d]` in the store's dtype, in memory or on disk.
-        index: Place in the bank of each usable row's two latents per camera, int64 `[N 2 c]`.
-        kept: Rows of the `PairTable` that are usable, int64 `[N]`: `pairs.actions()[kept]` fits `index`.
-        quarantined: Rows left out because one of their images cannot be decoded.
-        of_pairs: Whether the latents are those of pairs.
+        bank: The F different latents (or frames), `[F n d]` in the store's dtype, in memory or on disk.
+        index: Place in the bank of each usable row's latents, int64 `[N t c]` for t steps of c cameras.
+        kept: Rows of the table that are usable, int64 `[N]`: `pairs.actions()[kept]` fits `index`.
+        quarantined: Rows left out because one of their images or clips cannot be used.
+        of_pairs: Whether it is a `PairTable` with latents of pairs.
     """
 
     bank: Bank
@@ -42,7 +48,7 @@ class LatentTable:
         return len(self.index)
 
     def change(self) -> Tensor:
-        """Return the index `[N t c]` of what source and target frame tell together: both, or the pair."""
+        """Return the index `[N t c]` of what source and target frame, their pair, or a clip tell."""
         return self.index[:, 1:] if self.of_pairs else self.index
 
     def present(self) -> Tensor:
@@ -50,25 +56,31 @@ class LatentTable:
         return self.index[:, :1]
 
 
-def load_latents(pairs: PairTable, store: LatentStore, budget: RamBudget | None = None) -> LatentTable:
-    """Gather the latents of all frames of a pair table, or of all its pairs if the store holds pairs.
+def load_latents(
+    table: PairTable | ClipTable,
+    store: LatentStore,
+    budget: RamBudget | None = None,
+    *,
+    time_steps: int | None = None,
+) -> LatentTable:
+    """Gather the latents of a table's rows: of their frames, pairs or clips, as the store has them.
 
     Args:
-        pairs: The rows.
+        table: The rows.
         store: Where their latents are.
         budget: Memory for them; they stay on disk where it has too little. None for all in memory.
+        time_steps: Into how many time steps a latent is split whose tokens are those of several, one after
+            the other: bank `[F*t' n/t' d]`, index `[N t' 1]`. None for none.
 
     Raises:
-        StoreError: A good frame is not in the store (extract first), or a shard is damaged.
+        StoreError: A good frame, pair or clip is not in the store (extract first), or a shard is damaged.
         DatasetError: Not one row is usable.
     """
-    of_pairs = store.latent.kind != "frame"
-    ids, damaged = _identify_pairs(pairs, store) if of_pairs else _identify(pairs, store)
-
-    def name(paths: tuple[Frame, ...]) -> str:
-        return pair_id(*(ids[p] for p in paths)) if of_pairs else ids[paths[0]]
-
-    return _gather(pairs, damaged, name, lambda ids: load_bank(store, ids, budget), of_pairs=of_pairs)
+    kind = kind_of(store.latent.kind, table)
+    rows = list(row_windows(table, kind))
+    names, reasons = _name(dict.fromkeys(_flat(rows)), kind, table, store)
+    found = _gather(table, rows, names, reasons, lambda ids: load_bank(store, ids, budget), kind)
+    return found if time_steps is None else _in_steps(found, time_steps)
 
 
 def load_frames(pairs: PairTable) -> LatentTable:
@@ -77,63 +89,64 @@ def load_frames(pairs: PairTable) -> LatentTable:
     Raises:
         DatasetError: Not one row is usable, or frames differ in size.
     """
-    frames: dict[Frame, Tensor] = {}
-    damaged: dict[Frame, str] = {}
-    paths = pairs.frame_paths()
-    for path, image in zip(paths, decode_frames(paths), strict=True):
+    rows = list(row_windows(pairs, FRAMES))
+    frames = [frame for (frame,) in dict.fromkeys(_flat(rows))]
+    images: dict[Frame, Tensor] = {}
+    bad: dict[Window, str] = {}
+    for frame, image in _decoded(frames):
         if isinstance(image, FrameFormatError):
-            damaged[path] = str(image)
+            bad[(frame,)] = str(image)
         else:
-            frames[path] = image
-    sizes = {tuple(frame.shape) for frame in frames.values()}
+            images[frame] = image
+    sizes = {tuple(image.shape) for image in images.values()}
     if len(sizes) > 1:
         raise DatasetError(
             expected=f"frames of one size in {pairs.source}",
             got=", ".join(str(size) for size in sorted(sizes)),
             fix="Collect the demonstrations again, all with the same image_px.",
         )
-    return _gather(
-        pairs, damaged, lambda paths: paths[0], lambda paths: torch.stack([frames[p] for p in paths])
-    )
+    names: dict[Window, Frame] = {(frame,): frame for frame in images}
+    return _gather(pairs, rows, names, bad, lambda kept: torch.stack([images[f] for f in kept]), FRAMES)
+
+
+def _flat(rows: Iterable[list[list[Window]]]) -> Iterable[Window]:
+    return (window for row in rows for step in row for window in step)
 
 
 def _gather[K](
-    pairs: PairTable,
-    damaged: Mapping[Frame, str],
-    name: Callable[[tuple[Frame, ...]], K],
+    table: PairTable | ClipTable,
+    rows: Iterable[list[list[Window]]],
+    names: Mapping[Window, K],
+    reasons: Mapping[Window, str],
     read: Callable[[tuple[K, ...]], Bank],
-    *,
-    of_pairs: bool = False,
+    kind: WindowKind,
 ) -> LatentTable:
     """Build a table.
 
     Args:
-        pairs: The rows.
-        damaged: Frames that cannot be used, with reasons; rows that need one are set aside.
-        name: From the one or two frames that something belongs to, to the name it is read by.
+        table: What the rows belong to.
+        rows: The windows `[t][c]` of each row.
+        names: What each window that can be used is read by.
+        reasons: Why others cannot; rows that need one are set aside.
         read: From names to what they name, `[F ...]`.
-        of_pairs: Whether rows need pairs of frames instead of frames.
+        kind: What the windows are.
     """
     place: dict[K, int] = {}
     index: list[list[list[int]]] = []
     kept: list[int] = []
     quarantined: list[Quarantined] = []
-    for number, (row, before) in enumerate(zip(pairs.rows, pairs.frames_before(), strict=True)):
-        src, tgt = row.src_frames, row.tgt_frames
-        sides = (
-            [zip(before, src, strict=True), zip(src, tgt, strict=True)] if of_pairs else [zip(src), zip(tgt)]
-        )
-        needed = [list(side) for side in sides]  # of each latent and camera, the frames it is made of
-        bad = [path for side in needed for paths in side for path in paths if path in damaged]
-        if bad:
-            quarantined.append(Quarantined(pairs.item(row), damaged[bad[0]], "load_latents"))
+    for number, row in enumerate(rows):
+        bad = next((window for window in _flat([row]) if window in reasons), None)
+        if bad is not None:
+            item = table.item(table.rows[number])  # type: ignore[arg-type]
+            quarantined.append(Quarantined(item, reasons[bad], "load_latents"))
             continue
         kept.append(number)
-        index.append([[place.setdefault(name(paths), len(place)) for paths in side] for side in needed])
+        index.append([[place.setdefault(names[window], len(place)) for window in step] for step in row])
     if not kept:
         reason = quarantined[0].reason if quarantined else "no rows"
         raise DatasetError(
-            expected=f"at least one row of {pairs.source} with decodable images",
+            expected=f"at least one row of {table.source} that can be decoded",
             got=f"{len(quarantined)} rows set aside; for example: {reason}",
             fix="Run `lary data verify` for the whole list.",
         )
@@ -142,64 +155,65 @@ def _gather[K](
         index=torch.tensor(index, dtype=torch.int64),
         kept=torch.tensor(kept, dtype=torch.int64),
         quarantined=tuple(quarantined),
-        of_pairs=of_pairs,
+        of_pairs=kind is PAIRS and isinstance(table, PairTable),
     )
 
 
-def _identify(pairs: PairTable, store: LatentStore) -> tuple[dict[Frame, str], dict[Frame, str]]:
-    """Return the id of each stored frame and the reason for each one that cannot be decoded."""
-    ids: dict[Frame, str] = {}
-    damaged: dict[Frame, str] = {}
-    absent: list[Frame] = []
-    for path in pairs.frame_paths():
-        try:
-            frame = frame_id(path)
-            if store.contains(frame):
-                ids[path] = frame
-                continue
-            decode_frame(path)
-            absent.append(path)
-        except FrameFormatError as error:
-            damaged[path] = str(error)
-    _require_none(absent, "frames", pairs, store)
-    return ids, damaged
-
-
-def _identify_pairs(pairs: PairTable, store: LatentStore) -> tuple[dict[Frame, str], dict[Frame, str]]:
-    """Return the id of each frame and the reason for each one of which a pair cannot be encoded."""
-    ids: dict[Frame, str] = {}
-    damaged: dict[Frame, str] = {}
-    for path in pairs.frame_paths():
-        try:
-            ids[path] = frame_id(path)
-        except FrameFormatError as error:
-            damaged[path] = str(error)
-    sizes: dict[Frame, torch.Size] = {}
-    absent: list[Frame] = []
-    for pair in pairs.frame_pairs():
-        if all(p in ids for p in pair) and store.contains(pair_id(*(ids[p] for p in pair))):
+def _name(
+    windows: Iterable[Window], kind: WindowKind, table: PairTable | ClipTable, store: LatentStore
+) -> tuple[dict[Window, str], dict[Window, str]]:
+    """Return the id of each stored window and the reason for each one that cannot be encoded."""
+    ids, unreadable = identify(frame for window in windows for frame in window)
+    names: dict[Window, str] = {}
+    reasons: dict[Window, str] = {}
+    absent: list[Window] = []
+    for window in windows:
+        bad = next((unreadable[frame] for frame in window if frame in unreadable), None)
+        if bad is not None:
+            reasons[window] = bad
             continue
-        for path in pair:
-            try:
-                if path not in damaged:
-                    sizes.setdefault(path, decode_frame(path).shape)
-            except FrameFormatError as error:
-                damaged[path] = str(error)
-        if any(path in damaged for path in pair):
-            continue
-        first, second = pair
-        if sizes[first] == sizes[second]:
-            absent.append(second)
+        names[window] = kind.name([ids[frame] for frame in window])
+        if not store.contains(names[window]):
+            absent.append(window)
+    looks = {
+        frame: str(image) if isinstance(image, FrameFormatError) else list(image.shape)
+        for frame, image in _decoded(dict.fromkeys(frame for window in absent for frame in window))
+    }
+    lacking = []
+    for window in absent:
+        reason = _why_absent([looks[frame] for frame in window])
+        if reason is None:
+            lacking.append(window)
         else:
-            damaged[second] = f"{list(sizes[second])} after a frame of {list(sizes[first])}"
-    _require_none(absent, "pairs of frames", pairs, store)
-    return ids, damaged
-
-
-def _require_none(absent: list[Frame], what: str, pairs: PairTable, store: LatentStore) -> None:
-    if absent:
+            reasons[window] = reason
+    if lacking:
         raise StoreError(
-            expected=f"latents of all good {what} of {pairs.source.name} in {store.root}",
-            got=f"{len(absent)} {what} without, for example {absent[0]}",
+            expected=f"latents of all good {_PLURALS[kind.unit]} of {table.source.name} in {store.root}",
+            got=f"{len(lacking)} {_PLURALS[kind.unit]} without, for example {lacking[0][-1]}",
             fix="Run `lary extract` for this encoder and dataset first.",
         )
+    return names, reasons
+
+
+def _why_absent(looks: Sequence[str | list[int]]) -> str | None:
+    """Return why a window of frames with these shapes or errors has no latent; None for no reason."""
+    error = next((look for look in looks if isinstance(look, str)), None)
+    other = next((look for look in looks if look != looks[0]), None)
+    return error if error or other is None else f"{other} after a frame of {looks[0]}"
+
+
+def _decoded(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Tensor | FrameFormatError]]:
+    """Yield frames with their images or errors; those of one file are decoded together, a batch at a time."""
+    for batch in itertools.batched(frames, BATCH_SIZE):
+        yield from zip(batch, decode_frames(batch), strict=True)
+
+
+def _in_steps(table: LatentTable, steps: int) -> LatentTable:
+    """Split latents `[F t'*n d]` into their time steps."""
+    bank = table.bank
+    if isinstance(bank, Tensor):
+        bank = bank.view(len(bank) * steps, bank.shape[1] // steps, bank.shape[2])
+    else:
+        bank = bank.in_steps(steps)
+    index = (table.index[:, :, None] * steps + torch.arange(steps)[:, None]).flatten(1, 2)
+    return LatentTable(bank, index, table.kept, table.quarantined, table.of_pairs)

@@ -206,7 +206,14 @@ def read_codes(path: Path) -> Tensor:
 
 
 def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast latents `[f n d]` to the store's dtype on the CPU.
+    """Cast latents `[f n d]` to the store's dtype on the CPU; see `check_cast`."""
+    cast = latents.detach().to("cpu", dtype)
+    check_cast(latents, cast)
+    return cast
+
+
+def check_cast(latents: Tensor, cast: Tensor) -> None:
+    """Refuse a cast of latents `[f n d]` that lost more than digits.
 
     Numbers keep the dtype's precision (float16: 11 bits) relative to the largest of their row, as long as
     that is a normal number (float16: 2^-14).
@@ -215,7 +222,7 @@ def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
         StoreError: A value is not finite, before or after the cast (float16 ends at 65504), or a row other
             than zero has no number that is normal in the dtype.
     """
-    cast = latents.detach().to("cpu", dtype)
+    dtype = cast.dtype
     # NaN and infinities reach the extremes, which takes a tenth of the time of looking at each value.
     low, high = torch.aminmax(cast.flatten(1), dim=1)
     if not (low.isfinite() & high.isfinite()).all():
@@ -232,7 +239,6 @@ def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
             got=f"{int(small.sum())} rows below, one up to {latents.abs().flatten(1).amax(1).min():.1e}",
             fix="Store them with latents_dtype=float32 or bfloat16.",
         )
-    return cast
 
 
 def _damaged(path: Path, got: str) -> StoreError:

@@ -110,7 +110,9 @@ class LatentStore:
         """Return the shard files that the index names."""
         return tuple(self._path(digest) for digest in dict.fromkeys(d for d, _ in self._where.values()))
 
-    def write_shard(self, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> str:
+    def write_shard(
+        self, frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None, *, index: bool = True
+    ) -> str:
         """Publish the latents `[f n d]` of f new frames as one shard and return its sha256.
 
         Several threads may write at once: only the index waits.
@@ -119,6 +121,7 @@ class LatentStore:
             frame_ids: Id of each frame (or pair).
             latents: Their latents.
             codes: Their codebook indices `[f m]`, for encoders that have a codebook.
+            index: Whether to publish the index, too; otherwise call `publish_index` in the end.
 
         Raises:
             ShapeError: The latents have another shape than the store's `LatentSpec`.
@@ -137,8 +140,29 @@ class LatentStore:
         with self._lock:
             self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
             self._checked.add(digest)
-            self._publish_index()
+        if index:
+            self.publish_index()
         return digest
+
+    def publish_index(self) -> None:
+        """Write the index of everything stored; whoever opens the store before hashes and adopts the rest.
+
+        Raises:
+            StoreError: The disk is full or not writable.
+        """
+        with self._lock:
+            if not self._where:
+                return
+            digests, rows = zip(*self._where.values(), strict=True)
+            table = pa.table(
+                {
+                    "frame_id": pa.array(self._where.keys(), pa.string()),
+                    "shard_sha256": pa.array(digests, pa.string()).dictionary_encode(),
+                    "row": pa.array(rows, pa.int32()),
+                }
+            )
+            with atomic_write(self.root / INDEX_FILE) as temporary:
+                pq.write_table(table, temporary)
 
     def read(self, frame_ids: Sequence[str]) -> Tensor:
         """Return the latents `[F n d]` of the ids, in their order and the store's dtype.
@@ -263,18 +287,6 @@ class LatentStore:
         if not (self.root / STORE_FILE).exists():
             with atomic_write(self.root / STORE_FILE) as temporary:
                 temporary.write_text(json.dumps(self._identity(), indent=1), encoding="utf-8")
-
-    def _publish_index(self) -> None:
-        digests, rows = zip(*self._where.values(), strict=True)
-        table = pa.table(
-            {
-                "frame_id": pa.array(self._where.keys(), pa.string()),
-                "shard_sha256": pa.array(digests, pa.string()).dictionary_encode(),
-                "row": pa.array(rows, pa.int32()),
-            }
-        )
-        with atomic_write(self.root / INDEX_FILE) as temporary:
-            pq.write_table(table, temporary)
 
     def _load(self) -> None:
         """Read the index, forget entries whose shard is gone, adopt shards the index does not name."""

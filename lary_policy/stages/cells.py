@@ -6,13 +6,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import StoreError
-from lary_policy.paths import atomic_write
+from lary_policy.paths import atomic_write, safe_name
 
 RESULT = "result.json"
 
@@ -21,11 +20,6 @@ def digest(*parts: Any) -> str:
     """Return 12 hex digits of the sha256 of the parts' canonical JSON (dataclasses as dicts)."""
     text = json.dumps(parts, sort_keys=True, default=_encode)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def safe_name(text: str) -> str:
-    """Return a text as the name of a file: names of own encoders have colons, hub ids have slashes."""
-    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 def _encode(value: Any) -> Any:

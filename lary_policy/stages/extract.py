@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lary_policy.console import console, progress
@@ -12,16 +11,19 @@ from lary_policy.data import PairTable
 from lary_policy.latents import (
     LatentStore,
     LatentTable,
-    extract_tables,
+    encode_tables,
     health_of,
     load_latents,
     ram_budget,
-    store_folder,
-    stored_latent,
+    store_is_whole,
+    store_path,
     tell_what_stays_on_disk,
 )
+from lary_policy.latents import (
+    open_store as open_latents,
+)
 from lary_policy.machine import intra_op_threads
-from lary_policy.stages.cells import Cell, safe_name
+from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.context import RunContext
 from lary_policy.stages.data import SPLITS, TaskData, data_cells
@@ -39,27 +41,14 @@ class SplitLatents:
 
 def open_store(context: RunContext, choice: EncoderChoice) -> LatentStore:
     """Open the latents of an encoder, shared by all tasks and runs of an output folder."""
-    encoder = context.encoder(choice)
-    root = _store_root(context, choice, encoder.fingerprint)
-    dtype = context.latents_dtype(choice)
-    return LatentStore(root, encoder.fingerprint, stored_latent(encoder), dtype=dtype, packed=True)
-
-
-def _store_root(context: RunContext, choice: EncoderChoice, fingerprint: str) -> Path:
-    name = store_folder(f"{safe_name(choice.name)}-{fingerprint}", context.latents_dtype(choice))
-    return context.cache / "latents" / name
+    folder, dtype = context.cache / "latents", context.latents_dtype(choice)
+    return open_latents(folder, context.encoder(choice), clips=False, dtype=dtype, name=choice.name)
 
 
 def _store_is_whole(context: RunContext, choice: EncoderChoice, result: dict[str, Any]) -> bool:
-    """Tell whether no shard disappeared since the cell was finished; the encoder is not loaded for this.
-
-    A damaged shard is deleted by the user, as the error that names it says, and is then missing here.
-    """
-    root = _store_root(context, choice, result["fingerprint"])
-    if not root.is_dir():
-        return False
-    store = LatentStore.open(root)
-    return not store.quarantined and len(store) >= result["encoded"] + result["reused"]
+    folder, dtype = context.cache / "latents", context.latents_dtype(choice)
+    path = store_path(folder, choice.name, result["fingerprint"], clips=False, dtype=dtype)
+    return store_is_whole(path, result["encoded"] + result["reused"])
 
 
 def extract_cell(context: RunContext, task: str, choice: EncoderChoice) -> Cell:
@@ -92,8 +81,8 @@ def run_extract(context: RunContext, data: TaskData, choice: EncoderChoice) -> d
     store = open_store(context, choice)
     tables, goals = [data.pairs(context, split) for split in SPLITS], data.pairs(context, "rollout")
     with progress(f"extract {cell.label}") as update, intra_op_threads(context.cores):
-        report = extract_tables(
-            tables, goals, encoder, store, batch_size=BATCH_SIZE, decode_threads=context.cores,
+        report = encode_tables(
+            tables, encoder, store, extra_frames=[goals], batch_size=BATCH_SIZE, decode_threads=context.cores,
             on_progress=update,
         )  # fmt: skip
     health = health_of(encoder, store, report)

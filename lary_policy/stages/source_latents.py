@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lary_policy.console import OnProgress, console, progress
-from lary_policy.data import ClipTable, PairTable
-from lary_policy.data.larybench import CLIP_FRAMES
+from lary_policy.console import console, progress
+from lary_policy.data import ClipTable
 from lary_policy.encoders import LatentEncoder
 from lary_policy.latents import (
     Bank,
-    ExtractReport,
     LatentStore,
     RamBudget,
-    clip_latent,
-    extract,
-    extract_clips,
-    extract_pairs,
-    frames_of,
+    encode_tables,
     health_of,
-    load_clips,
     load_latents,
-    of_frames,
     ram_budget,
-    store_folder,
-    stored_latent,
+    store_is_whole,
+    store_path,
     tell_what_stays_on_disk,
 )
+from lary_policy.latents import open_store as open_latents
 from lary_policy.machine import intra_op_threads
-from lary_policy.stages.cells import Cell, safe_name
+from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.locks import exclusive
 from lary_policy.stages.source_data import SourceContext, SourceData
@@ -93,7 +84,7 @@ def _run_extract(
     tables = [data.table(split) for split in data.splits]
     store = open_store(context, data, choice)
     with progress(f"extract {cell.label}") as update, intra_op_threads(context.cores):
-        report = _extract(tables, encoder, store, context.cores, update)
+        report = encode_tables(tables, encoder, store, decode_threads=context.cores, on_progress=update)
     health = health_of(encoder, store, report)
     if health is not None:
         console.print(f"    codebook of {choice.name} on {data.label}: {health}")
@@ -116,46 +107,18 @@ def _run_extract(
     )
 
 
-def _extract(
-    tables: list[PairTable | ClipTable],
-    encoder: LatentEncoder,
-    store: LatentStore,
-    cores: int,
-    update: OnProgress,
-) -> ExtractReport:
-    clips = [table for table in tables if isinstance(table, ClipTable)]
-    if clips and encoder.latent.kind == "clip":
-        return extract_clips(clips, encoder, store, on_progress=update)
-    seen = [frames_of(row) for table in clips for row in table.rows]
-    pairs = [table for table in tables if isinstance(table, PairTable)]
-    if of_frames(encoder):
-        frames = [f for clip in seen for f in clip] + [f for table in pairs for f in table.frame_paths()]
-        return extract(
-            dict.fromkeys(frames), encoder, store, batch_size=BATCH_SIZE, decode_threads=cores,
-            on_progress=update,
-        )  # fmt: skip
-    two = [two for clip in seen for two in itertools.pairwise(clip)]
-    wanted = dict.fromkeys([*two, *(pair for table in pairs for pair in table.frame_pairs())])
-    return extract_pairs(
-        wanted, encoder, store, batch_size=BATCH_SIZE, decode_threads=cores, on_progress=update
-    )
-
-
 def open_store(context: SourceContext, data: SourceData, choice: EncoderChoice) -> LatentStore:
     """Open the latents of an encoder, shared by all sources and runs of an output folder."""
     encoder = context.shelf.load(choice)
-    of_clips = data.spec.kind == "clips" and encoder.latent.kind == "clip"
-    latent = clip_latent(encoder, CLIP_FRAMES) if of_clips else stored_latent(encoder)
-    root, dtype = _root(context, data, choice, encoder.fingerprint), context.latents_dtype(data, choice)
-    return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
+    clips, dtype = data.spec.kind == "clips" and _of_clips(choice), context.latents_dtype(data, choice)
+    folder = context.config.output_dir / "cache" / "latents"
+    return open_latents(folder, encoder, clips=clips, dtype=dtype, name=choice.name)
 
 
 def _root(context: SourceContext, data: SourceData, choice: EncoderChoice, fingerprint: str) -> Path:
     latents = context.config.output_dir / "cache" / "latents"
-    # Encoders of clips have a latent of another shape for clips than for pairs of frames.
-    clips = "-clips" if data.spec.kind == "clips" and _of_clips(choice) else ""
-    name = f"{safe_name(choice.name)}-{fingerprint}{clips}"
-    return latents / store_folder(name, context.latents_dtype(data, choice))
+    clips, dtype = data.spec.kind == "clips" and _of_clips(choice), context.latents_dtype(data, choice)
+    return store_path(latents, choice.name, fingerprint, clips=clips, dtype=dtype)
 
 
 def _of_clips(choice: EncoderChoice) -> bool:
@@ -167,10 +130,7 @@ def _of_clips(choice: EncoderChoice) -> bool:
 def _whole(context: SourceContext, data: SourceData, choice: EncoderChoice, result: dict[str, Any]) -> bool:
     """Tell whether no shard disappeared since the cell was finished; the encoder is not loaded for this."""
     root = _root(context, data, choice, result["fingerprint"])
-    if not root.is_dir():
-        return False
-    store = LatentStore.open(root)
-    return not store.quarantined and len(store) >= result["encoded"] + result["reused"]
+    return store_is_whole(root, result["encoded"] + result["reused"])
 
 
 def load_samples(context: SourceContext, data: SourceData, choice: EncoderChoice) -> dict[str, Samples]:
@@ -195,18 +155,9 @@ def _load(
     budget: RamBudget,
 ) -> Samples:
     table = data.table(split)
-    if isinstance(table, PairTable):
-        found = load_latents(table, store, budget)
-        return Samples(found.bank, found.change(), found.kept, found.quarantined)
-    bank, index, kept, aside = load_clips(table, store, budget)
-    spec = context.shelf.load(choice).spec
-    if store.latent.kind == "clip" and not (data.protocol == "lary" and spec.reference_key in TIMELESS):
-        bank, index = _with_time(bank, index, context.shelf.load(choice).latent.tokens)
-    return Samples(bank, index, kept, tuple(aside))
-
-
-def _with_time(bank: Bank, index: Tensor, tokens: int) -> tuple[Bank, Tensor]:
-    """Split clip latents `[F t*n d]` into their time steps: bank `[F*t n d]`, index `[N t 1]`."""
-    steps = bank.shape[1] // tokens
-    split = bank.view(-1, tokens, bank.shape[2]) if isinstance(bank, Tensor) else bank.in_steps(steps)
-    return split, index * steps + torch.arange(steps)[None, :, None]
+    spec, steps = context.shelf.load(choice).spec, None
+    timeless = data.protocol == "lary" and spec.reference_key in TIMELESS
+    if isinstance(table, ClipTable) and store.latent.kind == "clip" and not timeless:
+        steps = store.latent.tokens // context.shelf.load(choice).latent.tokens
+    found = load_latents(table, store, budget, time_steps=steps)
+    return Samples(found.bank, found.change(), found.kept, found.quarantined)

@@ -8,7 +8,7 @@ import pytest
 from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.errors import DatasetError
-from lary_policy.latents.encode import extract
+from lary_policy.latents.plan import encode_tables
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.verify import verify_store
 
@@ -148,7 +148,7 @@ def store(request, synthetic, arm7, pool_encoder, tmp_path):
     dtype, packed = request.param
     spec = pool_encoder.fingerprint, pool_encoder.latent
     made = LatentStore(tmp_path / "store", *spec, dtype=dtype, packed=packed)
-    extract(pairs.frame_paths(), pool_encoder, made)
+    encode_tables([pairs], pool_encoder, made)
     return made
 
 

@@ -12,7 +12,7 @@ from lary_policy.data.lerobot.source import LeRobotSource
 from lary_policy.data.splits import EPISODE_PATTERN, split_of_episode
 from lary_policy.errors import ConfigError, DatasetError, EmbodimentError, UnknownNameError
 from lary_policy.frames.frame import decode_frames
-from lary_policy.latents.encode import extract
+from lary_policy.latents.plan import encode_tables
 from lary_policy.latents.samples import load_latents
 from lary_policy.latents.store import LatentStore
 
@@ -126,12 +126,12 @@ def test_an_open_gripper_may_be_the_low_number(video_root):
 def test_latents_of_two_cameras_are_extracted_once_and_loaded(video_root, pool_encoder, tmp_path):
     table = LeRobotSource(data_dir=video_root).pairs("train")
     store = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
-    report = extract(table.frame_paths(), pool_encoder, store)
+    report = encode_tables([table], pool_encoder, store)
     # Chains of chunks share frames: one more than chunks in each of two episodes, for each camera.
     assert report.encoded == pool_encoder.frames_seen == 2 * (len(table) + 2)
     latents = load_latents(table, store)
     assert tuple(latents.index.shape) == (len(table), 2, 2)
-    assert extract(table.frame_paths(), pool_encoder, store).encoded == 0
+    assert encode_tables([table], pool_encoder, store).encoded == 0
 
 
 def test_joints_of_a_real_arm(tmp_path):
@@ -152,7 +152,7 @@ def test_damage_is_named_and_counted(copy, pool_encoder, tmp_path):
     next((copy / "videos" / "observation.images.top").rglob("*.mp4")).unlink()
     table = LeRobotSource(data_dir=copy).pairs("train")
     store = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
-    report = extract(table.frame_paths(), pool_encoder, store)
+    report = encode_tables([table], pool_encoder, store)
     assert len(report.quarantined) == report.encoded == len(table) + 2
     next((copy / "data").rglob("*.parquet")).write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match="parquet"):

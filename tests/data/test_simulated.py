@@ -15,7 +15,7 @@ from lary_policy.data.simulated.episodes import read_episodes
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.frames.frame import decode_frame
-from lary_policy.latents.encode import extract
+from lary_policy.latents.plan import encode_tables
 from lary_policy.latents.samples import load_latents
 from lary_policy.latents.store import LatentStore
 
@@ -107,7 +107,7 @@ def test_both_cameras_show_different_pictures_of_the_asked_size(reach, arm7):
 def test_latents_of_two_cameras_are_found_by_their_own_column(reach, arm7, pool_encoder, tmp_path):
     pairs = load_pairs(reach[0], "reach", "train", embodiment=arm7, stride=5)
     store = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     table = load_latents(pairs, store)
     assert table.index.shape == (len(pairs), 2, 2)
     for row, index in zip(pairs.rows, table.index, strict=True):

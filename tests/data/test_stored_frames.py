@@ -13,8 +13,9 @@ from video_files import decode_all, moving_square, write_video
 from lary_policy.errors import FrameFormatError
 from lary_policy.frames.frame import clip_frame_id, decode_frame, decode_frames, frame_id
 from lary_policy.frames.stored import ParquetFrame, VideoFrame, file_digest
-from lary_policy.latents.encode import extract
+from lary_policy.latents.encode import encode_windows
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.windows import FRAMES
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_extraction_encodes_them_once_and_sets_bad_ones_aside(video, table, pool
         VideoFrame(video, 99),
     ]
     store = LatentStore(tmp_path / "store", pool_encoder.fingerprint, pool_encoder.latent)
-    report = extract(frames, pool_encoder, store)
+    report = encode_windows(zip(frames), FRAMES, pool_encoder, store)
     assert (report.encoded, pool_encoder.frames_seen) == (2, 2)
     assert [q.item for q in report.quarantined] == [f"{video}#99"]
-    assert extract(frames, pool_encoder, store).encoded == 0
+    assert encode_windows(zip(frames), FRAMES, pool_encoder, store).encoded == 0

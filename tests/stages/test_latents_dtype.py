@@ -1,12 +1,14 @@
 """In which dtype latents are stored, and what 16 bits do to the answers of heads."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads.config import load_head_config
 from lary_policy.heads.files import HeadMeta, build_head
-from lary_policy.latents.plan import store_dtype, store_folder
+from lary_policy.latents.plan import store_dtype, store_path
 from lary_policy.latents.shards import cast_latents
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
 from lary_policy.stages.config import LATENTS_DTYPES
@@ -21,7 +23,7 @@ def test_auto_follows_protocol_and_encoder():
     assert store_dtype("auto", "lary", "bfloat16") == "float32"
     assert [store_dtype("auto", "native", d) for d in STORE_DTYPES] == ["float16", "float16", "bfloat16"]
     assert store_dtype("bfloat16", "lary", "float32") == "bfloat16"
-    assert len({store_folder("a", dtype) for dtype in STORE_DTYPES}) == 3
+    assert len({store_path(Path(), "a", "f", clips=False, dtype=dtype) for dtype in STORE_DTYPES}) == 3
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +21,14 @@ from lary_policy.data.lerobot import EpisodeFrames, LeRobotFiles, bounds, episod
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.frames import decode_frame, frame_id
 from lary_policy.latents import (
+    FRAMES,
+    HISTORIES,
     STORE_DTYPES,
     ExtractReport,
     LatentStore,
     Window,
-    extract,
-    extract_windows,
+    encode_windows,
+    joined_latent,
     window_id,
 )
 from lary_policy.paths import atomic_folder, write_json
@@ -125,12 +127,15 @@ def build_cache(
     steps = 1 if window is None else pixels.steps(next(iter(wanted.values())))
     store = _store(root, encoder, plan, window, steps)
     _require_room(store, wanted)
-    limits = {"batch_size": BATCH_SIZE, "decode_threads": decode_threads}
-    if window is None:
-        images = [frames[0] for frames in wanted.values()]
-        report = extract(images, pixels, store, on_progress=on_progress, **limits)
-    else:
-        report = extract_windows(wanted, pixels.encode, store, on_progress=on_progress, **limits)
+    report = encode_windows(
+        wanted.values(),
+        FRAMES if window is None else HISTORIES,
+        pixels,
+        store,
+        batch_size=BATCH_SIZE,
+        decode_threads=decode_threads,
+        on_progress=on_progress,
+    )
     _require_all(report)
     facts = CacheFacts(encoder.fingerprint, store.root.name, tuple(plan.cameras), window, steps, identity)
     folder = _publish(root, files, facts, ids, plan)
@@ -195,8 +200,7 @@ def _store(
 ) -> LatentStore:
     name, latent = f"{encoder.fingerprint}-{plan.dtype}", encoder.latent
     if window is not None:
-        grid = None if latent.grid is None else (steps * latent.grid[0], *latent.grid[1:])
-        name, latent = f"{name}-{len(window)}", replace(latent, tokens=steps * latent.tokens, grid=grid)
+        name, latent = f"{name}-{len(window)}", joined_latent(latent, steps)
     return LatentStore(root / STORES / name, encoder.fingerprint, latent, dtype=plan.dtype)
 
 

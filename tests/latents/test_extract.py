@@ -1,4 +1,6 @@
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -9,9 +11,14 @@ from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.frames.frame import decode_frame, frame_id
-from lary_policy.latents.encode import extract
+from lary_policy.latents.encode import encode_windows
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.windows import FRAMES
 from lary_policy.types import LatentSpec
+
+
+def extract(paths, encoder, store, **options):
+    return encode_windows([(path,) for path in paths], FRAMES, encoder, store, **options)
 
 
 @pytest.fixture
@@ -29,7 +36,7 @@ def test_each_unique_frame_is_encoded_once_however_many_files_hold_it(paths, poo
     shutil.copy(paths[0], copy)
     report = extract([*paths, *paths, copy], pool_encoder, store, batch_size=4)
     assert pool_encoder.frames_seen == len(paths) == 15
-    assert (report.requested, report.unique, report.encoded, report.reused) == (31, 15, 15, 0)
+    assert (report.requested, report.unique, report.encoded, report.reused) == (16, 15, 15, 0)
     assert max(pool_encoder.batches) == 4
 
 
@@ -66,30 +73,34 @@ def test_an_interrupted_run_continues_behind_its_last_shard(paths, make_encoder,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(paths, make_encoder(), store, batch_size=2, shard_frames=4, on_progress=stop)
+        extract(paths, make_encoder(), store, batch_size=2, shard_rows=4, on_progress=stop)
     encoder = make_encoder()
     reopened = LatentStore(store.root, encoder.fingerprint, encoder.latent)
-    report = extract(paths, encoder, reopened, batch_size=2, shard_frames=4)
+    report = extract(paths, encoder, reopened, batch_size=2, shard_rows=4)
     assert (report.reused, report.encoded, encoder.frames_seen) == (8, 7, 7)
     assert reopened.verify() == []
     assert len(reopened) == 15
 
 
 def test_a_full_disk_keeps_finished_shards(paths, make_encoder, store, monkeypatch):
-    real, calls = LatentStore.write_shard, []
+    real, sync, calls = LatentStore.write_shard, os.fsync, []
 
-    def third_fails(self, ids, latents):
-        calls.append(len(ids))
-        if len(calls) == 3:
-            monkeypatch.setattr(
-                "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-            )
-        return real(self, ids, latents)
+    def third_fails(self, ids, latents, **options):
+        calls.append(threading.get_ident() if len(calls) == 2 else None)
+        return real(self, ids, latents, **options)
+
+    def full(file):
+        if threading.get_ident() in calls:
+            raise OSError(28, "No space left on device")
+        sync(file)
 
     monkeypatch.setattr(LatentStore, "write_shard", third_fails)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left"):
-        extract(paths, make_encoder(), store, batch_size=2, shard_frames=4)
-    assert len(LatentStore.open(store.root)) == 8
+        extract(paths, make_encoder(), store, batch_size=2, shard_rows=4)
+    monkeypatch.undo()
+    assert len(LatentStore.open(store.root)) >= 8
+    assert not [path for path in store.root.rglob(".*") if path.is_file()]
 
 
 def test_damaged_images_are_quarantined_and_the_rest_is_encoded(paths, pool_encoder, store):

@@ -9,9 +9,11 @@ from lary_policy.encoders.codebook import codebook_health
 from lary_policy.encoders.pair_encoder import encode_two, pair_spec
 from lary_policy.errors import DatasetError, ShapeError, StoreError
 from lary_policy.frames.frame import decode_frame, frame_id, pair_id
-from lary_policy.latents.encode import extract, extract_pairs
+from lary_policy.latents.encode import encode_windows
+from lary_policy.latents.plan import encode_tables
 from lary_policy.latents.samples import load_latents
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.windows import FRAMES, PAIRS
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_frame_pairs_are_chains(pairs):
 def test_every_row_finds_the_latents_of_its_own_pairs(pairs, make_store, name):
     encoder = load_encoder(name, weights="tiny-random", image_px=28 if name == "villa-x" else 32)
     store = make_store(encoder)
-    report = extract_pairs(pairs.frame_pairs(), encoder, store, batch_size=4)
+    report = encode_windows(pairs.frame_pairs(), PAIRS, encoder, store, batch_size=4)
     assert (report.requested, report.unique, report.encoded, report.unit) == (15, 15, 15, "pair")
     table = load_latents(pairs, store)
     assert table.bank.shape == (15, store.latent.tokens, store.latent.width)
@@ -83,7 +85,7 @@ def test_every_row_finds_the_latents_of_its_own_pairs(pairs, make_store, name):
 
 def test_frame_tables_keep_both_frames(pairs, pool_encoder, tmp_path):
     store = LatentStore(tmp_path / "frames", pool_encoder.fingerprint, pool_encoder.latent)
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     table = load_latents(pairs, store)
     assert torch.equal(table.change(), table.index)
     assert torch.equal(table.present(), table.index[:, :1])
@@ -91,21 +93,21 @@ def test_frame_tables_keep_both_frames(pairs, pool_encoder, tmp_path):
 
 def test_a_frame_goes_through_the_backbone_once_a_batch(pairs, encoder, store, monkeypatch):
     calls = Counting(encoder, monkeypatch)
-    extract_pairs(pairs.frame_pairs(), encoder, store, batch_size=64)
+    encode_windows(pairs.frame_pairs(), PAIRS, encoder, store, batch_size=64)
     assert calls.images == len(pairs.frame_paths())
 
 
 def test_what_is_stored_is_not_encoded_again(pairs, encoder, store, monkeypatch):
-    extract_pairs(pairs.frame_pairs()[:6], encoder, store, batch_size=4)
+    encode_windows(pairs.frame_pairs()[:6], PAIRS, encoder, store, batch_size=4)
     calls = Counting(encoder, monkeypatch)
-    report = extract_pairs(pairs.frame_pairs(), encoder, LatentStore.open(store.root), batch_size=64)
+    report = encode_windows(pairs.frame_pairs(), PAIRS, encoder, LatentStore.open(store.root), batch_size=64)
     assert (report.reused, report.encoded) == (6, 9)
     assert calls.images < 15
-    assert extract_pairs(pairs.frame_pairs(), encoder, LatentStore.open(store.root)).encoded == 0
+    assert encode_windows(pairs.frame_pairs(), PAIRS, encoder, LatentStore.open(store.root)).encoded == 0
 
 
 def test_codes_are_stored_with_the_latents(pairs, encoder, store):
-    extract_pairs(pairs.frame_pairs(), encoder, store, batch_size=4, shard_pairs=4)
+    encode_windows(pairs.frame_pairs(), PAIRS, encoder, store, batch_size=4, shard_rows=4)
     assert len(store.shards()) > 1
     wanted = pairs.frame_pairs()[2:9]
     names = [pair_id(*map(frame_id, pair)) for pair in wanted]
@@ -118,7 +120,7 @@ def test_codes_are_stored_with_the_latents(pairs, encoder, store):
 
 def test_frame_stores_have_no_codes(pairs, pool_encoder, tmp_path):
     store = LatentStore(tmp_path / "frames", pool_encoder.fingerprint, pool_encoder.latent)
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     with pytest.raises(StoreError, match="codes"):
         store.read_codes([frame_id(pairs.frame_paths()[0])])
 
@@ -130,8 +132,10 @@ def test_an_interruption_costs_at_most_one_shard(pairs, encoder, store):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract_pairs(pairs.frame_pairs(), encoder, store, batch_size=2, shard_pairs=4, on_progress=stop)
-    report = extract_pairs(pairs.frame_pairs(), encoder, LatentStore.open(store.root), batch_size=2)
+        encode_windows(
+            pairs.frame_pairs(), PAIRS, encoder, store, batch_size=2, shard_rows=4, on_progress=stop
+        )
+    report = encode_windows(pairs.frame_pairs(), PAIRS, encoder, LatentStore.open(store.root), batch_size=2)
     assert (report.reused, report.encoded) == (8, 7)
 
 
@@ -139,7 +143,7 @@ def test_pairs_of_damaged_frames_are_left_out_and_listed(pairs, encoder, store):
     damaged = pairs.rows[1].tgt_frames[0]  # also the source of row 2 and the frame before row 3
     damaged.write_bytes(damaged.read_bytes()[:100])
     pairs.rows[11].tgt_frames[0].unlink()
-    report = extract_pairs(pairs.frame_pairs(), encoder, store, batch_size=4)
+    report = encode_windows(pairs.frame_pairs(), PAIRS, encoder, store, batch_size=4)
     assert {q.item for q in report.quarantined} == {str(damaged), str(pairs.rows[11].tgt_frames[0])}
     table = load_latents(pairs, store)
     assert table.kept.tolist() == [0, *range(4, 11)]
@@ -150,7 +154,7 @@ def test_frames_of_two_sizes_make_no_pair(pairs, encoder, store, make_synthetic)
     other = make_synthetic("other", episodes=1, px=16)
     odd = pairs.rows[4].tgt_frames[0]
     odd.write_bytes(next((other.root / "images").rglob("*.png")).read_bytes())
-    report = extract_pairs(pairs.frame_pairs(), encoder, store)
+    report = encode_windows(pairs.frame_pairs(), PAIRS, encoder, store)
     assert all("different sizes" in q.reason for q in report.quarantined)
     assert len(report.quarantined) == 2
     table = load_latents(pairs, store)
@@ -159,7 +163,7 @@ def test_frames_of_two_sizes_make_no_pair(pairs, encoder, store, make_synthetic)
 
 
 def test_a_pair_that_was_never_extracted_is_an_error_not_a_gap(pairs, encoder, store):
-    extract_pairs(pairs.frame_pairs()[:-2], encoder, store)
+    encode_windows(pairs.frame_pairs()[:-2], PAIRS, encoder, store)
     with pytest.raises(StoreError, match=r"2 pairs of frames without.*lary extract"):
         load_latents(pairs, store)
 
@@ -167,7 +171,7 @@ def test_a_pair_that_was_never_extracted_is_an_error_not_a_gap(pairs, encoder, s
 def test_nothing_usable_is_an_error(pairs, encoder, store):
     for path in pairs.frame_paths():
         path.write_bytes(b"")
-    extract_pairs(pairs.frame_pairs(), encoder, store)
+    encode_windows(pairs.frame_pairs(), PAIRS, encoder, store)
     with pytest.raises(DatasetError, match="12 rows set aside"):
         load_latents(pairs, store)
 
@@ -175,9 +179,9 @@ def test_nothing_usable_is_an_error(pairs, encoder, store):
 def test_the_wrong_kind_of_encoder_or_store_is_refused(pairs, encoder, store, tmp_path):
     pixels = load_encoder("pixels", image_px=28)
     with pytest.raises(ShapeError, match="pixels"):
-        extract_pairs(pairs.frame_pairs(), pixels, store)
+        encode_windows(pairs.frame_pairs(), PAIRS, pixels, store)
     other = LatentStore(tmp_path / "other", "feedfeedfeedfeed", pair_spec(encoder))
     with pytest.raises(StoreError, match="feedfeedfeedfeed"):
-        extract_pairs(pairs.frame_pairs(), encoder, other)
-    with pytest.raises(ShapeError, match="extract_pairs"):
-        extract(pairs.frame_paths(), encoder, store)
+        encode_windows(pairs.frame_pairs(), PAIRS, encoder, other)
+    with pytest.raises(ShapeError, match="'pair'"):
+        encode_windows([(path,) for path in pairs.frame_paths()], FRAMES, encoder, store)

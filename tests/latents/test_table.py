@@ -4,9 +4,11 @@ import torch
 from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.frames.frame import decode_frame
-from lary_policy.latents.encode import extract
+from lary_policy.latents.encode import encode_windows
+from lary_policy.latents.plan import encode_tables
 from lary_policy.latents.samples import load_frames, load_latents
 from lary_policy.latents.store import LatentStore
+from lary_policy.latents.windows import FRAMES
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def store(tmp_path, pool_encoder):
 
 
 def test_every_row_finds_the_latents_of_its_own_frames(pairs, pool_encoder, store):
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     table = load_latents(pairs, store)
     assert table.bank.shape == (15, 16, 3)
     assert table.bank.dtype == torch.float16
@@ -36,7 +38,7 @@ def test_rows_with_damaged_images_are_left_out_and_listed(pairs, pool_encoder, s
     damaged = pairs.rows[1].tgt_frames[0]  # also the source of row 2
     damaged.write_bytes(damaged.read_bytes()[:100])
     pairs.rows[11].tgt_frames[0].unlink()
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     table = load_latents(pairs, store)
     assert table.kept.tolist() == [0, *range(3, 11)]
     assert [q.item for q in table.quarantined] == [f"calvin_metadata_val.csv:{n}" for n in (3, 4, 13)]
@@ -45,13 +47,13 @@ def test_rows_with_damaged_images_are_left_out_and_listed(pairs, pool_encoder, s
 
 
 def test_a_good_frame_that_was_never_extracted_is_an_error_not_a_gap(pairs, pool_encoder, store):
-    extract(pairs.frame_paths()[:-2], pool_encoder, store)
+    encode_windows([(path,) for path in pairs.frame_paths()[:-2]], FRAMES, pool_encoder, store)
     with pytest.raises(StoreError, match=r"2 frames without.*lary extract"):
         load_latents(pairs, store)
 
 
 def test_a_flipped_byte_stops_loading(pairs, pool_encoder, store):
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     data = bytearray(store.shards()[0].read_bytes())
     data[-5] ^= 4
     store.shards()[0].write_bytes(data)
@@ -62,7 +64,7 @@ def test_a_flipped_byte_stops_loading(pairs, pool_encoder, store):
 def test_nothing_usable_is_an_error(pairs, pool_encoder, store):
     for path in pairs.frame_paths():
         path.write_bytes(b"")
-    extract(pairs.frame_paths(), pool_encoder, store)
+    encode_tables([pairs], pool_encoder, store)
     with pytest.raises(DatasetError, match="12 rows set aside"):
         load_latents(pairs, store)
 

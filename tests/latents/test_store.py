@@ -121,7 +121,7 @@ def test_a_crash_between_shard_and_index_loses_nothing(root, monkeypatch):
     store = LatentStore(root, PRINT, SPEC)
     store.write_shard(ids(1), latents(1))
     with monkeypatch.context() as patch:
-        patch.setattr(LatentStore, "_publish_index", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(LatentStore, "publish_index", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             store.write_shard(ids(2, 3), latents(2, seed=1))
     fresh = LatentStore.open(root)

@@ -1,0 +1,137 @@
+"""Latents on their way into a store: gathered into shards that threads hash and write."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lary_policy.errors import StoreError
+from lary_policy.latents.shards import check_cast
+from lary_policy.latents.store import STORE_DTYPES, LatentStore
+
+SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
+SHARD_ROWS = 512  # ten seconds of a small ViT on two cores
+WRITERS = 8  # threads that hash and write shards; four did not keep up with an H100
+WAITING_BYTES = 512 * 2**20  # of latents that wait for them, so that memory stays flat
+INDEX_SECONDS = 30.0  # between two versions of the index: whoever opens the store adopts what it lacks
+
+
+class ShardWriter:
+    """Collects latents and publishes a shard whenever enough are there, in threads, while others are made.
+
+    Use it in a `with` block: at its end everything is published. A block that fails waits for the shards
+    that are being written and drops the one that is being filled.
+
+    Args:
+        store: Where to.
+        shard_rows: Most rows of a shard, but for the last batch that is added to it; `SHARD_BYTES` bounds it,
+            too.
+
+    Attributes:
+        written: Rows published so far, or on their way.
+    """
+
+    def __init__(self, store: LatentStore, shard_rows: int = SHARD_ROWS) -> None:
+        self.written = 0
+        self._store = store
+        row_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
+        self._limit = max(1, min(shard_rows, SHARD_BYTES // row_bytes))
+        self._ids: list[str] = []
+        self._latents: list[Tensor] = []
+        self._codes: list[Tensor] = []
+        self._pool = ThreadPoolExecutor(WRITERS, "write")
+        self._pending: deque[tuple[Future[str], int]] = deque()
+        self._staging: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
+        self._indexed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        self._abandon()
+
+    def add(self, ids: Sequence[str], latents: Tensor, codes: Tensor | None = None) -> None:
+        """Take latents `[f n d]` and, of an encoder with a codebook, their codes `[f m]`.
+
+        Raises:
+            StoreError: An earlier shard could not be written.
+        """
+        self._ids.extend(ids)
+        self._latents.append(latents.detach().cpu())
+        if codes is not None:
+            self._codes.append(codes.detach().cpu())
+        if len(self._ids) >= self._limit:
+            self._submit()
+
+    def close(self) -> None:
+        """Publish what is there and wait until it is.
+
+        Raises:
+            StoreError: A value does not fit the store's dtype, or the disk is full; other shards are kept.
+        """
+        try:
+            if self._ids:
+                self._submit()
+            while self._pending:
+                self._pending.popleft()[0].result()
+        except BaseException:
+            self._abandon()
+            raise
+        self._pool.shutdown()
+        self._store.publish_index()
+
+    def _abandon(self) -> None:
+        self._pool.shutdown()  # shards that are being written are kept
+        with suppress(StoreError):  # what went wrong is known already
+            self._store.publish_index()
+
+    def _submit(self) -> None:
+        size = sum(latents.nbytes for latents in self._latents)
+        while self._pending and (
+            self._pending[0][0].done()
+            or len(self._pending) >= WRITERS
+            or size + sum(waiting for _, waiting in self._pending) > WAITING_BYTES
+        ):
+            self._pending.popleft()[0].result()
+        job = self._pool.submit(self._write, self._ids, self._latents, self._codes)
+        self._pending.append((job, size))
+        self.written += len(self._ids)
+        self._ids, self._latents, self._codes = [], [], []
+        if time.monotonic() - self._indexed > INDEX_SECONDS:
+            self._store.publish_index()
+            self._indexed = time.monotonic()
+
+    def _write(self, ids: Sequence[str], latents: Sequence[Tensor], codes: Sequence[Tensor]) -> str:
+        rows = self._rows(len(ids))
+        try:
+            for part, into in zip(latents, rows[: len(ids)].split([len(x) for x in latents]), strict=True):
+                check_cast(part, into.copy_(part))
+            more = {"codes": torch.cat(list(codes))} if codes else {}
+            return self._store.write_shard(ids, rows[: len(ids)], index=False, **more)
+        finally:
+            self._staging.put(rows)
+
+    def _rows(self, count: int) -> Tensor:
+        """Return rows `[>= count n d]` that are used again and again: new memory is slow to get."""
+        try:
+            rows = self._staging.get_nowait()
+        except queue.Empty:
+            rows = torch.empty(0)
+        if len(rows) < count:
+            latent = self._store.latent
+            rows = torch.empty(count, latent.tokens, latent.width, dtype=STORE_DTYPES[self._store.dtype])
+        return rows
