@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.compare import Outcomes
 from lary_policy.report.page import write_report
 from lary_policy.report.parts import (
     Attention,
@@ -28,6 +29,7 @@ __all__ = [
     "ConstantDimension",
     "EpisodeFailure",
     "HeadInfo",
+    "Outcomes",
     "ReportBundle",
     "SplitSize",
     "Trajectory",

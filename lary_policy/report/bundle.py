@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
 
 from lary_policy.errors import ConfigError, ShapeError
+from lary_policy.report.compare import Outcomes, bounds
 from lary_policy.report.parts import (
     Attention,
     ClassTail,
@@ -20,8 +20,6 @@ from lary_policy.report.parts import (
     SplitSize,
     Trajectory,
     Video,
-    build,
-    to_rows,
 )
 from lary_policy.scores import Score
 from lary_policy.types import Quarantined
@@ -51,13 +49,14 @@ def score_key(score: Score) -> ScoreKey:
 
 def check_score(score: Score) -> None:
     """Raise ShapeError unless the score is finite, its interval holds its value and rates lie in [0, 1]."""
-    low, high = score.ci95
+    ends = bounds(score)
+    low, high = ends or (score.value, score.value)
     where = " ".join(str(part) for part in score_key(score))
     numbers = (score.value, low, high, score.seconds)
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
         raise ShapeError(
             expected=f"finite Python numbers as value, interval and seconds of score '{where}'",
-            got=f"value {score.value}, interval [{low}, {high}], seconds {score.seconds}",
+            got=f"value {score.value}, interval {ends}, seconds {score.seconds}",
             fix="Find the failed training or rollout in its log and run it again.",
         )
     slack = _ROUNDING * max(1.0, abs(score.value))
@@ -125,7 +124,9 @@ class ReportBundle:
         stage_seconds: Wall-clock seconds a stage.
         environment: Versions, device, git sha, seeds: whatever is needed to repeat the run.
         config_yaml: The resolved configuration.
-        notes: Sentences added by the run, shown as they are.
+        notes: Sentences about inputs and cells, shown at the end of the page.
+        warnings: Sentences that a reader must see before any number.
+        outcomes: How the episodes of closed loops ended.
         closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
 
@@ -149,11 +150,14 @@ class ReportBundle:
     environment: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    outcomes: tuple[Outcomes, ...] = ()
     closed_loop: bool = True
 
     def __post_init__(self) -> None:
-        for name in (*_PARTS, "scores", "notes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for one in fields(self):
+            if isinstance(one.default, tuple) or one.name == "scores":
+                object.__setattr__(self, one.name, tuple(getattr(self, one.name)))
         object.__setattr__(self, "environment", {str(k): str(v) for k, v in self.environment.items()})
         object.__setattr__(self, "stage_seconds", {str(k): float(v) for k, v in self.stage_seconds.items()})
         check_scores(self.scores)
@@ -162,50 +166,3 @@ class ReportBundle:
         """Return the encoders in order of first appearance, without the expert's `-`."""
         names = [s.encoder for s in self.scores] + [t.encoder for t in self.trajectories]
         return tuple(dict.fromkeys(n for n in names if n != "-"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-serialisable dict that `from_dict` turns back into an equal bundle."""
-        parts = {name: to_rows(getattr(self, name)) for name in _PARTS}
-        return {
-            "title": self.title,
-            "suite": self.suite,
-            "scores": [s.to_dict() for s in self.scores],
-            **parts,
-            "inputs_checked": self.inputs_checked,
-            "stage_seconds": dict(self.stage_seconds),
-            "environment": dict(self.environment),
-            "config_yaml": self.config_yaml,
-            "notes": list(self.notes),
-        }
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> ReportBundle:
-        """Rebuild a bundle from `to_dict`.
-
-        Raises:
-            ConfigError: A field is missing or unknown, or two scores have the same key.
-            ShapeError: A part does not fit its own checks.
-        """
-        parsed = dict(row)
-        if "scores" in row:
-            parsed["scores"] = tuple(Score.from_dict(s) for s in row["scores"])
-        for name, part in _PARTS.items():
-            if name in row:
-                parsed[name] = tuple(build(part, item) for item in row[name])
-        return build(cls, parsed)
-
-
-_PARTS: dict[str, type[Any]] = {
-    "trajectories": Trajectory,
-    "confusions": Confusion,
-    "videos": Video,
-    "quarantined": Quarantined,
-    "failures": EpisodeFailure,
-    "constant_dims": ConstantDimension,
-    "codebooks": CodebookUse,
-    "heads": HeadInfo,
-    "tails": ClassTail,
-    "attention": Attention,
-    "splits": SplitSize,
-    "compositions": Composition,
-}

@@ -1,14 +1,113 @@
-"""Which encoder is best in each cell, and whether the intervals separate it from the others."""
+"""Which encoder is best in each cell, and whether this run tells it apart from the others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from lary_policy.scores import Score, metric_info, mode_label, target_label
+from lary_policy.scores import Score, format_number, metric_info, mode_label, target_label
 
+SIGNIFICANCE = 0.05  # of the paired test, as the intervals cover 95 %
 FLOOR_HEAD, CEILING_HEAD = "random", "expert"
 REFERENCE_HEADS = frozenset({FLOOR_HEAD, CEILING_HEAD})
+
+
+def bounds(score: Score) -> tuple[float, float] | None:
+    """Return the interval of a score, None where there were too few recordings to estimate one."""
+    return score.ci95
+
+
+def number_words(score: Score) -> tuple[str, str]:
+    """Return value and interval as text; an interval that cannot be estimated is named as such."""
+    ends, percent = bounds(score), metric_info(score.metric).percent
+    value, interval = format_number(score.value, ends or (score.value, score.value), percent=percent)
+    return value, interval if ends else "[not estimable]"
+
+
+def score_text(score: Score) -> str:
+    """Return `0.31 [0.29, 0.33]`, with percent or unit where the metric has one."""
+    unit = metric_info(score.metric).unit
+    return " ".join(filter(None, (*number_words(score), unit)))
+
+
+def upper(score: Score) -> float:
+    """Return the upper end of the interval, or the value where there is none."""
+    return (bounds(score) or (score.value, score.value))[1]
+
+
+def overlap(a: Score, b: Score) -> bool:
+    """Tell whether two intervals share a point; one that cannot be estimated might share any."""
+    first, second = bounds(a), bounds(b)
+    return first is None or second is None or (first[0] <= second[1] and second[0] <= first[1])
+
+
+def mcnemar(first: Mapping[int, bool], second: Mapping[int, bool]) -> float:
+    """Return the exact two-sided p-value that two heads succeed equally often on the same episodes.
+
+    McNemar's test: only episodes that one of them alone solves tell them apart, and without a difference each
+    of these is as likely to be either's (Psychometrika 12, 1947; exact by the binomial distribution).
+    """
+    only = [first[seed] for seed in first if first[seed] != second[seed]]
+    rarer = min(sum(only), len(only) - sum(only))
+    tail = sum(math.comb(len(only), k) for k in range(rarer + 1))
+    return min(1.0, 2.0 * tail / 2.0 ** len(only))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How each episode of a closed loop ended, so that loops on the same episodes can be compared one by one.
+
+    Attributes:
+        encoder: Registry name or `-`.
+        head: Head description.
+        task: Task name.
+        mode: `subgoal` or `policy`.
+        target: Target of the head.
+        metric: `success` or `success_at_end`.
+        seed: Of training.
+        episodes: Seed of the initial state and outcome of each.
+    """
+
+    encoder: str
+    head: str
+    task: str
+    mode: str
+    target: str
+    metric: str
+    seed: int
+    episodes: tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What tells two scores apart: a paired test where both were run on the same episodes, else intervals.
+
+    Attributes:
+        outcomes: Outcome of each episode by its seed, by what tells closed loops apart.
+    """
+
+    outcomes: Mapping[tuple[str | int, ...], Mapping[int, bool]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcomes]) -> Evidence:
+        """Take the outcomes of all closed loops."""
+        return cls({_loop(one): dict(one.episodes) for one in outcomes})
+
+    def paired(self, a: Score, b: Score) -> bool:
+        """Tell whether both were measured on the same episodes, one by one."""
+        first, second = self.outcomes.get(_loop(a)), self.outcomes.get(_loop(b))
+        return bool(first) and bool(second) and set(first or ()) == set(second or ())
+
+    def apart(self, a: Score, b: Score) -> bool:
+        """Tell whether two scores differ by more than chance."""
+        if self.paired(a, b):
+            return mcnemar(self.outcomes[_loop(a)], self.outcomes[_loop(b)]) < SIGNIFICANCE
+        return not overlap(a, b)
+
+
+def _loop(one: Score | Outcomes) -> tuple[str | int, ...]:
+    return (one.encoder, one.head, one.task, one.mode, one.target, one.metric, one.seed)
 
 
 @dataclass(frozen=True)
@@ -25,6 +124,7 @@ class Cell:
         seed: Training seed.
         head: Head description where one encoder has several heads, else empty.
         scores: The scores, best first (in given order when the metric has no direction).
+        evidence: What tells them apart.
     """
 
     protocol: str
@@ -36,6 +136,7 @@ class Cell:
     seed: int
     head: str
     scores: tuple[Score, ...]
+    evidence: Evidence
 
     @property
     def best(self) -> Score:
@@ -46,21 +147,22 @@ class Cell:
         """Scores of exactly the best value, without the best itself."""
         return tuple(s for s in self.scores[1:] if s.value == self.best.value)
 
-    def overlapping(self) -> tuple[Score, ...]:
-        """Scores whose interval overlaps with that of the best."""
-        return tuple(s for s in self.scores[1:] if overlap(self.best, s))
+    def near(self) -> tuple[Score, ...]:
+        """Scores that are not told apart from the best."""
+        return tuple(s for s in self.scores[1:] if not self.evidence.apart(self.best, s))
 
-    def separated(self) -> tuple[Score, ...]:
-        """Scores whose interval does not overlap with that of the best."""
-        return tuple(s for s in self.scores[1:] if not overlap(self.best, s))
+    def far(self) -> tuple[Score, ...]:
+        """Scores that are told apart from the best."""
+        return tuple(s for s in self.scores[1:] if self.evidence.apart(self.best, s))
+
+    def paired(self) -> bool:
+        """Tell whether all were measured on the same episodes, one by one."""
+        return all(self.evidence.paired(self.best, s) for s in self.scores[1:])
 
 
-def overlap(a: Score, b: Score) -> bool:
-    """Tell whether two intervals share a point."""
-    return a.ci95[0] <= b.ci95[1] and b.ci95[0] <= a.ci95[1]
-
-
-def cells(scores: Iterable[Score], stage: str, metric: str) -> tuple[Cell, ...]:
+def cells(
+    scores: Iterable[Score], stage: str, metric: str, evidence: Evidence | None = None
+) -> tuple[Cell, ...]:
     """Group the scores of one stage and metric into comparable cells, in order of first appearance.
 
     Random heads and the scripted expert are floor and ceiling, not competitors, and are left out.
@@ -76,8 +178,20 @@ def cells(scores: Iterable[Score], stage: str, metric: str) -> tuple[Cell, ...]:
         heads = list(dict.fromkeys(s.head for s in members)) if len(set(names)) < len(names) else [""]
         for head in heads:
             kept = [s for s in members if head in ("", s.head)]
-            found.append(Cell(*key, head, rank(kept)))
+            found.append(Cell(*key, head, rank(kept), evidence or Evidence()))
     return tuple(found)
+
+
+def reference_of(scores: Sequence[Score], cell: Cell, head: str) -> Score | None:
+    """Return the floor or ceiling of a cell: same task and mode, the best encoder's own if there is one."""
+    found = [
+        s
+        for s in scores
+        if (s.stage, s.metric, s.head) == ("rollout", "success", head)
+        and (s.embodiment, s.task) == (cell.embodiment, cell.task)
+        and s.mode in (cell.mode, "-", head)
+    ]
+    return max(found, key=lambda s: (s.encoder == cell.best.encoder, s.value)) if found else None
 
 
 def rank(scores: Sequence[Score]) -> tuple[Score, ...]:

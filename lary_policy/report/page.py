@@ -2,103 +2,40 @@
 
 from __future__ import annotations
 
-import base64
+import csv
+import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup, escape
 
-from lary_policy.paths import atomic_write, resolve_inside
+from lary_policy.paths import atomic_write
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.correlate import MIN_POINTS, correlate
-from lary_policy.report.figures import probe_suite
-from lary_policy.report.paper import reference_keys
-from lary_policy.report.parts import Trajectory, Video
+from lary_policy.report.compare import Evidence
+from lary_policy.report.correlate import correlate
+from lary_policy.report.films import embed_videos, film_links, first_film
+from lary_policy.report.paper import paper_source, reference_keys, reproduced, side_by_side
 from lary_policy.report.statements import answers, question
-from lary_policy.report.tables import probe_tables, rollout_table
+from lary_policy.report.tables import ResultTable, probe_tables, result_table, rollout_table
 from lary_policy.scores import Score, mode_label, target_label
 
-VIDEO_BUDGET_BYTES = 11_000_000  # of base64 text; leaves 4 MB for figures in a page of at most 15 MB
-
-
-@dataclass(frozen=True)
-class EmbeddedVideo:
-    """A video with its data, or the reason why it is not on the page.
-
-    Attributes:
-        video: The video.
-        data: base64 of the mp4 file, or empty.
-        missing: Why there is no data, or empty.
-    """
-
-    video: Video
-    data: str = ""
-    missing: str = ""
-
-    @property
-    def outcome(self) -> str:
-        """Say which tiled episodes succeeded."""
-        if not self.video.seeds:
-            return "Outcome of the tiled episodes was not recorded."
-        marks = ("succeeded" if ok else "failed" for ok in self.video.successes)
-        return ", ".join(f"seed {s} {m}" for s, m in zip(self.video.seeds, marks, strict=True))
-
-
-def embed_videos(
-    videos: Sequence[Video], root: Path, budget_bytes: int = VIDEO_BUDGET_BYTES
-) -> tuple[EmbeddedVideo, ...]:
-    """Encode the videos in order until the budget is spent; the rest, and missing files, are named as such.
-
-    Raises:
-        UnsafePathError: A path leaves `root`.
-    """
-    found: list[EmbeddedVideo] = []
-    for video in videos:
-        path = _locate(video, root)
-        room = budget_bytes - sum(len(e.data) for e in found)
-        if not path.is_file():
-            found.append(EmbeddedVideo(video, missing="the file does not exist"))
-        elif _encoded_size(path) > room:
-            size = path.stat().st_size / 1e6
-            found.append(
-                EmbeddedVideo(video, missing=f"{size:.1f} MB are too much for this page; open the file")
-            )
-        else:
-            found.append(_encode(video, path))
-    return tuple(found)
-
-
-def _locate(video: Video, root: Path) -> Path:
-    path = Path(video.path)
-    inside = path.is_absolute() and path.is_relative_to(root.resolve())
-    return resolve_inside(root, path.relative_to(root.resolve()) if inside else path)
-
-
-def _encoded_size(path: Path) -> int:
-    return 4 * ((path.stat().st_size + 2) // 3)
-
-
-def _encode(video: Video, path: Path) -> EmbeddedVideo:
-    data = path.read_bytes()
-    if data[4:8] != b"ftyp":  # every ISO base media (mp4) file begins with this box
-        return EmbeddedVideo(video, missing="the file is not an mp4 video")
-    return EmbeddedVideo(video, data=base64.b64encode(data).decode("ascii"))
-
+if TYPE_CHECKING:
+    from lary_policy.report.figures import Section
 
 _NUMBER = re.compile(r"-?\d[\d.]*(?: %)? \[[^\]<>&]*\]")
+_GROUPED = re.compile(r"[|\\]")
 
 
 def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None = None) -> Path:
-    """Write `report.html` and `report.json` into `folder`, each replaced only when it is complete.
+    """Write the page, all scores as JSON and CSV, and the first table as markdown, each when complete.
 
     Args:
         bundle: What to show.
-        folder: Where to write; made if it does not exist.
+        folder: Where `report.html`, `.json`, `.csv` and `.md` go; made if it does not exist.
         media_root: The folder that video paths are relative to and may not leave; defaults to `folder`.
 
     Returns:
@@ -108,9 +45,13 @@ def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None 
         StoreError: The disk is full or not writable.
         UnsafePathError: A video lies outside `media_root`.
     """
-    page = render_html(bundle, media_root or folder)
-    scores = json.dumps([s.to_dict() for s in bundle.scores], indent=1, allow_nan=False)
-    for name, text in (("report.json", scores + "\n"), ("report.html", page)):
+    texts = {
+        "report.json": json.dumps([s.to_dict() for s in bundle.scores], indent=1, allow_nan=False) + "\n",
+        "report.csv": scores_csv(bundle.scores),
+        "report.md": markdown_table(_results(bundle)),
+        "report.html": render_html(bundle, media_root or folder, folder),
+    }
+    for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return folder / "report.html"
@@ -121,8 +62,42 @@ def read_scores(path: Path) -> tuple[Score, ...]:
     return tuple(Score.from_dict(row) for row in json.loads(path.read_text(encoding="utf-8")))
 
 
-def render_html(bundle: ReportBundle, media_root: Path) -> str:
-    """Return the page as text; every name from outside is escaped."""
+def scores_csv(scores: Sequence[Score]) -> str:
+    """Return all scores as CSV; the ends of an interval are two columns, empty if not estimable."""
+    out = io.StringIO()
+    columns = [c for c in Score.columns() if c != "ci95"]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*columns, "ci95_low", "ci95_high"])
+    for score in scores:
+        row = score.to_dict()
+        writer.writerow([*(row[c] for c in columns), *(row["ci95"] or ("", ""))])
+    return out.getvalue()
+
+
+def markdown_table(table: ResultTable) -> str:
+    """Return the first table of the page as markdown, to be pasted elsewhere; bold is told apart from all."""
+    lines = [["", *table.columns], ["---"] * (1 + len(table.columns))]
+    for label, results in table.rows:
+        cells = []
+        for result in results:
+            numbers = [] if result is None else [n for n in (result.success, result.probe) if n is not None]
+            words = [
+                f"**{n.value}** {n.interval}" if n.mark == "best" else f"{n.value} {n.interval}"
+                for n in numbers
+            ]
+            cells.append(" / ".join(words) or "-")
+        lines.append([label, *cells])
+    return "".join(f"| {' | '.join(_GROUPED.sub(' ', cell) for cell in line)} |\n" for line in lines)
+
+
+def render_html(bundle: ReportBundle, media_root: Path, folder: Path | None = None) -> str:
+    """Return the page as text; every name from outside is escaped.
+
+    Args:
+        bundle: What to show.
+        media_root: The folder that video paths are relative to and may not leave.
+        folder: Where the page will lie, for its links to the films; None leaves these out.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -131,7 +106,7 @@ def render_html(bundle: ReportBundle, media_root: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(mode=mode_label, target=target_label, whole=_keep_whole)
-    return environment.get_template("template.html").render(_context(bundle, media_root))
+    return environment.get_template("template.html").render(_context(bundle, media_root, folder))
 
 
 def _keep_whole(text: str) -> Markup:
@@ -139,55 +114,48 @@ def _keep_whole(text: str) -> Markup:
     return Markup(_NUMBER.sub(r'<span class="whole">\g<0></span>', str(escape(text))))
 
 
-def _context(bundle: ReportBundle, media_root: Path) -> dict[str, Any]:
-    """Collect what the template shows."""
-    from lary_policy.report.figures import probes as plots
+def _results(bundle: ReportBundle) -> ResultTable:
+    return result_table(bundle.scores, correlate(bundle.scores)[0], Evidence.of(bundle.outcomes))
 
-    colours = plots.encoder_colours(bundle.encoders())
-    panels, unmatched = correlate(bundle.scores)
+
+def _context(bundle: ReportBundle, media_root: Path, folder: Path | None) -> dict[str, Any]:
+    """Collect what the template shows."""
+    from lary_policy.report.figures import Palette, draw_sections  # the plotting library takes a second
+
+    palette = Palette(bundle.encoders())
+    sections = draw_sections(bundle, palette)
+    films = embed_videos(bundle.videos, media_root)
+    evidence, keys = Evidence.of(bundle.outcomes), reference_keys(bundle.heads)
     return {
         "bundle": bundle,
-        "colours": colours,
+        "colours": {name: palette[name] for name in palette.encoders},
         "question": question(bundle),
-        "on_files": not bundle.closed_loop,
-        "answers": answers(bundle, panels),
-        "rollouts": rollout_table(bundle.scores),
-        "probes": probe_tables(bundle.scores, None if bundle.closed_loop else reference_keys(bundle.heads)),
-        "scatters": [
-            {"panel": panel, "svg": Markup(plots.scatter(panel, colours, f"s{i}"))}
-            for i, panel in enumerate(panels)
-        ],
-        "unmatched": unmatched,
-        "suite": probe_suite(bundle, colours),
-        "trajectories": _trajectories(bundle, colours),
-        "confusions": [
-            {
-                "matrix": c,
-                "svg": Markup(plots.confusion(c, colours.get(c.encoder, plots.PALETTE[0]), f"c{i}")),
-            }
-            for i, c in enumerate(bundle.confusions)
-        ],
-        "videos": embed_videos(bundle.videos, media_root),
+        "answers": answers(bundle, correlate(bundle.scores)[0]),
+        "results": _results(bundle),
+        "rollouts": rollout_table(bundle.scores, evidence),
+        "probes": probe_tables(bundle.scores, None if bundle.closed_loop else keys),
+        "glance": [s for s in sections if s.kind.order == 0],
+        "sections": [s for s in sections if s.kind.order > 0],
+        "paper": side_by_side(bundle.scores, bundle.heads),
+        "paper_source": paper_source(),
+        "defects": reproduced(bundle.scores, bundle.heads),
+        "films": films,
+        "first_film": first_film(films),
+        "links": film_links(films, folder),
+        "contents": _contents(bundle, sections),
         "episodes": sum(s.n for s in bundle.scores if s.stage == "rollout" and s.metric == "success"),
         "fingerprints": sorted({(s.encoder, s.fingerprint) for s in bundle.scores if s.encoder != "-"}),
         "seeds": len({s.seed for s in bundle.scores}),
-        "min_points": MIN_POINTS,
         "columns": Score.columns(),
     }
 
 
-def _trajectories(bundle: ReportBundle, colours: dict[str, str]) -> list[dict[str, Any]]:
-    """Draw the trajectories, those of the same episode and truth together, one figure a dimension."""
-    from lary_policy.report.figures import probes as plots
-
-    groups: dict[tuple[Any, ...], list[Trajectory]] = {}
-    for t in bundle.trajectories:
-        groups.setdefault((t.task, t.mode, t.target, t.episode, t.labels, t.true), []).append(t)
-    drawn = []
-    for number, members in enumerate(groups.values()):
-        figures = [
-            Markup(plots.trajectory(members, d, colours, f"t{number}-{d}"))
-            for d in range(len(members[0].labels))
-        ]
-        drawn.append({"first": members[0], "encoders": [m.encoder for m in members], "figures": figures})
-    return drawn
+def _contents(bundle: ReportBundle, sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """Return anchor and heading of each part of the page, in its order."""
+    world = bundle.closed_loop
+    parts = [("closed-loop", "Closed loop")] if world else []
+    parts += [("probe", "Probe scores")]
+    parts += [(s.anchor, s.kind.heading) for s in sections if s.kind.order > 0]
+    parts += [("videos", "Videos")] if world else [("paper", "The paper's numbers and ours")]
+    parts += [("heads", "Heads")] if bundle.heads else []
+    return [*parts, ("glossary", "Glossary"), ("inputs", "Inputs"), ("run", "This run")]

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lary_policy.errors import ConfigError, ShapeError
+from lary_policy.errors import ShapeError
 from lary_policy.types import EpisodeResult
 
 Rows = tuple[tuple[float, ...], ...]
-
-
-def build[T](cls: type[T], row: dict[str, Any]) -> T:
-    """Build the dataclass `cls` from a JSON object.
-
-    Raises:
-        ConfigError: A field is missing or unknown; the message lists the valid ones.
-    """
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    if set(row) - set(known) or required - set(row):
-        raise ConfigError(
-            expected=f"the fields {', '.join(known)} of a {cls.__name__}",
-            got=f"{', '.join(sorted(row)) or 'no fields'}",
-            fix="Write the report again with this version: lary report.",
-        )
-    return cls(**row)
+Maps = tuple[Rows, ...]
+KINDS = ("class", "robot", "collection")
 
 
 def _rows(values: Any, what: str, width: int) -> Rows:
@@ -127,12 +112,14 @@ class Video:
         caption: What is tiled in it.
         seeds: Seeds of the tiled episodes in reading order, or empty.
         successes: Whether each of them succeeded.
+        reference: Whether it shows the scripted expert or a random head.
     """
 
     path: str
     caption: str
     seeds: tuple[int, ...] = ()
     successes: tuple[bool, ...] = ()
+    reference: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -232,15 +219,6 @@ def collect_failures(
         )
         for n in names
     )
-
-
-def to_rows(parts: Iterable[Any]) -> list[dict[str, Any]]:
-    """Turn dataclass instances into JSON-serialisable dicts."""
-    return [asdict(part) for part in parts]
-
-
-Maps = tuple[tuple[tuple[float, ...], ...], ...]
-KINDS = ("class", "robot", "collection")
 
 
 @dataclass(frozen=True)

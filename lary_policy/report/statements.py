@@ -7,9 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, Cell, cell_label, cells, overlap
+from lary_policy.report.compare import (
+    CEILING_HEAD,
+    FLOOR_HEAD,
+    Cell,
+    Evidence,
+    bounds,
+    cell_label,
+    cells,
+    reference_of,
+    score_text,
+)
 from lary_policy.report.correlate import Panel
-from lary_policy.scores import Score, format_score, join_words
+from lary_policy.scores import Score, join_words
 
 _MAX_LISTED = 4
 
@@ -22,7 +32,7 @@ class Statement:
         label: Which cell.
         text: The sentence.
         encoder: The best encoder.
-        conclusive: No other interval overlaps with that of the best.
+        conclusive: The best is told apart from all others.
     """
 
     label: str
@@ -49,7 +59,7 @@ class Answer:
 def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]:
     """Answer which latents decode action better, whose head succeeds, and whether the two agree."""
     mse, top1 = cells(bundle.scores, "probe", "mse"), cells(bundle.scores, "probe", "top1")
-    success = cells(bundle.scores, "rollout", "success")
+    success = cells(bundle.scores, "rollout", "success", Evidence.of(bundle.outcomes))
     lowest, best = "the lowest test MSE", "the highest top-1 accuracy"
     found = [
         Answer(
@@ -118,7 +128,7 @@ def _verdict(found: Sequence[Cell], verb: str, empty: str) -> str:
     if not compared:
         return "Only one encoder was measured: there is nothing to compare." if found else empty
     wins = Counter(c.best.encoder for c in compared if not c.tied())
-    clear = Counter(c.best.encoder for c in compared if not c.overlapping())
+    clear = Counter(c.best.encoder for c in compared if not c.near())
     total = f"{len(compared)} {_plural(len(compared), 'comparison')}"
     leaders = [name for name, count in wins.items() if count == max(wins.values())]
     if len(leaders) != 1:
@@ -127,10 +137,9 @@ def _verdict(found: Sequence[Cell], verb: str, empty: str) -> str:
         return f"No encoder stands out: of {total}, {ending}."
     leader = leaders[0]
     support = "all" if clear[leader] == wins[leader] else str(clear[leader]) if clear[leader] else "none"
-    return (
-        f"{leader} {verb} in {wins[leader]} of {total}; its interval is clear of every other encoder's in "
-        f"{support} of these."
-    )
+    told = "it is told apart from" if all(c.paired() for c in compared) else "its interval is clear of"
+    others = "every other encoder" if all(c.paired() for c in compared) else "every other encoder's"
+    return f"{leader} {verb} in {wins[leader]} of {total}; {told} {others} in {support} of these."
 
 
 def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
@@ -139,67 +148,66 @@ def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBu
     missing = [n for n in bundle.encoders() if n not in {s.encoder for s in cell.scores}]
     absent = f" Not measured here: {join_words(missing)}." if missing else ""
     if len(cell.scores) == 1:
-        text = f"only {best.encoder} was measured, {format_score(best)}: nothing to compare.{absent}"
+        text = f"only {best.encoder} was measured, {score_text(best)}: nothing to compare.{absent}"
         return Statement(label, text, best.encoder, False)
-    near, far, tied = cell.overlapping(), cell.separated(), cell.tied()
+    near, far, tied = cell.near(), cell.far(), cell.tied()
     if tied:
         names = join_words([best.encoder, *(s.encoder for s in tied)])
-        text = f"{names} are level at {format_score(best)}"
+        text = f"{names} are level at {score_text(best)}"
         rest = [s for s in near if s not in tied]
         tail = [f"overlapping with {_listed(rest)}"] if rest else []
         tail += [f"clear of {_listed(far)}"] if far else []
         text = f"{text}{', ' if tail else ''}{join_words(tail) if tail else ''}.{absent}"
         return Statement(label, text, best.encoder, False)
-    text = f"{best.encoder} {verb}, {format_score(best)}"
+    text = f"{best.encoder} {verb}, {score_text(best)}"
+    return Statement(label, text + _support(cell) + absent, best.encoder, not near)
+
+
+def _support(cell: Cell) -> str:
+    """Say which of the others the best of a cell is told apart from."""
+    near, far = cell.near(), cell.far()
+    if cell.paired():
+        if not near:
+            return f"; episode by episode it is told apart from {_listed(far)}."
+        text = f", but episode by episode it is not told apart from {_listed(near, 'or')}."
+        return text + (f" It is from {_listed(far)}." if far else "")
     if not near:
-        text += f"; its interval does not overlap with {_listed(far, 'or')}."
-    else:
-        text += f", but its interval overlaps with {_listed(near)}: this run does not tell them apart."
-        text += f" It does not overlap with {_listed(far, 'or')}." if far else ""
-    return Statement(label, text + absent, best.encoder, not near)
+        return f"; its interval does not overlap with {_listed(far, 'or')}."
+    unknown = [s for s in (cell.best, *near) if bounds(s) is None]
+    why = "no interval can be estimated for" if unknown else "its interval overlaps with"
+    text = f", but {why} {_listed(unknown or near)}: this run does not tell them apart."
+    return text + (f" It does not overlap with {_listed(far, 'or')}." if far else "")
 
 
 def _success_statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
     """Like `_statement`, with the random head and the scripted expert named as floor and ceiling."""
     base = _statement(cell, siblings, verb, bundle)
-    floor, ceiling = (_reference(bundle.scores, cell, head) for head in (FLOOR_HEAD, CEILING_HEAD))
+    floor, ceiling = (reference_of(bundle.scores, cell, head) for head in (FLOOR_HEAD, CEILING_HEAD))
     extra = ""
     if floor is None or ceiling is None:
         names = [n for n, s in (("random head", floor), ("scripted expert", ceiling)) if s is None]
         extra += f" No {join_words(names, 'and no')} was run here."
     if floor is not None:
-        same = ", not told apart from the best" if overlap(cell.best, floor) else ""
-        extra += f" Random head: {format_score(floor)}{same}."
+        same = "" if cell.evidence.apart(cell.best, floor) else ", not told apart from the best"
+        extra += f" Random head: {score_text(floor)}{same}."
     if ceiling is not None:
-        extra += f" Scripted expert: {format_score(ceiling)}."
+        extra += f" Scripted expert: {score_text(ceiling)}."
     return Statement(base.label, base.text + extra, base.encoder, base.conclusive)
 
 
 def _above_floor(found: Sequence[Cell], bundle: ReportBundle) -> str:
     """Say in how many cells the best head is told apart from a random one."""
-    floors = [(c, _reference(bundle.scores, c, FLOOR_HEAD)) for c in found]
+    floors = [(c, reference_of(bundle.scores, c, FLOOR_HEAD)) for c in found]
     known = [(c, f) for c, f in floors if f is not None]
-    above = sum(f.value < c.best.value and not overlap(c.best, f) for c, f in known)
+    above = sum(f.value < c.best.value and c.evidence.apart(c.best, f) for c, f in known)
     ending = f"{len(known)} {_plural(len(known), 'cell')}"
     return f" The best head is told apart from a random one in {above} of {ending}." if known else ""
-
-
-def _reference(scores: Sequence[Score], cell: Cell, head: str) -> Score | None:
-    """Find the floor or ceiling of a cell: same task and mode, the best encoder's own if there is one."""
-    found = [
-        s
-        for s in scores
-        if (s.stage, s.metric, s.head) == ("rollout", "success", head)
-        and (s.embodiment, s.task) == (cell.embodiment, cell.task)
-        and s.mode in (cell.mode, "-", head)
-    ]
-    return max(found, key=lambda s: (s.encoder == cell.best.encoder, s.value)) if found else None
 
 
 def _listed(scores: Sequence[Score], last: str = "and") -> str:
     """List scores; beyond four only the first two are spelled out, the tables have the rest."""
     shown = scores if len(scores) <= _MAX_LISTED else scores[:2]
-    words = [f"{s.encoder} {format_score(s)}" for s in shown]
+    words = [f"{s.encoder} {score_text(s)}" for s in shown]
     rest = len(scores) - len(shown)
     return join_words([*words, f"{rest} more encoders"] if rest else words, last)
 

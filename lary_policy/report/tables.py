@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lary_policy.report.compare import CEILING_HEAD, FLOOR_HEAD, overlap, rank
+from lary_policy.report.compare import (
+    CEILING_HEAD,
+    FLOOR_HEAD,
+    Evidence,
+    bounds,
+    cell_label,
+    cells,
+    number_words,
+    rank,
+    reference_of,
+    upper,
+)
+from lary_policy.report.correlate import Panel
 from lary_policy.report.paper import defects_of
-from lary_policy.scores import Score, format_number, metric_info, mode_label, target_label
+from lary_policy.scores import Score, metric_info, mode_label, target_label
 
 MAX_COLUMNS = 4  # more do not fit beside each other on the page
 
@@ -22,7 +34,7 @@ class Number:
         low: Left end of the interval bar, percent of its track.
         mid: Value on the track.
         high: Right end.
-        mark: `best` (clear of all others), `lead` (best, but overlapping) or empty.
+        mark: `best` (told apart from all others), `lead` (best, but not told apart) or empty.
         n: Samples or episodes behind it.
         faults: Names of the reference's faults that it reproduces.
     """
@@ -57,26 +69,86 @@ class Table:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class Result:
+    """One place of the first table: success in closed loop and the probe score of the same head."""
+
+    success: Number | None
+    probe: Number | None
+    encoder: str
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The first table of the page: a line a task and mode, a column an encoder.
+
+    Attributes:
+        columns: Encoders (and heads where one has several), then the references.
+        encoders: Encoder of each column, empty for a reference.
+        rows: Label and results of each line.
+        words: What the numbers are.
+    """
+
+    columns: tuple[str, ...]
+    encoders: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Result | None, ...]], ...]
+    words: str
+
+
 def _number(
-    score: Score, peers: Sequence[Score], top: float, keys: Mapping[str, str] | None = None
+    score: Score,
+    peers: Sequence[Score],
+    top: float,
+    keys: Mapping[str, str] | None = None,
+    evidence: Evidence | None = None,
 ) -> Number:
     """Format a score; `peers` are the scores it competes with, `top` is the end of the bar's track."""
-    info = metric_info(score.metric)
-    value, interval = format_number(score.value, score.ci95, percent=info.percent)
-    low, mid, high = (
-        100.0 * min(1.0, max(0.0, x / top)) for x in (score.ci95[0], score.value, score.ci95[1])
-    )
+    value, interval = number_words(score)
+    ends = bounds(score) or (score.value, score.value)
+    low, mid, high = (100.0 * min(1.0, max(0.0, x / top)) for x in (ends[0], score.value, ends[1]))
     faults = () if keys is None else tuple(d.name for d in defects_of(score, keys.get(score.encoder)))
-    return Number(value, interval, low, mid, high, _mark(score, peers), score.n, faults)
+    return Number(value, interval, low, mid, high, _mark(score, peers, evidence), score.n, faults)
 
 
-def _mark(score: Score, peers: Sequence[Score]) -> str:
+def _mark(score: Score, peers: Sequence[Score], evidence: Evidence | None) -> str:
     if len(peers) < 2 or metric_info(score.metric).higher_is_better is None:
         return ""
     order = rank(peers)
     if score.value != order[0].value:
         return ""
-    return "lead" if any(overlap(score, s) for s in order if s is not score) else "best"
+    told = evidence or Evidence()
+    return "best" if all(told.apart(score, s) for s in order if s is not score) else "lead"
+
+
+def result_table(scores: Sequence[Score], panels: Sequence[Panel], evidence: Evidence) -> ResultTable:
+    """Build the first table: closed loops with the probe scores of their heads, else the probes alone."""
+    loops = cells(scores, "rollout", "success", evidence)
+    found = loops or (*cells(scores, "probe", "mse"), *cells(scores, "probe", "top1"))
+    probes = {point.success: point.probe for panel in panels for point in panel.points}
+    peers = {point.probe: [p.probe for p in panel.points] for panel in panels for point in panel.points}
+    measured = {s.encoder for cell in found for s in cell.scores}
+    encoders = tuple(dict.fromkeys(s.encoder for s in scores if s.encoder in measured))
+    references = {CEILING_HEAD: "scripted expert", FLOOR_HEAD: "random head"} if loops else {}
+    ends = {cell: {head: reference_of(scores, cell, head) for head in references} for cell in found}
+    shown = [head for head in references if any(ends[cell][head] for cell in found)]
+
+    def result(score: Score | None, members: Sequence[Score]) -> Result | None:
+        if score is None:
+            return None
+        if score.stage == "probe":
+            return Result(None, _number(score, members, 1.0, None, evidence), score.encoder)
+        probe = probes.get(score)
+        of_probe = None if probe is None else _number(probe, peers[probe], 1.0)
+        return Result(_number(score, members, 1.0, None, evidence), of_probe, score.encoder)
+
+    rows = []
+    for cell in found:
+        own = {s.encoder: s for s in cell.scores}
+        line = [result(own.get(encoder), cell.scores) for encoder in encoders]
+        rows.append((cell_label(cell, found), (*line, *(result(ends[cell][head], ()) for head in shown))))
+    titles = (*encoders, *(references[head] for head in shown))
+    words = "Success in closed loop; below it the test MSE of the same head" if loops else "Probe scores"
+    return ResultTable(titles, (*encoders, *("" for _ in shown)), tuple(rows), words)
 
 
 def probe_tables(scores: Sequence[Score], keys: Mapping[str, str] | None = None) -> tuple[Table, ...]:
@@ -123,7 +195,7 @@ def _probe_table(
     rows = []
     for target, metric in lines:
         line = {_column(s): s for s in members if (s.target, s.metric) == (target, metric)}
-        top = max(s.ci95[1] for s in line.values()) or 1.0
+        top = max(upper(s) for s in line.values()) or 1.0
         info = metric_info(metric)
         top = 1.0 if info.percent else top
         name = f"{info.label} ({info.unit})" if info.unit else info.label
@@ -154,7 +226,7 @@ def _column_titles(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(" · ".join([c[0], *(c[i] for i in varying)]) for c in columns)
 
 
-def rollout_table(scores: Sequence[Score]) -> Table:
+def rollout_table(scores: Sequence[Score], evidence: Evidence | None = None) -> Table:
     """Build the table of closed-loop rates: by task and mode: expert, heads (best first), random head."""
     rollouts = [s for s in scores if s.stage == "rollout"]
     metrics = sorted({s.metric for s in rollouts}, key=lambda m: (metric_info(m).order, m))
@@ -181,7 +253,7 @@ def rollout_table(scores: Sequence[Score]) -> Table:
         return (tasks.index(key[0]), modes.index(key[1]), place, -(main.value if main else 0.0))
 
     extras = [i for i in (3, 6, 7, 8) if len({k[i] for k in lines}) > 1]
-    rows = tuple(_rollout_row(key, lines, metrics, extras) for key in sorted(lines, key=order))
+    rows = tuple(_rollout_row(key, lines, metrics, extras, evidence) for key in sorted(lines, key=order))
     titles = tuple(metric_info(m).label for m in metrics)
     return Table("Closed loop", titles, (), rows)
 
@@ -191,6 +263,7 @@ def _rollout_row(
     lines: dict[tuple[str, ...], dict[str, Score]],
     metrics: Sequence[str],
     extras: Sequence[int],
+    evidence: Evidence | None,
 ) -> Row:
     """Build one line; heads compete within one task, mode, embodiment, split, seed and protocol."""
     own = lines[key]
@@ -208,9 +281,9 @@ def _rollout_row(
         top = (
             1.0
             if info.percent
-            else max(line[metric].ci95[1] for line in lines.values() if metric in line) or 1.0
+            else max(upper(line[metric]) for line in lines.values() if metric in line) or 1.0
         )
-        numbers.append(_number(own[metric], peers, top) if metric in own else None)
+        numbers.append(_number(own[metric], peers, top, None, evidence) if metric in own else None)
     who = {"ceiling": "scripted expert", "floor": f"random head, {key[4]}"}.get(reference, key[4])
     names = (
         key[0],

@@ -13,6 +13,7 @@ from lary_policy.report import (
     ConstantDimension,
     EpisodeFailure,
     HeadInfo,
+    Outcomes,
     ReportBundle,
     Trajectory,
     Video,
@@ -25,6 +26,7 @@ from lary_policy.runs.rows import missing_rows
 from lary_policy.types import EpisodeResult, Quarantined
 
 _LARGEST_CONFUSION = 60  # classes; a larger matrix says nothing at the size of a page
+_LISTED = 12  # unfinished cells named one by one
 _FILMED = 4  # episodes tiled into a film
 
 
@@ -85,7 +87,8 @@ def report_bundle(
         scores=tuple(results.scores()),
         trajectories=tuple(_trajectory(r, probes) for r in probes if "trajectory" in r),
         confusions=tuple(_confusion(r, probes) for r in probes if _drawable(r)),
-        videos=tuple(_video(r) for r in results.rollout if r.get("video")),
+        videos=tuple(_videos(results.rollout)),
+        outcomes=tuple(one for r in results.rollout for one in _outcomes(r)),
         quarantined=tuple(_quarantined(results)),
         inputs_checked=sum(r["requested"] for r in results.extract),
         failures=tuple(failure for r in results.rollout for failure in _failures(r)),
@@ -100,6 +103,7 @@ def report_bundle(
         splits=tuple(size for one in data for size in split_sizes(one)),
         compositions=tuple(made_of for one in data for made_of in compositions(one)),
         notes=tuple(dict.fromkeys(_notes(results, data))),
+        warnings=tuple(_warnings(results)),
         closed_loop=bool(results.data or results.rollout),
     )
 
@@ -133,15 +137,33 @@ def _episodes(row: Result) -> list[EpisodeResult]:
     return [EpisodeResult(**e) for e in row["episodes"]]
 
 
-def _video(row: Result) -> Video:
-    filmed = _episodes(row)[:_FILMED]
-    who = "scripted expert" if row["encoder"] == "-" else f"{row['encoder']}, {row['head']} head"
-    return Video(
-        row["video"],
-        f"{row['task']}, {row['mode']} mode, {who}: first episodes, green frame while it succeeds",
-        tuple(e.seed for e in filmed),
-        tuple(e.success for e in filmed),
-    )
+def _videos(rows: Iterable[Result]) -> Iterable[Video]:
+    """Yield the films; the scripted expert's is the same in every mode and shown once a task."""
+    seen: set[str] = set()
+    for row in rows:
+        expert = row["encoder"] == "-"
+        if not row.get("video") or (expert and row["task"] in seen):
+            continue
+        if expert:
+            seen.add(row["task"])
+        filmed = _episodes(row)[:_FILMED]
+        who = "scripted expert" if expert else f"{row['mode']} mode, {row['encoder']}, {row['head']} head"
+        yield Video(
+            row["video"],
+            f"{row['task']}, {who}: first episodes, green frame while it succeeds.",
+            tuple(e.seed for e in filmed),
+            tuple(e.success for e in filmed),
+            reference=expert or row["head"] == "random",
+        )
+
+
+def _outcomes(row: Result) -> Iterable[Outcomes]:
+    """Yield how each episode ended, under each of the rates' names."""
+    facts = (row["encoder"], row["head"], row["task"], row["mode"], row["target"])
+    episodes = _episodes(row)
+    for metric in ("success", "success_at_end"):
+        ended = tuple((e.seed, bool(getattr(e, metric))) for e in episodes)
+        yield Outcomes(*facts, metric, row["seed"], ended)
 
 
 def _failures(row: Result) -> Sequence[EpisodeFailure]:
@@ -186,8 +208,23 @@ def _attention(row: Result) -> list[Attention]:
     return [Attention(**shared, **one) for one in row.get("attention", ())]
 
 
+def _warnings(results: Results) -> Iterable[str]:
+    """Yield what a reader must know before the numbers: what is missing, and which numbers mean little."""
+    missing = results.unfinished
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        yield f"Not finished, so not on this page: {', '.join(missing[:_LISTED])}{more}."
+    yield from dict.fromkeys(text for r in results.probe for text in _said(r))
+
+
+def _said(row: Result) -> list[str]:
+    """Return what the evaluation of a head warns of: collapsed heads, single numbers that fill the error."""
+    who = f"{row['task']}, {row['encoder']}, {row['mode']}, {row['target']}, {row['head']}"
+    return [f"{who}: {text}" for text in row.get("warnings", ())]
+
+
 def _notes(results: Results, data: Sequence[SplitTables]) -> list[str]:
-    notes = [f"Not finished, so not on this page: {name}." for name in results.unfinished]
+    notes = []
     for one in data:
         spec, counts = one.spec, ", ".join(f"{split} {len(one.table(split))}" for split in one.splits)
         notes.append(

@@ -32,7 +32,7 @@ def page(bundle, tmp_path_factory) -> str:
 
 def figures(page: str, heading: str) -> list[str]:
     """Return the figures below a heading of the page."""
-    part = page.split(f"<h2>{heading}</h2>")[1].split("<h2")[0]
+    part = page.split(f">{heading}</h2>")[1].split("<h2")[0]
     return re.findall(r"<figure.*?</figure>", part, re.DOTALL)
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lary_policy.report.figures.probes import INK, STYLE, svg
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.figures.registry import Drawing, figure_kind
+from lary_policy.report.figures.style import INK, Palette, house_style, sentences, svg
 from lary_policy.report.parts import Attention
 
 HEAT = "inferno"
@@ -23,7 +27,40 @@ _INCHES = 1.05
 _LEAST_TOP = 2.0  # times the even share: attention that is nearly even must not look like a peak
 
 
-def attention(sample: Attention, name: str) -> str:
+_FEW = 3  # frames that fit into a third of the width of the page
+
+
+@figure_kind("Where class heads look", order=70, needs=("attention",), width="full")
+def over_clips(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
+    """Draw the samples of many frames."""
+    return _drawings([a for a in bundle.attention if _frames(a) > _FEW], "ac")
+
+
+@figure_kind("Where class heads look in pairs", order=71, needs=("attention",))
+def over_pairs(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
+    """Draw the samples of few frames."""
+    return _drawings([a for a in bundle.attention if _frames(a) <= _FEW], "ap")
+
+
+def _frames(sample: Attention) -> int:
+    return len(sample.frames or sample.weights)
+
+
+def _drawings(samples: Sequence[Attention], prefix: str) -> Iterable[Drawing]:
+    for number, a in enumerate(samples):
+        peak = max(x for one in a.weights for row in one for x in row)
+        yield Drawing(
+            f"{a.task}, {a.protocol}, {a.encoder}: '{a.true}', predicted '{a.predicted}'",
+            sentences(
+                f"Brightest: {peak:.1f} times the even share.",
+                "" if a.frames else "The frames are not at hand.",
+            ),
+            (attention(a, f"{prefix}{number}"),),
+        )
+
+
+@lru_cache(maxsize=64)
+def attention(sample: Attention, name: str) -> Markup:
     """Draw the frames of a sample one beside the other, each under the weights of its time step.
 
     Tokens without a place in the image are drawn as bars below. Without frames the maps stand alone.
@@ -32,7 +69,7 @@ def attention(sample: Attention, name: str) -> str:
     frames: Sequence[NDArray[Any] | None] = [_decode(frame) for frame in sample.frames] or [None] * len(maps)
     steps = covering_maps(len(frames), len(maps))
     placed, top = maps[0].shape[0] > 1, max(_LEAST_TOP, *(float(one.max()) for one in maps))
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         rows = 1 if placed else 2
         size = (_INCHES * len(frames), _INCHES * (1.25 if placed else 1.8))
         figure = Figure(figsize=size)

@@ -1,25 +1,40 @@
-"""Figures of what datasets are made of, and of all encoders side by side."""
+"""What datasets are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 
-import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from lary_policy.report.figures.probes import INK, STYLE, grid, svg
+from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.figures.registry import Drawing, figure_kind
+from lary_policy.report.figures.style import INK, Palette, grid, house_style, svg
 from lary_policy.report.parts import Composition
-from lary_policy.scores import Score, metric_info
 
 MAX_NAMES = 30  # more lines than that are no figure
 _LOGARITHMIC = 30  # ratio of the largest to the smallest count from which on lengths say nothing
-_ONE_ORDER = 5.0  # ratio of errors up to which bars of two datasets can be read on one axis
 _MARKS = ("o", "D", "s", "^", "v")
+_WORDS = {"class": "classes", "robot": "robot types", "collection": "collections"}
 
 
-def composition(made_of: Composition, name: str) -> str:
+@figure_kind("What the datasets are made of", order=20, needs=("compositions",))
+def compositions(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
+    """Draw the classes, robots and collections of each dataset."""
+    for number, one in enumerate(bundle.compositions):
+        what = _WORDS[one.kind]
+        yield Drawing(
+            f"{one.task}, protocol {one.protocol}: {what}",
+            f"{len(one.names)} {what}, usable samples of each split.",
+            (composition(one, f"dc{number}"),),
+        )
+
+
+@lru_cache(maxsize=64)
+def composition(made_of: Composition, name: str) -> Markup:
     """Draw how many samples each class, robot or collection has in each split, most of all at the top."""
     counts, names = np.array(made_of.counts), list(made_of.names)
     order = np.argsort(-counts.sum(1), kind="stable")
@@ -29,7 +44,7 @@ def composition(made_of: Composition, name: str) -> str:
         names = [*names[: MAX_NAMES - 1], f"{len(rest)} others together"]
         counts = np.concatenate([counts[: MAX_NAMES - 1], rest.sum(0, keepdims=True)])
     at, present = np.arange(len(names)), counts[counts > 0]
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(4.2, 0.95 + 0.17 * len(names)))
         axes = figure.add_subplot()
         for place, split in enumerate(made_of.splits):
@@ -55,57 +70,3 @@ def composition(made_of: Composition, name: str) -> str:
         )
         grid(axes)
         return svg(figure, name)
-
-
-def bars(
-    scores: Sequence[Score], paper: Mapping[tuple[str, str], float], colours: Mapping[str, str], name: str
-) -> str:
-    """Draw one metric of all encoders on all datasets as bars with intervals; rings are the paper's numbers.
-
-    Args:
-        scores: Of one metric, at most one an encoder and dataset.
-        paper: Numbers by encoder and dataset.
-        colours: Of the encoders.
-        name: Makes ids of elements unique.
-    """
-    tasks = list(dict.fromkeys(s.task for s in scores))
-    encoders = list(dict.fromkeys(s.encoder for s in scores))
-    info = metric_info(scores[0].metric)
-    scale = 100.0 if info.percent else 1.0
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.5 + 1.55 * len(tasks), 0.8 + 0.24 * len(encoders)))
-        panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
-        for axes, task in zip(panels, tasks, strict=True):
-            for s in (s for s in scores if s.task == task):
-                at = encoders.index(s.encoder)
-                low, high = scale * (s.value - s.ci95[0]), scale * (s.ci95[1] - s.value)
-                axes.barh(at, scale * s.value, color=colours[s.encoder], alpha=0.75, height=0.62)
-                axes.errorbar(
-                    scale * s.value, at, xerr=[[max(0, low)], [max(0, high)]], color=INK, lw=1, capsize=2
-                )
-                printed = paper.get((s.encoder, task))
-                if printed is not None:
-                    axes.scatter(
-                        [scale * printed], [at], s=26, facecolor="none", edgecolors=INK, lw=1.1, zorder=3
-                    )
-            axes.set_title(task, loc="left")
-            axes.locator_params(axis="x", nbins=4)
-            grid(axes)
-        for axes, end in zip(panels, _ends(scores, paper, tasks), strict=True):
-            axes.set_xlim(0, 1.06 * scale * end)
-        panels[0].set_yticks(range(len(encoders)), encoders)
-        panels[0].set_ylim(len(encoders) - 0.4, -0.6)
-        panels[0].set_xlabel(f"{info.label}{', %' if info.percent else ''}")
-        figure.tight_layout(pad=0.3, w_pad=0.8)
-        return svg(figure, name)
-
-
-def _ends(
-    scores: Sequence[Score], paper: Mapping[tuple[str, str], float], tasks: Sequence[str]
-) -> list[float]:
-    """Return the largest number of each dataset, or that of all where they are of one order."""
-    ends = [
-        max(max(s.ci95[1], paper.get((s.encoder, s.task), 0.0)) for s in scores if s.task == task) or 1.0
-        for task in tasks
-    ]
-    return [max(ends)] * len(ends) if max(ends) <= _ONE_ORDER * min(ends) else ends

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lary_policy.report.paper.defects import Defect, defects_of
+from lary_policy.report.paper.defects import Defect, defects_of, fault_names
 from lary_policy.report.paper.side_by_side import SideBySide, reference_keys, reproduced, side_by_side
 from lary_policy.report.paper.tables import COMPARED, paper_gap, paper_number, paper_source
 
@@ -11,6 +11,7 @@ __all__ = [
     "Defect",
     "SideBySide",
     "defects_of",
+    "fault_names",
     "paper_gap",
     "paper_number",
     "paper_source",

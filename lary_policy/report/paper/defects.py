@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lary_policy.scores import Score
@@ -109,3 +109,14 @@ def defects_of(score: Score, reference_key: str | None) -> tuple[Defect, ...]:
     if score.protocol != "lary":
         return ()
     return tuple(d for d in DEFECTS if d.affects(score, reference_key or ""))
+
+
+def fault_names(scores: Iterable[Score], keys: Mapping[str, str]) -> str:
+    """Return a sentence that names the faults which some numbers reproduce; empty where there is none.
+
+    Args:
+        scores: Of one figure.
+        keys: The reference's name of each encoder that it has.
+    """
+    names = dict.fromkeys(d.name for s in scores for d in defects_of(s, keys.get(s.encoder)))
+    return f"Reproduces {', '.join(sorted(names, key=lambda n: int(n[1:])))}." if names else ""

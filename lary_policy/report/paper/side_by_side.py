@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lary_policy.report.compare import number_words
 from lary_policy.report.paper.defects import Defect, defects_of
 from lary_policy.report.paper.tables import PaperTable, paper_number, paper_tables
 from lary_policy.report.parts import HeadInfo
-from lary_policy.scores import Score, format_number, metric_info
+from lary_policy.scores import Score
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,6 @@ def _fits(table: PaperTable, score: Score) -> bool:
 
 
 def _ours(score: Score, key: str) -> Ours:
-    percent = metric_info(score.metric).percent
-    value, interval = format_number(score.value, score.ci95, percent=percent)
+    value, interval = number_words(score)
     names = tuple(d.name for d in defects_of(score, key))
     return Ours(score.protocol, value, interval, score.split, score.seed, names)
