@@ -9,6 +9,7 @@ import pickle
 import pytest
 
 from lary_policy import errors
+from lary_policy.errors import DatasetError
 from lary_policy.scores import Score
 from lary_policy.types import EpisodeResult, LatentSpec, Quarantined
 
@@ -41,12 +42,24 @@ def test_score_survives_json():
 
 
 def test_score_refuses_unknown_and_missing_columns():
-    with pytest.raises(TypeError):
+    with pytest.raises(DatasetError, match="colour"):
         Score.from_dict({**score().to_dict(), "colour": "red"})
     missing = score().to_dict()
     del missing["split"]
-    with pytest.raises(TypeError):
+    with pytest.raises(DatasetError, match="split"):
         Score.from_dict(missing)
+    for name, value in (
+        ("ci95", [1]),
+        ("ci95", "ab"),
+        ("value", None),
+        ("n", "3"),
+        ("task", 3),
+        ("seed", 1.5),
+    ):
+        with pytest.raises(DatasetError, match="a score with the fields"):
+            Score.from_dict({**score().to_dict(), name: value})
+    with pytest.raises(DatasetError):
+        Score.from_dict([1, 2])
 
 
 @pytest.mark.parametrize(

@@ -172,12 +172,33 @@ class Scaling:
         """Invert `normalise`."""
         return self.statistics.denormalise(targets, self._types(robots))
 
+    def of_rows(self, robots: Sequence[str]) -> RowScale:
+        """Return what undoes the normalisation of targets `[N k a]` of these rows."""
+        return RowScale(self, tuple(robots))
+
     def unknown(self, robots: Sequence[str]) -> int:
         """Return how many rows are of a type without statistics of its own."""
         return sum(robot not in self.statistics.robots for robot in self._types(robots))
 
     def _types(self, robots: Sequence[str]) -> Sequence[str]:
         return robots if self.per_robot else [""] * len(robots)
+
+
+@dataclass(frozen=True)
+class RowScale:
+    """The scaling of some rows, each with the statistics of its own robot.
+
+    Attributes:
+        scaling: Statistics.
+        robots: Robot type of each row.
+    """
+
+    scaling: Scaling
+    robots: tuple[str, ...]
+
+    def denormalise(self, actions: Tensor) -> Tensor:
+        """Map normalised `[N k a]` of these rows to physical units."""
+        return self.scaling.denormalise(actions, self.robots)
 
 
 def fit_scaling(

@@ -29,7 +29,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
         raw = json.loads(file.read_text(encoding="utf-8"))
         rows = raw["scores"] if isinstance(raw, dict) else raw  # a cell's result, or a report
         return [Score.from_dict(row).to_dict() for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise DatasetError(
             expected=f"a report.json or result.json of lary with scores in {path}",
             got=f"{type(error).__name__}: {error}",
@@ -94,8 +94,9 @@ def score_section(rows: Sequence[dict[str, Any]]) -> str:
         return "\n".join([*lines, "None were given (`--policy.scores_from=<report.json>`).", ""])
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
     for row in rows:
-        low, high = row["ci95"]
         cells = [*(str(row[name]) for name in _COLUMNS[:5]), f"{row['value']:.4g}"]
-        cells += [f"{low:.4g} to {high:.4g}", str(row["n"]), str(row["split"]), str(row["seed"])]
+        ends = row["ci95"]
+        interval = f"{ends[0]:.4g} to {ends[1]:.4g}" if ends else f"not estimable: {row['no_interval']}"
+        cells += [interval, str(row["n"]), str(row["split"]), str(row["seed"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])

@@ -20,9 +20,8 @@ def bounds(score: Score) -> tuple[float, float] | None:
 
 def number_words(score: Score) -> tuple[str, str]:
     """Return value and interval as text; an interval that cannot be estimated is named as such."""
-    ends, percent = bounds(score), metric_info(score.metric).percent
-    value, interval = format_number(score.value, ends or (score.value, score.value), percent=percent)
-    return value, interval if ends else "[not estimable]"
+    percent = metric_info(score.metric).percent
+    return format_number(score.value, bounds(score), percent=percent, no_interval=score.no_interval)
 
 
 def score_text(score: Score) -> str:
@@ -37,8 +36,8 @@ def upper(score: Score) -> float:
 
 
 def overlap(a: Score, b: Score) -> bool:
-    """Tell whether two intervals share a point; one that cannot be estimated might share any."""
-    first, second = bounds(a), bounds(b)
+    """Tell whether two intervals share a point; one of too few recordings, or none, might share any."""
+    first, second = (bounds(s) if s.supports_claims else None for s in (a, b))
     return first is None or second is None or (first[0] <= second[1] and second[0] <= first[1])
 
 

@@ -118,7 +118,8 @@ def _panel(cell: tuple[str, str, str, str, str], points: Sequence[Point]) -> Pan
     r: float | None = None
     interval: tuple[float, float] | None = None
     if len(points) >= 3 and np.ptp(error) > 0 and np.ptp(success) > 0:
-        r, interval = pearson(error, success)
+        found = pearson(error, success)
+        r, interval = found.value, found.ci95
         interval = interval if len(points) >= MIN_POINTS else None
     violation = float(mmrv(-error, success)) if len(points) >= 2 else None
     note = _note(len(points), varied=bool(np.ptp(success) > 0))

@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
-from lary_policy.scores.actions import (
-    ActionEvaluation,
-    ClassEvaluation,
-    action_estimates,
-    evaluate_action,
-    evaluate_class,
-    reference_row,
-)
-from lary_policy.scores.classes import ClassScores, tail_buckets, tail_f1, top_k_accuracy, train_counts
+from lary_policy.scores.actions import ActionEvaluation, evaluate_action
+from lary_policy.scores.agreement import kendall, mmrv, pearson, spearman
+from lary_policy.scores.classes import ClassEvaluation, ClassScores, evaluate_class, tail_buckets
 from lary_policy.scores.intervals import (
+    CLAIM_CLUSTERS,
     Estimate,
     bootstrap_macro_ci,
     bootstrap_mean_ci,
-    mmrv,
-    pearson,
     wilson_ci,
 )
 from lary_policy.scores.metrics import (
+    Metric,
+    estimates,
     format_number,
     format_score,
     join_words,
     metric_info,
+    metrics,
     mode_label,
+    register_metric,
     target_label,
 )
+from lary_policy.scores.paired import SampleScores, paired_difference
 from lary_policy.scores.ratios import bootstrap_f1_ci, bootstrap_ratio_ci
 from lary_policy.scores.score import Score
+from lary_policy.scores.success import success_estimates
 
 __all__ = [
+    "CLAIM_CLUSTERS",
     "ActionEvaluation",
     "ClassEvaluation",
     "ClassScores",
     "Estimate",
+    "Metric",
+    "SampleScores",
     "Score",
-    "action_estimates",
     "bootstrap_f1_ci",
     "bootstrap_macro_ci",
     "bootstrap_mean_ci",
     "bootstrap_ratio_ci",
+    "estimates",
     "evaluate_action",
     "evaluate_class",
     "format_number",
     "format_score",
     "join_words",
+    "kendall",
     "metric_info",
+    "metrics",
     "mmrv",
     "mode_label",
+    "paired_difference",
     "pearson",
-    "reference_row",
+    "register_metric",
+    "spearman",
+    "success_estimates",
     "tail_buckets",
-    "tail_f1",
     "target_label",
-    "top_k_accuracy",
-    "train_counts",
     "wilson_ci",
 ]

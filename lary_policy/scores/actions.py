@@ -1,22 +1,35 @@
-"""Errors of a trained head, one number a sample, ready for bootstrap intervals."""
+"""Errors of a trained action head, one number a sample, and the metrics made of them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from lary_policy.actions import ActionStats, Embodiment
+from lary_policy.actions import Embodiment
 from lary_policy.errors import ShapeError
-from lary_policy.heads.training import LatentBatches, TrainResult, predict
-from lary_policy.scores.classes import ClassScores, class_scores, macro_f1
+from lary_policy.heads.training import LatentBatches, predict
 from lary_policy.scores.intervals import Estimate, bootstrap_mean_ci
+from lary_policy.scores.metrics import Metric, register_metric
+from lary_policy.scores.ratios import bootstrap_ratio_ci
 
 _CONSTANT_VARIANCE = 1e-12  # physical units squared: a micrometre or microradian is rounding
+# In variance, a head that only knows the mean moves by less than a hundredth of what its targets do and
+# gains less than that on the mean; the weakest heads that know anything gain several hundredths.
+_COLLAPSED = 0.01
+
+
+class Denormaliser(Protocol):
+    """Statistics that targets were normalised with."""
+
+    def denormalise(self, actions: Tensor) -> Tensor:
+        """Return `[N k a]` in physical units."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class ActionEvaluation:
         squared_error_physical: Of physical units `[N k a]` (m^2, rad^2, ...).
         rotation_error_deg: Geodesic angle `[N k]` (degrees) between predicted and true rotation of each
             rotation group.
+        baseline: MSE of always predicting the mean of the training split.
+        collapsed: Whether the head does little else.
     """
 
     embodiment: Embodiment
@@ -39,6 +54,8 @@ class ActionEvaluation:
     squared_error: Tensor
     squared_error_physical: Tensor
     rotation_error_deg: dict[str, Tensor]
+    baseline: float = math.nan
+    collapsed: bool = False
 
     def per_sample(self, *, physical: bool = False) -> dict[str, Tensor]:
         """Return mean squared errors `[N]` by metric name.
@@ -82,75 +99,46 @@ class ActionEvaluation:
                 terms[name] = (next(sums), next(sums))
         return terms
 
-    def r2(self) -> dict[str, float]:
-        """Return the share of variance explained: `r2`, `r2/<group>` and `r2/<label>`.
+    def mse_shares(self) -> dict[str, float]:
+        """Return what part of the MSE each number of the action makes up, by label; they sum to 1."""
+        by_dim = self.squared_error.double().mean((0, 1))
+        total = float(by_dim.sum()) or 1.0  # without errors no number has a part in them
+        return dict(zip(self.embodiment.labels, (by_dim / total).tolist(), strict=True))
 
-        Over several numbers it is the mean of their R2. A group or number that does not vary has none.
-        """
-        return {k: float(1 - error.sum() / total.sum()) for k, (error, total) in self.r2_terms().items()}
+    def dominant(self, over: float = 1 / 3) -> dict[str, float]:
+        """Return the numbers of the action that make up more than a part of the MSE, largest first."""
+        shares = self.mse_shares()
+        over = max(over, 1.5 / len(shares))  # of few numbers an even share is already as large
+        found = {label: share for label, share in shares.items() if share > over}
+        return dict(sorted(found.items(), key=lambda one: -one[1]))
 
-    def huber(self, delta: float = 1.0) -> float:
-        """Return the mean Huber loss of normalised actions, the reference's validation loss."""
-        error = self.squared_error.double().sqrt()
-        small = 0.5 * self.squared_error.double()
-        return float(torch.where(error < delta, small, delta * (error - 0.5 * delta)).mean())
-
-
-@dataclass(frozen=True)
-class ClassEvaluation:
-    """Predictions of a class head on N samples, on CPU.
-
-    Attributes:
-        class_names: Name of each class.
-        logits: `[N classes]`.
-        targets: int64 `[N]`.
-    """
-
-    class_names: tuple[str, ...]
-    logits: Tensor
-    targets: Tensor
-
-    @property
-    def predictions(self) -> Tensor:
-        """Most likely class of each sample, int64 `[N]`."""
-        return self.logits.argmax(-1)
-
-    @property
-    def correct(self) -> Tensor:
-        """1.0 where the prediction is right, `[N]`; its mean is the micro top-1 accuracy."""
-        return (self.predictions == self.targets).float()
-
-    @property
-    def macro_terms(self) -> Tensor:
-        """Return `[N]` values whose mean is the macro top-1: the mean accuracy of the classes present."""
-        counts = torch.bincount(self.targets, minlength=len(self.class_names))
-        present = int((counts > 0).sum())
-        return self.correct * len(self.targets) / (present * counts[self.targets])
-
-    @property
-    def confusion(self) -> Tensor:
-        """Counts int64 `[classes classes]`: rows are true, columns predicted classes."""
-        size = len(self.class_names)
-        pairs = self.targets * size + self.predictions
-        return torch.bincount(pairs, minlength=size * size).view(size, size)
-
-    @property
-    def scores(self) -> tuple[ClassScores, ...]:
-        """Precision, recall and F1 of each class."""
-        return class_scores(self.confusion, self.class_names)
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the classes that have samples."""
-        return macro_f1(self.scores)
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a reader of the scores must know, one sentence each."""
+        mse = float(self.squared_error.double().mean())
+        found = [
+            f"{label} alone makes up {share:.0%} of the MSE over {len(self.embodiment.labels)} numbers."
+            for label, share in self.dominant().items()
+        ]
+        if self.collapsed:
+            found.append(
+                f"The head predicts little but the mean action: its MSE is {mse:.3g}, that of the training "
+                f"mean {self.baseline:.3g}."
+            )
+        elif mse >= self.baseline:
+            found.append(
+                f"The head is no better than the mean action: its MSE is {mse:.3g}, that of the training "
+                f"mean {self.baseline:.3g}."
+            )
+        return tuple(found)
 
 
 def evaluate_action(
     head: nn.Module,
     samples: LatentBatches,
-    stats: ActionStats,
+    stats: Denormaliser,
     embodiment: Embodiment,
     *,
+    targets: Tensor | None = None,
     device: str = "cpu",
 ) -> ActionEvaluation:
     """Evaluate an action head in float32.
@@ -158,52 +146,57 @@ def evaluate_action(
     Args:
         head: Maps `Batch.inputs` to normalised actions `[b k a]`.
         samples: Targets are normalised actions.
-        stats: Statistics that the targets were normalised with.
+        stats: What undoes their normalisation: `ActionStats`, or `Scaling.of_rows` where robots differ.
         embodiment: Layout of the actions.
+        targets: Targets in physical units `[N k a]`; None denormalises those of the samples.
         device: Where the head is.
 
     Raises:
         ShapeError: Head, samples, statistics and embodiment disagree about k or a, or there are no samples.
     """
     predicted = predict(head, samples, device=device)
-    targets = samples.targets.float()
-    if predicted.shape != targets.shape or targets.shape[-1] != embodiment.action_dim:
+    normalised = samples.targets.float()
+    if predicted.shape != normalised.shape or normalised.shape[-1] != embodiment.action_dim:
         raise ShapeError(
-            expected=f"predictions like the targets {tuple(targets.shape)} with a = {embodiment.action_dim}",
+            expected=f"predictions like the targets {tuple(normalised.shape)} with a = "
+            f"{embodiment.action_dim}",
             got=f"{tuple(predicted.shape)}",
             fix=f"Evaluate with the chunk and the embodiment the head was trained for ({embodiment.name}).",
         )
-    physical = stats.denormalise(predicted.double()), stats.denormalise(targets.double())
+    true = stats.denormalise(normalised.double()) if targets is None else targets.double()
+    physical = stats.denormalise(predicted.double()), true
+    error, baseline = (predicted - normalised).square(), normalised.square()  # the training mean is 0
     return ActionEvaluation(
         embodiment=embodiment,
         predictions=physical[0].float(),
         targets=physical[1].float(),
-        squared_error=(predicted - targets).square(),
+        squared_error=error,
         squared_error_physical=(physical[0] - physical[1]).square().float(),
         rotation_error_deg={k: v.float() for k, v in embodiment.rotation_error_deg(*physical).items()},
+        baseline=float(baseline.double().mean()),
+        collapsed=_collapsed(predicted.double(), normalised.double()),
     )
 
 
-def evaluate_class(
-    head: nn.Module, samples: LatentBatches, class_names: tuple[str, ...], *, device: str = "cpu"
-) -> ClassEvaluation:
-    """Evaluate a class head in float32.
+def _collapsed(predicted: Tensor, true: Tensor) -> bool:
+    """Return whether predictions `[N k a]` hardly differ between samples whose targets do."""
+    moves, should = (float(v.var(0, correction=0).mean()) for v in (predicted, true))
+    gained = 1 - float((predicted - true).square().mean()) / max(float(true.square().mean()), 1e-30)
+    return moves < _COLLAPSED * should and gained < _COLLAPSED
 
-    Raises:
-        ShapeError: The head has another number of classes, a target is none of them, or there are no samples.
-    """
-    logits = predict(head, samples, device=device)
-    if logits.shape[-1] != len(class_names) or int(samples.targets.max()) >= len(class_names):
-        raise ShapeError(
-            expected=f"{len(class_names)} classes",
-            got=f"{logits.shape[-1]} logits and targets up to {int(samples.targets.max())}",
-            fix="Build the label map from the train split and use it for every split.",
-        )
-    return ClassEvaluation(class_names, logits, samples.targets)
+
+def _mse(evaluation: ActionEvaluation, episodes: ArrayLike) -> dict[str, Estimate]:
+    """`mse`, `mse/<group>` and `mse/dim/<label>`, in units of the training standard deviation."""
+    groups, found = evaluation.embodiment.group_indices(), {}
+    for name, values in evaluation.per_sample().items():
+        _, _, part = name.partition("/")
+        metric = name if not part or part in groups else f"mse/dim/{part}"
+        found[metric] = bootstrap_mean_ci(values.numpy(), episodes)
+    return found
 
 
 # Metric name and factor from the unit (m, rad, fraction; of joints the own one) for each kind of group.
-PHYSICAL = {
+_PHYSICAL = {
     "position": ("rmse_cm", 100.0),
     "rotation": ("rmse_deg", 180 / math.pi),
     "gripper": ("rmse", 1.0),
@@ -211,61 +204,48 @@ PHYSICAL = {
 }
 
 
-def action_estimates(evaluation: ActionEvaluation, episodes: NDArray[np.int64]) -> dict[str, Estimate]:
-    """Return value and 95 % interval of every error by metric name.
-
-    `mse`, `mse/<group>` and `mse/dim/<label>` are in units of the training standard deviation;
-    `rmse_cm/<group>` is the distance of positions (all axes together), `deg/<group>` the angle between
-    rotations, `rmse_cm|rmse_deg|rmse/dim/<label>` the error of one number in cm, degrees or as a fraction.
-
-    Args:
-        evaluation: Errors of N samples.
-        episodes: Episode of each sample `[N]`; whole episodes are drawn.
-    """
-    groups = evaluation.embodiment.group_indices()
-    found: dict[str, Estimate] = {}
-    for name, values in evaluation.per_sample().items():
-        _, _, part = name.partition("/")
-        metric = name if not part or part in groups else f"mse/dim/{part}"
-        found[metric] = bootstrap_mean_ci(values.numpy(), episodes)
-    physical = evaluation.per_sample(physical=True)
+def _rmse(metric: str, evaluation: ActionEvaluation, episodes: ArrayLike) -> dict[str, Estimate]:
+    """`<metric>/<group>`, the distance of positions (all axes together), and `<metric>/dim/<label>`."""
+    physical, found = evaluation.per_sample(physical=True), {}
     for group in evaluation.embodiment.groups:
-        metric, factor = PHYSICAL[group.kind]
+        name, factor = _PHYSICAL[group.kind]
+        if name != metric:
+            continue
         if group.kind == "position":
             squared = physical[f"mse/{group.name}"].numpy() * len(group.indices) * factor**2
-            found[f"{metric}/{group.name}"] = _root(bootstrap_mean_ci(squared, episodes))
+            found[f"{metric}/{group.name}"] = bootstrap_mean_ci(squared, episodes).map(math.sqrt)
         for label in group.labels:
             squared = physical[f"mse/{label}"].numpy() * factor**2
-            found[f"{metric}/dim/{label}"] = _root(bootstrap_mean_ci(squared, episodes))
-    for name, degrees in evaluation.rotation_error_deg.items():
-        found[f"deg/{name}"] = bootstrap_mean_ci(degrees.mean(1).numpy(), episodes)
+            found[f"{metric}/dim/{label}"] = bootstrap_mean_ci(squared, episodes).map(math.sqrt)
     return found
 
 
-def _root(estimate: Estimate) -> Estimate:
-    value, (low, high) = estimate
-    return math.sqrt(value), (math.sqrt(low), math.sqrt(high))
-
-
-def reference_row(trained: TrainResult, evaluations: dict[str, ActionEvaluation]) -> dict[str, float]:
-    """Return the columns of its `best_result.csv` (protocol section 5.4).
-
-    Its loss is the mean over batches, ours over samples: they differ where the last batch is smaller.
-
-    Args:
-        trained: The run, selected by the best epoch on `val_seen`.
-        evaluations: Of the selected weights on `val_seen` and, if there is one, `val_unseen`.
-    """
-    row: dict[str, float] = {
-        "best_epoch": trained.best_epoch,
-        "train_loss": trained.history[trained.best_epoch - 1].train_loss,
+def _degrees(evaluation: ActionEvaluation, episodes: ArrayLike) -> dict[str, Estimate]:
+    """`deg/<group>`, the angle between rotations."""
+    return {
+        f"deg/{name}": bootstrap_mean_ci(degrees.mean(1).numpy(), episodes)
+        for name, degrees in evaluation.rotation_error_deg.items()
     }
-    for split, evaluation in evaluations.items():
-        row[f"{split}_loss"] = evaluation.huber()
-        by_dim = evaluation.squared_error.double().mean((0, 1))
-        row[f"{split}_mse"] = float(by_dim.mean())
-        for label, value in zip(evaluation.embodiment.labels, by_dim.tolist(), strict=True):
-            row[f"{split}_mse_{label}"] = value
-        for name, indices in evaluation.embodiment.group_indices().items():
-            row[f"{split}_mse_{name}"] = float(by_dim[list(indices)].mean())
-    return row
+
+
+def _r2(evaluation: ActionEvaluation, episodes: ArrayLike) -> dict[str, Estimate]:
+    """`r2` and `r2/<group>`."""
+    groups, found = evaluation.embodiment.group_indices(), {}
+    for name, (error, total) in evaluation.r2_terms().items():
+        if name == "r2" or name.removeprefix("r2/") in groups:
+            ratio = bootstrap_ratio_ci(error.numpy(), total.numpy(), episodes)
+            found[name] = ratio.map(lambda part: 1 - part)
+    return found
+
+
+for _metric in (
+    Metric("mse", "MSE", False, order=0, of=ActionEvaluation, estimate=_mse),
+    Metric("r2", "explained variance R²", True, order=8, of=ActionEvaluation, estimate=_r2),
+    Metric("deg", "angle error", False, unit="degrees", order=11, of=ActionEvaluation, estimate=_degrees),
+):
+    register_metric(_metric)
+for _name, _unit, _order in (("rmse_cm", "cm", 10), ("rmse_deg", "degrees", 12), ("rmse", "fraction", 13)):
+    _measure = partial(_rmse, _name)
+    register_metric(
+        Metric(_name, "RMS error", False, unit=_unit, order=_order, of=ActionEvaluation, estimate=_measure)
+    )

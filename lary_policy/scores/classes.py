@@ -1,16 +1,23 @@
-"""Precision, recall and F1 of each class, and how they fall along the long tail."""
+"""What a trained class head names: accuracy, and F1 of each class and along the long tail."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 
 from lary_policy.errors import ShapeError
+from lary_policy.heads.training import LatentBatches, predict
+from lary_policy.scores.intervals import Estimate, bootstrap_macro_ci, bootstrap_mean_ci
+from lary_policy.scores.metrics import Metric, register_metric
+from lary_policy.scores.ratios import bootstrap_f1_ci
 
 TAIL_BUCKETS = ("head", "middle", "tail")
+_ONE_CLASS = 0.98  # share of one class from which a head, or a split, is of that class alone
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,102 @@ def class_scores(confusion: Tensor, names: Sequence[str]) -> tuple[ClassScores, 
     )
 
 
-def macro_f1(scores: Sequence[ClassScores]) -> float:
-    """Return the mean F1 of the classes that have samples.
+@dataclass(frozen=True)
+class ClassEvaluation:
+    """Predictions of a class head on N samples, on CPU.
+
+    Attributes:
+        class_names: Name of each class.
+        logits: `[N classes]`.
+        targets: int64 `[N]`.
+        train_counts: Samples of each class in the training split; empty if that is not known.
+    """
+
+    class_names: tuple[str, ...]
+    logits: Tensor
+    targets: Tensor
+    train_counts: tuple[int, ...] = ()
+
+    @property
+    def predictions(self) -> Tensor:
+        """Most likely class of each sample, int64 `[N]`."""
+        return self.logits.argmax(-1)
+
+    @property
+    def correct(self) -> Tensor:
+        """1.0 where the prediction is right, `[N]`; its mean is the micro top-1 accuracy."""
+        return (self.predictions == self.targets).float()
+
+    @property
+    def confusion(self) -> Tensor:
+        """Counts int64 `[classes classes]`: rows are true, columns predicted classes."""
+        size = len(self.class_names)
+        pairs = self.targets * size + self.predictions
+        return torch.bincount(pairs, minlength=size * size).view(size, size)
+
+    @property
+    def scores(self) -> tuple[ClassScores, ...]:
+        """Precision, recall and F1 of each class."""
+        return class_scores(self.confusion, self.class_names)
+
+    @property
+    def baseline(self) -> float:
+        """Top-1 accuracy of always naming the most frequent class, of training if its counts are known."""
+        counts = torch.bincount(self.targets, minlength=len(self.class_names)).double()
+        most = self.train_counts or tuple(counts.tolist())
+        return float(counts[most.index(max(most))] / counts.sum())
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether nearly all predictions are of one class although the samples are not."""
+        share, true = (float(torch.bincount(v).max() / len(v)) for v in (self.predictions, self.targets))
+        return share >= _ONE_CLASS and true < _ONE_CLASS
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a reader of the scores must know, one sentence each."""
+        accuracy = float(self.correct.double().mean())
+        if self.collapsed:
+            name = self.class_names[int(self.predictions.mode().values)]
+            return (
+                f"The head names nearly every sample '{name}': its top-1 accuracy is {accuracy:.0%}, that of "
+                f"the most frequent class {self.baseline:.0%}.",
+            )
+        if accuracy <= self.baseline < 1:
+            return (
+                f"The head is no better than the most frequent class: its top-1 accuracy is {accuracy:.0%}, "
+                f"that of the class {self.baseline:.0%}.",
+            )
+        return ()
+
+
+def evaluate_class(
+    head: nn.Module,
+    samples: LatentBatches,
+    class_names: tuple[str, ...],
+    *,
+    train_counts: Sequence[int] = (),
+    device: str = "cpu",
+) -> ClassEvaluation:
+    """Evaluate a class head in float32.
+
+    Args:
+        head: Maps `Batch.inputs` to logits `[b classes]`.
+        samples: Targets are classes.
+        class_names: Name of each class.
+        train_counts: Samples of each class in the training split, if known.
+        device: Where the head is.
 
     Raises:
-        ShapeError: No class has any.
+        ShapeError: The head has another number of classes, a target is none of them, or there are no samples.
     """
-    present = [s.f1 for s in scores if s.count]
-    if not present:
-        raise ShapeError(expected="at least one evaluated sample", got="none", fix="Check the test split.")
-    return sum(present) / len(present)
+    logits = predict(head, samples, device=device)
+    if logits.shape[-1] != len(class_names) or int(samples.targets.max()) >= len(class_names):
+        raise ShapeError(
+            expected=f"{len(class_names)} classes",
+            got=f"{logits.shape[-1]} logits and targets up to {int(samples.targets.max())}",
+            fix="Build the label map from the train split and use it for every split.",
+        )
+    return ClassEvaluation(class_names, logits, samples.targets, tuple(train_counts))
 
 
 def tail_buckets(train_counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -85,18 +178,39 @@ def tail_buckets(train_counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(order[a:b]) for name, a, b in zip(TAIL_BUCKETS, cuts, cuts[1:], strict=False)}
 
 
-def tail_f1(scores: Sequence[ClassScores], train_counts: Sequence[int]) -> dict[str, float]:
-    """Return the macro F1 of each bucket of `tail_buckets` that has evaluated samples."""
-    buckets = {name: [scores[i] for i in rows] for name, rows in tail_buckets(train_counts).items()}
-    return {name: macro_f1(some) for name, some in buckets.items() if any(s.count for s in some)}
+def _top1(evaluation: ClassEvaluation, clusters: ArrayLike) -> dict[str, Estimate]:
+    return {"top1": bootstrap_mean_ci(evaluation.correct.numpy(), clusters)}
 
 
-def top_k_accuracy(logits: Tensor, targets: Tensor, k: int) -> float:
-    """Return the share of samples whose class is among the k largest logits `[N classes]`."""
-    best = logits.topk(min(k, logits.shape[-1]), -1).indices
-    return float((best == targets[:, None]).any(1).double().mean())
+def _top1_macro(evaluation: ClassEvaluation, clusters: ArrayLike) -> dict[str, Estimate]:
+    return {
+        "top1_macro": bootstrap_macro_ci(evaluation.correct.numpy(), evaluation.targets.numpy(), clusters)
+    }
 
 
-def train_counts(targets: Tensor, num_classes: int) -> tuple[int, ...]:
-    """Return how often each class occurs in int64 targets `[N]`."""
-    return tuple(torch.bincount(targets.cpu(), minlength=num_classes).tolist())
+def _f1_macro(evaluation: ClassEvaluation, clusters: ArrayLike) -> dict[str, Estimate]:
+    """`f1_macro` over all classes and, if training's counts are known, `f1_macro/<bucket>` of its tail."""
+    true, predicted = evaluation.targets.numpy(), evaluation.predictions.numpy()
+    size = len(evaluation.class_names)
+    found = {"f1_macro": bootstrap_f1_ci(true, predicted, size, clusters)}
+    buckets = tail_buckets(evaluation.train_counts) if evaluation.train_counts else {}
+    for name, some in buckets.items():
+        if np.isin(true, some).any():
+            found[f"f1_macro/{name}"] = bootstrap_f1_ci(true, predicted, size, clusters, some=some)
+    return found
+
+
+for _metric in (
+    Metric("top1", "top-1 accuracy", True, True, order=20, of=ClassEvaluation, estimate=_top1),
+    Metric(
+        "top1_macro",
+        "top-1 accuracy, mean over classes",
+        True,
+        True,
+        order=21,
+        of=ClassEvaluation,
+        estimate=_top1_macro,
+    ),
+    Metric("f1_macro", "F1, mean over classes", True, True, order=23, of=ClassEvaluation, estimate=_f1_macro),
+):
+    register_metric(_metric)

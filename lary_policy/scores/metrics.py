@@ -1,45 +1,78 @@
-"""How names and numbers are spelled on the page: metric registry, modes, rounding."""
+"""The registry of metrics, and how their names and numbers are spelled.
+
+A metric is one `register_metric` in a module of this package.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from numpy.typing import ArrayLike
+
+from lary_policy.paths import import_modules
+from lary_policy.scores.intervals import Estimate, Interval
 from lary_policy.scores.score import Score
 
 
 @dataclass(frozen=True)
-class MetricInfo:
-    """How one metric is shown.
+class Metric:
+    """One way to measure, and how it is shown.
 
     Attributes:
+        name: In scores; parts follow as `name/part`.
         label: Words for tables.
         higher_is_better: True, False, or None when neither direction is known to be good.
         percent: Shown in percent.
         unit: Unit behind the number, or empty.
         order: Position in tables.
+        of: Type of what it is measured on.
+        estimate: An evaluation of that type and the recording of each of its samples to the metric and its
+            parts; parts that the evaluation does not have are left out.
     """
 
+    name: str
     label: str
     higher_is_better: bool | None
     percent: bool = False
     unit: str = ""
     order: int = 99
+    of: type | None = None
+    estimate: Callable[[Any, ArrayLike], Mapping[str, Estimate]] | None = None
 
 
-METRICS: dict[str, MetricInfo] = {
-    "mse": MetricInfo("MSE", False, order=0),
-    "rmse_cm": MetricInfo("RMS error", False, unit="cm", order=10),
-    "rmse_deg": MetricInfo("RMS error", False, unit="degrees", order=12),
-    "rmse": MetricInfo("RMS error", False, unit="fraction", order=13),
-    "deg": MetricInfo("angle error", False, unit="degrees", order=11),
-    "top1": MetricInfo("top-1 accuracy", True, percent=True, order=20),
-    "top1_macro": MetricInfo("top-1 accuracy, mean over classes", True, percent=True, order=21),
-    "f1_macro": MetricInfo("F1, mean over classes", True, percent=True, order=23),
-    "r2": MetricInfo("explained variance R²", True, order=8),
-    "success": MetricInfo("success", True, percent=True, order=30),
-    "success_at_end": MetricInfo("success at the end", True, percent=True, order=31),
-}
+_METRICS: dict[str, Metric] = {}
+
+
+def register_metric(metric: Metric) -> None:
+    """Make a metric known under its name."""
+    _METRICS[metric.name] = metric
+
+
+@functools.cache
+def metrics() -> Mapping[str, Metric]:
+    """Return every metric by name: what the modules of this package register."""
+    import_modules("lary_policy.scores")
+    return _METRICS
+
+
+def estimates(evaluation: object, clusters: ArrayLike) -> dict[str, Estimate]:
+    """Return every metric of an evaluation, and its parts, by name.
+
+    Args:
+        evaluation: `ActionEvaluation`, `ClassEvaluation` or `EpisodeOutcomes`.
+        clusters: Recording of each of its N samples; whole recordings are drawn.
+    """
+    found: dict[str, Estimate] = {}
+    for metric in sorted(metrics().values(), key=lambda m: m.order):
+        if metric.of is not None and metric.estimate is not None and isinstance(evaluation, metric.of):
+            found |= metric.estimate(evaluation, clusters)
+    return found
+
+
 MODES: dict[str, str] = {
     "pair": "inverse model",
     "subgoal": "subgoal mode",
@@ -56,15 +89,14 @@ TARGETS: dict[str, str] = {
 }
 
 
-def metric_info(metric: str) -> MetricInfo:
-    """Describe `name` or `name/group`; unknown metrics are shown under their own name without a direction."""
-    name, _, group = metric.partition("/")
-    info = METRICS.get(name)
+def metric_info(metric: str) -> Metric:
+    """Describe `name` or `name/part`; unknown metrics are shown under their own name without a direction."""
+    name, _, part = metric.partition("/")
+    info = metrics().get(name)
     if info is None:
-        return MetricInfo(metric, None)
-    label = f"{info.label}, {group}" if group else info.label
-    order = info.order + (1 if group else 0)
-    return MetricInfo(label, info.higher_is_better, info.percent, info.unit, order)
+        return Metric(metric, metric, None)
+    label = f"{info.label}, {part}" if part else info.label
+    return replace(info, name=metric, label=label, order=info.order + (1 if part else 0))
 
 
 def mode_label(mode: str) -> str:
@@ -82,19 +114,31 @@ def _decimals(width: float, least: int, most: int) -> int:
     return min(most, max(least, -math.floor(math.log10(width / 2)))) if width > 0 else least
 
 
-def format_number(value: float, ci95: tuple[float, float], *, percent: bool) -> tuple[str, str]:
-    """Return value and interval as text, e.g. `("0.31", "[0.29, 0.33]")` or `("96 %", "[87, 99]")`."""
-    width = ci95[1] - ci95[0]
+def format_number(
+    value: float, ci95: Interval | None, *, percent: bool, no_interval: str = ""
+) -> tuple[str, str]:
+    """Return value and interval as text, e.g. `("0.31", "[0.29, 0.33]")` or `("96 %", "[87, 99]")`.
+
+    Without an interval the second says so and why: `not estimable: one recording`.
+    """
+    ends = ci95 or ()
+    width = ends[1] - ends[0] if ends else 0.0
     scale = 100.0 if percent else 1.0
     digits = _decimals(width * scale, 0, 2) if percent else _decimals(width, 2, 6)
-    numbers = [f"{x * scale:.{digits}f}" for x in (value, *ci95)]
-    return (f"{numbers[0]} %" if percent else numbers[0]), f"[{numbers[1]}, {numbers[2]}]"
+    if not ends and not percent:  # nothing says which digits matter: three that are not zero
+        digits = min(6, max(2, 2 - math.floor(math.log10(abs(value))))) if value else 2
+    numbers = [f"{x * scale:.{digits}f}" for x in (value, *ends)]
+    shown = f"[{numbers[1]}, {numbers[2]}]" if ends else f"not estimable: {no_interval or 'no interval'}"
+    return (f"{numbers[0]} %" if percent else numbers[0]), shown
 
 
 def format_score(score: Score) -> str:
     """Return `0.31 [0.29, 0.33]`, with percent or unit where the metric has one."""
     info = metric_info(score.metric)
-    value, interval = format_number(score.value, score.ci95, percent=info.percent)
+    value, interval = format_number(
+        score.value, score.ci95, percent=info.percent, no_interval=score.no_interval
+    )
+    interval = interval if score.ci95 else f"(interval {interval})"
     return f"{value} {interval}{f' {info.unit}' if info.unit else ''}"
 
 

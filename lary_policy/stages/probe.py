@@ -14,14 +14,7 @@ from lary_policy.heads import Head, HeadMeta, load_head_config, save_head
 from lary_policy.heads.training import LatentBatches, TrainResult, fit
 from lary_policy.latents import Bank, stored_latent
 from lary_policy.machine import intra_op_threads
-from lary_policy.scores import (
-    Score,
-    action_estimates,
-    bootstrap_macro_ci,
-    bootstrap_mean_ci,
-    evaluate_action,
-    evaluate_class,
-)
+from lary_policy.scores import Estimate, Score, estimates, evaluate_action, evaluate_class
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, ProbeConfig
 from lary_policy.stages.context import RunContext
@@ -121,8 +114,8 @@ def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
     evaluation = evaluate_action(head, batches["test"], stats, embodiment, device=context.device)
     save_head(cell.folder, head, meta)
     episodes = raw["test"].episodes.numpy()
-    estimates = action_estimates(evaluation, episodes)
-    scores = [_score(context, job, meta, name, e, len(episodes), trained) for name, e in estimates.items()]
+    found = estimates(evaluation, episodes)
+    scores = [_score(context, job, meta, name, e, len(episodes), trained) for name, e in found.items()]
     constant = stats.constant(raw["train"].actions)
     return {
         **_common(job, meta, trained, [q for split in splits.values() for q in split.table.quarantined]),
@@ -190,12 +183,8 @@ def _atomic(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, upda
     save_head(cell.folder, head, meta)
     test = splits["test"].pairs.select(splits["test"].table.kept)
     episodes = test.episodes()[rows["test"]].numpy()
-    correct, true = evaluation.correct.numpy(), evaluation.targets.numpy()
-    estimates = {
-        "top1": bootstrap_mean_ci(correct, episodes),
-        "top1_macro": bootstrap_macro_ci(correct, true, episodes),
-    }
-    scores = [_score(context, job, meta, name, e, len(correct), trained) for name, e in estimates.items()]
+    found = estimates(evaluation, episodes)
+    scores = [_score(context, job, meta, name, e, len(episodes), trained) for name, e in found.items()]
     return {
         **_common(job, meta, trained, aside),
         "scores": [s.to_dict() for s in scores],
@@ -219,11 +208,12 @@ def _score(
     job: ProbeJob,
     meta: HeadMeta,
     metric: str,
-    estimate: tuple[float, tuple[float, float]],
+    estimate: Estimate,
     n: int,
     trained: TrainResult,
 ) -> Score:
-    return Score(
+    return Score.of(
+        estimate,
         stage="probe",
         encoder=job.encoder.name,
         head=meta.label,
@@ -232,8 +222,6 @@ def _score(
         mode=job.probe.mode,
         target=job.probe.target,
         metric=metric,
-        value=estimate[0],
-        ci95=estimate[1],
         n=n,
         split="test",
         seed=context.config.seed,

@@ -18,7 +18,7 @@ from lary_policy.heads import build_head, load_head
 from lary_policy.latents import load_frames, of_frames
 from lary_policy.machine import intra_op_threads
 from lary_policy.rollout import EpisodeFrames, ExpertAgent, HeadAgent, Wave, run_waves, tile_video
-from lary_policy.scores import Score, wilson_ci
+from lary_policy.scores import Score, success_estimates
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, RolloutConfig
 from lary_policy.stages.context import RunContext
@@ -261,17 +261,11 @@ def _scores(
 
 def success_scores(episodes: Sequence[EpisodeResult], **facts: Any) -> list[Score]:
     """Return the rates of success ever and at the end, with Wilson intervals; `facts` are `Score`'s rest."""
-    counts = {
-        "success": sum(e.success for e in episodes),
-        "success_at_end": sum(e.success_at_end for e in episodes),
-    }
-    rows = []
-    for metric, count in counts.items():
-        value, interval = wilson_ci(count, len(episodes))
-        rows.append(
-            Score(stage="rollout", metric=metric, value=value, ci95=interval, n=len(episodes), **facts)
-        )
-    return rows
+    found = success_estimates(episodes)
+    return [
+        Score.of(one, stage="rollout", metric=metric, n=len(episodes), **facts)
+        for metric, one in found.items()
+    ]
 
 
 def split_label(level: str, episodes: Sequence[EpisodeResult]) -> str:

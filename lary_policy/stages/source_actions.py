@@ -20,10 +20,10 @@ from lary_policy.actions import (
 )
 from lary_policy.data import PairTable
 from lary_policy.errors import DatasetError
-from lary_policy.heads import Head, save_head
-from lary_policy.heads.training import LatentBatches, predict
+from lary_policy.heads import save_head
+from lary_policy.heads.training import LatentBatches
 from lary_policy.machine import is_main_process
-from lary_policy.scores import ActionEvaluation, Estimate, action_estimates, bootstrap_ratio_ci
+from lary_policy.scores import ActionEvaluation, estimates, evaluate_action
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.given_statistics import given_scaling
 from lary_policy.stages.row_counts import count_rows
@@ -88,9 +88,13 @@ def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     scores: list[dict[str, Any]] = []
     found: dict[str, ActionEvaluation] = {}
     for split in spec.report_splits:
-        found[split] = _evaluate(head, batches[split], parts[split], scaling, layout, context.device)
-        estimates = _estimates(found[split], parts[split])
-        scores += scores_of(context, job, meta, split, estimates, len(batches[split]), trained.seconds)
+        part = parts[split]
+        of_rows = scaling.of_rows(part.robots)
+        found[split] = evaluate_action(
+            head, batches[split], of_rows, layout, targets=part.targets, device=context.device
+        )
+        measured = estimates(found[split], part.episodes.numpy())
+        scores += scores_of(context, job, meta, split, measured, len(batches[split]), trained.seconds)
     first = spec.report_splits[0]
     constant = scaling.everything.constant(train.targets)
     return {
@@ -124,34 +128,6 @@ def _actions(job: SourceJob, split: str, samples: Samples, embodiment: Embodimen
     )
     items = tuple(rows.item(row) for row in rows.rows)
     return Actions(samples, targets, rows.robot_types(), items, rows.episodes())
-
-
-def _evaluate(
-    head: Head, batches: LatentBatches, part: Actions, scaling: Scaling, layout: Embodiment, device: str
-) -> ActionEvaluation:
-    """Evaluate in float32; physical values with the statistics of each row's own robot."""
-    predicted, targets = predict(head, batches, device=device), batches.targets.float()
-    physical = scaling.denormalise(predicted.double(), part.robots), part.targets.double()
-    return ActionEvaluation(
-        embodiment=layout,
-        predictions=physical[0].float(),
-        targets=physical[1].float(),
-        squared_error=(predicted - targets).square(),
-        squared_error_physical=(physical[0] - physical[1]).square().float(),
-        rotation_error_deg={k: v.float() for k, v in layout.rotation_error_deg(*physical).items()},
-    )
-
-
-def _estimates(evaluation: ActionEvaluation, part: Actions) -> dict[str, Estimate]:
-    """Return errors and shares of explained variance with intervals over episodes."""
-    episodes = part.episodes.numpy()
-    found = action_estimates(evaluation, episodes)
-    groups = evaluation.embodiment.group_indices()
-    for name, (error, total) in evaluation.r2_terms().items():
-        if name == "r2" or name.removeprefix("r2/") in groups:
-            ratio, (low, high) = bootstrap_ratio_ci(error.numpy(), total.numpy(), episodes)
-            found[name] = (1 - ratio, (1 - high, 1 - low))
-    return found
 
 
 def _count(job: SourceJob, split: str, samples: Samples, part: Actions) -> dict[str, Any]:

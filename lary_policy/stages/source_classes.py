@@ -14,15 +14,7 @@ from lary_policy.errors import DatasetError
 from lary_policy.heads import AttentiveProbe, AttentiveProbeConfig, save_head
 from lary_policy.heads.training import LatentBatches
 from lary_policy.machine import is_main_process
-from lary_policy.scores import (
-    ClassEvaluation,
-    Estimate,
-    bootstrap_f1_ci,
-    bootstrap_macro_ci,
-    bootstrap_mean_ci,
-    evaluate_class,
-    tail_buckets,
-)
+from lary_policy.scores import ClassEvaluation, estimates, evaluate_class
 from lary_policy.stages.attention import attention_maps, seen_frames
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.row_counts import count_rows
@@ -67,10 +59,11 @@ def probe_classes(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     scores: list[dict[str, Any]] = []
     found: dict[str, ClassEvaluation] = {}
     for split in spec.report_splits:
-        found[split] = evaluate_class(head, batches[split], labels.classes, device=context.device)
-        clusters = _recordings(data, split, kept[split])
-        estimates = _estimates(found[split], labels, clusters)
-        scores += scores_of(context, job, meta, split, estimates, len(batches[split]), trained.seconds)
+        found[split] = evaluate_class(
+            head, batches[split], labels.classes, train_counts=labels.counts, device=context.device
+        )
+        measured = estimates(found[split], _recordings(data, split, kept[split]))
+        scores += scores_of(context, job, meta, split, measured, len(batches[split]), trained.seconds)
     first = spec.report_splits[0]
     maps: list[dict[str, Any]] = []
     if isinstance(head, AttentiveProbe) and context.config.attention:
@@ -162,21 +155,6 @@ def _recordings(data: SourceData, split: str, rows: torch.Tensor) -> NDArray[Any
     if isinstance(table, ClipTable):
         return np.asarray(table.recordings())
     return table.episodes().numpy()
-
-
-def _estimates(evaluation: ClassEvaluation, labels: LabelMap, clusters: NDArray[Any]) -> dict[str, Estimate]:
-    """Return accuracy over samples and over classes, and F1: of all classes and along the long tail."""
-    correct, true = evaluation.correct.numpy(), evaluation.targets.numpy()
-    predicted, size = evaluation.predictions.numpy(), len(labels)
-    found = {
-        "top1": bootstrap_mean_ci(correct, clusters),
-        "top1_macro": bootstrap_macro_ci(correct, true, clusters),
-        "f1_macro": bootstrap_f1_ci(true, predicted, size, clusters),
-    }
-    for name, some in tail_buckets(labels.counts).items():
-        if np.isin(true, some).any():
-            found[f"f1_macro/{name}"] = bootstrap_f1_ci(true, predicted, size, clusters, some=some)
-    return found
 
 
 def _classes(evaluation: ClassEvaluation, labels: LabelMap) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from lary_policy.heads import Head, HeadConfig, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, agree, fit, open_logger, wait_for_all
 from lary_policy.latents import stored_latent
 from lary_policy.machine import is_main_process
-from lary_policy.scores import Score
+from lary_policy.scores import Estimate, Score
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice
 from lary_policy.stages.given_statistics import statistics_key
@@ -25,7 +25,6 @@ from lary_policy.stages.source_latents import Samples, extract_cell
 from lary_policy.types import Quarantined
 
 Splits = Mapping[str, Samples]
-Estimates = Mapping[str, tuple[float, tuple[float, float]]]
 PROGRESS_FILE = "training.safetensors"  # what an interrupted training goes on from
 
 
@@ -152,14 +151,15 @@ def scores_of(
     job: SourceJob,
     meta: HeadMeta,
     split: str,
-    estimates: Estimates,
+    estimates: Mapping[str, Estimate],
     count: int,
     seconds: float,
 ) -> list[dict[str, Any]]:
     """Return the scores of one split as plain data."""
     spec = job.data.spec
     return [
-        Score(
+        Score.of(
+            estimate,
             stage="probe",
             encoder=job.encoder.name,
             head=meta.label,
@@ -168,8 +168,6 @@ def scores_of(
             mode=job.mode,
             target=job.target,
             metric=metric,
-            value=value,
-            ci95=interval,
             n=count,
             split=split,
             seed=job.seed,
@@ -177,7 +175,7 @@ def scores_of(
             fingerprint=meta.fingerprint,
             seconds=seconds,
         ).to_dict()
-        for metric, (value, interval) in estimates.items()
+        for metric, estimate in estimates.items()
     ]
 
 

@@ -15,7 +15,7 @@ from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP, HeadStack
 from lary_policy.heads.training.fit import build_stack, fit
 from lary_policy.heads.training.loop import train
-from lary_policy.scores.actions import evaluate_class
+from lary_policy.scores.classes import evaluate_class
 
 CONFIG = TrainConfig(
     2, 64, balanced=True, warmup_fraction=0.0, schedule="cosine", precision="float32", seed=0

@@ -15,7 +15,7 @@ from lary_policy.heads.training.batches import LatentBatches, made_ahead
 from lary_policy.heads.training.fit import fit
 from lary_policy.latents.bank import StoredLatents
 from lary_policy.latents.store import LatentStore
-from lary_policy.scores.actions import evaluate_class
+from lary_policy.scores.classes import evaluate_class
 from lary_policy.types import LatentSpec
 
 IDS = [f"{n:064x}" for n in range(60)]

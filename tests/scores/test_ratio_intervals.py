@@ -15,7 +15,8 @@ def test_a_ratio_is_that_of_the_sums_and_its_interval_shrinks_with_more_episodes
     for episodes in (10, 1000):
         below = rng.uniform(1, 2, 4 * episodes)
         above = below * rng.uniform(0, 1, 4 * episodes)
-        value, (low, high) = bootstrap_ratio_ci(above, below, np.arange(4 * episodes) // 4)
+        found = bootstrap_ratio_ci(above, below, np.arange(4 * episodes) // 4)
+        value, (low, high) = found.value, found.ci95
         assert value == pytest.approx(above.sum() / below.sum())
         assert low < value < high
         widths.append(high - low)
@@ -24,17 +25,20 @@ def test_a_ratio_is_that_of_the_sums_and_its_interval_shrinks_with_more_episodes
 
 def test_f1_is_the_mean_over_classes_that_have_samples():
     true, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 2])
-    value, (low, high) = bootstrap_f1_ci(true, predicted, 4)
+    found = bootstrap_f1_ci(true, predicted, 4)
+    value, (low, high) = found.value, found.ci95
     assert value == pytest.approx((4 / 5 + 2 / 4) / 2)
     assert low <= value <= high
-    assert bootstrap_f1_ci(true, predicted, 4, some=[1, 3])[0] == pytest.approx(1 / 2)
-    assert bootstrap_f1_ci(true, true, 4)[0] == 1
+    assert bootstrap_f1_ci(true, predicted, 4, some=[1, 3]).value == pytest.approx(1 / 2)
+    assert bootstrap_f1_ci(true, true, 4).value == 1
 
 
 def test_resamples_draw_whole_episodes():
-    """With one episode nothing varies."""
-    value, interval = bootstrap_f1_ci([0, 1, 1], [0, 1, 0], 2, [7, 7, 7])
-    assert interval == (value, value)
+    """With two episodes every resample is one of three."""
+    true, predicted, episodes = [0, 1, 1, 0], [0, 1, 0, 0], [7, 7, 7, 9]
+    low, high = bootstrap_f1_ci(true, predicted, 2, episodes).ci95
+    first = (2 / 3 + 2 / 3) / 2
+    assert (low, high) == pytest.approx((first, 1))
 
 
 def test_nothing_to_divide_by_is_an_error():

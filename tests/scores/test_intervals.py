@@ -1,5 +1,7 @@
 """Intervals against closed forms, simulation and scipy."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,16 +9,26 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lary_policy.errors import ShapeError
-from lary_policy.scores.intervals import (
-    bootstrap_macro_ci,
-    bootstrap_mean_ci,
-    mmrv,
-    paired_bootstrap_diff,
-    pearson,
-    spearman,
-    wilson_ci,
-)
+from lary_policy.scores import agreement, intervals, ratios
+from lary_policy.scores.agreement import mmrv
+from lary_policy.scores.paired import SampleScores, paired_difference
 
+
+def as_pair(function):
+    """Return a function's estimate as (value, interval)."""
+
+    @functools.wraps(function)
+    def call(*args, **options):
+        found = function(*args, **options)
+        return found.value, found.ci95
+
+    return call
+
+
+bootstrap_mean_ci, bootstrap_macro_ci, wilson_ci = map(
+    as_pair, (intervals.bootstrap_mean_ci, intervals.bootstrap_macro_ci, intervals.wilson_ci)
+)
+pearson, spearman, kendall = map(as_pair, (agreement.pearson, agreement.spearman, agreement.kendall))
 finite = st.floats(-100, 100, allow_nan=False)
 
 
@@ -133,11 +145,36 @@ def test_macro_of_equal_classes_is_the_mean_and_clusters_widen_it():
 def test_paired_difference_sees_what_unpaired_intervals_cannot():
     difficulty = 10 * draw(3, 200)
     first, second = difficulty + 0.1 + 0.1 * draw(4, 200), difficulty + 0.1 * draw(5, 200)
-    value, (low, high) = paired_bootstrap_diff(first, second)
-    assert value == pytest.approx((first - second).mean())
-    assert 0 < low < 0.1 < high < 0.2
+    items = tuple(map(str, range(200)))
+    recordings = tuple(str(i // 2) for i in range(200))
+    left = SampleScores("mse", items, recordings, tuple(first))
+    # Its samples are in another order.
+    right = SampleScores("mse", items[::-1], recordings[::-1], tuple(second[::-1]))
+    found = paired_difference(left, right)
+    assert found.value == pytest.approx((first - second).mean())
+    assert found.clusters == 100
+    assert 0 < found.ci95[0] < 0.1 < found.ci95[1] < 0.2
     (_, (low_first, _)), (_, (_, high_second)) = bootstrap_mean_ci(first), bootstrap_mean_ci(second)
     assert low_first < high_second
+    assert paired_difference(SampleScores.from_dict(left.to_dict()), right) == found
+    with pytest.raises(ShapeError, match="1 are on one side only, for example 199"):
+        paired_difference(SampleScores("mse", items[:-1], recordings[:-1], tuple(first[:-1])), right)
+
+
+def test_over_one_recording_there_is_no_interval_and_it_says_why():
+    rng = np.random.default_rng(0)
+    values, one = rng.random(30), np.zeros(30, int)
+    everything = (
+        intervals.bootstrap_mean_ci(values, one),
+        intervals.bootstrap_mean_ci(values[:1]),
+        intervals.bootstrap_macro_ci(values > 0.5, np.arange(30) % 3, one),
+        ratios.bootstrap_ratio_ci(values, values + 1, one),
+        ratios.bootstrap_f1_ci(np.arange(30) % 3, np.arange(30) % 2, 3, one),
+    )
+    for found in everything:
+        assert (found.ci95, found.no_interval, found.clusters) == (None, "one recording", 1)
+        assert found.map(lambda x: -x).ci95 is None
+    assert intervals.bootstrap_mean_ci(values, np.arange(30) % 2).ci95 is not None
 
 
 def test_correlations_match_scipy():
@@ -146,7 +183,9 @@ def test_correlations_match_scipy():
     assert pearson(x, y)[0] == pytest.approx(stats.pearsonr(x, y).statistic)
     coarse = np.round(x)  # ties
     assert spearman(coarse, y)[0] == pytest.approx(stats.spearmanr(coarse, y).statistic)
-    for estimate in (pearson(x, y), spearman(coarse, y)):
+    assert kendall(coarse, y)[0] == pytest.approx(stats.kendalltau(coarse, y).statistic)
+    assert kendall(coarse, -y)[0] == pytest.approx(stats.kendalltau(coarse, -y).statistic)
+    for estimate in (pearson(x, y), spearman(coarse, y), kendall(coarse, y)):
         assert -1 <= estimate[1][0] < estimate[0] < estimate[1][1] <= 1
 
 
@@ -173,6 +212,7 @@ def test_a_line_correlates_perfectly(values):
         return
     assert pearson(x, 3 * x + 1, resamples=50)[0] == pytest.approx(1)
     assert spearman(x, -(x**3), resamples=50)[0] == pytest.approx(-1)
+    assert kendall(x, -(x**3), resamples=50)[0] == pytest.approx(-1)
 
 
 def mmrv_by_loops(predicted, reference):
@@ -181,7 +221,7 @@ def mmrv_by_loops(predicted, reference):
     for i in range(len(reference)):
         violations = [0.0]
         for j in range(len(reference)):
-            if (predicted[i] < predicted[j]) != (reference[i] < reference[j]):
+            if (predicted[i] > predicted[j]) != (reference[i] > reference[j]):
                 violations.append(abs(reference[i] - reference[j]))
         worst.append(max(violations))
     return sum(worst) / len(worst)
@@ -198,6 +238,9 @@ def test_mmrv_of_known_rankings():
     assert mmrv([1, 2, 3], success) == 0
     assert mmrv([3, 2, 1], success) == pytest.approx((0.8 + 0.4 + 0.8) / 3)
     assert mmrv([1, 3, 2], success) == pytest.approx((0 + 0.4 + 0.4) / 3)
+    assert mmrv([1, 1, 2], success) == pytest.approx(
+        (0 + 0.4 + 0) / 3
+    )  # a tie is held against the better one
 
 
 @pytest.mark.parametrize(
@@ -208,7 +251,6 @@ def test_mmrv_of_known_rankings():
         lambda: bootstrap_mean_ci([[1.0]]),
         lambda: bootstrap_mean_ci([1.0, 2.0], [1]),
         lambda: bootstrap_macro_ci([1.0, 0.0], [1]),
-        lambda: paired_bootstrap_diff([1.0, 2.0], [1.0]),
         lambda: pearson([1.0, 2.0], [1.0, 2.0]),
         lambda: pearson([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]),
         lambda: mmrv([1.0], [1.0]),

@@ -6,8 +6,8 @@ import torch
 
 from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.heads.training.resume import EpochRecord, TrainResult
-from lary_policy.scores.actions import ActionEvaluation, evaluate_action, reference_row
+from lary_policy.scores.actions import ActionEvaluation, evaluate_action
+from lary_policy.scores.metrics import estimates
 
 
 class Answer(torch.nn.Module):
@@ -28,6 +28,11 @@ def evaluated(noise=0.5, count=200, constant=None) -> ActionEvaluation:
     return evaluate_action(Answer(), samples, scale, load_embodiment("arm7"))
 
 
+def r2(evaluation):
+    """Return the share of variance explained, by name."""
+    return {k: float(1 - error.sum() / total.sum()) for k, (error, total) in evaluation.r2_terms().items()}
+
+
 def by_numpy(evaluation, index):
     true, predicted = (
         v[..., index].double().numpy().ravel() for v in (evaluation.targets, evaluation.predictions)
@@ -37,7 +42,7 @@ def by_numpy(evaluation, index):
 
 def test_r2_of_numbers_groups_and_all():
     evaluation = evaluated()
-    found, each = evaluation.r2(), [by_numpy(evaluated(), i) for i in range(7)]
+    found, each = r2(evaluation), [by_numpy(evaluated(), i) for i in range(7)]
     assert [
         found[f"r2/{label}"] for label in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
     ] == pytest.approx(each)
@@ -48,14 +53,14 @@ def test_r2_of_numbers_groups_and_all():
 
 
 def test_perfect_and_mean_predictions():
-    assert evaluated(noise=0.0).r2()["r2"] == pytest.approx(1, abs=1e-9)
+    assert r2(evaluated(noise=0.0))["r2"] == pytest.approx(1, abs=1e-9)
     evaluation = evaluated()
     mean = evaluation.targets.double().mean((0, 1)).float().expand_as(evaluation.targets)
-    assert replace(evaluation, predictions=mean).r2()["r2"] == pytest.approx(0, abs=1e-6)
+    assert r2(replace(evaluation, predictions=mean))["r2"] == pytest.approx(0, abs=1e-6)
 
 
 def test_numbers_that_do_not_vary_have_no_r2_and_do_not_enter_the_means():
-    found = evaluated(constant=6).r2()
+    found = r2(evaluated(constant=6))
     assert "r2/gripper" not in found
     assert found["r2"] == pytest.approx(
         np.mean([found[f"r2/{n}"] for n in ("x", "y", "z", "roll", "pitch", "yaw")])
@@ -66,36 +71,11 @@ def test_terms_add_up_over_samples():
     """So that episodes can be drawn again for an interval."""
     evaluation = evaluated()
     for name, (error, total) in evaluation.r2_terms().items():
-        assert error.shape == total.shape == (200,)
-        assert float(1 - error.sum() / total.sum()) == evaluation.r2()[name]
-
-
-def test_huber_is_torchs():
-    evaluation = evaluated(noise=2.0)
-    error = evaluation.squared_error.double().sqrt()
-    expected = torch.nn.functional.huber_loss(error, torch.zeros_like(error), delta=1.0)
-    assert evaluation.huber() == pytest.approx(float(expected))
-
-
-def test_row_of_the_reference():
-    seen, unseen = evaluated(), evaluated(noise=1.0)
-    history = tuple(EpochRecord(e, 2, 1.0 / e, 0.5 / e, 1e-4, 0.0) for e in (1, 2))
-    row = reference_row(
-        TrainResult(2, 0.25, history, 0.0, 1, "float32"), {"val_seen": seen, "val_unseen": unseen}
-    )
-    labels = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
-    wanted = ["best_epoch", "train_loss"]
-    for split in ("val_seen", "val_unseen"):
-        wanted += [f"{split}_loss", f"{split}_mse", *(f"{split}_mse_{n}" for n in labels)]
-        wanted += [
-            f"{split}_mse_{n}" for n in ("position", "orientation")
-        ]  # the gripper's is that of its number
-    assert list(row) == wanted
-    assert (row["best_epoch"], row["train_loss"]) == (2, 0.5)
-    assert row["val_seen_mse"] == pytest.approx(float(seen.squared_error.double().mean()))
-    positions = seen.squared_error[..., :3].double().mean()
-    assert row["val_seen_mse_position"] == pytest.approx(float(positions))
-    assert row["val_unseen_mse"] > row["val_seen_mse"]
+        assert error.shape == total.shape == (200,), name
+    found, all_of_them = estimates(evaluation, np.arange(200) // 10), r2(evaluation)
+    for name in ("r2", "r2/position", "r2/orientation", "r2/gripper"):
+        assert found[name].value == pytest.approx(all_of_them[name])
+        assert found[name].ci95[0] < found[name].value < found[name].ci95[1]
 
 
 def test_d33_statistics_of_a_split_are_one_pass_and_those_of_the_loop():

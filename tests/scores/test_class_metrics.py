@@ -1,18 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lary_policy.data.labels import LabelMap
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.scores.actions import ClassEvaluation, evaluate_class
-from lary_policy.scores.classes import (
-    class_scores,
-    macro_f1,
-    tail_buckets,
-    tail_f1,
-    top_k_accuracy,
-    train_counts,
-)
+from lary_policy.scores.classes import ClassEvaluation, class_scores, evaluate_class, tail_buckets
+from lary_policy.scores.metrics import estimates
 
 
 def evaluation(targets, predictions, classes):
@@ -27,9 +22,9 @@ def test_scores_by_hand():
     assert [s.precision for s in found] == pytest.approx([2 / 3, 1 / 2, 0, 0])
     assert [s.recall for s in found] == pytest.approx([2 / 3, 1 / 2, 0, 0])
     assert [s.f1 for s in found] == pytest.approx([2 / 3, 1 / 2, 0, 0])
-    assert macro_f1(found) == pytest.approx(
-        (2 / 3 + 1 / 2 + 0) / 3
-    )  # the class without samples does not count
+    one = evaluation([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 0], 4)
+    # The class without samples does not count.
+    assert estimates(one, range(6))["f1_macro"].value == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
 
 
 def test_f1_is_the_harmonic_mean_and_recall_the_accuracy_of_the_class():
@@ -41,32 +36,24 @@ def test_f1_is_the_harmonic_mean_and_recall_the_accuracy_of_the_class():
         assert score.recall == pytest.approx(sum(own) / len(own))
         both = score.precision + score.recall
         assert score.f1 == pytest.approx(2 * score.precision * score.recall / both)
-    assert one.macro_f1 == pytest.approx(sum(s.f1 for s in one.scores) / 5)
-    assert float(one.macro_terms.mean()) == pytest.approx(sum(s.recall for s in one.scores) / 5)
+    found = estimates(one, range(400))
+    assert found["f1_macro"].value == pytest.approx(sum(s.f1 for s in one.scores) / 5)
+    assert found["top1_macro"].value == pytest.approx(sum(s.recall for s in one.scores) / 5)
+    assert found["top1"].value == pytest.approx(float(one.correct.mean()))
 
 
 def test_long_tail_buckets_follow_the_train_split():
     buckets = tail_buckets([5, 100, 1, 50, 2, 7, 7])
     assert buckets == {"head": (1, 3), "middle": (5, 6, 0), "tail": (4, 2)}
-    scores = evaluation([1, 3, 2, 2], [1, 3, 1, 1], 7).scores
-    assert tail_f1(scores, [5, 100, 1, 50, 2, 7, 7]) == {
-        "head": pytest.approx((2 / (1 + 3) + 1) / 2),
-        "tail": 0,
-    }
-    assert train_counts(torch.tensor([2, 0, 2]), 4) == (1, 0, 2, 0)
+    one = replace(evaluation([1, 3, 2, 2], [1, 3, 1, 1], 7), train_counts=(5, 100, 1, 50, 2, 7, 7))
+    found = estimates(one, range(4))
+    tail = {name: e.value for name, e in found.items() if name.startswith("f1_macro/")}
+    assert tail == {"f1_macro/head": pytest.approx((2 / (1 + 3) + 1) / 2), "f1_macro/tail": 0}
 
 
-def test_top_k_accuracy():
-    logits = torch.tensor([[0.1, 0.5, 0.4], [0.9, 0.05, 0.06]])
-    targets = torch.tensor([2, 1])
-    assert [top_k_accuracy(logits, targets, k) for k in (1, 2, 3, 9)] == [0, 0.5, 1, 1]
-
-
-def test_shapes_and_empty_splits_are_refused():
+def test_names_of_other_classes_are_refused():
     with pytest.raises(ShapeError, match="3 x 3 classes"):
         class_scores(torch.zeros(2, 2), ("a", "b", "c"))
-    with pytest.raises(ShapeError, match="at least one evaluated sample"):
-        macro_f1(class_scores(torch.zeros(2, 2), ("a", "b")))
 
 
 class Recall(torch.nn.Module):

@@ -8,7 +8,9 @@ from lary_policy.actions.embodiment import ActionStats, load_embodiment
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.predict import predict
-from lary_policy.scores.actions import evaluate_action, evaluate_class
+from lary_policy.scores.actions import evaluate_action
+from lary_policy.scores.classes import evaluate_class
+from lary_policy.scores.metrics import estimates
 
 STATS = ActionStats((0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.5), (0.5, 2.0, 1.0, 0.1, 0.1, 0.1, 0.25), 10)
 
@@ -79,7 +81,7 @@ def test_class_metrics_match_a_hand_count():
     assert torch.equal(result.predictions, chosen)
     assert float(result.correct.mean()) == pytest.approx(5 / 8)
     # classes present: a 2/4, b 1/2, d 2/2; c never occurs
-    assert float(result.macro_terms.mean()) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
+    assert estimates(result, range(8))["top1_macro"].value == pytest.approx((0.5 + 0.5 + 1.0) / 3)
     assert result.confusion.tolist() == [[2, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
 
 

@@ -1,0 +1,141 @@
+"""Whether two lists of numbers about the same things agree: correlations, and violations of the ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lary_policy.errors import ShapeError
+from lary_policy.scores.intervals import Estimate, Floats, finite_vector, percentiles
+
+_MAX_REDRAWS = 1000  # a sample in which 1 of 1000 resamples varies holds no information about correlation
+
+
+def pearson(
+    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Estimate:
+    """Return Pearson's r of `[N]` and `[N]` and its percentile bootstrap interval over points.
+
+    Resamples in which one side does not vary have no correlation; they are drawn again. With few points the
+    interval says little more than that there are few points.
+
+    Raises:
+        ShapeError: Fewer than 3 points, lengths differ, or one side is constant.
+    """
+    return _interval(_correlate, first, second, seed, resamples, level)
+
+
+def spearman(
+    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Estimate:
+    """Return Spearman's rank correlation (ties share their mean rank) and its bootstrap interval.
+
+    Raises:
+        ShapeError: Fewer than 3 points, lengths differ, or one side is constant.
+    """
+    return _interval(_rank_correlate, first, second, seed, resamples, level)
+
+
+def kendall(
+    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Estimate:
+    """Return Kendall's tau-b (pairs in the same order minus pairs in opposite order, without ties).
+
+    Raises:
+        ShapeError: Fewer than 3 points, lengths differ, or one side is constant.
+    """
+    return _interval(_pair_correlate, first, second, seed, resamples, level)
+
+
+def mmrv(predicted: ArrayLike, reference: ArrayLike) -> float:
+    """Return the mean maximum rank violation (SIMPLER, Li et al., arXiv 2405.05941, section 3).
+
+    For each item the largest difference in `reference` to an item that `predicted` ranks on the wrong side,
+    averaged over items: 0 is a perfect ranking, the unit is that of `reference`. A tie on one side alone is
+    a violation for the item that is higher on the other, as in the metrics that the authors publish.
+
+    Args:
+        predicted: Proxy score `[N]`, higher is better (negate errors).
+        reference: What counts `[N]`, e.g. success rates.
+
+    Raises:
+        ShapeError: Fewer than 2 items or lengths differ.
+    """
+    proxy, real = finite_vector("predicted", predicted), finite_vector("reference", reference)
+    same_length(proxy, real, at_least=2)
+    gap = np.abs(real[:, None] - real[None, :])
+    wrong = (proxy[:, None] > proxy[None, :]) != (real[:, None] > real[None, :])
+    return float((gap * wrong).max(axis=1).mean())
+
+
+def same_length(left: Floats, right: Floats, at_least: int = 1) -> None:
+    """Raise ShapeError unless two vectors have the same length, at least `at_least`."""
+    if len(left) != len(right) or len(left) < at_least:
+        raise ShapeError(
+            expected=f"two vectors of the same length, at least {at_least}",
+            got=f"{len(left)} and {len(right)}",
+            fix="Pass one value of each kind for every item.",
+        )
+
+
+def _interval(
+    correlate: Callable[[Floats, Floats], Floats],
+    first: ArrayLike,
+    second: ArrayLike,
+    seed: int,
+    resamples: int,
+    level: float,
+) -> Estimate:
+    left, right = finite_vector("first", first), finite_vector("second", second)
+    same_length(left, right, at_least=3)
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+        raise ShapeError(
+            expected="two sides that vary", got="a constant", fix="Correlate more encoders or another task."
+        )
+    picks = _varying_resamples(left, right, seed, resamples)
+    value = float(correlate(left[None], right[None])[0])
+    return Estimate(value, percentiles(correlate(left[picks], right[picks]), level), len(left))
+
+
+def _varying_resamples(left: Floats, right: Floats, seed: int, resamples: int) -> NDArray[np.int64]:
+    """Draw index sets `[resamples N]` in which both sides vary."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(left), (resamples, len(left)))
+    for _ in range(_MAX_REDRAWS):
+        flat = (np.ptp(left[picks], axis=1) == 0) | (np.ptp(right[picks], axis=1) == 0)
+        if not flat.any():
+            return picks
+        picks[flat] = rng.integers(0, len(left), (int(flat.sum()), len(left)))
+    raise ShapeError(
+        expected="points that vary on both sides",
+        got="almost all points equal",
+        fix="Correlate more encoders or another task.",
+    )
+
+
+def _correlate(left: Floats, right: Floats) -> Floats:
+    """Pearson's r of each row `[R N]`."""
+    left = left - left.mean(axis=1, keepdims=True)
+    right = right - right.mean(axis=1, keepdims=True)
+    scale = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
+    return np.clip((left * right).sum(axis=1) / scale, -1.0, 1.0)
+
+
+def _rank_correlate(left: Floats, right: Floats) -> Floats:
+    return _correlate(_mean_ranks(left), _mean_ranks(right))
+
+
+def _pair_correlate(left: Floats, right: Floats) -> Floats:
+    """Kendall's tau-b of each row: the cosine between the signs of all differences."""
+    signs = [np.sign(v[:, :, None] - v[:, None, :]).reshape(len(v), -1) for v in (left, right)]
+    scale = np.sqrt((signs[0] ** 2).sum(1) * (signs[1] ** 2).sum(1))
+    return (signs[0] * signs[1]).sum(1) / scale
+
+
+def _mean_ranks(values: Floats) -> Floats:
+    """Rank each row; equal values share their mean rank."""
+    below = (values[:, None, :] < values[:, :, None]).sum(axis=2)
+    equal = (values[:, None, :] == values[:, :, None]).sum(axis=2)
+    return below + (equal - 1) / 2.0
