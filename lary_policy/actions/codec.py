@@ -181,12 +181,14 @@ class ActionCodec(nn.Module):
         complete = state is not None or not len(self.state_mean)
         self._known = complete and all(math.isfinite(value) for _, values in pairs for value in values)
 
+    def relative(self, actions: Tensor, state: Tensor) -> Tensor:
+        """Return absolute actions `[b k a]` relative to states `[b s]`, as `encode` takes them."""
+        return actions if self.frame is None else self.frame.to_relative(actions, state)
+
     def targets(self, actions: Tensor, state: Tensor) -> Tensor:
         """Return what a head learns of absolute actions `[b k a]` at states `[b s]`, in physical units."""
-        if self.frame is None:
-            return actions
-        relative = self.frame.to_relative(actions, state)
-        return self.frame.differences(relative) if self.delta else relative
+        relative = self.relative(actions, state)
+        return self.frame.differences(relative) if self.frame and self.delta else relative
 
     def encode(self, actions: Tensor) -> Tensor:
         """Map actions `[b k a]`, relative where there is a frame, in physical units to normalised targets."""

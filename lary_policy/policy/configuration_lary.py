@@ -61,8 +61,9 @@ class LaryConfig(PreTrainedConfig):
         use_proprio: Whether the head sees `observation.state`; vision-only policies set it to false.
         action_mode: `absolute`; `relative` to the state at the time of planning; or `delta`, each action
             relative to the one before it.
-        use_relative_actions: LeRobot's name for `action_mode=relative`. After construction it says whether
-            LeRobot's own number-by-number steps are in the processors.
+        use_relative_actions: Relative actions leave the policy, and LeRobot's own number-by-number steps in
+            the processors make them absolute, for tools that look for these steps. Otherwise the policy does
+            it itself and absolute actions leave it. Only where there is no embodiment and no history.
         relative_exclude_joints: Names of actions that stay absolute (LeRobot's matching).
         action_feature_names: Names of the actions; LeRobot fills them in from the dataset.
         embodiment: Action layout of `configs/embodiment`, or None; the dataset tells it. With one, rotations
@@ -185,7 +186,8 @@ class LaryConfig(PreTrainedConfig):
         Raises:
             ConfigError: Relative actions are to be normalised by something else than mean and deviation.
         """
-        self.use_relative_actions = self.is_relative and self.embodiment is None and self.n_obs_steps == 1
+        plain = self.embodiment is None and self.n_obs_steps == 1
+        self.use_relative_actions = self.use_relative_actions and self.is_relative and plain
         if self.is_relative:
             asked = {self.normalization_mapping.get(name) for name in ("STATE", "ACTION")}
             if asked - {NormalizationMode.MEAN_STD, NormalizationMode.IDENTITY, None}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.policy.trusted import require_consent
 
 TRAINABLE = ("none", "last", "all", "lora")
 # Weights that come from a seed and no file.
@@ -18,7 +19,8 @@ class EncoderConfig:
     On the command line: `--policy.encoder.name=dinov2-small --policy.encoder.image_px=112`.
 
     Attributes:
-        name: Registry name, `package.module:Attribute` or `auto:<hub id, folder or timm name>`.
+        name: Registry name, `package.module:Attribute` or `auto:<hub id, folder or timm name>`. An own module
+            must have been typed, imported or installed; a file alone does not have it imported.
         weights: `auto`, `random`, `tiny-random` or a path, as in `load_encoder`.
         image_px: Side of the square input; the encoder's own by default.
         preprocess: `native` or `lary`.
@@ -53,6 +55,7 @@ class EncoderConfig:
     revision: str | None = None
 
     def __post_init__(self) -> None:
+        require_consent(self.name)
         if self.trainable not in TRAINABLE:
             raise UnknownNameError("value of encoder.trainable", self.trainable, TRAINABLE)
         counts = (self.trainable_blocks, self.lora_rank, self.lora_alpha)

@@ -39,10 +39,10 @@ _STILL = 4  # dimensions of images [b 3 h w] without a history
 class LaryPolicy(PreTrainedPolicy):
     """Encodes all cameras with one encoder and predicts a chunk of actions.
 
-    In the modes `relative` and `delta`, `predict_action_chunk` returns actions relative to the state at the
-    time of planning, in physical units. LeRobot's absolute step adds the state of the step an action is
-    executed at; so `select_action` keeps absolute actions queued and expresses each relative to the state
-    of that step. What leaves the postprocessor is then planned state plus predicted offset.
+    In the modes `relative` and `delta` the head's offsets are added to the state at the time of planning, so
+    that absolute actions leave the policy. With `use_relative_actions` relative ones do, and LeRobot's step
+    adds the state of the step an action is executed at; so `select_action` keeps absolute actions queued and
+    expresses each relative to the state of that step. What leaves the postprocessor is the same.
 
     Args:
         config: Settings; the facts of dataset and encoder are entered.
@@ -126,6 +126,8 @@ class LaryPolicy(PreTrainedPolicy):
             raise UnknownNameError("reduction", reduction, REDUCTIONS)
         targets = batch[ACTION]
         if self.codec is not None:
+            if not self.config.use_relative_actions:  # else the processors did it, before any delta
+                targets = self.codec.relative(targets, self._state(batch))
             targets = self.codec.encode(targets)
         each = head_loss(
             self.head, head_model(self.config), self.encode(batch), self._proprio(batch), targets
@@ -162,7 +164,7 @@ class LaryPolicy(PreTrainedPolicy):
         """Return the next action `[b a]`; a chunk is planned, and frames are encoded, when none is queued."""
         self.eval()
         seen = self._remember({name: value for name, value in batch.items() if name != ACTION})
-        frame = None if self.codec is None else self.codec.frame
+        frame = self.codec.frame if self.codec is not None and self.config.use_relative_actions else None
         queue = self._queues[ACTION]
         if not queue:
             chunk = self._predict(seen)[:, : self.config.n_action_steps]
@@ -183,7 +185,11 @@ class LaryPolicy(PreTrainedPolicy):
 
     def _predict(self, batch: Mapping[str, Any]) -> Tensor:
         chunk = self.head(self.encode(batch), self._proprio(batch)).float()
-        return chunk if self.codec is None else self.codec.decode(chunk)
+        if self.codec is None:
+            return chunk
+        if self.config.use_relative_actions:
+            return self.codec.decode(chunk)
+        return self.codec.absolute(chunk, self._state(batch))
 
     def _remember(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add the present frames to the history and return the batch with `[b t 3 h w]` images."""

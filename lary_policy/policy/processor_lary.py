@@ -29,8 +29,6 @@ from lary_policy.policy.normalise import (
     normalised_features,
 )
 from lary_policy.policy.relative_actions import (
-    LaryAbsoluteActionsStep,
-    LaryRelativeActionsStep,
     floored,
     least_scale,
 )
@@ -40,7 +38,9 @@ def make_lary_pre_post_processors(
     config: LaryConfig,
     dataset_stats: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Pipelines:
-    """Build the processors: rename, batch, device, (relative), normalise; unnormalise, (absolute), CPU.
+    """Build the processors: rename, batch, device, normalise; unnormalise, CPU.
+
+    With `use_relative_actions` LeRobot's own steps make actions relative before they are normalised.
 
     Args:
         config: The policy's configuration.
@@ -52,32 +52,20 @@ def make_lary_pre_post_processors(
     """
     stats = _head_stats(config) or dataset_stats or {}
     steps = make_default_policy_processor_steps(config, _usable(config, stats))
-    relative, absolute = _action_steps(config)
     inputs: list[ProcessorStep] = [steps.rename_observations, steps.add_batch_dim, steps.to_device]
     outputs: list[ProcessorStep] = [steps.unnormalize]
-    if config.is_relative:
+    if config.use_relative_actions:
+        relative = RelativeActionsProcessorStep(
+            enabled=True,
+            exclude_joints=list(config.relative_exclude_joints),
+            action_names=config.action_feature_names,
+        )
         inputs.append(relative)
-        outputs.append(absolute)
+        outputs.append(AbsoluteActionsProcessorStep(enabled=True, relative_step=relative))
     pipelines = make_policy_processor_pipelines(
         input_steps=[*inputs, steps.normalize], output_steps=[*outputs, steps.to_cpu]
     )
     return checked(pipelines, _seen(config))
-
-
-def _action_steps(
-    config: LaryConfig,
-) -> tuple[RelativeActionsProcessorStep, AbsoluteActionsProcessorStep]:
-    """Return LeRobot's own steps where they do, and else ours for histories and composed rotations."""
-    values: dict[str, Any] = {
-        "enabled": config.is_relative,
-        "exclude_joints": list(config.relative_exclude_joints),
-        "action_names": config.action_feature_names,
-    }
-    if config.use_relative_actions:
-        stock = RelativeActionsProcessorStep(**values)
-        return stock, AbsoluteActionsProcessorStep(enabled=True, relative_step=stock)
-    own = LaryRelativeActionsStep(**values, embodiment=config.embodiment)
-    return own, LaryAbsoluteActionsStep(enabled=config.is_relative, relative_step=own)
 
 
 def _head_stats(config: LaryConfig) -> Stats | None:

@@ -44,7 +44,8 @@ def of_probe(arguments: Sequence[str]) -> list[str]:
     if folder == "null":
         return []
     from lary_policy.heads import load_meta
+    from lary_policy.policy import require_consent
 
     meta = load_meta(Path(folder))
-    known = {"env": meta.task, "encoder": meta.encoder}
+    known = {"env": meta.task, "encoder": require_consent(meta.encoder)}
     return [f"{name}={value}" for name, value in known.items() if name not in given]

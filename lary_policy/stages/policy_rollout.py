@@ -10,16 +10,16 @@ from typing import Any
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
-from lerobot.policies.factory import make_policy, make_pre_post_processors
+from lerobot.policies.factory import make_policy
 from lerobot.utils.constants import OBS_IMAGES
 
-import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
 from lary_envs.gym import LarySimEnv
 from lary_policy.console import progress
 from lary_policy.errors import ConfigError
 from lary_policy.frames import file_digest
 from lary_policy.machine import available_cores, intra_op_threads, resolve_device
 from lary_policy.paths import write_json
+from lary_policy.policy import load_processors, read_policy
 from lary_policy.rollout import EpisodeFrames, PolicyAgent, Wave, run_waves, tile_video
 from lary_policy.scores import Score
 from lary_policy.stages.config import SuiteConfig
@@ -62,12 +62,10 @@ def rollout_policy(config: SuiteConfig, checkpoint: Path) -> PolicyRollout:
     from lary_envs import EndEffectorController, SimEnv
 
     device = resolve_device(config.device)
-    described = _read(checkpoint, device)
+    described = read_policy(checkpoint, device)
     env_config = _env_config(config, described, device)
     policy = make_policy(described, env_cfg=env_config)
-    before, after = make_pre_post_processors(
-        described, str(checkpoint), preprocessor_overrides={"device_processor": {"device": device}}
-    )
+    before, after = load_processors(described, checkpoint)
     seeds = seeds_of("rollout", config.episodes)
     worlds = min(config.num_worlds, len(seeds))
     folder = config.output_dir / (config.run or f"rollout-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -100,19 +98,6 @@ def rollout_policy(config: SuiteConfig, checkpoint: Path) -> PolicyRollout:
     tile_video(film, folder / "episodes.mp4", hz=env.task.control_hz)
     _write(folder, config, checkpoint, device, scores, episodes)
     return PolicyRollout(folder, scores, episodes)
-
-
-def _read(checkpoint: Path, device: str) -> PreTrainedConfig:
-    """Read the configuration of a local checkpoint; hub names are not looked for."""
-    if not (checkpoint / "config.json").is_file():
-        raise ConfigError(
-            expected=f"a LeRobot checkpoint in {checkpoint}",
-            got="no config.json",
-            fix="Pass policy=<output_dir>/checkpoints/last/pretrained_model, or what `lary policy` wrote.",
-        )
-    config = PreTrainedConfig.from_pretrained(checkpoint)
-    config.pretrained_path, config.device = checkpoint, device
-    return config
 
 
 def _env_config(config: SuiteConfig, policy: PreTrainedConfig, device: str) -> LarySimEnv:

@@ -7,7 +7,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
 from lary_policy.console import console
 from lary_policy.errors import ConfigError
-from lary_policy.policy import LaryConfig
+from lary_policy.policy import LaryConfig, require_trusted_source
 from lary_policy.stages.train_cache import use_cache
 from lary_policy.stages.train_config import LaryTrainConfig
 
@@ -21,6 +21,9 @@ def run() -> None:
         LaryPolicyError: Anything wrong with settings, dataset, weights or stored latents.
     """
     register_third_party_plugins()
+    for name in ("config_path", "policy.path"):
+        if (source := parser.parse_arg(name)) is not None:
+            require_trusted_source(source)
     try:
         cfg: LaryTrainConfig = _parsed()
         cfg.validate()
@@ -30,6 +33,8 @@ def run() -> None:
             got=str(error).rstrip("."),
             fix="See `lary train --help`.",
         ) from error
+    if cfg.trainable_config.pretrained_path is not None:  # which a file may have set
+        require_trusted_source(cfg.trainable_config.pretrained_path)
     given = isinstance(cfg.policy, LaryConfig) and cfg.policy.latents is not None
     reason = why_uncached(cfg)
     if given and reason is not None:

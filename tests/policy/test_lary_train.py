@@ -169,7 +169,7 @@ def test_fine_tuning_on_absolute_statistics_keeps_the_policys_own(dataset, tmp_p
     train(pipeline(dataset, tmp_path / "tuned", policy_config("dit"), steps=1))
     tuned = tmp_path / "tuned" / "checkpoints" / "last" / "pretrained_model"
     raw = json.loads((tuned / "config.json").read_text())
-    assert (raw["embodiment"], raw["use_relative_actions"]) == (("arm7", False) if named else (None, True))
+    assert (raw["embodiment"], raw["use_relative_actions"]) == (("arm7", False) if named else (None, False))
     first, second = (load_file(folder / "model.safetensors") for folder in (last, tuned))
     assert set(first) == set(second)
     for name in first:

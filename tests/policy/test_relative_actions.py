@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from lerobot.configs import NormalizationMode
 from lerobot.policies.factory import make_pre_post_processors
+from lerobot.processor import RelativeActionsProcessorStep
 from scipy.spatial.transform import Rotation
 from tiny_lary import ACTION, STATE, batch, config
 
@@ -49,18 +52,23 @@ def expected(states, predictions, mode, composed):
 
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("mode", ["relative", "delta"])
-@pytest.mark.parametrize("embodiment", [None, "arm7"])
-@pytest.mark.parametrize("history", [1, 2])
-def test_a_scripted_episode_of_three_chunks(tmp_path, embodiment, mode, history, saved):
+@pytest.mark.parametrize(
+    ("embodiment", "history", "steps"),
+    [(None, 1, False), (None, 1, True), (None, 2, False), ("arm7", 1, False), ("arm7", 2, True)],
+)
+def test_a_scripted_episode_of_three_chunks(tmp_path, embodiment, mode, history, steps, saved):
+    """With and without LeRobot's own steps, which exist for plain numbers and single frames alone."""
     settings = config(
         chunk_size=CHUNK, n_action_steps=EXECUTED, action_mode=mode, embodiment=embodiment,
-        n_obs_steps=history, action_feature_names=NAMES,
+        n_obs_steps=history, action_feature_names=NAMES, use_relative_actions=steps,
     )  # fmt: skip
     torch.manual_seed(0)
     policy = LaryPolicy(settings)
     policy.codec.fit(STATS, STATS)
     processors = make_pre_post_processors(settings)
-    assert settings.use_relative_actions == (embodiment is None and history == 1)
+    assert settings.use_relative_actions == (steps and embodiment is None)
+    own = [type(step) for step in processors[0].steps]
+    assert (RelativeActionsProcessorStep in own) == settings.use_relative_actions
     if saved:
         policy.save_pretrained(tmp_path)
         for processor in processors:
@@ -111,10 +119,34 @@ def test_training_targets_are_decoded_to_the_recorded_actions(embodiment, delta)
     codec.fit(STATS, STATS)
     before, _ = make_pre_post_processors(settings)
     seen = before({**batch(settings, 6), STATE: state, ACTION: actions})
-    targets = codec.encode(seen[ACTION])
+    torch.testing.assert_close(seen[ACTION], actions)  # the policy makes them relative itself
+    targets = codec.encode(codec.relative(actions, state))
     assert not torch.allclose(targets, actions)
-    back = codec.frame.to_absolute(codec.decode(targets), state)
-    torch.testing.assert_close(back, actions, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.absolute(targets, state), actions, atol=1e-5, rtol=0)
+
+
+def test_checkpoints_of_the_first_version_act_as_they_did(tmp_path):
+    """Their processors hold steps that composed rotations; they are loaded, the policy does it itself."""
+    settings = config(action_mode="relative", embodiment="arm7", chunk_size=CHUNK, n_action_steps=2)
+    policy = LaryPolicy(settings)
+    policy.codec.fit(STATS, STATS)
+    policy.save_pretrained(tmp_path)
+    for kind, processor in zip(("relative", "absolute"), make_pre_post_processors(settings), strict=True):
+        processor.save_pretrained(tmp_path)
+        path = tmp_path / f"{processor.name}.json"
+        raw = json.loads(path.read_text())
+        told = {"enabled": True, "exclude_joints": [], "action_names": None, "embodiment": "arm7"}
+        told = told if kind == "relative" else {"enabled": True}
+        raw["steps"].append({"registry_name": f"lary_{kind}_actions_processor", "config": told})
+        path.write_text(json.dumps(raw))
+    loaded = LaryPolicy.from_pretrained(tmp_path)
+    before, after = make_pre_post_processors(loaded.config, str(tmp_path))
+    b, a = make_pre_post_processors(settings)
+    assert "lary_absolute" in (tmp_path / "policy_postprocessor.json").read_text()
+    for seed in range(3):
+        seen = batch(settings, seed=seed)
+        old, new = after(loaded.select_action(before(dict(seen)))), a(policy.select_action(b(dict(seen))))
+        torch.testing.assert_close(old, new)
 
 
 def test_rotations_are_exact_under_autocast():

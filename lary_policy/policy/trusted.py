@@ -1,0 +1,377 @@
+"""What the files of a checkpoint may name: nothing in them decides which code is imported or run.
+
+LeRobot imports the classes that `policy_preprocessor.json` names, and some of its policies run code that a
+model's folder brings. So a checkpoint is read here first, as JSON, and refused before anything is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from lary_policy.errors import ConfigError, LaryPolicyError, UnsafePathError
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+
+    from lary_policy.policy.normalise import Pipelines
+
+CONFIG, ADAPTER, TRAIN = "config.json", "adapter_config.json", "train_config.json"
+PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
+TOO_LONG = 16 * 2**20  # bytes; a configuration of LeRobot has some kilobytes
+TOO_DEEP = 50
+# Keys by which libraries are told what to import: Hydra, transformers, draccus, LeRobot and peft.
+IMPORTING = {
+    "_target_", "auto_map", "base_class", "callable", "class", "code", "custom_code",
+    "discover_packages_path", "entry_point", "factory", "function", "import", "load_plugin",
+    "megatron_config", "megatron_core", "module", "package_name", "parent_library", "plugin", "plugin_path",
+    "plugins", "python", "trust_remote_code",
+}  # fmt: skip
+OWN_PACKAGES = ("lerobot", "lary_policy")
+_RUNS_REMOTE_CODE = re.compile(r"""trust_remote_code["']?\s*[:=]\s*True""")
+_REQUIRES_US = re.compile(r"^Requires-Dist: *lerobot[-_.]policy[-_.]lary\b", re.IGNORECASE | re.MULTILINE)
+_SHOWN = 80
+
+
+def require_trusted(folder: Path) -> None:
+    """Refuse a checkpoint whose files name code; its weights are safetensors, which hold none.
+
+    Args:
+        folder: The checkpoint; files that are not there are not looked for.
+
+    Raises:
+        ConfigError: A file is no JSON object of a sensible size, or names code; the message says where.
+        UnsafePathError: A file of tensors outside the folder is named.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, TRAIN, ADAPTER):
+        if (raw := _read(folder / name)) is not None:
+            _require_plain(raw, folder / name)
+            _require_policy(raw if name == CONFIG else raw.get("policy"), folder / name)
+    for name in PROCESSORS:
+        if (raw := _read(folder / name)) is not None:
+            _require_steps(raw, folder / name)
+    if (folder / "adapter_model.bin").exists():
+        raise _refused(folder / "adapter_model.bin", "a pickle", "Save the adapters as safetensors.")
+
+
+def require_trusted_file(path: Path) -> None:
+    """Refuse a file of settings, such as `train_config.json`, that names code; other formats than JSON pass.
+
+    Raises:
+        ConfigError: It is no JSON object of a sensible size, or names code; the message says where.
+    """
+    if path.suffix == ".json" and (raw := _read(path)) is not None:
+        _require_plain(raw, path)
+        _require_policy(raw.get("policy"), path)
+
+
+def require_trusted_source(name: str | Path, revision: str | None = None) -> None:
+    """Refuse what `require_trusted` does, of a checkpoint or file on this machine or a model on the hub.
+
+    Args:
+        name: Folder, file of settings, or id on the hub, whose small files are downloaded to be looked at.
+        revision: Of the model on the hub.
+
+    Raises:
+        ConfigError: Its files name code.
+        UnsafePathError: A file of tensors outside the folder is named.
+    """
+    path = Path(name)
+    if path.is_dir():
+        require_trusted(path)
+    elif path.is_file():
+        require_trusted_file(path)
+        require_trusted(path.parent)
+    else:
+        from huggingface_hub import hf_hub_download
+
+        found = None
+        for file in (CONFIG, TRAIN, ADAPTER, *PROCESSORS):
+            with contextlib.suppress(Exception):  # absent, or no hub: LeRobot says so when it needs the file
+                found = Path(hf_hub_download(str(name), file, revision=revision)).parent
+        if found is not None:
+            require_trusted(found)
+
+
+def read_policy(folder: Path, device: str) -> PreTrainedConfig:
+    """Read the configuration of a checkpoint on this machine; ids on the hub are not looked for.
+
+    Raises:
+        ConfigError: The folder is no checkpoint, its settings are not those of a known policy, or name code.
+        UnsafePathError: A file of tensors outside the folder is named.
+    """
+    from lerobot.configs import PreTrainedConfig
+
+    import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
+
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(
+            expected=f"a LeRobot checkpoint in {folder}",
+            got=f"no {CONFIG}",
+            fix="Pass policy=<output_dir>/checkpoints/last/pretrained_model, or what `lary policy` wrote.",
+        )
+    require_trusted(folder)
+    try:
+        config = PreTrainedConfig.from_pretrained(folder)
+    except LaryPolicyError:
+        raise
+    except Exception as error:  # whatever LeRobot and draccus raise at settings of others
+        raise ConfigError(
+            expected=f"settings of a policy that LeRobot or this package knows in {folder / CONFIG}",
+            got=" ".join(f"{type(error).__name__}: {error}".split()),
+            fix="Use a checkpoint of this version of LeRobot; other plugins must be installed.",
+        ) from error
+    config.pretrained_path, config.device = folder, device
+    return config
+
+
+def load_processors(config: PreTrainedConfig, folder: Path) -> Pipelines:
+    """Load the processors of a checkpoint that `read_policy` read, onto the policy's device.
+
+    Raises:
+        ConfigError: They are missing, damaged, or name code.
+        UnsafePathError: A file of tensors outside the folder is named.
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+
+    require_trusted(folder)
+    try:
+        return make_pre_post_processors(
+            config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
+        )
+    except LaryPolicyError:
+        raise
+    except Exception as error:  # whatever steps raise at settings and tensors of others
+        raise ConfigError(
+            expected=f"processors that LeRobot can build in {folder}",
+            got=" ".join(f"{type(error).__name__}: {error}".split()),
+            fix="Use a whole checkpoint of this version of LeRobot.",
+        ) from error
+
+
+def require_consent(name: str) -> str:
+    """Return an encoder's name; that of an own encoder only where the user agreed to import it.
+
+    That is where it stands on the command line, the program has imported its module, or the module is that of
+    an installed distribution that requires `lerobot_policy_lary`.
+
+    Raises:
+        ConfigError: The name would import a module that only a file names.
+    """
+    module, colon, _ = str(name).partition(":")
+    is_module = colon and all(part.isidentifier() for part in module.split("."))
+    if not is_module or module == "auto" or module in sys.modules or _typed(str(name)) or _installed(module):
+        return name
+    raise ConfigError(
+        expected="an encoder of the package, or an own one that you agreed to import",
+        got=f"'{name}', named by a file or setting only",
+        fix=f"If you trust that module, type its name: --policy.encoder.name={name} (or encoder={name}); "
+        f"or import {module} before, or install its distribution.",
+    )
+
+
+def _typed(name: str) -> bool:
+    """Tell whether a name stands on the command line, alone or within a value."""
+    whole = re.compile(rf"(?<![\w.:]){re.escape(name)}(?![\w.:])")
+    return any(whole.search(argument) for argument in sys.argv[1:])
+
+
+def _installed(module: str) -> bool:
+    """Tell whether a module is of an installed distribution that was made for this package."""
+    top = module.partition(".")[0]
+    for distribution in importlib.metadata.distributions():
+        if _REQUIRES_US.search(distribution.read_text("METADATA") or "") is None:
+            continue
+        named = (distribution.read_text("top_level.txt") or "").split()
+        files = {file.parts[0].removesuffix(".py") for file in distribution.files or ()}
+        if top in {*named, *files, distribution.name.replace("-", "_")}:
+            return True
+    return False
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object, or None where there is no such file."""
+    if not path.is_file():
+        return None
+    if path.stat().st_size > TOO_LONG:
+        raise _refused(path, f"{path.stat().st_size} bytes", "Use a checkpoint that LeRobot wrote.")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise _refused(path, got, "Use a checkpoint that LeRobot wrote.") from error
+    if not isinstance(raw, dict):
+        raise _refused(path, f"a {type(raw).__name__}", "Use a checkpoint that LeRobot wrote.")
+    return raw
+
+
+def _require_plain(raw: Any, path: Path) -> None:
+    """Refuse keys that tell a library what to import, whatever their case, and types that are modules."""
+    for place, key, value in _entries(raw, ""):
+        said = key.lower().replace("-", "_")
+        if said in IMPORTING and value not in (None, False, "", [], {}):
+            # What peft writes: its default, unused alone, and the library of the policy it wrapped.
+            default = said == "megatron_core" and value == "megatron.core"
+            wrapped = said == "parent_library" and str(value).partition(".")[0] in OWN_PACKAGES
+            if not (default or wrapped):
+                raise _refused(path, f"{place}={_short(value)}", f"Remove {key}, or use another checkpoint.")
+        if said == "type" and isinstance(value, str) and not value.replace("-", "_").isidentifier():
+            raise _refused(path, f"{place}={_short(value)}", "A type is a registered name, not a module.")
+
+
+def _entries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+    """Yield place, key and value of everything in nested objects and lists."""
+    if depth > TOO_DEEP:
+        raise ConfigError(
+            expected=f"settings nested at most {TOO_DEEP} deep",
+            got=f"more at {place[:_SHOWN]}",
+            fix="Use a checkpoint that LeRobot wrote.",
+        )
+    items: Any = ()
+    if isinstance(value, dict):
+        items = ((f"{place}.{key}" if place else str(key), str(key), inner) for key, inner in value.items())
+    elif isinstance(value, list):
+        items = ((f"{place}[{i}]", "", inner) for i, inner in enumerate(value))
+    for where, key, inner in items:
+        yield where, key, inner
+        yield from _entries(inner, where, depth + 1)
+
+
+def _require_policy(raw: Any, path: Path) -> None:
+    """Refuse policies that run code of a model's folder, and own encoders that nobody agreed to import."""
+    if not isinstance(raw, dict):
+        return
+    kind = raw.get("type")
+    if isinstance(kind, str) and _policy_runs_remote_code(kind):
+        raise _refused(
+            path,
+            f"type={kind}, a policy that runs code which the folder of a model brings",
+            "Run it with LeRobot's own commands if you trust whoever published it.",
+        )
+    encoder = raw.get("encoder")
+    name = encoder.get("name") if isinstance(encoder, dict) else None
+    if isinstance(name, str):
+        require_consent(name)
+
+
+@functools.cache
+def _policy_runs_remote_code(kind: str) -> bool:
+    """Tell whether the source of LeRobot's policy trusts remote code; nothing is imported."""
+    folder = _package("lerobot") / "policies" / kind
+    return kind.isidentifier() and any(_trusts_remote_code(file) for file in sorted(folder.glob("*.py")))
+
+
+@functools.cache
+def _trusts_remote_code(file: Path) -> bool:
+    return bool(_RUNS_REMOTE_CODE.search(file.read_text(encoding="utf-8")))
+
+
+def _require_steps(raw: Mapping[str, Any], path: Path) -> None:
+    """Refuse steps that are not processor steps of LeRobot, this package or an installed plugin."""
+    steps = raw.get("steps")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise _refused(path, f"steps {_short(steps)}", "Use processors that LeRobot wrote.")
+    for number, step in enumerate(steps):
+        kind = _step_class(step, path, f"steps[{number}]")
+        config = step.get("config") or {}
+        if not isinstance(config, dict):
+            raise _refused(path, f"steps[{number}].config={_short(config)}", "It is an object.")
+        _require_plain(config, path)
+        _require_harmless(kind, config, path)
+        if (name := step.get("state_file")) is not None:
+            _require_beside(name, path)
+
+
+def _step_class(step: Mapping[str, Any], path: Path, place: str) -> type:
+    """Return the class of a step; only a class that its own package defines as one is imported."""
+    from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+
+    import lary_policy.policy.relative_actions  # noqa: F401  # registers its steps
+
+    known = ProcessorStepRegistry.list()
+    if "registry_name" in step:
+        name = step["registry_name"]
+        if not isinstance(name, str) or name not in known:
+            got = f"{place}.registry_name={_short(name)}"
+            raise _refused(path, got, f"Known: {', '.join(sorted(known))}.")
+        return ProcessorStepRegistry.get(name)
+    name = step.get("class")
+    if not isinstance(name, str) or not _defines(name):
+        raise _refused(
+            path,
+            f"{place}.class={_short(name)}",
+            f"Only registered steps and steps defined in {' or '.join(OWN_PACKAGES)} are built.",
+        )
+    module, _, attribute = name.rpartition(".")
+    found: Any = getattr(importlib.import_module(module), attribute, None)
+    if not (isinstance(found, type) and issubclass(found, ProcessorStep)):
+        raise _refused(path, f"{place}.class={name}, which is no processor step", "Use another checkpoint.")
+    return found
+
+
+def _defines(name: str) -> bool:
+    """Tell whether `package.module.Class` is a class statement in a module of LeRobot or ours."""
+    parts = name.split(".")
+    if len(parts) < 3 or parts[0] not in OWN_PACKAGES or not all(part.isidentifier() for part in parts):
+        return False
+    if "scripts" in parts or any(part.startswith("__") for part in parts):
+        return False
+    stem = _package(parts[0]).joinpath(*parts[1:-1])
+    source = next((f for f in (stem.with_suffix(".py"), stem / "__init__.py") if f.is_file()), None)
+    if source is None:
+        return False
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.ClassDef) and node.name == parts[-1] for node in tree.body)
+
+
+def _require_harmless(kind: type, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse steps that load models or code by a name in their settings."""
+    accepted = inspect.signature(kind).parameters
+    loads = "pretrained_path" in accepted and config.get("pretrained_path") is not None
+    trusts = "trust_remote_code" in accepted and config.get("trust_remote_code") is not False
+    file = inspect.getsourcefile(kind)
+    if loads or trusts or (file is not None and _trusts_remote_code(Path(file))):
+        raise _refused(
+            path,
+            f"the step {kind.__name__}, which loads a model or code by name",
+            "Run it with LeRobot's own commands if you trust whoever published it.",
+        )
+
+
+def _require_beside(name: Any, path: Path) -> None:
+    """Refuse a file of tensors that is not beside the file that names it."""
+    plain = isinstance(name, str) and PurePosixPath(name).name == name and not {"\\", "\0"} & set(name)
+    if not plain or not name.endswith(".safetensors"):
+        raise UnsafePathError(
+            expected=f"the name of a .safetensors file beside {path}",
+            got=f"state_file={_short(name)}",
+            fix="Use processors that LeRobot wrote.",
+        )
+
+
+def _package(name: str) -> Path:
+    """Return the folder of an installed package without importing its modules."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None  # both are installed: this module is in one, and needs the other
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _refused(path: Path, got: str, fix: str) -> ConfigError:
+    return ConfigError(expected=f"settings that name no code in {path}", got=got, fix=fix)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,330 @@
+"""Checkpoints are untrusted: whatever their files name, no code of theirs is imported or run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_lary import batch, config
+
+from lary_policy.errors import ConfigError, LaryPolicyError
+from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.modeling_lary import LaryPolicy
+from lary_policy.policy.processor_lary import make_lary_pre_post_processors
+from lary_policy.policy.trusted import (
+    load_processors,
+    read_policy,
+    require_consent,
+    require_trusted,
+    require_trusted_file,
+)
+
+STATS = {key: {"mean": torch.zeros(7), "std": torch.ones(7)} for key in ("observation.state", "action")}
+PRE, POST = "policy_preprocessor.json", "policy_postprocessor.json"
+
+# What a module of the attacker does when it is imported, and its classes when they are built.
+EVIL = """
+import pathlib
+pathlib.Path({sentinel!r}).write_text("ran")
+class E:
+    def __init__(self, *args, **kwargs):
+        pathlib.Path({sentinel!r}).write_text("ran")
+def run(*args, **kwargs): E()
+"""
+
+
+class Payload:
+    """A pickle that runs a command when it is loaded."""
+
+    def __init__(self, sentinel):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return (Path.write_text, (Path(self.sentinel), "ran"))
+
+
+def step(entry):
+    return lambda raw: raw["steps"].append(entry)
+
+
+def call(name, *args, **kwargs):
+    """A step that calls `name` with settings."""
+    return {"class": name, "config": kwargs | ({"args": list(args)} if args else {})}
+
+
+def named(name, **config):
+    """A registered step with settings."""
+    return step({"registry_name": name, "config": config})
+
+
+def put(path, value):
+    """Set a value deep in a JSON object."""
+
+    def change(raw):
+        keys = path.split("/")
+        for key in keys[:-1]:
+            raw = raw.setdefault(key, {}) if isinstance(raw, dict) else raw[int(key)]
+        raw[keys[-1]] = value
+
+    return change
+
+
+CLASSES = (
+    "subprocess.Popen", "subprocess.run", "os.system", "os.popen", "builtins.exec", "builtins.eval",
+    "builtins.__import__", "importlib.import_module", "runpy.run_path", "runpy.run_module", "code.interact",
+    "pickle.loads", "torch.load", "torch.hub.load", "pty.spawn", "shutil.rmtree", "ctypes.CDLL",
+    "multiprocessing.Process", "evil.E", "evil.run", "evil", ".evil.E", "..evil.E", "evil:E", "",
+    "lerobot.processor.pipeline.importlib", "lerobot.processor.pipeline.json.load", "lerobot.utils.utils.sys",
+    "lerobot.scripts.lerobot_train.train", "lerobot.processor.pipeline.Path", "lerobot..evil.E",
+    "lerobot.evil.E", "lary_policy.evil.E", "lary_policy.cli.main", "lary_policy.policy.trusted.Path",
+    "lary_policy.paths.shutil",
+    "lerobot.configs.policies.PreTrainedConfig", "lerobot_evil.E", "transformers.AutoModel.from_pretrained",
+)  # fmt: skip
+STEPS = {
+    **{f"class {name}": step(call(name, "touch", "{sentinel}", shell=True)) for name in CLASSES},
+    "class of a list": step({"class": ["subprocess", "Popen"], "config": {}}),
+    "class of null": step({"class": None, "config": {}}),
+    "no class": step({"config": {"args": "x"}}),
+    "unknown name": step({"registry_name": "evil", "config": {}}),
+    "module as name": step({"registry_name": "evil.E", "class": "evil.E"}),
+    "name of a list": step({"registry_name": ["evil"], "class": "evil.E"}),
+    "remote tokenizer": named("action_tokenizer_processor", action_tokenizer_name="hub"),
+    "trusting tokenizer": named(
+        "action_tokenizer_processor", action_tokenizer_name="hub", trust_remote_code=True
+    ),
+    "classifier": named("reward_classifier_processor", pretrained_path="hub"),
+    "target": named("device_processor", _target_="evil.E"),
+    "nested target": named("device_processor", a=[{"_target_": "evil.run"}]),
+    "plugin": named("device_processor", plugin="evil"),
+    "state above": step({"registry_name": "device_processor", "state_file": "../evil.safetensors"}),
+    "state absolute": step({"registry_name": "device_processor", "state_file": "/etc/passwd"}),
+    "state pickle": step({"registry_name": "device_processor", "state_file": "evil.pt"}),
+    "state below": step({"registry_name": "device_processor", "state_file": "a/../../evil.safetensors"}),
+    "state number": step({"registry_name": "device_processor", "state_file": 3}),
+    "no steps": lambda raw: raw.pop("steps"),
+    "steps of text": lambda raw: raw.update(steps="evil.E"),
+}
+CONFIGS = {
+    "encoder": put("encoder/name", "evil:E"),
+    "encoder below": put("encoder/name", "pkg.evil:E"),
+    "encoder of python": put("encoder/name", "os:system"),
+    "encoder installed": put("encoder/name", "antigravity:fly"),
+    "target": put("_target_", "evil.E"),
+    "target in encoder": put("encoder/_target_", "evil.E"),
+    "auto map": put("auto_map", {"AutoModel": "evil.E"}),
+    "remote code": put("trust_remote_code", True),
+    "remote code below": put("encoder/trust_remote_code", "yes"),
+    "plugin": put("plugin", "evil"),
+    "plugins": put("plugins", ["evil"]),
+    "packages": put("discover_packages_path", "evil"),
+    "dashes": put("encoder/discover-packages-path", "evil"),
+    "capitals": put("Trust_Remote_Code", True),
+    "type module": put("type", "evil.LaryConfig"),
+    "type of python": put("type", "subprocess:Popen"),
+    "type unknown": put("type", "evil"),
+    "type with remote code": put("type", "pi0_fast"),
+    "type SAC": lambda raw: (raw.clear(), raw.update(type="gaussian_actor", vision_encoder_name="hub")),
+    "probe": put("head_from", "probe"),
+    "features": put("input_features/observation.state/type", "evil.E"),
+    "mode": put("normalization_mapping/STATE", "evil.E"),
+    "number": put("chunk_size", "__import__('evil')"),
+    "yaml tag": put("tags", ["!!python/object/apply:os.system ['touch {sentinel}']"]),
+    "interpolation": put("repo_id", "${oc.env:HOME}${eval:__import__('evil')}"),
+}
+TEXT = ("yaml tag", "interpolation")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A checkpoint as training writes it."""
+    folder = tmp_path_factory.mktemp("good") / "checkpoint"
+    settings = config()
+    policy = LaryPolicy(settings)
+    policy.save_pretrained(folder)
+    for processor in make_lary_pre_post_processors(settings, STATS):
+        processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def attacked(good, tmp_path, monkeypatch):
+    """Copy the checkpoint into a folder where the attacker's modules lie, and start there."""
+    sentinel = tmp_path / "sentinel"
+    source = EVIL.format(sentinel=str(sentinel))
+    hub = tmp_path / "hub"
+    for place in (tmp_path, hub, tmp_path / "pkg"):
+        place.mkdir(exist_ok=True)
+        (place / "evil.py").write_text(source)
+    brought = {"auto_map": {"AutoModel": "evil.E", "AutoProcessor": "evil.E"}}
+    (hub / "config.json").write_text(json.dumps(brought))
+    (hub / "processor_config.json").write_text(json.dumps({"auto_map": {"AutoProcessor": "evil.E"}}))
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for path in good.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "evil.py").write_text(source)
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe" / "head.json").write_text(json.dumps({"encoder": "evil:E", "_target_": "evil.E"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # the worst case: everything of theirs can be imported
+    monkeypatch.setattr(sys, "argv", ["lary", "rollout", f"policy={folder}"])
+    yield folder, sentinel
+    assert not sentinel.exists(), "code of the checkpoint ran"
+    assert not {"evil", "pkg.evil"} & set(sys.modules)
+
+
+def spoil(folder, sentinel, name, change):
+    raw = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    change(raw)
+    (folder / name).write_text(json.dumps(raw).replace("{sentinel}", str(sentinel)))
+
+
+def use(folder):
+    """Do what `lary rollout policy=<folder>` does with a checkpoint."""
+    settings = read_policy(folder, "cpu")
+    processors = load_processors(settings, folder)
+    return LaryPolicy.from_pretrained(folder, config=settings), processors
+
+
+def test_an_honest_checkpoint_passes_and_acts(good):
+    policy, (before, after) = use(good)
+    assert after(policy.select_action(before(batch(policy.config)))).shape == (2, 7)
+
+
+def test_a_step_by_the_class_of_lerobot_is_built(attacked):
+    folder, sentinel = attacked
+    name = "lerobot.processor.rename_processor.RenameObservationsProcessorStep"
+    spoil(folder, sentinel, PRE, step({"class": name, "config": {"rename_map": {}}}))
+    _, (before, _) = use(folder)
+    assert type(before.steps[-1]).__name__ == "RenameObservationsProcessorStep"
+
+
+@pytest.mark.parametrize("file", [PRE, POST])
+@pytest.mark.parametrize("name", STEPS)
+def test_no_step_runs_code(attacked, name, file):
+    folder, sentinel = attacked
+    spoil(folder, sentinel, file, STEPS[name])
+    with pytest.raises(LaryPolicyError):
+        require_trusted(folder)
+    with pytest.raises(LaryPolicyError):
+        use(folder)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_setting_runs_code(attacked, name):
+    folder, sentinel = attacked
+    spoil(folder, sentinel, "config.json", CONFIGS[name])
+    if name in TEXT:  # kept as the text that it is; the fixture looks for what ran
+        use(folder)
+        return
+    with pytest.raises(LaryPolicyError):
+        use(folder)
+
+
+ADAPTERS = {
+    "megatron": {"megatron_config": {"a": 1}, "megatron_core": "evil"},
+    "core": {"megatron_core": "evil"},
+    "library": {"auto_mapping": {"base_model_class": "E", "parent_library": "evil"}},
+    "map": {"auto_map": {"x": "evil.E"}},
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_no_adapter_runs_code(attacked, name):
+    folder, _ = attacked
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **ADAPTERS[name]}))
+    with pytest.raises(ConfigError, match="name no code"):
+        use(folder)
+    plain = {"peft_type": "LORA", "megatron_config": None, "megatron_core": "megatron.core"}
+    library = "lary_policy.policy.modeling_lary"
+    plain["auto_mapping"] = {"base_model_class": "LaryPolicy", "parent_library": library}
+    (folder / "adapter_config.json").write_text(json.dumps(plain))
+    require_trusted(folder)
+
+
+def test_pickles_are_not_opened(attacked):
+    folder, sentinel = attacked
+    for name in ("model.safetensors", "policy_preprocessor_step_3_normalizer_processor.safetensors"):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(pickle.dumps(Payload(sentinel)))
+        with pytest.raises(Exception, match=r"(?i)header|safetensors|deserializ"):
+            use(folder)
+        (folder / name).write_bytes(kept)
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Payload(sentinel)))
+    with pytest.raises(ConfigError, match="pickle"):
+        use(folder)
+
+
+DEEP = '{"a":' * 5000 + "1" + "}" * 5000
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"x"', "[" * 100_000, DEEP])
+def test_damaged_settings_are_named(attacked, text):
+    folder, _ = attacked
+    for name in (PRE, "config.json", "train_config.json"):
+        kept = (folder / name).read_text() if (folder / name).exists() else None
+        (folder / name).write_text(text)
+        with pytest.raises(ConfigError):
+            use(folder)
+        (folder / name).unlink() if kept is None else (folder / name).write_text(kept)
+
+
+@pytest.mark.parametrize(
+    "change", [put("policy/encoder/name", "evil:E"), put("policy/type", "groot"), put("env/type", "evil.E"),
+               put("env/_target_", "evil.E"), put("policy/auto_map", {"a": "evil.E"}), put("plugin", "evil"),
+               put("optimizer/type", "evil.Adam"), put("env/discover_packages_path", "evil")],
+)  # fmt: skip
+def test_no_settings_of_training_run_code(attacked, change):
+    folder, sentinel = attacked
+    spoil(folder, sentinel, "train_config.json", change)
+    with pytest.raises(ConfigError):
+        require_trusted_file(folder / "train_config.json")
+    with pytest.raises(ConfigError):
+        require_trusted(folder)
+
+
+def test_an_own_encoder_needs_the_users_word(attacked, monkeypatch):
+    _, sentinel = attacked
+    with pytest.raises(ConfigError, match=r"type its name: --policy.encoder.name=evil:E"):
+        EncoderConfig(name="evil:E")
+    for typed in ("--policy.encoder.name=evil:E", "encoder=evil:E", "encoders=[pixels,evil:E]"):
+        monkeypatch.setattr(sys, "argv", ["lary", typed])
+        assert require_consent("evil:E") == "evil:E"
+    for other in ("policy=evil:Ex", "policy=an.evil:E", "policy=evil"):
+        monkeypatch.setattr(sys, "argv", ["lary", other])
+        with pytest.raises(ConfigError, match="agreed"):
+            require_consent("evil:E")
+    assert require_consent("tiny_lary:anything")  # imported by this program
+    assert require_consent("auto:some/model")
+    assert not sentinel.exists()
+
+
+def test_a_distribution_that_requires_this_one_counts_as_agreed(tmp_path, monkeypatch):
+    package = tmp_path / "their_encoders"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    info = tmp_path / "their_encoders-1.0.dist-info"
+    info.mkdir()
+    (info / "top_level.txt").write_text("their_encoders")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-encoders\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="agreed"):
+        require_consent("their_encoders:E")
+    with (info / "METADATA").open("a") as file:
+        file.write("Requires-Dist: lerobot_policy_lary>=0.1\n")
+    assert require_consent("their_encoders:E") == "their_encoders:E"
+
+
+def test_the_command_refuses_before_it_runs_anything(attacked):
+    """The same in a process of its own, started inside the attacker's folder."""
+    folder, sentinel = attacked
+    spoil(folder, sentinel, PRE, step(call("subprocess.Popen", "touch", str(sentinel))))
+    code = f"import sys; from lary_policy.cli import main; sys.exit(main(['rollout', 'policy={folder}']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr[-500:]
+    assert "subprocess.Popen" in done.stderr
