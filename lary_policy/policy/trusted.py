@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import importlib.metadata
+import importlib
 import importlib.util
 import inspect
 import json
@@ -39,7 +39,6 @@ IMPORTING = {
 }  # fmt: skip
 OWN_PACKAGES = ("lerobot", "lary_policy")
 _RUNS_REMOTE_CODE = re.compile(r"""trust_remote_code["']?\s*[:=]\s*True""")
-_REQUIRES_US = re.compile(r"^Requires-Dist: *lerobot[-_.]policy[-_.]lary\b", re.IGNORECASE | re.MULTILINE)
 _SHOWN = 80
 
 
@@ -163,41 +162,24 @@ def load_processors(config: PreTrainedConfig, folder: Path) -> Pipelines:
 def require_consent(name: str) -> str:
     """Return an encoder's name; that of an own encoder only where the user agreed to import it.
 
-    That is where it stands on the command line, the program has imported its module, or the module is that of
-    an installed distribution that requires `lerobot_policy_lary`.
+    That is where it stands on the command line, or where `check_installed` says so.
 
     Raises:
         ConfigError: The name would import a module that only a file names.
     """
     module, colon, _ = str(name).partition(":")
-    is_module = colon and all(part.isidentifier() for part in module.split("."))
-    if not is_module or module == "auto" or module in sys.modules or _typed(str(name)) or _installed(module):
-        return name
-    raise ConfigError(
-        expected="an encoder of the package, or an own one that you agreed to import",
-        got=f"'{name}', named by a file or setting only",
-        fix=f"If you trust that module, type its name: --policy.encoder.name={name} (or encoder={name}); "
-        f"or import {module} before, or install its distribution.",
-    )
+    own = bool(colon) and module != "auto" and all(part.isidentifier() for part in module.split("."))
+    if own and not _typed(str(name)):
+        from lary_policy.encoders import check_installed
+
+        check_installed(name)
+    return name
 
 
 def _typed(name: str) -> bool:
     """Tell whether a name stands on the command line, alone or within a value."""
     whole = re.compile(rf"(?<![\w.:]){re.escape(name)}(?![\w.:])")
     return any(whole.search(argument) for argument in sys.argv[1:])
-
-
-def _installed(module: str) -> bool:
-    """Tell whether a module is of an installed distribution that was made for this package."""
-    top = module.partition(".")[0]
-    for distribution in importlib.metadata.distributions():
-        if _REQUIRES_US.search(distribution.read_text("METADATA") or "") is None:
-            continue
-        named = (distribution.read_text("top_level.txt") or "").split()
-        files = {file.parts[0].removesuffix(".py") for file in distribution.files or ()}
-        if top in {*named, *files, distribution.name.replace("-", "_")}:
-            return True
-    return False
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lerobot.configs import FeatureType
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.utils.constants import IMAGENET_STATS
@@ -16,7 +15,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import safe_open
 
 from lary_policy.console import console, progress
-from lary_policy.errors import ConfigError, DatasetError
+from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.policy import LaryConfig
 from lary_policy.policy.cache import CachePlan, build_cache
@@ -80,9 +79,12 @@ def local_dataset(cfg: LaryTrainConfig) -> LeRobotDatasetMetadata:
         if all((meta.root / path).is_file() for path in needed):
             return meta
         return LeRobotDataset(
-            dataset.repo_id, root=dataset.root, revision=dataset.revision, episodes=dataset.episodes
-        ).meta
-    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError, IndexError) as error:
+            dataset.repo_id, root=dataset.root, revision=dataset.revision, episodes=dataset.episodes,
+            video_backend=dataset.video_backend,
+        ).meta  # fmt: skip
+    except LaryPolicyError:
+        raise
+    except Exception as error:  # whatever LeRobot, the hub and parquet raise at files of others
         raise DatasetError(
             expected=f"the dataset '{dataset.repo_id}' in {dataset.root or 'its folder'} or on the hub",
             got=f"{type(error).__name__}: {error}".splitlines()[0],

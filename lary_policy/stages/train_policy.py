@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +23,11 @@ settings of its own:
                              A checkpoint does not name it: give it again with --resume=true
   --latents_dtype=float16    half the disk of float32, rounded; the encoder's own dtype by default
 
-other defaults than lerobot-train: --policy.type=lary --policy.push_to_hub=false
+other defaults than lerobot-train: --policy.type=lary --policy.push_to_hub=false, and
+  --dataset.video_backend=pyav where torchcodec cannot be loaded (LeRobot would find out at length)
+
+A run that is resumed sees the frames in the order of an uninterrupted one, also after the first epoch, where
+lerobot-train starts the order anew. What draws random numbers (--policy.head=dit) draws others.
 
 examples:
   lary train --dataset.repo_id=local/reach --dataset.root=data/reach --steps=2000 --output_dir=outputs/policy
@@ -43,7 +48,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         print(HELP)  # noqa: T201
         return 0
     _require_flags(arguments)
-    with _command_line(["lerobot-train", *with_defaults(arguments)]):
+    with _command_line(["lerobot-train", *with_defaults(arguments), *with_decoder(arguments)]):
         from lary_policy.stages.train_run import run
 
         run()
@@ -62,6 +67,22 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         if default.partition("=")[0] not in given and not (from_checkpoint and "type" in default)
     ]
     return [*arguments, *added]
+
+
+def with_decoder(arguments: Sequence[str]) -> list[str]:
+    """Return the flag that chooses how videos are decoded, unless the user or a file says it.
+
+    LeRobot's own default tries to load torchcodec, and prints a hundred lines where ffmpeg's libraries are
+    not those that it wants.
+    """
+    given = {a.partition("=")[0] for a in arguments}
+    if {"--config_path", "--dataset.video_backend"} & given:
+        return []
+    try:
+        importlib.import_module("torchcodec")
+    except (ImportError, OSError, RuntimeError):  # as LeRobot expects of it
+        return ["--dataset.video_backend=pyav"]
+    return ["--dataset.video_backend=torchcodec"]
 
 
 def _require_flags(arguments: Sequence[str]) -> None:

@@ -1,6 +1,10 @@
 """One run of `lary train`: decide about the cache, fill it, hand over to LeRobot's training loop."""
 
+import contextlib
+from collections.abc import Iterator
+
 from lerobot.configs import parser
+from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.scripts import lerobot_train
 from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -33,6 +37,7 @@ def run() -> None:
             got=str(error).rstrip("."),
             fix="See `lary train --help`.",
         ) from error
+    _require_episodes(cfg)
     if cfg.trainable_config.pretrained_path is not None:  # which a file may have set
         require_trusted_source(cfg.trainable_config.pretrained_path)
     given = isinstance(cfg.policy, LaryConfig) and cfg.policy.latents is not None
@@ -47,7 +52,47 @@ def run() -> None:
         reason = use_cache(cfg)
     if reason is not None:
         console.print(f"  frames are encoded at every step, because of {reason}")
-    lerobot_train.train.__wrapped__(cfg)  # without LeRobot's parser, which would read the command line again
+    with _resumed_order():
+        lerobot_train.train.__wrapped__(cfg)  # without LeRobot's parser, which reads the command line again
+
+
+class ResumedSampler(EpisodeAwareSampler):
+    """LeRobot's order of frames, continued where a run is resumed.
+
+    LeRobot puts the sampler at the epoch of the checkpoint, but accelerate then sets the epoch to its own
+    count, which starts at 0 in every process. So that count is added to the epoch of the checkpoint.
+    """
+
+    _first = 0
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from an epoch and a place in it."""
+        super().load_state_dict(state)
+        self._first = state["epoch"]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Enter the n-th epoch since the sampler was put at its place."""
+        super().set_epoch(self._first + epoch)
+
+
+@contextlib.contextmanager
+def _resumed_order() -> Iterator[None]:
+    """Let LeRobot's training loop use `ResumedSampler` meanwhile."""
+    theirs, lerobot_train.EpisodeAwareSampler = lerobot_train.EpisodeAwareSampler, ResumedSampler
+    try:
+        yield
+    finally:
+        lerobot_train.EpisodeAwareSampler = theirs
+
+
+def _require_episodes(cfg: LaryTrainConfig) -> None:
+    """Refuse an empty choice of episodes."""
+    if cfg.dataset is not None and cfg.dataset.episodes == []:
+        raise ConfigError(
+            expected="at least one episode to train on",
+            got="--dataset.episodes=[]",
+            fix="Leave it out for all episodes, or name some: --dataset.episodes=[0,1].",
+        )
 
 
 @parser.wrap()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from tiny_lary import batch, config
 
+from lary_policy import cli
 from lary_policy.errors import ConfigError, LaryPolicyError
 from lary_policy.policy.encoder_config import EncoderConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
@@ -290,41 +290,27 @@ def test_no_settings_of_training_run_code(attacked, change):
 
 def test_an_own_encoder_needs_the_users_word(attacked, monkeypatch):
     _, sentinel = attacked
-    with pytest.raises(ConfigError, match=r"type its name: --policy.encoder.name=evil:E"):
+    with pytest.raises(ConfigError, match=r"type the name yourself: --policy.encoder.name=evil:E"):
         EncoderConfig(name="evil:E")
     for typed in ("--policy.encoder.name=evil:E", "encoder=evil:E", "encoders=[pixels,evil:E]"):
         monkeypatch.setattr(sys, "argv", ["lary", typed])
         assert require_consent("evil:E") == "evil:E"
     for other in ("policy=evil:Ex", "policy=an.evil:E", "policy=evil"):
         monkeypatch.setattr(sys, "argv", ["lary", other])
-        with pytest.raises(ConfigError, match="agreed"):
+        with pytest.raises(ConfigError, match="stands in a file"):
             require_consent("evil:E")
     assert require_consent("tiny_lary:anything")  # imported by this program
     assert require_consent("auto:some/model")
     assert not sentinel.exists()
 
 
-def test_a_distribution_that_requires_this_one_counts_as_agreed(tmp_path, monkeypatch):
-    package = tmp_path / "their_encoders"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    info = tmp_path / "their_encoders-1.0.dist-info"
-    info.mkdir()
-    (info / "top_level.txt").write_text("their_encoders")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-encoders\nVersion: 1.0\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ConfigError, match="agreed"):
-        require_consent("their_encoders:E")
-    with (info / "METADATA").open("a") as file:
-        file.write("Requires-Dist: lerobot_policy_lary>=0.1\n")
-    assert require_consent("their_encoders:E") == "their_encoders:E"
-
-
-def test_the_command_refuses_before_it_runs_anything(attacked):
-    """The same in a process of its own, started inside the attacker's folder."""
+def test_the_commands_refuse_before_they_run_anything(attacked, capsys):
     folder, sentinel = attacked
     spoil(folder, sentinel, PRE, step(call("subprocess.Popen", "touch", str(sentinel))))
-    code = f"import sys; from lary_policy.cli import main; sys.exit(main(['rollout', 'policy={folder}']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr[-500:]
-    assert "subprocess.Popen" in done.stderr
+    for arguments in (
+        ["rollout", f"policy={folder}"],
+        ["train", f"--policy.path={folder}", "--dataset.repo_id=tests/none"],
+        ["train", f"--config_path={folder / 'config.json'}"],
+    ):
+        assert cli.main(arguments) == 2
+        assert "subprocess.Popen" in capsys.readouterr().err

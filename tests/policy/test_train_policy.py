@@ -1,6 +1,7 @@
 """`lary train` in this process: the checkpoint of lerobot-train, with no image encoded on the way."""
 
 import json
+import shutil
 import sys
 import time
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from lary_policy import cli
 from lary_policy.errors import ConfigError, StoreError
-from lary_policy.stages.train_policy import DEFAULTS, main, with_defaults
+from lary_policy.stages.train_policy import DEFAULTS, main, with_decoder, with_defaults
 
 PRETRAINED = "checkpoints/last/pretrained_model"
 STATE = "checkpoints/last/training_state"
@@ -157,6 +158,51 @@ def test_resuming_a_run_continues_it_and_reuses_its_latents(lary_train, monkeypa
     require_same_checkpoint(parts, whole, folders=(PRETRAINED,))  # LeRobot's loop draws a seed when it starts
 
 
+def test_a_run_resumed_after_its_first_epoch_sees_the_same_frames(lary_train):
+    """27 frames, batches of 4: seven steps an epoch. LeRobot alone would begin the order of epoch 0 again."""
+    whole, _ = lary_train("whole", "--save_freq=9", steps=16)
+    parts, _ = lary_train("parts", "--save_freq=9", steps=16)
+    shutil.rmtree(parts / "checkpoints" / "000016")
+    config = parts / "checkpoints" / "000009" / "pretrained_model" / "train_config.json"
+    main("train", [f"--config_path={config}", "--resume=true"])
+    require_same_checkpoint(parts, whole, folders=(PRETRAINED,))
+
+
+def test_the_order_of_a_resumed_run_is_reset_by_lerobot_not_by_us():
+    """What LeRobot's sampler does when accelerate tells it the epoch, and what ours does."""
+    from lerobot.datasets.sampler import EpisodeAwareSampler, compute_sampler_state
+
+    from lary_policy.stages.train_run import ResumedSampler
+
+    def order(kind, state=None, epochs=3):
+        sampler = kind([0, 5], [5, 12], shuffle=True, seed=3)
+        if state is not None:
+            sampler.load_state_dict(state)
+        found = []
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)  # accelerate, before each pass
+            found += list(sampler)
+        return found
+
+    whole = order(EpisodeAwareSampler, epochs=4)
+    assert order(ResumedSampler, epochs=4) == whole
+    state = compute_sampler_state(step=5, num_frames=12, batch_size=4, num_processes=1)
+    assert state == {"epoch": 1, "start_index": 8}
+    assert order(ResumedSampler, state) == whole[20:]
+    assert order(EpisodeAwareSampler, state)[:4] != whole[20:24]
+
+
+def test_no_decoder_is_looked_for_at_length(data, lary_train, caplog):
+    (chosen,) = with_decoder([])
+    assert chosen in ("--dataset.video_backend=pyav", "--dataset.video_backend=torchcodec")
+    assert with_decoder(["--dataset.video_backend=x"]) == with_decoder(["--config_path=x"]) == []
+    with caplog.at_level("WARNING"):
+        folder, said = lary_train("run", steps=1)
+    assert "torchcodec" not in said + caplog.text
+    told = json.loads((folder / PRETRAINED / "train_config.json").read_text())
+    assert told["dataset"]["video_backend"] == chosen.partition("=")[2]
+
+
 def test_fine_tuning_a_checkpoint_on_renamed_cameras_and_some_episodes(data, lary_train, monkeypatch):
     first, _ = lary_train("first", "--dataset.episodes=[0,2]")
     names = {
@@ -263,6 +309,7 @@ def test_bad_input_is_named(data, tmp_path, capsys):
             "tests/tiny",
         ),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[9]"], "dataset.episodes"),
+        ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[]"], "at least one episode"),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--latents_dtype=int8"], "float16"),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--policy.encoder.name=dinov2-smal"], "dinov2-small"),
         ([*run, f"--output_dir={tmp_path / 'x'}", f"--policy.latents={data}"], "stored latents of a dataset"),
