@@ -17,6 +17,7 @@ from lary_policy.encoders.base import (
 from lary_policy.encoders.codebook import CodebookHealth, codebook_health
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.modules import build_seeded, module_with_weights
+from lary_policy.encoders.own import check_installed
 from lary_policy.encoders.pair_encoder import (
     PairEncoder,
     PairLatents,
@@ -60,6 +61,7 @@ __all__ = [
     "WheelFile",
     "build_seeded",
     "check_frames",
+    "check_installed",
     "codebook_health",
     "compiled",
     "encode_pairs",

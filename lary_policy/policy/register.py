@@ -7,6 +7,7 @@ raised here it would log and forget ("invalid choice"), so that nothing heavy or
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 
 # Our configurations by the module of LeRobot that defines what they subclass.
@@ -15,6 +16,20 @@ CONFIGURATIONS = {
     "lerobot.envs.configs": ("lary_envs.gym.lerobot",),
     "lerobot.policies": ("lary_policy.policy.drop_in.configuration_drop_in",),
 }
+
+
+class _OneLine(logging.Filter):
+    """Lets LeRobot say once and in one line that torchcodec cannot be loaded; it takes a hundred, twice."""
+
+    said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is said; that of torchcodec is shortened."""
+        if "'torchcodec' is installed but cannot be loaded" not in record.getMessage():
+            return True
+        record.msg, record.args = "torchcodec cannot be loaded here; videos are decoded with PyAV.", ()
+        first, self.said = not self.said, True
+        return first
 
 
 def register() -> None:
@@ -31,4 +46,5 @@ def register() -> None:
                 importlib.import_module(name)
 
 
+logging.getLogger("lerobot.utils.import_utils").addFilter(_OneLine())
 register()

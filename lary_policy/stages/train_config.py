@@ -1,10 +1,13 @@
 """LeRobot's training configuration with the settings of the latent cache; saved as LeRobot's own."""
 
+import functools
+import importlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TRAIN_CONFIG_NAME, TrainPipelineConfig
 
 # Settings of ours, which a plain lerobot-train does not know.
@@ -13,16 +16,42 @@ OWN_FIELDS = ("cache_latents", "latents_dir", "latents_dtype")
 # No `from __future__ import annotations` here: draccus and LeRobot's parser want the types themselves.
 
 
+@functools.cache
+def usable_decoder() -> str:
+    """Return what decodes videos here: `torchcodec`, or `pyav` where it cannot be loaded.
+
+    LeRobot's own default finds out the same, and prints a hundred lines on the way.
+    """
+    try:
+        importlib.import_module("torchcodec")
+    except (ImportError, OSError, RuntimeError):  # as LeRobot expects of it
+        return "pyav"
+    return "torchcodec"
+
+
+@dataclass
+class TrainDataConfig(DatasetConfig):
+    """LeRobot's settings of a dataset with a quieter default.
+
+    Attributes:
+        video_backend: See `usable_decoder`.
+    """
+
+    video_backend: str = field(default_factory=usable_decoder)
+
+
 @dataclass
 class LaryTrainConfig(TrainPipelineConfig):
     """What `lary train` takes: every flag of lerobot-train and three of its own.
 
     Attributes:
+        dataset: As LeRobot's.
         cache_latents: Encode every frame once where that changes nothing.
         latents_dir: Folder for latents; `cache` beside the output folder by default.
         latents_dtype: Dtype of stored latents; the encoder's own by default, which loses nothing.
     """
 
+    dataset: TrainDataConfig
     cache_latents: bool = True
     latents_dir: str | None = None
     latents_dtype: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -48,7 +47,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         print(HELP)  # noqa: T201
         return 0
     _require_flags(arguments)
-    with _command_line(["lerobot-train", *with_defaults(arguments), *with_decoder(arguments)]):
+    with _command_line(["lerobot-train", *with_defaults(arguments)]):
         from lary_policy.stages.train_run import run
 
         run()
@@ -67,22 +66,6 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         if default.partition("=")[0] not in given and not (from_checkpoint and "type" in default)
     ]
     return [*arguments, *added]
-
-
-def with_decoder(arguments: Sequence[str]) -> list[str]:
-    """Return the flag that chooses how videos are decoded, unless the user or a file says it.
-
-    LeRobot's own default tries to load torchcodec, and prints a hundred lines where ffmpeg's libraries are
-    not those that it wants.
-    """
-    given = {a.partition("=")[0] for a in arguments}
-    if {"--config_path", "--dataset.video_backend"} & given:
-        return []
-    try:
-        importlib.import_module("torchcodec")
-    except (ImportError, OSError, RuntimeError):  # as LeRobot expects of it
-        return ["--dataset.video_backend=pyav"]
-    return ["--dataset.video_backend=torchcodec"]
 
 
 def _require_flags(arguments: Sequence[str]) -> None:

@@ -59,6 +59,22 @@ def test_tools_without_policies_do_not_wait_for_them():
     assert found["seconds"] < 1.5
 
 
+def test_an_unusable_decoder_takes_one_line(caplog):
+    """LeRobot tries torchcodec whenever it parses a command line, and prints what ffmpeg's libraries lack."""
+    import logging
+
+    importlib.import_module("lerobot_policy_lary")
+    theirs = logging.getLogger("lerobot.utils.import_utils")
+    for _ in range(2):
+        theirs.warning(
+            "Could not load\n" * 100 + "'torchcodec' is installed but cannot be loaded (see above)."
+        )
+    theirs.warning("something else")
+    said = [record.getMessage() for record in caplog.records]
+    assert [len(text.splitlines()) for text in said] in ([1, 1], [1])  # once a process
+    assert said[-1] == "something else"
+
+
 def test_as_a_library_every_type_is_there_in_one_import():
     from lerobot.configs import PreTrainedConfig
     from lerobot.envs.configs import EnvConfig
