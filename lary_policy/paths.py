@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import importlib
 import io
 import json
@@ -13,6 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, Store
 
 # The file of encoders that no other file of the group names: own ones and those found by `auto:`.
 NAMED_ENCODER = "_named"
+# Names of unfinished files of `atomic_write`, and how old one must be to be left over: between making and
+# locking it lie microseconds, and a minute on disks that are asleep.
+_TEMPORARY, _LEFT_S = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\.\w+)?"), 60.0
+_SWEPT: set[Path] = set()
 MAX_JSON_BYTES = 1 << 28  # descriptions of datasets of a million episodes are a tenth of it
 
 
@@ -70,6 +76,14 @@ def resolve_inside(root: Path, relative: str | Path) -> Path:
             fix="Use a path relative to the dataset root, without '..' and without links that leave it.",
         )
     return resolved
+
+
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches a pattern below a folder, in order, without hidden (perhaps unfinished) files."""
+    found = (path for path in folder.glob(pattern) if path.name[0] != ".")
+    return sorted(
+        path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
 
 
 @contextlib.contextmanager
@@ -139,10 +153,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        sweep_temporaries(path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks: only age tells what is left over
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise _disk_error(path, error) from error
-    os.close(handle)
     umask = os.umask(0)
     os.umask(umask)
     temporary = Path(name)
@@ -156,6 +172,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def sweep_temporaries(folder: Path, *, again: bool = False) -> None:
+    """Remove what killed processes left of `atomic_write` in a folder; what is being written stays.
+
+    Args:
+        folder: Where to look; once in the life of a process.
+        again: Look again.
+    """
+    if folder in _SWEPT and not again:
+        return
+    _SWEPT.add(folder)
+    for path in folder.glob(".*.tmp-*"):
+        try:
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _LEFT_S:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                    path.unlink()
+        except OSError:
+            continue  # in use, or another process was faster
 
 
 @contextlib.contextmanager

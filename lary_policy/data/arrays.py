@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lary_policy.errors import DatasetError
+from lary_policy.paths import foreign_file, read_regular
 
 _MAX_HEADER_BYTES = 4096  # a plain numeric .npy header is 128 bytes; anything near this is not one
 _PREAMBLE_BYTES = 12  # magic, version and the longer of the two lengths
@@ -77,7 +78,7 @@ class PlainChunks:
         """Return the data of a file; None if it is missing or of another kind."""
         need = self._shape[0] * self._shape[1]
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -101,7 +102,7 @@ class PlainChunks:
             return False
         try:
             shape, fortran_order, dtype = _parse_header(header)
-        except (ValueError, EOFError):
+        except Exception:  # a damaged header raises anything; `read_chunk` names it
             shape, fortran_order, dtype = (), False, np.dtype(np.void)
         need = self._shape[0] * self._shape[1]
         plain = dtype.str in ("<f4", "<f8") and (not fortran_order or len(shape) == 1)
@@ -126,21 +127,9 @@ def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtyp
 
 def _load(path: Path, need: int) -> NDArray[np.generic]:
     limit = need * _MAX_ITEM_BYTES + _MAX_HEADER_BYTES
-    try:
-        with path.open("rb", buffering=0) as file:
-            content = file.read(limit + 1)
-        if len(content) > limit:
-            raise ValueError(f"more than {limit} bytes, far more than {need} numbers need")
-        return _parse(content)
-    except (OSError, ValueError, EOFError) as error:
-        reason = (
-            "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        )
-        raise DatasetError(
-            expected=f"a numeric .npy array at {path}",
-            got=reason,
-            fix="Restore the file, or write the dataset anew with `lary data`.",
-        ) from error
+    fix = "Restore the file, or write the dataset anew with `lary data`."
+    with foreign_file("a numeric .npy array", path, fix):
+        return _parse(read_regular(path, limit))
 
 
 def _parse(content: bytes) -> NDArray[np.generic]:

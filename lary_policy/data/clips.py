@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.frames import Frame, clip_frame_id, decode_frame, frame_id, read_video_frames
+from lary_policy.errors import FrameFormatError
+from lary_policy.frames import Frame, clip_frame_id, decode_frames, frame_id, read_video_frames
 from lary_policy.types import Quarantined
 
 
@@ -27,7 +28,7 @@ class ClipRow:
         csv: Name of the CSV.
         clamp: Whether an index behind the last frame means the last frame, as in the reference; otherwise it
             is an error.
-        stored: Where the frames of `indices` lie if `path` is no video; otherwise nothing.
+        stored: Where the frames lie where `indices` are not their numbers in the file; otherwise nothing.
     """
 
     line: int
@@ -84,7 +85,11 @@ class ClipTable:
             FrameFormatError: The file is missing, damaged, or shorter than an index.
         """
         if row.stored:
-            return torch.stack([decode_frame(frame) for frame in row.stored])
+            images = decode_frames(row.stored)
+            for image in images:
+                if isinstance(image, FrameFormatError):
+                    raise image
+            return torch.stack([image for image in images if isinstance(image, Tensor)])
         unique = sorted(set(row.indices))
         frames = read_video_frames(row.path, unique, clamp=row.clamp)
         place = {index: i for i, index in enumerate(unique)}

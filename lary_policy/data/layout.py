@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lary_policy.errors import DatasetError
+from lary_policy.paths import visible_files
 
 REQUIRED_COLUMNS = ("src_img", "tgt_img", "action")
 LARY_COLUMNS = ("dataset", "type", "perspective", "src_img", "src_state", "tgt_img", "tgt_state", "action")
@@ -31,7 +32,7 @@ def find_metadata(root: Path, dataset: str, split: str) -> Path:
     for name in (metadata_name(dataset, split), f"{dataset}_{split}.csv"):
         if (root / name).is_file():
             return root / name
-    present = sorted(p.name for p in root.glob("*.csv"))
+    present = [p.name for p in visible_files(root, "*.csv")]
     raise DatasetError(
         expected=f"{metadata_name(dataset, split)} in {root}",
         got=f"CSV files {', '.join(present) or '(none)'}",

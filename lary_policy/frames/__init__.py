@@ -13,12 +13,22 @@ from lary_policy.frames.frame import (
     frame_id,
     pair_id,
 )
-from lary_policy.frames.stored import ParquetFrame, VideoFrame
-from lary_policy.frames.video import check_video, iterate_frames, probe_video, read_video_frames
+from lary_policy.frames.stored import ParquetFrame, TimedFrame, VideoFrame
+from lary_policy.frames.video import (
+    TOLERANCE_S,
+    check_video,
+    frame_numbers,
+    iterate_frames,
+    opened_video,
+    probe_video,
+    read_video_frames,
+)
 
 __all__ = [
+    "TOLERANCE_S",
     "Frame",
     "ParquetFrame",
+    "TimedFrame",
     "VideoFrame",
     "check_video",
     "clip_frame_id",
@@ -28,7 +38,9 @@ __all__ = [
     "decode_image",
     "file_digest",
     "frame_id",
+    "frame_numbers",
     "iterate_frames",
+    "opened_video",
     "pair_id",
     "probe_video",
     "read_video_frames",

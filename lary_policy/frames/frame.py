@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -17,8 +18,15 @@ from torch import Tensor
 
 from lary_policy.errors import FrameFormatError
 from lary_policy.frames.digests import file_digest
+from lary_policy.paths import foreign_file, read_regular
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Formats that are opened at all, whatever a file claims to be: EPS would start a program.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
+MAX_PIXELS = 1 << 26  # 8192 x 8192: twice what any camera of a robot has; a bomb has more
+MAX_FILE_BYTES = 1 << 28
+_DEEP = ("I", "F", "I;")  # modes of more than 8 bits: depth maps, which would all turn white
+FIX = "Restore the file; rows that use it are quarantined until then."
 
 
 class StoredFrame(Protocol):
@@ -108,15 +116,18 @@ def decode_image(data: bytes, name: str) -> Tensor:
     try:
         if data.startswith(_PNG_SIGNATURE):
             _check_png(data)
-        with Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height}, of at most {MAX_PIXELS} pixels")
+            if image.mode in _DEEP or image.mode.startswith(_DEEP[-1]):
+                raise ValueError(f"pixels of more than 8 bits (mode {image.mode}): a depth map, no picture")
             image.load()
             pixels = np.array(image.convert("RGB"))
-    # Pillow reports damage as any of these, depending on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow reports damage as almost anything
         raise FrameFormatError(
             expected=f"a complete image at {name}",
             got=f"{len(data)} bytes that do not decode ({type(error).__name__}: {error})",
-            fix="Restore the file; rows that use it are quarantined until then.",
+            fix=FIX,
         ) from error
     return torch.from_numpy(pixels)
 
@@ -139,14 +150,8 @@ def _check_png(data: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FrameFormatError(
-            expected=f"an image at {path}",
-            got="no such file" if isinstance(error, FileNotFoundError) else f"{error.strerror}",
-            fix="Restore the file; rows that use it are quarantined until then.",
-        ) from error
+    with foreign_file("an image", path, FIX, error=FrameFormatError):
+        return read_regular(path, MAX_FILE_BYTES)
 
 
 def clip_frame_id(digest: str, index: int) -> str:

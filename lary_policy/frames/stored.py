@@ -13,8 +13,11 @@ from torch import Tensor
 
 from lary_policy.errors import FrameFormatError
 from lary_policy.frames.digests import file_digest
-from lary_policy.frames.frame import clip_frame_id, decode_image
-from lary_policy.frames.video import read_video_frames
+from lary_policy.frames.frame import FIX, clip_frame_id, decode_image
+from lary_policy.frames.video import frame_numbers, read_video_frames
+from lary_policy.paths import foreign_file, open_regular
+
+MAX_GROUP_BYTES = 1 << 32  # of images in one row group; LeRobot's files are a fortieth of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,41 @@ class VideoFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedFrame:
+    """The frame of a video file that is shown at a time.
+
+    Attributes:
+        path: Video file.
+        time_s: Seconds on the file's own clock.
+    """
+
+    path: Path
+    time_s: float
+
+    def __str__(self) -> str:
+        return f"{self.path}@{self.time_s:.4f}s"
+
+    def frame_id(self) -> str:
+        """Return its id, the same as that of this frame in a clip of this file."""
+        return clip_frame_id(file_digest(self.path), frame_numbers(self.path, [self.time_s])[0])
+
+    def group(self) -> tuple[Path, str]:
+        """Return the file: its frames are decoded in one pass."""
+        return self.path, "time"
+
+    def decode(self, group: Sequence[TimedFrame]) -> list[Tensor]:
+        """Decode frames of this file to uint8 RGB `[h w 3]`; only what they need is decoded.
+
+        Raises:
+            FrameFormatError: The file is missing or damaged, or has no frame at such a time.
+        """
+        numbers = frame_numbers(self.path, [frame.time_s for frame in group])
+        wanted = sorted(set(numbers))
+        images = dict(zip(wanted, read_video_frames(self.path, wanted), strict=True))
+        return [images[number] for number in numbers]
+
+
+@dataclass(frozen=True, slots=True)
 class ParquetFrame:
     """An image file in a cell of a Parquet table.
 
@@ -91,29 +129,39 @@ class ParquetFrame:
 
 
 def _read_cells(path: Path, column: str, rows: set[int]) -> dict[int, bytes]:
-    try:
-        found: dict[int, bytes] = {}
-        with pq.ParquetFile(path) as table:
-            first = 0
-            for group in range(table.num_row_groups):
-                last = first + table.metadata.row_group(group).num_rows
-                inside = sorted(row for row in rows if first <= row < last)
-                if inside:
-                    cells = table.read_row_group(group, columns=[column]).column(0)
-                    picked = cells.take(pa.array([row - first for row in inside])).to_pylist()
-                    found.update({row: cell["bytes"] for row, cell in zip(inside, picked, strict=True)})
-                first = last
-    except (OSError, pa.ArrowException, KeyError, IndexError, TypeError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {error}") from error
+    found: dict[int, bytes] = {}
+    with (
+        foreign_file("a table with images", path, FIX, error=FrameFormatError),
+        open_regular(path) as (file, _),
+        pq.ParquetFile(file) as table,
+    ):
+        first = 0
+        for group in range(table.num_row_groups):
+            last = first + table.metadata.row_group(group).num_rows
+            inside = sorted(row for row in rows if first <= row < last)
+            if inside:
+                _check_size(table.metadata, group, column)
+                cells = table.read_row_group(group, columns=[column]).column(0)
+                picked = cells.take(pa.array([row - first for row in inside])).to_pylist()
+                found.update({row: cell["bytes"] for row, cell in zip(inside, picked, strict=True)})
+            first = last
     absent = sorted(row for row in rows if not found.get(row))
     if absent:
         raise _unreadable(path, f"no image in row {absent[0]} of column {column}")
     return found
 
 
+def _check_size(metadata: pq.FileMetaData, group: int, column: str) -> None:
+    """Raise ValueError if a column of a row group unpacks to more than any that holds images."""
+    chunks = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == column)
+    if size > MAX_GROUP_BYTES:
+        raise ValueError(f"{size} bytes in row group {group}, of at most {MAX_GROUP_BYTES}")
+
+
 def _unreadable(path: Path, reason: str) -> FrameFormatError:
     return FrameFormatError(
         expected=f"frames in {path}",
         got=reason,
-        fix="Restore the file; rows that use it are quarantined until then.",
+        fix=FIX,
     )

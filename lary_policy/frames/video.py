@@ -7,16 +7,34 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lary_policy.errors import FrameFormatError, ShapeError
+from lary_policy.frames.frame import MAX_PIXELS
 from lary_policy.frames.packets import PacketTimes, PacketTimesCache
+from lary_policy.paths import foreign_file, open_regular
 
 _TIMES = PacketTimesCache()
+FIX = "Restore the file; rows that use it are quarantined until then."
+# The demuxer of each suffix. Playlists (m3u8, ffconcat, sdp, ...) are none: they name further files.
+CONTAINERS = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov"), "mov"),
+    **dict.fromkeys((".mkv", ".webm"), "matroska"),
+    **dict.fromkeys((".mpg", ".mpeg"), "mpeg"),
+    ".avi": "avi",
+    ".ts": "mpegts",
+    ".flv": "flv",
+    ".ogv": "ogg",
+}
+# How far a frame may be from the time that a table states; LeRobot's own default.
+TOLERANCE_S = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,7 @@ def probe_video(path: Path) -> VideoInfo:
     Raises:
         FrameFormatError: It is missing, damaged, or holds no video.
     """
-    with _opened(path) as (container, stream):
+    with opened_video(path) as (container, stream):
         times = _TIMES.read(path, container, stream)
         if times is not None:
             return _info(container, stream, len(times.all))
@@ -76,7 +94,7 @@ def check_video(path: Path) -> VideoInfo:
     Raises:
         FrameFormatError: It is missing, holds no frame, or a frame is damaged.
     """
-    with _opened(path) as (container, stream):
+    with opened_video(path) as (container, stream):
         stream.codec_context.options = {"err_detect": "explode"}
         count = 0
         for frame in container.decode(stream):
@@ -108,14 +126,68 @@ def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False
     wanted = list(indices)
     if not wanted or wanted[0] < 0 or any(a >= b for a, b in itertools.pairwise(wanted)):
         raise ShapeError(expected="ascending frame numbers", got=str(wanted), fix="Sort them, each once.")
-    with _opened(path) as (container, stream):
+    with opened_video(path) as (container, stream):
         times = _TIMES.read(path, container, stream)
         images = {} if times is None else _seek_and_decode(container, stream, times, wanted, clamp)
         stated = stream.frames
     if not images:
-        with _opened(path) as (container, stream):
+        with opened_video(path) as (container, stream):
             images = _decode_in_order(container, stream, wanted)
     return _collect(path, stated, images, wanted, clamp)
+
+
+def frame_numbers(path: Path, times_s: Sequence[float]) -> list[int]:
+    """Return the numbers of the frames that are shown at some times, as LeRobot finds them.
+
+    Times are compared in float32, as there: of the frame nearest to each, if it is near enough.
+
+    Args:
+        path: Video file.
+        times_s: Seconds on the file's own clock.
+
+    Raises:
+        FrameFormatError: The file is missing or damaged, or no frame is within `TOLERANCE_S` of a time.
+    """
+    shown = _shown_at(path)
+    wanted = np.asarray(times_s, dtype=np.float32)
+    after = np.clip(np.searchsorted(shown, wanted), 0, len(shown) - 1)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(np.abs(shown[before] - wanted) <= np.abs(shown[after] - wanted), before, after)
+    distance = np.abs(shown[nearest] - wanted)
+    far = np.flatnonzero(~(distance < np.float32(TOLERANCE_S)))
+    if len(far):
+        time_s, found_s = float(wanted[far[0]]), float(shown[nearest[far[0]]])
+        raise FrameFormatError(
+            expected=f"a frame within {TOLERANCE_S} s of {time_s:.4f} s in {path}",
+            got=f"the nearest at {found_s:.4f} s",
+            fix="The table has other timestamps than the video; LeRobot refuses such datasets, too: write it "
+            "anew.",
+        )
+    return [int(number) for number in nearest]
+
+
+def _shown_at(path: Path) -> NDArray[np.float32]:
+    """Return when each frame of a file is shown, in seconds, ascending."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise _damaged(path, error.strerror or "no such file") from error
+    return _shown_in(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _shown_in(path: Path, *_state: int) -> NDArray[np.float32]:
+    with opened_video(path) as (container, stream):
+        times = _TIMES.read(path, container, stream)
+        if times is None:
+            container.seek(0, stream=stream)
+            ticks = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
+        else:
+            ticks = list(times.all)
+        base = stream.time_base
+    if not ticks:
+        raise _damaged(path, "no frame that decodes")
+    return (np.array(ticks, np.float64) * base.numerator / base.denominator).astype(np.float32)
 
 
 def iterate_frames(path: Path, pixel_format: str = "rgb24") -> Iterator[Tensor]:
@@ -124,7 +196,7 @@ def iterate_frames(path: Path, pixel_format: str = "rgb24") -> Iterator[Tensor]:
     Raises:
         FrameFormatError: The file is missing or damaged.
     """
-    with _opened(path) as (container, stream):
+    with opened_video(path) as (container, stream):
         for frame in container.decode(stream):
             yield torch.from_numpy(frame.to_ndarray(format=pixel_format))
 
@@ -218,27 +290,49 @@ def _info(container: Any, stream: Any, frames: int) -> VideoInfo:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open the first video stream of a file; every error of the decoder becomes a FrameFormatError."""
+def opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open the first video stream of a file and yield container and stream.
+
+    The container is the one that the file's suffix names, whatever its content looks like: a playlist that is
+    called `.mp4` would lead to other files. Nothing but this file is opened.
+
+    Raises:
+        FrameFormatError: The file is missing, damaged, of another format, larger than any robot's camera, or
+            a depth map; every error of the decoder becomes this one.
+    """
     import av
 
-    try:
-        with av.open(str(path)) as container:
+    with foreign_file("a complete video", path, FIX, error=FrameFormatError):
+        container_format = CONTAINERS.get(path.suffix.lower())
+        if container_format is None:
+            raise _damaged(path, f"a file of another kind than {', '.join(CONTAINERS)}")
+        with open_regular(path):  # a pipe would be waited for
+            pass
+        with av.open(
+            f"file:{path.absolute()}",
+            format=container_format,
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+        ) as container:
             if not container.streams.video:
                 raise _damaged(path, "no video stream")
             stream = container.streams.video[0]
+            _check_picture(path, stream.codec_context)
             stream.codec_context.thread_count = 1  # files are read in parallel, not the frames of one
             yield container, stream
-    except (av.FFmpegError, OSError) as error:
-        reason = (
-            "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        )
-        raise _damaged(path, reason) from error
+
+
+def _check_picture(path: Path, context: Any) -> None:
+    if context.width * context.height > MAX_PIXELS:
+        raise _damaged(path, f"frames of {context.width} x {context.height}, of at most {MAX_PIXELS} pixels")
+    pixels = context.format
+    if pixels is not None and pixels.name.startswith("gray") and pixels.components[0].bits > 8:
+        raise _damaged(path, f"a depth map ({pixels.name}), no colour video")
 
 
 def _damaged(path: Path, reason: str) -> FrameFormatError:
     return FrameFormatError(
         expected=f"a complete video at {path}",
         got=reason,
-        fix="Restore the file; rows that use it are quarantined until then.",
+        fix=FIX,
     )

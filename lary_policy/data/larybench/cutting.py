@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames import opened_video
 from lary_policy.paths import atomic_write
 
 # The reference's encoder settings: x264, preset ultrafast, constant rate factor 23, no sound.
@@ -46,24 +47,17 @@ def write_segment(segment: Segment) -> int:
         FrameFormatError: The source is missing or damaged, or has no frame in that time.
         StoreError: The disk is full or not writable.
     """
-    import av
-
-    try:
-        with av.open(str(segment.source)) as container:
-            if not container.streams.video:
-                raise av.InvalidDataError(0, "no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            frames = _between(container, stream, segment)
-            chosen = reversed(list(frames)) if segment.reverse else frames
-            with atomic_write(segment.target) as temporary:
-                written = _encode(temporary, chosen, stream.average_rate or _USUAL_FPS)
-                if written == 0:
-                    raise _unusable(segment.source, f"no frame from {segment.start_s} s on")
-    except (av.FFmpegError, FileNotFoundError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else f"{type(error).__name__}: {error}"
-        raise _unusable(segment.source, reason) from error
+    with opened_video(segment.source) as (container, stream):
+        frames = _between(container, stream, segment)
+        chosen = reversed(list(frames)) if segment.reverse else frames
+        with atomic_write(segment.target) as temporary:
+            written = _encode(temporary, chosen, stream.average_rate or _USUAL_FPS)
+            if written == 0:
+                raise FrameFormatError(
+                    expected=f"a complete video at {segment.source} that its annotations fit",
+                    got=f"no frame from {segment.start_s} s on",
+                    fix="Download it again, then start the same command: finished clips are kept.",
+                )
     return written
 
 
@@ -112,11 +106,3 @@ def _padded(frame: Any, width: int, height: int) -> Any:
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[: frame.height, : frame.width] = frame.to_ndarray(format="rgb24")[:height, :width]
     return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
-
-
-def _unusable(path: Path, reason: str) -> FrameFormatError:
-    return FrameFormatError(
-        expected=f"a complete video at {path} that its annotations fit",
-        got=reason,
-        fix="Download it again, then start the same command: finished clips are kept.",
-    )

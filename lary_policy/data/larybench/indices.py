@@ -196,9 +196,12 @@ class _Notes:
             return {}
         found = {}
         for value in values[1:]:
-            name = value.pop("clip")
-            clip = ClipIndices(**{**value, "indices": tuple(value["indices"])})
-            file = files.get(name)
+            try:
+                name = value.pop("clip")
+                clip = ClipIndices(**{**value, "indices": tuple(map(int, value["indices"]))})
+                file = files.get(name)
+            except (KeyError, TypeError, ValueError):
+                continue  # a line of another shape is no note: its clip is done again
             if file is not None and file.is_file() and file.stat().st_size == clip.size:
                 found[name] = clip
         return found

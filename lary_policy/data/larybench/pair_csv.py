@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
-import json
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ from lary_policy.data.larybench.pair_rows import (
 from lary_policy.data.larybench.resolver import PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.errors import DatasetError, LaryPolicyError, UnknownNameError
+from lary_policy.paths import foreign_file, open_regular, read_json
 from lary_policy.types import Quarantined
 
 __all__ = [
@@ -125,17 +126,11 @@ def read_metadata(
     Raises:
         DatasetError: It is no UTF-8 CSV, or lacks needed columns (the message names them and the present).
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file, _without_collection():
-            lines = csv.reader(file, strict=True)
-            columns = tuple(next(lines, ()))
-            rows = [_cells(columns, values) for values in lines if values]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            expected=f"a UTF-8 CSV at {path}",
-            got=f"{type(error).__name__}: {error}",
-            fix="Restore the file or write the dataset anew.",
-        ) from error
+    fix = "Restore the file or write the dataset anew."
+    with foreign_file("a UTF-8 CSV", path, fix), open_regular(path) as (raw, _), _without_collection():
+        lines = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), strict=True)
+        columns = tuple(next(lines, ()))
+        rows = [_cells(columns, values) for values in lines if values]
     missing = [c for c in required if c not in columns]
     if missing or len(set(columns)) != len(columns):
         raise DatasetError(
@@ -187,14 +182,8 @@ def _first_camera(root: Path) -> str:
     path = root / layout.DATASET_FILE
     if not path.is_file():
         return layout.UNNAMED_CAMERA
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["cameras"][0])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise DatasetError(
-            expected=f"a JSON object with `cameras` in {path}",
-            got=f"{type(error).__name__}: {error}",
-            fix="Restore the file or write the dataset anew with `lary data`.",
-        ) from error
+    with foreign_file("a JSON object with `cameras`", path, "Restore the file or write the dataset anew."):
+        return str(read_json(path)["cameras"][0])
 
 
 def _any_state(file: PairFile) -> bool:

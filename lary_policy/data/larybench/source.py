@@ -17,6 +17,7 @@ from lary_policy.data.registry import register_source
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
 from lary_policy.data.splits import empty_split, split_of
 from lary_policy.errors import DatasetError
+from lary_policy.paths import visible_files
 
 NATIVE_SPLITS = ("train", "val", "test")
 # Where CSVs lie below data_dir: the benchmark's repository keeps them in data/, its archives have none.
@@ -124,7 +125,7 @@ class LaryBenchSource:
             for name in names:
                 if (folder / name).is_file():
                     return folder / name
-        present = sorted({p.name for folder in self._csv_dirs for p in folder.glob("*.csv")})
+        present = sorted({p.name for folder in self._csv_dirs for p in visible_files(folder, "*.csv")})
         raise DatasetError(
             expected=f"{names[0]} in {' or '.join(str(f) for f in self._csv_dirs)}",
             got=f"CSV files {', '.join(present) or '(none)'}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lary_policy.data.lerobot.files import LeRobotFiles
 from lary_policy.data.lerobot.frames import EpisodeFrames, bounds, episode_frames
 from lary_policy.data.lerobot.from_lerobot import import_demonstrations
+from lary_policy.data.lerobot.metadata import feature_names, is_camera, is_depth
+from lary_policy.data.lerobot.source import LeRobotSource
 from lary_policy.data.lerobot.to_lerobot import export_demonstrations
 from lary_policy.data.lerobot.view import LeRobotAbout, write_view
 
@@ -12,9 +14,13 @@ __all__ = [
     "EpisodeFrames",
     "LeRobotAbout",
     "LeRobotFiles",
+    "LeRobotSource",
     "bounds",
     "episode_frames",
     "export_demonstrations",
+    "feature_names",
     "import_demonstrations",
+    "is_camera",
+    "is_depth",
     "write_view",
 ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lary_policy.data.clips import ClipRow, ClipTable
 from lary_policy.data.larybench import CLIP_FRAMES, pad_indices, uniform_indices
 from lary_policy.data.lerobot.files import INFO, LeRobotEpisode, LeRobotFiles, LeRobotSteps, short_name
 from lary_policy.data.lerobot.frames import stored_frame
 from lary_policy.errors import DatasetError, LaryPolicyError
-from lary_policy.frames import VideoFrame, file_digest
+from lary_policy.frames import file_digest
 from lary_policy.types import Quarantined
 
 
@@ -62,7 +62,7 @@ def _row(
             expected="one task in a clip", got=", ".join(labels), fix="Choose a smaller clip_s."
         )
     chosen = pad_indices(uniform_indices(length, CLIP_FRAMES), CLIP_FRAMES)
-    frames = [stored_frame(files, episode, steps, camera, start + i) for i in chosen]
+    frames = tuple(stored_frame(episode, steps, camera, start + i) for i in chosen)
     path = episode.videos[camera][0] if camera in episode.videos else episode.table
     return ClipRow(
         line=steps.first_row + start,
@@ -70,14 +70,8 @@ def _row(
         clip=f"{file_digest(path)[:12]}/{short_name(camera)}/{episode.number}",
         path=path,
         label=labels[0],
-        indices=tuple(_places(frames, steps.first_row + start, chosen)),
+        indices=tuple(start + i for i in chosen),
         recording=f"episode {episode.number}",
-        csv=str(path.relative_to(files.root.resolve())),
-        stored=() if isinstance(frames[0], VideoFrame) else tuple(frames),
+        csv=str(path.relative_to(files.root)),
+        stored=frames,
     )
-
-
-def _places(frames: Sequence[object], first: int, chosen: Sequence[int]) -> Iterator[int]:
-    """Yield where frames stand in their file: their number in the video, or their row in the table."""
-    for frame, i in zip(frames, chosen, strict=True):
-        yield frame.index if isinstance(frame, VideoFrame) else first + i

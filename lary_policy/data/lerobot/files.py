@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from lary_policy.data.lerobot.mapping import UNNAMED
+from lary_policy.data.lerobot.metadata import (
+    feature_names,
+    is_camera,
+    is_depth,
+    is_vector,
+    place_of,
+    require_format,
+)
 from lary_policy.errors import DatasetError, UnknownNameError
-from lary_policy.paths import choices, read_json, resolve_inside
+from lary_policy.paths import choices, foreign_file, open_regular, read_json, visible_files
 
 INFO = "meta/info.json"
 FORMAT = "v3."
@@ -24,7 +32,8 @@ STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
 # Of demonstrations with noise: what was commanded instead of `action`, and where. Names that start neither
 # with `observation` nor with `action`, so that no policy takes them for its inputs or outputs.
 EXECUTED, DISTURBED = "executed", "disturbed"
-_STEP_COLUMNS = ("episode_index", "frame_index", "task_index")
+_STEP_COLUMNS = ("episode_index", "frame_index", "task_index", "timestamp")
+MAX_TABLE_BYTES = 1 << 33  # of numbers in one table, unpacked; LeRobot's files are a hundredth of it
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,13 @@ class LeRobotSteps:
     Attributes:
         values: Of each asked feature float32 `[T A]`.
         tasks: Task number of each step.
+        times_s: When each step was recorded, in seconds since the first, as float32 holds it.
         first_row: Row of the first step in the episode's table.
     """
 
     values: Mapping[str, Tensor]
     tasks: tuple[int, ...]
+    times_s: tuple[float, ...]
     first_row: int
 
 
@@ -92,53 +103,45 @@ class LeRobotFiles:
             UnsafePathError: A file would lie outside the folder.
         """
         info = read_json(root / INFO)
-        version = str(info.get("codebase_version"))
-        if not version.startswith(FORMAT):
-            raise DatasetError(
-                expected=f"a LeRobot dataset of format {FORMAT}x in {root}",
-                got=f"format {version}",
-                fix="Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<repo_id>.",
-            )
-        try:
-            bounds = {name: value.split(":") for name, value in info.get("splits", {}).items()}
+        require_format(root, info, FORMAT)
+        fix = "Download the dataset again, or write it anew with LeRobot; finalize() is part of that."
+        with foreign_file("info, episodes and tasks of a LeRobot dataset", root / "meta", fix):
+            bounds = {name: value.split(":") for name, value in (info.get("splits") or {}).items()}
             splits = {name: (int(first), int(last)) for name, (first, last) in bounds.items()}
-            rows = _rows(sorted((root / "meta" / "episodes").glob("*/*.parquet")), skip="stats/")
-            episodes = tuple(_episode(root, info, row) for row in rows)
+            rows = _rows(visible_files(root / "meta" / "episodes", "*/*.parquet"), skip="stats/")
+            fps = float(info["fps"])
+            if not (math.isfinite(fps) and fps > 0):
+                raise ValueError(f"fps {fps}")
             return cls(
                 root=root,
-                fps=float(info["fps"]),
-                features=info["features"],
-                episodes=episodes,
+                fps=fps,
+                features={str(name): dict(feature) for name, feature in info["features"].items()},
+                episodes=tuple(_episode(root, info, row) for row in rows),
                 tasks=_tasks(root),
                 splits=splits,
                 robot_type=str(info.get("robot_type") or ""),
             )
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DatasetError(
-                expected=f"info, episodes and tasks of a LeRobot dataset in {root / 'meta'}",
-                got=f"{type(error).__name__}: {error}",
-                fix="Download the dataset again, or write it anew with LeRobot; finalize() is part of that.",
-            ) from error
 
     def cameras(self) -> tuple[str, ...]:
         """Return the features that are colour images or videos; depth is left out."""
-        return tuple(
-            name
-            for name, feature in self.features.items()
-            if feature["dtype"] in ("image", "video")
-            and not (feature.get("info") or {}).get("is_depth_map")
-            and not feature.get("is_depth_map")
-        )
+        return tuple(name for name, feature in self.features.items() if is_camera(feature))
 
     def camera(self, name: str) -> str:
         """Return the feature of a camera, named in full or without `observation.images.`.
 
         Raises:
             UnknownNameError: There is no such camera.
+            DatasetError: It is a depth map.
         """
         for feature in (name, IMAGE_PREFIX + name):
             if feature in self.cameras():
                 return feature
+            if is_depth(self.features.get(feature, {})):
+                raise DatasetError(
+                    expected=f"a colour camera of {self.root.name}",
+                    got=f"'{name}', a depth map",
+                    fix=f"Choose from {', '.join(map(short_name, self.cameras())) or '(none)'}.",
+                )
         raise UnknownNameError(f"camera of {self.root.name}", name, map(short_name, self.cameras()))
 
     def names(self, key: str) -> tuple[str, ...]:
@@ -147,24 +150,20 @@ class LeRobotFiles:
         Raises:
             UnknownNameError: There is no such feature of numbers.
         """
-        vectors = [n for n, f in self.features.items() if "float" in f["dtype"] and len(f["shape"]) == 1]
+        vectors = [name for name, feature in self.features.items() if is_vector(feature)]
         if key not in vectors:
             raise UnknownNameError(f"feature of {self.root.name}", key, vectors)
-        found = self.features[key].get("names")
-        if isinstance(found, Mapping):  # older datasets: {"motors": [...]} or {name: place}
-            nested = [n for names in found.values() if isinstance(names, list) for n in names]
-            found = nested or [str(name) for name in found]
-        size = int(self.features[key]["shape"][0])
-        fits = isinstance(found, list) and len(found) == size and len(set(found)) == size
-        return tuple(str(n) for n in found or ()) if fits else tuple(UNNAMED.format(i) for i in range(size))
+        numbered = tuple(UNNAMED.format(i) for i in range(int(self.features[key]["shape"][0])))
+        return feature_names(self.features[key]) or numbered
 
     def embodiment(self, key: str = ACTION) -> str | None:
         """Return the embodiment that the dataset states in the `info` of a feature, if this package has it.
 
         Numbers of such a feature are in the embodiment's own units and order.
         """
-        stated = (self.features.get(key, {}).get("info") or {}).get("embodiment")
-        return stated if stated in choices("embodiment") else None
+        info = self.features.get(key, {}).get("info")
+        stated = info.get("embodiment") if isinstance(info, Mapping) else None
+        return stated if isinstance(stated, str) and stated in choices("embodiment") else None
 
     def steps(
         self, episodes: Sequence[LeRobotEpisode], keys: Sequence[str]
@@ -178,15 +177,16 @@ class LeRobotFiles:
         for table in dict.fromkeys(e.table for e in episodes):
             inside = [e for e in episodes if e.table == table]
             try:
-                columns = pq.read_table(table, columns=[*keys, *_STEP_COLUMNS])
-            except (OSError, pa.ArrowException) as error:
-                yield from ((e, f"{table}: {type(error).__name__}: {error}") for e in inside)
-                continue
-            yield from _episodes_of(columns, inside, keys)
+                with foreign_file("a table of steps", table, "Download it again, or write it anew."):
+                    columns = _read_table(table, [*keys, *_STEP_COLUMNS])
+                    found = list(_episodes_of(columns, inside, keys, self.tasks))
+            except DatasetError as error:
+                found = [(episode, str(error)) for episode in inside]
+            yield from found
 
 
 def _episodes_of(
-    columns: pa.Table, episodes: Iterable[LeRobotEpisode], keys: Sequence[str]
+    columns: pa.Table, episodes: Iterable[LeRobotEpisode], keys: Sequence[str], known: Mapping[int, str]
 ) -> Iterator[tuple[LeRobotEpisode, LeRobotSteps | str]]:
     numbers = {name: torch.from_numpy(columns[name].to_numpy().copy()) for name in _STEP_COLUMNS}
     values = {key: _matrix(columns[key]) for key in keys}
@@ -198,8 +198,14 @@ def _episodes_of(
             yield episode, f"{len(rows)} steps in {episode.table.name}, meta/episodes states {episode.length}"
             continue
         place = slice(int(rows[0]), int(rows[-1]) + 1)
-        picked = {key: value[place] for key, value in values.items()}
-        yield episode, LeRobotSteps(picked, tuple(numbers["task_index"][place].tolist()), place.start)
+        tasks, times = numbers["task_index"][place].tolist(), numbers["timestamp"][place].float()
+        if not set(tasks) <= set(known):
+            yield episode, f"task {min(set(tasks) - set(known))}, which meta/tasks.parquet does not have"
+        elif not torch.isfinite(times).all():
+            yield episode, f"timestamps in {episode.table.name} that are no numbers"
+        else:
+            picked = {key: value[place] for key, value in values.items()}
+            yield episode, LeRobotSteps(picked, tuple(tasks), tuple(times.tolist()), place.start)
 
 
 def short_name(camera: str) -> str:
@@ -220,69 +226,45 @@ def _rows(paths: Sequence[Path], *, skip: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in paths:
         columns = [name for name in pq.read_schema(path).names if not name.startswith(skip)]
-        rows.extend(pq.read_table(path, columns=columns).to_pylist())
+        rows.extend(_read_table(path, columns).to_pylist())
     if not rows:
         raise ValueError("no episodes")
+    numbers = [row["episode_index"] for row in rows]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("episodes that stand in meta/episodes twice")
     return sorted(rows, key=lambda row: row["episode_index"])
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a table in memory; ValueError if they unpack to more than any dataset's numbers."""
+    with open_regular(path) as (file, _), pq.ParquetFile(file) as table:
+        groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in columns)
+        if size > MAX_TABLE_BYTES:
+            raise ValueError(f"{size} bytes of numbers, of at most {MAX_TABLE_BYTES}")
+        return table.read(columns=list(columns))
 
 
 def _episode(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> LeRobotEpisode:
     videos = {}
     for key, feature in info["features"].items():
         if feature["dtype"] == "video":
-            place = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
-            file = resolve_inside(root, info["video_path"].format(video_key=key, **place))
+            place = {name: int(row[f"videos/{key}/{name}"]) for name in ("chunk_index", "file_index")}
+            file = place_of(root, info["video_path"], video_key=key, **place)
             videos[key] = (file, float(row[f"videos/{key}/from_timestamp"]))
-    place = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
-    table = resolve_inside(root, info["data_path"].format(**place))
-    return LeRobotEpisode(int(row["episode_index"]), int(row["length"]), tuple(row["tasks"]), table, videos)
+    place = {name: int(row[f"data/{name}"]) for name in ("chunk_index", "file_index")}
+    table = place_of(root, info["data_path"], **place)
+    number, length, tasks = int(row["episode_index"]), int(row["length"]), tuple(map(str, row["tasks"]))
+    if number < 0 or length < 0:
+        raise ValueError(f"episode {number} of {length} frames")
+    return LeRobotEpisode(number, length, tasks, table, videos)
 
 
 def _tasks(root: Path) -> dict[int, str]:
-    table = pq.read_table(root / "meta" / "tasks.parquet")
+    path = root / "meta" / "tasks.parquet"
+    names = pq.read_schema(path).names
     # The text is a column of its own, or was the index of the data frame that was written.
-    text = "task" if "task" in table.column_names else "__index_level_0__"
+    text = "task" if "task" in names else "__index_level_0__"
+    table = _read_table(path, [text, "task_index"])
     return {int(row["task_index"]): str(row[text]) for row in table.to_pylist()}
-
-
-def local_root(repo_id: str) -> Path:
-    """Return where LeRobot keeps a dataset on this machine."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(os.environ.get("HF_LEROBOT_HOME", Path(HF_HOME) / "lerobot")) / repo_id
-
-
-def download(repo_id: str, revision: str | None, cameras: Sequence[str] | None) -> Path:
-    """Bring a dataset from the hub to `local_root`: tables, and the videos of the wanted cameras only.
-
-    Args:
-        repo_id: Dataset on the hub.
-        revision: Branch, tag or commit, or None.
-        cameras: Full or short names, or None for all.
-
-    Raises:
-        DatasetError: The hub or the dataset cannot be reached.
-        UnknownNameError: There is no such camera.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    root = local_root(repo_id)
-
-    def fetch(patterns: list[str]) -> None:
-        snapshot_download(
-            repo_id, repo_type="dataset", revision=revision, local_dir=root, allow_patterns=patterns
-        )
-
-    try:
-        fetch(["meta/*", "meta/**/*"])
-        files = LeRobotFiles.read(root)
-        wanted = files.cameras() if cameras is None else [files.camera(name) for name in cameras]
-        fetch(["data/**/*", *(f"videos/{name}/**/*" for name in wanted)])
-    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
-        raise DatasetError(
-            expected=f"the LeRobot dataset '{repo_id}' in {root} or on the Hugging Face hub",
-            got=f"{type(error).__name__}: {error}".splitlines()[0],
-            fix="Check the name and the network (and HF_HUB_OFFLINE), or pass root=<folder> of a copy.",
-        ) from error
-    return root

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lary_policy.data.lerobot.files import LeRobotEpisode, LeRobotFiles, LeRobotSteps
 from lary_policy.errors import DatasetError
-from lary_policy.frames import Frame, ParquetFrame, VideoFrame
+from lary_policy.frames import Frame, ParquetFrame, TimedFrame
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,22 @@ def episode_frames(
                 fix="Write the dataset anew, or leave the episode out.",
             )
         frames = {
-            name: tuple(stored_frame(files, episode, steps, name, i) for i in range(episode.length))
+            name: tuple(stored_frame(episode, steps, name, i) for i in range(episode.length))
             for name in names
         }
         found.append(EpisodeFrames(episode.number, firsts[episode.number], frames))
     return tuple(found)
 
 
-def stored_frame(
-    files: LeRobotFiles, episode: LeRobotEpisode, steps: LeRobotSteps, camera: str, step: int
-) -> Frame:
-    """Return where the image of a camera at a step of an episode lies: in a video or in the table."""
+def stored_frame(episode: LeRobotEpisode, steps: LeRobotSteps, camera: str, step: int) -> Frame:
+    """Return where the image of a camera at a step of an episode lies: in a video or in the table.
+
+    A frame of a video is found by its time, as LeRobot finds it: the video may have more frames than the
+    table has rows.
+    """
     if camera in episode.videos:
         path, start_s = episode.videos[camera]
-        return VideoFrame(path, round(start_s * files.fps) + step)
+        return TimedFrame(path, start_s + steps.times_s[step])
     return ParquetFrame(episode.table, camera, steps.first_row + step)
 
 

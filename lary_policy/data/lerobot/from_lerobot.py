@@ -29,6 +29,7 @@ from lary_policy.data.simulated import (
     reuse,
     write_episode,
 )
+from lary_policy.data.spec import checked_settings
 from lary_policy.errors import DatasetError, EmbodimentError, FrameFormatError
 from lary_policy.frames import decode_frames
 from lary_policy.paths import atomic_folder, choices, exclusive, is_vacant, lock_beside
@@ -70,7 +71,8 @@ def import_demonstrations(
     about = LeRobotAbout.read(root) if (Path(root) / ABOUT).is_file() else None
     if about is not None and stride is None:
         stride = int(about.settings["stride"])
-    source = LeRobotSource(data_dir=Path(root), stride=stride, **mapping)
+    settings = checked_settings("source lerobot", LeRobotSource, {"stride": stride, **mapping})
+    source = LeRobotSource(data_dir=Path(root), **settings)
     _check(source)
     jobs = _jobs(source, about)
     config = _config(source, about, jobs, name, label_threshold_m)
@@ -229,7 +231,7 @@ def _images(
     """Return the frames of each camera at some steps as PNG, or what is wrong with one."""
     columns = []
     for camera in source.cameras:
-        frames = [stored_frame(source.files, episode, motion.steps, camera, step) for step in steps]
+        frames = [stored_frame(episode, motion.steps, camera, step) for step in steps]
         column = decode_frames(frames)
         bad = next((image for image in column if isinstance(image, FrameFormatError)), None)
         if bad is not None:

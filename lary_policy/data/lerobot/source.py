@@ -18,11 +18,10 @@ from lary_policy.data.lerobot.files import (
     LeRobotEpisode,
     LeRobotFiles,
     LeRobotSteps,
-    download,
-    local_root,
     short_name,
 )
 from lary_policy.data.lerobot.frames import LeRobotMotion, stored_frame
+from lary_policy.data.lerobot.hub import locate
 from lary_policy.data.lerobot.mapping import ActionMapping, map_actions
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.registry import register_source
@@ -105,7 +104,7 @@ class LeRobotSource:
         ):
             if value not in known:
                 raise UnknownNameError(what, value, known)
-        self.root = _locate(data_dir or root, repo_id, revision, cameras)
+        self.root = locate(data_dir or root, repo_id, revision, cameras)
         self.files = files = LeRobotFiles.read(self.root)
         self.stride = max(1, round(files.fps * CHUNK_S)) if stride is None else stride
         if self.stride < 1:
@@ -152,6 +151,9 @@ class LeRobotSource:
             if isinstance(motion, str):
                 quarantined.append(Quarantined(f"episode {episode.number}", motion, "load_pairs"))
                 continue
+            if episode.length <= self.stride:
+                reason = f"{episode.length} frames, fewer than the {self.stride + 1} of a pair"
+                quarantined.append(Quarantined(f"episode {episode.number}", reason, "load_pairs"))
             for start in range(0, episode.length - self.stride, self.stride):
                 chunk = slice(start, start + self.stride)
                 row = self._row(episode, motion, start)
@@ -161,8 +163,11 @@ class LeRobotSource:
                     executed.append(motion.executed[chunk])
                     anchors.append(motion.poses[start])
                 else:
-                    where = f"{row.csv}:{row.line}"
-                    quarantined.append(Quarantined(where, "an action or state is not finite", "load_pairs"))
+                    reason = (
+                        f"episode {episode.number}, frames {start} to {start + self.stride - 1}: "
+                        "an action or state is not finite"
+                    )
+                    quarantined.append(Quarantined(f"{row.csv}:{row.line}", reason, "load_pairs"))
         if not rows:
             raise self._nothing_usable(split, quarantined)
         return PairTable(
@@ -301,6 +306,8 @@ class LeRobotSource:
             return low, span
         values = torch.cat(found)[:, places]
         values = values[torch.isfinite(values).all(-1)]
+        if not len(values):
+            return low, span  # no row is finite: each is set aside where it is read
         closed, opened = values.amin(0), values.amax(0)
         if self._closed_is_high:
             closed, opened = opened, closed
@@ -321,11 +328,11 @@ class LeRobotSource:
             label=self.files.tasks[steps.tasks[start]] if self.classes == "tasks" else "",
             noise_steps=int(motion.disturbed[start:end].sum()),
             robot_type="",  # a dataset is of one robot: statistics of each robot are those of all rows
-            csv=str(episode.table.relative_to(self.root.resolve())),
+            csv=str(episode.table.relative_to(self.root)),
         )
 
     def _frame(self, episode: LeRobotEpisode, steps: LeRobotSteps, camera: str, step: int) -> Frame:
-        return stored_frame(self.files, episode, steps, camera, step)
+        return stored_frame(episode, steps, camera, step)
 
     def _nothing_usable(self, split: str, quarantined: Sequence[Quarantined]) -> DatasetError:
         if not self.episodes(split):
@@ -353,18 +360,3 @@ def _state(
     if not set(mapping.names) <= set(names):
         return None, None
     return key, tuple(names.index(name) for name in mapping.names)
-
-
-def _locate(
-    folder: Path | None, repo_id: str | None, revision: str | None, cameras: Sequence[str] | None
-) -> Path:
-    if folder is not None:
-        return Path(folder)
-    if repo_id is None:
-        raise ConfigError(
-            expected="repo_id=<name on the hub> or root=<folder> of source lerobot",
-            got="neither",
-            fix="Pass root=/data/my_dataset, for example.",
-        )
-    found = local_root(repo_id)
-    return found if revision is None and (found / INFO).is_file() else download(repo_id, revision, cameras)

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lary_policy.data.lerobot.files import INFO, LeRobotFiles
+from lary_policy.data.lerobot.metadata import IMAGES
 from lary_policy.data.simulated import EpisodeRecord, records_from_json
-from lary_policy.errors import DatasetError
-from lary_policy.paths import read_json, write_json
+from lary_policy.paths import foreign_file, read_json, write_json
 
 STATS, TASKS, EPISODES = "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
-IMAGES = ("image", "video")
+FIX = "Download the dataset again, or write it anew."
 
 
 def write_view(
@@ -45,39 +45,32 @@ def write_view(
         DatasetError: A table of the dataset cannot be read.
     """
     info = read_json(files.root / INFO)
-    hidden = {name for name, feature in info["features"].items() if feature["dtype"] in IMAGES}
-    info["features"] = {name: f for name, f in info["features"].items() if name not in hidden}
-    write_json(out / INFO, info)
+    hidden = {name for name, feature in files.features.items() if feature.get("dtype") in IMAGES}
+    write_json(out / INFO, {**info, "features": {n: f for n, f in files.features.items() if n not in hidden}})
     if (files.root / STATS).is_file():
-        stats = read_json(files.root / STATS)
-        for camera in files.cameras() if camera_stats else ():
-            stats[camera] = {**stats.get(camera, {}), **(camera_stats or {})}
+        with foreign_file("statistics of a LeRobot dataset", files.root / STATS, FIX):
+            stats = read_json(files.root / STATS)
+            for camera in files.cameras() if camera_stats else ():
+                stats[camera] = {**(stats.get(camera) or {}), **(camera_stats or {})}
         write_json(out / STATS, stats)
     shutil.copy(files.root / TASKS, out / TASKS)
     shutil.copytree(files.root / EPISODES, out / EPISODES, dirs_exist_ok=True)
     needed = {e.table for e in files.episodes if episodes is None or e.number in episodes}
     for table in dict.fromkeys(e.table for e in files.episodes if e.table in needed or e.table.is_file()):
-        _copy_numbers(table, out / table.relative_to(files.root.resolve()), hidden)
+        _copy_numbers(table, out / table.relative_to(files.root), hidden)
     return out
 
 
 def _copy_numbers(table: Path, out: Path, hidden: set[str]) -> None:
     """Copy a table without the hidden columns, row group by row group, so that memory stays small."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with pq.ParquetFile(table) as file:
-            columns = [name for name in file.schema_arrow.names if name not in hidden]
-            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-            with pq.ParquetWriter(out, _described(schema, file.schema_arrow.metadata, hidden)) as writer:
-                for group in range(file.num_row_groups):
-                    rows = file.read_row_group(group, columns=columns)
-                    writer.write_table(rows.cast(writer.schema))
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise DatasetError(
-            expected=f"a table of steps at {table}",
-            got=f"{type(error).__name__}: {error}",
-            fix="Restore the file, or write the dataset anew.",
-        ) from error
+    with foreign_file("a table of steps", table, FIX), pq.ParquetFile(table) as file:
+        columns = [name for name in file.schema_arrow.names if name not in hidden]
+        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+        with pq.ParquetWriter(out, _described(schema, file.schema_arrow.metadata, hidden)) as writer:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=columns)
+                writer.write_table(rows.cast(writer.schema))
 
 
 def _described(schema: pa.Schema, metadata: dict[bytes, bytes] | None, hidden: set[str]) -> pa.Schema:
@@ -127,8 +120,10 @@ class LeRobotAbout:
         Raises:
             DatasetError: It is missing or damaged.
         """
-        found = read_json(Path(root) / ABOUT)
-        try:
+        path = Path(root) / ABOUT
+        fix = "Write the dataset anew, or delete the file to use it as any other LeRobot dataset."
+        with foreign_file("what `lary data to-lerobot` writes", path, fix):
+            found = read_json(path)
             settings = dict(found["dataset"])
             return cls(
                 repo_id=str(found["repo_id"]),
@@ -143,9 +138,3 @@ class LeRobotAbout:
                 seconds=float(found["seconds"]),
                 unreadable=tuple(str(frame["item"]) for frame in found["unreadable"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(
-                expected=f"what `lary data to-lerobot` writes in {Path(root) / ABOUT}",
-                got=f"{type(error).__name__}: {error}",
-                fix="Write the dataset anew, or delete the file to use it as any other LeRobot dataset.",
-            ) from error

@@ -16,6 +16,7 @@ from lary_policy.actions import Embodiment
 from lary_policy.data.lerobot.files import ACTION, DISTURBED, EXECUTED, IMAGE_PREFIX, STATE, SUCCESS
 from lary_policy.errors import ConfigError, StoreError
 from lary_policy.frames import probe_video
+from lary_policy.paths import visible_files
 
 CODECS = ("h264", "av1", "hevc")
 # Quality of videos; less is better. LeRobot's own 30 is meant for frames of 480 x 640: of simulated ones of
@@ -158,7 +159,9 @@ class LeRobotWriter:
         self._dataset.finalize()
         meta = self._dataset.meta
         for key in meta.video_keys:
-            found = sum(probe_video(path).frames for path in (meta.root / "videos" / key).rglob("*.mp4"))
+            found = sum(
+                probe_video(path).frames for path in visible_files(meta.root / "videos" / key, "**/*.mp4")
+            )
             if found != meta.total_frames:
                 raise StoreError(
                     expected=f"{meta.total_frames} frames in the videos of {key}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -15,8 +16,9 @@ from lary_policy.data.simulated.publish import PROGRESS_FILE, DemonstrationRepor
 from lary_policy.data.simulated.recorder import Disturbance, EpisodeJob, Recording, record_episodes
 from lary_policy.data.simulated.writer import DemonstrationLayout, write_episode
 from lary_policy.errors import DatasetError
-from lary_policy.paths import exclusive, is_vacant, lock_beside, read_json, write_json
+from lary_policy.paths import exclusive, foreign_file, is_vacant, lock_beside, read_json, write_json
 
+_log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 GOALS = "rollout"  # the split that a closed loop follows
 # Disjoint ranges of seeds: what is evaluated was never trained on.
@@ -240,9 +242,13 @@ def _save_progress(
 def _resume(partial: Path, config: Mapping[str, Any]) -> tuple[list[EpisodeRecord], float]:
     """Return finished episodes of an interrupted collection with equal settings and the seconds they took."""
     if (partial / PROGRESS_FILE).is_file():
-        progress = read_json(partial / PROGRESS_FILE)
-        if progress.get("config") == config:
-            return list(records_from_json(progress["records"])), float(progress["seconds"])
+        try:
+            with foreign_file("progress of a collection", partial / PROGRESS_FILE, "Collect anew."):
+                progress = read_json(partial / PROGRESS_FILE)
+                if progress.get("config") == config:
+                    return list(records_from_json(progress["records"])), float(progress["seconds"])
+        except DatasetError as error:
+            _log.warning("collecting anew: %s", error)
     if partial.exists():
         shutil.rmtree(partial)
     return [], 0.0

@@ -59,7 +59,7 @@ def records_from_json(value: dict[str, Any]) -> tuple[EpisodeRecord, ...]:
             )
             for number, row in value.items()
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except Exception as error:  # the file is anything that JSON holds
         raise DatasetError(
             expected=f"episode records with fields {', '.join(EpisodeRecord.__dataclass_fields__)}",
             got=f"{type(error).__name__}: {error}",

@@ -69,9 +69,11 @@ def publish(
         StoreError: The disk is full or not writable.
     """
     summary = complete(partial, config, records, seconds)
-    (partial / PROGRESS_FILE).unlink(missing_ok=True)
     root.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(root)
+    (root / PROGRESS_FILE).unlink(
+        missing_ok=True
+    )  # after the rename: killed before it, the next call resumes
     return report_on(root, summary, reused=False)
 
 
@@ -121,6 +123,7 @@ def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
             got=f"one that differs in {', '.join(different)}" if found else "a folder without dataset.json",
             fix="Choose another root or delete the folder.",
         )
+    (root / PROGRESS_FILE).unlink(missing_ok=True)
     return report_on(root, found, reused=True)
 
 

@@ -18,7 +18,7 @@ from lary_policy.data.simulated.episodes import read_episodes
 from lary_policy.data.splits import find_leaks
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.frames import Frame
-from lary_policy.paths import read_json
+from lary_policy.paths import read_json, visible_files
 from lary_policy.types import Quarantined
 
 # Columns that name arrays, and their folders.
@@ -106,7 +106,7 @@ def _settings(root: Path, embodiment: str | None, stride: int | None) -> tuple[s
 
 
 def _metadata_files(root: Path) -> list[Path]:
-    files = sorted(root.glob("*_metadata_*.csv"))
+    files = visible_files(root, "*_metadata_*.csv")
     if not files:
         raise DatasetError(
             expected=f"files *_metadata_*.csv in {root}",
