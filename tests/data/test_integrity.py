@@ -181,18 +181,10 @@ def test_progress_is_reported(synthetic, store):
 
 
 @pytest.mark.parametrize("column", ["src_img", "action", "tgt_state"])
-def test_a_file_that_never_answers_is_found_in_time(synthetic, column):
-    """As on a network disk that hangs: a pipe that nobody writes to."""
+def test_a_pipe_is_named_and_not_waited_for(synthetic, column):
     path = synthetic.path(2, column)
     path.unlink()
     os.mkfifo(path)
-    report = verify_dataset(synthetic.root, embodiment="arm7", stride=5, workers=1, timeout_s=0.5)
-    (problem,) = [p for p in report.problems if p.item == str(path)]
-    assert problem.reason == "took longer than 0.5 s"
-    if column == "src_img":
-        assert report.checked["images"] == 15
-    else:
-        assert (
-            "its rows were not read: 1 of their arrays"
-            in {p.where: p.reason for p in report.problems}["metadata"]
-        )
+    report = verify_dataset(synthetic.root, embodiment="arm7", stride=5, workers=0)
+    assert report.problems
+    assert all("no regular file" in problem.reason for problem in report.problems)
