@@ -42,7 +42,7 @@ def at_a_glance(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
         yield Drawing(
             "Does the probe score foretell success?",
             sentences(
-                marks, "Lines through marks: 95 % intervals of success. A good proxy falls to the right."
+                marks, "Lines through marks: 95 % intervals of success. The marks of a good proxy fall from left to right."
             ),
             (joined(tuple(panels), palette, "glance"),),
         )
@@ -101,7 +101,7 @@ def scatter(panel: Panel, palette: Palette, name: str) -> Markup:
 def joined(panels: tuple[Panel, ...], palette: Palette, name: str) -> Markup:
     """Draw the points of all panels, those of one joined, with a legend of the panels below."""
     with house_style():
-        figure = Figure(figsize=(6.4, 3.3))
+        figure = Figure(figsize=(5.0, 2.9))
         axes = figure.add_subplot()
         for panel, mark in zip(panels, _MARKS, strict=False):
             points = sorted((_place(point)[:2] for point in panel.points), key=lambda p: p[0])
