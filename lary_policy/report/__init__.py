@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.compare import Outcomes
+from lary_policy.report.compare import Measured
 from lary_policy.report.page import write_report
 from lary_policy.report.parts import (
     Attention,
@@ -29,7 +29,7 @@ __all__ = [
     "ConstantDimension",
     "EpisodeFailure",
     "HeadInfo",
-    "Outcomes",
+    "Measured",
     "ReportBundle",
     "SplitSize",
     "Trajectory",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.report.compare import Outcomes, bounds
+from lary_policy.report.compare import Measured
 from lary_policy.report.parts import (
     Attention,
     ClassTail,
@@ -49,14 +49,13 @@ def score_key(score: Score) -> ScoreKey:
 
 def check_score(score: Score) -> None:
     """Raise ShapeError unless the score is finite, its interval holds its value and rates lie in [0, 1]."""
-    ends = bounds(score)
-    low, high = ends or (score.value, score.value)
+    low, high = score.ends
     where = " ".join(str(part) for part in score_key(score))
     numbers = (score.value, low, high, score.seconds)
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
         raise ShapeError(
             expected=f"finite Python numbers as value, interval and seconds of score '{where}'",
-            got=f"value {score.value}, interval {ends}, seconds {score.seconds}",
+            got=f"value {score.value}, interval {score.ci95}, seconds {score.seconds}",
             fix="Find the failed training or rollout in its log and run it again.",
         )
     slack = _ROUNDING * max(1.0, abs(score.value))
@@ -126,7 +125,7 @@ class ReportBundle:
         config_yaml: The resolved configuration.
         notes: Sentences about inputs and cells, shown at the end of the page.
         warnings: Sentences that a reader must see before any number.
-        outcomes: How the episodes of closed loops ended.
+        measured: Scores with the numbers of their samples and episodes, for paired comparisons.
         closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
 
@@ -151,7 +150,7 @@ class ReportBundle:
     config_yaml: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    outcomes: tuple[Outcomes, ...] = ()
+    measured: tuple[Measured, ...] = ()
     closed_loop: bool = True
 
     def __post_init__(self) -> None:

@@ -6,107 +6,99 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lary_policy.scores import Score, format_number, metric_info, mode_label, target_label
+from lary_policy.scores import (
+    CLAIM_CLUSTERS,
+    SampleScores,
+    Score,
+    format_number,
+    metric_info,
+    mode_label,
+    paired_difference,
+    target_label,
+)
 
 SIGNIFICANCE = 0.05  # of the paired test, as the intervals cover 95 %
 FLOOR_HEAD, CEILING_HEAD = "random", "expert"
 REFERENCE_HEADS = frozenset({FLOOR_HEAD, CEILING_HEAD})
 
 
-def bounds(score: Score) -> tuple[float, float] | None:
-    """Return the interval of a score, None where there were too few recordings to estimate one."""
-    return score.ci95
-
-
 def number_words(score: Score) -> tuple[str, str]:
     """Return value and interval as text; an interval that cannot be estimated is named as such."""
     percent = metric_info(score.metric).percent
-    return format_number(score.value, bounds(score), percent=percent, no_interval=score.no_interval)
-
-
-def score_text(score: Score) -> str:
-    """Return `0.31 [0.29, 0.33]`, with percent or unit where the metric has one."""
-    unit = metric_info(score.metric).unit
-    return " ".join(filter(None, (*number_words(score), unit)))
-
-
-def upper(score: Score) -> float:
-    """Return the upper end of the interval, or the value where there is none."""
-    return (bounds(score) or (score.value, score.value))[1]
+    return format_number(score.value, score.ci95, percent=percent, no_interval=score.no_interval)
 
 
 def overlap(a: Score, b: Score) -> bool:
     """Tell whether two intervals share a point; one of too few recordings, or none, might share any."""
-    first, second = (bounds(s) if s.supports_claims else None for s in (a, b))
+    first, second = (s.ci95 if s.supports_claims else None for s in (a, b))
     return first is None or second is None or (first[0] <= second[1] and second[0] <= first[1])
 
 
-def mcnemar(first: Mapping[int, bool], second: Mapping[int, bool]) -> float:
+@dataclass(frozen=True)
+class Measured:
+    """A score with the number of each sample or episode behind it.
+
+    Attributes:
+        score: Mean of the numbers.
+        samples: One number a sample, or 1 and 0 for an episode that succeeded or not.
+    """
+
+    score: Score
+    samples: SampleScores
+
+
+def mcnemar(first: SampleScores, second: SampleScores) -> float:
     """Return the exact two-sided p-value that two heads succeed equally often on the same episodes.
 
     McNemar's test: only episodes that one of them alone solves tell them apart, and without a difference each
     of these is as likely to be either's (Psychometrika 12, 1947; exact by the binomial distribution).
     """
-    only = [first[seed] for seed in first if first[seed] != second[seed]]
+    other = dict(zip(second.items, second.values, strict=True))
+    pairs = zip(first.items, first.values, strict=True)
+    only = [value > other[item] for item, value in pairs if value != other[item]]
     rarer = min(sum(only), len(only) - sum(only))
     tail = sum(math.comb(len(only), k) for k in range(rarer + 1))
     return min(1.0, 2.0 * tail / 2.0 ** len(only))
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """How each episode of a closed loop ended, so that loops on the same episodes can be compared one by one.
-
-    Attributes:
-        encoder: Registry name or `-`.
-        head: Head description.
-        task: Task name.
-        mode: `subgoal` or `policy`.
-        target: Target of the head.
-        metric: `success` or `success_at_end`.
-        seed: Of training.
-        episodes: Seed of the initial state and outcome of each.
-    """
-
-    encoder: str
-    head: str
-    task: str
-    mode: str
-    target: str
-    metric: str
-    seed: int
-    episodes: tuple[tuple[int, bool], ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What tells two scores apart: a paired test where both were run on the same episodes, else intervals.
+    """What tells two scores apart: the same episodes or samples, where both are known; else their intervals.
 
     Attributes:
-        outcomes: Outcome of each episode by its seed, by what tells closed loops apart.
+        samples: Numbers behind scores.
     """
 
-    outcomes: Mapping[tuple[str | int, ...], Mapping[int, bool]] = field(default_factory=dict)
+    samples: Mapping[Score, SampleScores] = field(default_factory=dict)
+    _known: dict[tuple[Score, Score], bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, outcomes: Iterable[Outcomes]) -> Evidence:
-        """Take the outcomes of all closed loops."""
-        return cls({_loop(one): dict(one.episodes) for one in outcomes})
+    def of(cls, measured: Iterable[Measured]) -> Evidence:
+        """Take the numbers behind all scores that have some."""
+        return cls({one.score: one.samples for one in measured})
 
     def paired(self, a: Score, b: Score) -> bool:
-        """Tell whether both were measured on the same episodes, one by one."""
-        first, second = self.outcomes.get(_loop(a)), self.outcomes.get(_loop(b))
-        return bool(first) and bool(second) and set(first or ()) == set(second or ())
+        """Tell whether both were measured on the same episodes or samples, one by one."""
+        first, second = self.samples.get(a), self.samples.get(b)
+        return first is not None and second is not None and set(first.items) == set(second.items)
 
     def apart(self, a: Score, b: Score) -> bool:
-        """Tell whether two scores differ by more than chance."""
-        if self.paired(a, b):
-            return mcnemar(self.outcomes[_loop(a)], self.outcomes[_loop(b)]) < SIGNIFICANCE
-        return not overlap(a, b)
+        """Tell whether two scores of one metric differ by more than chance."""
+        if not self.paired(a, b):
+            return not overlap(a, b)
+        if (a, b) not in self._known:
+            self._known[a, b] = _differ(self.samples[a], self.samples[b])
+        return self._known[a, b]
 
 
-def _loop(one: Score | Outcomes) -> tuple[str | int, ...]:
-    return (one.encoder, one.head, one.task, one.mode, one.target, one.metric, one.seed)
+def _differ(first: SampleScores, second: SampleScores) -> bool:
+    """Tell whether two heads differ on the same samples: McNemar's test of outcomes, else a bootstrap."""
+    if first.items == first.clusters and {*first.values, *second.values} <= {0.0, 1.0}:
+        return mcnemar(first, second) < SIGNIFICANCE
+    found = paired_difference(first, second)
+    if found.ci95 is None or found.clusters < CLAIM_CLUSTERS:
+        return False
+    return not found.ci95[0] <= 0.0 <= found.ci95[1]
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ class Cell:
         return tuple(s for s in self.scores[1:] if self.evidence.apart(self.best, s))
 
     def paired(self) -> bool:
-        """Tell whether all were measured on the same episodes, one by one."""
+        """Tell whether all were measured on the same episodes or samples, one by one."""
         return all(self.evidence.paired(self.best, s) for s in self.scores[1:])
 
 
@@ -202,19 +194,30 @@ def rank(scores: Sequence[Score]) -> tuple[Score, ...]:
 
 
 def cell_label(cell: Cell, siblings: Sequence[Cell]) -> str:
-    """Name a cell by task, target and mode, and by whatever else differs between its siblings."""
+    """Name a cell by task, target and mode, and by what else it takes to tell it from its siblings."""
+    return ", ".join(filter(None, cell_words(cell, siblings)))
+
+
+def cell_words(cell: Cell, siblings: Sequence[Cell]) -> tuple[str, str]:
+    """Return task, target and mode of a cell, and what else it takes to tell it from its siblings."""
     targets = [] if cell.target == "class" else [target_label(cell.target)]
-    parts = [cell.task, *targets, mode_label(cell.mode)]
+    told = ["task", "target", "mode"]
+    extras = []
     for name, words in _EXTRAS.items():
-        if len({getattr(c, name) for c in siblings}) > 1 and getattr(cell, name) != "":
-            parts.append(words.format(getattr(cell, name)))
-    return ", ".join(parts)
+        if _kinds(siblings, [*told, name]) > _kinds(siblings, told):
+            told.append(name)
+            extras += [words.format(getattr(cell, name))] if getattr(cell, name) != "" else []
+    return ", ".join([cell.task, *targets, mode_label(cell.mode)]), ", ".join(extras)
+
+
+def _kinds(cells: Sequence[Cell], names: Sequence[str]) -> int:
+    return len({tuple(getattr(c, name) for name in names) for c in cells})
 
 
 _EXTRAS: dict[str, str] = {
     "embodiment": "embodiment {}",
     "head": "head {}",
+    "protocol": "protocol {}",
     "split": "split {}",
     "seed": "training seed {}",
-    "protocol": "protocol {}",
 }

@@ -77,7 +77,7 @@ def scores_csv(scores: Sequence[Score]) -> str:
 def markdown_table(table: ResultTable) -> str:
     """Return the first table of the page as markdown, to be pasted elsewhere; bold is told apart from all."""
     lines = [["", *table.columns], ["---"] * (1 + len(table.columns))]
-    for label, results in table.rows:
+    for label, extra, results in table.rows:
         cells = []
         for result in results:
             numbers = [] if result is None else [n for n in (result.success, result.probe) if n is not None]
@@ -86,7 +86,7 @@ def markdown_table(table: ResultTable) -> str:
                 for n in numbers
             ]
             cells.append(" / ".join(words) or "-")
-        lines.append([label, *cells])
+        lines.append([", ".join(filter(None, (label, extra))), *cells])
     return "".join(f"| {' | '.join(_GROUPED.sub(' ', cell) for cell in line)} |\n" for line in lines)
 
 
@@ -115,7 +115,7 @@ def _keep_whole(text: str) -> Markup:
 
 
 def _results(bundle: ReportBundle) -> ResultTable:
-    return result_table(bundle.scores, correlate(bundle.scores)[0], Evidence.of(bundle.outcomes))
+    return result_table(bundle.scores, correlate(bundle.scores)[0], Evidence.of(bundle.measured))
 
 
 def _context(bundle: ReportBundle, media_root: Path, folder: Path | None) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _context(bundle: ReportBundle, media_root: Path, folder: Path | None) -> dic
     palette = Palette(bundle.encoders())
     sections = draw_sections(bundle, palette)
     films = embed_videos(bundle.videos, media_root)
-    evidence, keys = Evidence.of(bundle.outcomes), reference_keys(bundle.heads)
+    evidence, keys = Evidence.of(bundle.measured), reference_keys(bundle.heads)
     return {
         "bundle": bundle,
         "colours": {name: palette[name] for name in palette.encoders},
@@ -133,7 +133,7 @@ def _context(bundle: ReportBundle, media_root: Path, folder: Path | None) -> dic
         "answers": answers(bundle, correlate(bundle.scores)[0]),
         "results": _results(bundle),
         "rollouts": rollout_table(bundle.scores, evidence),
-        "probes": probe_tables(bundle.scores, None if bundle.closed_loop else keys),
+        "probes": probe_tables(bundle.scores, None if bundle.closed_loop else keys, evidence),
         "glance": [s for s in sections if s.kind.order == 0],
         "sections": [s for s in sections if s.kind.order > 0],
         "paper": side_by_side(bundle.scores, bundle.heads),

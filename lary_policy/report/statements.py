@@ -12,14 +12,12 @@ from lary_policy.report.compare import (
     FLOOR_HEAD,
     Cell,
     Evidence,
-    bounds,
     cell_label,
     cells,
     reference_of,
-    score_text,
 )
 from lary_policy.report.correlate import Panel
-from lary_policy.scores import Score, join_words
+from lary_policy.scores import Score, format_score, join_words
 
 _MAX_LISTED = 4
 
@@ -58,16 +56,19 @@ class Answer:
 
 def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]:
     """Answer which latents decode action better, whose head succeeds, and whether the two agree."""
-    mse, top1 = cells(bundle.scores, "probe", "mse"), cells(bundle.scores, "probe", "top1")
-    success = cells(bundle.scores, "rollout", "success", Evidence.of(bundle.outcomes))
+    evidence = Evidence.of(bundle.measured)
+    mse, top1 = (cells(bundle.scores, "probe", metric, evidence) for metric in ("mse", "top1"))
+    success = cells(bundle.scores, "rollout", "success", evidence)
     lowest, best = "the lowest test MSE", "the highest top-1 accuracy"
-    found = [
-        Answer(
-            "Whose latents decode action better?",
-            _verdict(mse, f"has {lowest}", "No probe error was measured."),
-            tuple(_statement(c, mse, f"has {lowest}", bundle) for c in mse),
+    found = []
+    if mse or not top1:
+        found.append(
+            Answer(
+                "Whose latents decode action better?",
+                _verdict(mse, f"has {lowest}", "No probe error was measured."),
+                tuple(_statement(c, mse, f"has {lowest}", bundle) for c in mse),
+            )
         )
-    ]
     if top1:
         found.append(
             Answer(
@@ -148,18 +149,18 @@ def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBu
     missing = [n for n in bundle.encoders() if n not in {s.encoder for s in cell.scores}]
     absent = f" Not measured here: {join_words(missing)}." if missing else ""
     if len(cell.scores) == 1:
-        text = f"only {best.encoder} was measured, {score_text(best)}: nothing to compare.{absent}"
+        text = f"only {best.encoder} was measured, {format_score(best)}: nothing to compare.{absent}"
         return Statement(label, text, best.encoder, False)
     near, far, tied = cell.near(), cell.far(), cell.tied()
     if tied:
         names = join_words([best.encoder, *(s.encoder for s in tied)])
-        text = f"{names} are level at {score_text(best)}"
+        text = f"{names} are level at {format_score(best)}"
         rest = [s for s in near if s not in tied]
         tail = [f"overlapping with {_listed(rest)}"] if rest else []
         tail += [f"clear of {_listed(far)}"] if far else []
         text = f"{text}{', ' if tail else ''}{join_words(tail) if tail else ''}.{absent}"
         return Statement(label, text, best.encoder, False)
-    text = f"{best.encoder} {verb}, {score_text(best)}"
+    text = f"{best.encoder} {verb}, {format_score(best)}"
     return Statement(label, text + _support(cell) + absent, best.encoder, not near)
 
 
@@ -167,14 +168,15 @@ def _support(cell: Cell) -> str:
     """Say which of the others the best of a cell is told apart from."""
     near, far = cell.near(), cell.far()
     if cell.paired():
+        same = "episodes" if cell.best.stage == "rollout" else "samples"
         if not near:
-            return f"; episode by episode it is told apart from {_listed(far)}."
-        text = f", but episode by episode it is not told apart from {_listed(near, 'or')}."
+            return f"; over the same {same} it is told apart from {_listed(far)}."
+        text = f", but over the same {same} it is not told apart from {_listed(near, 'or')}."
         return text + (f" It is from {_listed(far)}." if far else "")
     if not near:
         return f"; its interval does not overlap with {_listed(far, 'or')}."
-    unknown = [s for s in (cell.best, *near) if bounds(s) is None]
-    why = "no interval can be estimated for" if unknown else "its interval overlaps with"
+    unknown = [s for s in (cell.best, *near) if not s.supports_claims]
+    why = "too few recordings lie behind" if unknown else "its interval overlaps with"
     text = f", but {why} {_listed(unknown or near)}: this run does not tell them apart."
     return text + (f" It does not overlap with {_listed(far, 'or')}." if far else "")
 
@@ -189,9 +191,9 @@ def _success_statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: 
         extra += f" No {join_words(names, 'and no')} was run here."
     if floor is not None:
         same = "" if cell.evidence.apart(cell.best, floor) else ", not told apart from the best"
-        extra += f" Random head: {score_text(floor)}{same}."
+        extra += f" Random head: {format_score(floor)}{same}."
     if ceiling is not None:
-        extra += f" Scripted expert: {score_text(ceiling)}."
+        extra += f" Scripted expert: {format_score(ceiling)}."
     return Statement(base.label, base.text + extra, base.encoder, base.conclusive)
 
 
@@ -207,7 +209,7 @@ def _above_floor(found: Sequence[Cell], bundle: ReportBundle) -> str:
 def _listed(scores: Sequence[Score], last: str = "and") -> str:
     """List scores; beyond four only the first two are spelled out, the tables have the rest."""
     shown = scores if len(scores) <= _MAX_LISTED else scores[:2]
-    words = [f"{s.encoder} {score_text(s)}" for s in shown]
+    words = [f"{s.encoder} {format_score(s)}" for s in shown]
     rest = len(scores) - len(shown)
     return join_words([*words, f"{rest} more encoders"] if rest else words, last)
 

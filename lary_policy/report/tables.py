@@ -9,13 +9,11 @@ from lary_policy.report.compare import (
     CEILING_HEAD,
     FLOOR_HEAD,
     Evidence,
-    bounds,
-    cell_label,
+    cell_words,
     cells,
     number_words,
     rank,
     reference_of,
-    upper,
 )
 from lary_policy.report.correlate import Panel
 from lary_policy.report.paper import defects_of
@@ -85,13 +83,13 @@ class ResultTable:
     Attributes:
         columns: Encoders (and heads where one has several), then the references.
         encoders: Encoder of each column, empty for a reference.
-        rows: Label and results of each line.
+        rows: What each line is about, what else tells it from the others, and its results.
         words: What the numbers are.
     """
 
     columns: tuple[str, ...]
     encoders: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Result | None, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[Result | None, ...]], ...]
     words: str
 
 
@@ -104,8 +102,8 @@ def _number(
 ) -> Number:
     """Format a score; `peers` are the scores it competes with, `top` is the end of the bar's track."""
     value, interval = number_words(score)
-    ends = bounds(score) or (score.value, score.value)
-    low, mid, high = (100.0 * min(1.0, max(0.0, x / top)) for x in (ends[0], score.value, ends[1]))
+    low, high = score.ends
+    low, mid, high = (100.0 * min(1.0, max(0.0, x / top)) for x in (low, score.value, high))
     faults = () if keys is None else tuple(d.name for d in defects_of(score, keys.get(score.encoder)))
     return Number(value, interval, low, mid, high, _mark(score, peers, evidence), score.n, faults)
 
@@ -123,7 +121,10 @@ def _mark(score: Score, peers: Sequence[Score], evidence: Evidence | None) -> st
 def result_table(scores: Sequence[Score], panels: Sequence[Panel], evidence: Evidence) -> ResultTable:
     """Build the first table: closed loops with the probe scores of their heads, else the probes alone."""
     loops = cells(scores, "rollout", "success", evidence)
-    found = loops or (*cells(scores, "probe", "mse"), *cells(scores, "probe", "top1"))
+    found = loops or (
+        *cells(scores, "probe", "mse", evidence),
+        *cells(scores, "probe", "top1", evidence),
+    )
     probes = {point.success: point.probe for panel in panels for point in panel.points}
     peers = {point.probe: [p.probe for p in panel.points] for panel in panels for point in panel.points}
     measured = {s.encoder for cell in found for s in cell.scores}
@@ -138,20 +139,22 @@ def result_table(scores: Sequence[Score], panels: Sequence[Panel], evidence: Evi
         if score.stage == "probe":
             return Result(None, _number(score, members, 1.0, None, evidence), score.encoder)
         probe = probes.get(score)
-        of_probe = None if probe is None else _number(probe, peers[probe], 1.0)
+        of_probe = None if probe is None else _number(probe, peers[probe], 1.0, None, evidence)
         return Result(_number(score, members, 1.0, None, evidence), of_probe, score.encoder)
 
     rows = []
     for cell in found:
         own = {s.encoder: s for s in cell.scores}
         line = [result(own.get(encoder), cell.scores) for encoder in encoders]
-        rows.append((cell_label(cell, found), (*line, *(result(ends[cell][head], ()) for head in shown))))
+        rows.append((*cell_words(cell, found), (*line, *(result(ends[cell][head], ()) for head in shown))))
     titles = (*encoders, *(references[head] for head in shown))
     words = "Success in closed loop; below it the test MSE of the same head" if loops else "Probe scores"
     return ResultTable(titles, (*encoders, *("" for _ in shown)), tuple(rows), words)
 
 
-def probe_tables(scores: Sequence[Score], keys: Mapping[str, str] | None = None) -> tuple[Table, ...]:
+def probe_tables(
+    scores: Sequence[Score], keys: Mapping[str, str] | None = None, evidence: Evidence | None = None
+) -> tuple[Table, ...]:
     """Build one table for each embodiment, task and mode: metrics down, encoders across.
 
     Errors of single dimensions (`<metric>/dim/<label>`) would triple their length: the page lists them with
@@ -160,6 +163,7 @@ def probe_tables(scores: Sequence[Score], keys: Mapping[str, str] | None = None)
     Args:
         scores: All scores of the report.
         keys: The reference's name of each encoder that it has; None if no fault of its can be in the scores.
+        evidence: What tells scores apart.
     """
     probes = [s for s in scores if s.stage != "rollout" and "/dim/" not in s.metric]
     groups: dict[tuple[str, str, str], list[Score]] = {}
@@ -167,7 +171,9 @@ def probe_tables(scores: Sequence[Score], keys: Mapping[str, str] | None = None)
         groups.setdefault((s.embodiment, s.task, s.mode), []).append(s)
     many = len({s.embodiment for s in probes}) > 1
     return tuple(
-        _probe_table(key, part, many, keys) for key, members in groups.items() for part in _narrow(members)
+        _probe_table(key, part, many, keys, evidence)
+        for key, members in groups.items()
+        for part in _narrow(members)
     )
 
 
@@ -185,7 +191,11 @@ def _narrow(members: Sequence[Score]) -> list[list[Score]]:
 
 
 def _probe_table(
-    key: tuple[str, str, str], members: Sequence[Score], with_embodiment: bool, keys: Mapping[str, str] | None
+    key: tuple[str, str, str],
+    members: Sequence[Score],
+    with_embodiment: bool,
+    keys: Mapping[str, str] | None,
+    evidence: Evidence | None,
 ) -> Table:
     columns = list(dict.fromkeys(_column(s) for s in members))
     titles = _column_titles(columns)
@@ -195,13 +205,13 @@ def _probe_table(
     rows = []
     for target, metric in lines:
         line = {_column(s): s for s in members if (s.target, s.metric) == (target, metric)}
-        top = max(upper(s) for s in line.values()) or 1.0
+        top = max(s.ends[1] for s in line.values()) or 1.0
         info = metric_info(metric)
         top = 1.0 if info.percent else top
         name = f"{info.label} ({info.unit})" if info.unit else info.label
         found = [line.get(c) for c in columns]
         numbers = tuple(
-            None if s is None else _number(s, _rivals(s, line.values()), top, keys) for s in found
+            None if s is None else _number(s, _rivals(s, line.values()), top, keys, evidence) for s in found
         )
         rows.append(Row((target_label(target), name), numbers, kind="main" if "/" not in metric else "part"))
     shared = [i for i in (4, 1, 2) if keys is not None and len({c[i] for c in columns}) == 1]
@@ -281,7 +291,7 @@ def _rollout_row(
         top = (
             1.0
             if info.percent
-            else max(upper(line[metric]) for line in lines.values() if metric in line) or 1.0
+            else max(line[metric].ends[1] for line in lines.values() if metric in line) or 1.0
         )
         numbers.append(_number(own[metric], peers, top, None, evidence) if metric in own else None)
     who = {"ceiling": "scripted expert", "floor": f"random head, {key[4]}"}.get(reference, key[4])

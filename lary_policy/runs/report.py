@@ -13,7 +13,7 @@ from lary_policy.report import (
     ConstantDimension,
     EpisodeFailure,
     HeadInfo,
-    Outcomes,
+    Measured,
     ReportBundle,
     Trajectory,
     Video,
@@ -23,6 +23,7 @@ from lary_policy.report import (
 from lary_policy.runs.composition import SplitTables, compositions, split_sizes
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rows import missing_rows
+from lary_policy.scores import SampleScores, Score
 from lary_policy.types import EpisodeResult, Quarantined
 
 _LARGEST_CONFUSION = 60  # classes; a larger matrix says nothing at the size of a page
@@ -88,7 +89,7 @@ def report_bundle(
         trajectories=tuple(_trajectory(r, probes) for r in probes if "trajectory" in r),
         confusions=tuple(_confusion(r, probes) for r in probes if _drawable(r)),
         videos=tuple(_videos(results.rollout)),
-        outcomes=tuple(one for r in results.rollout for one in _outcomes(r)),
+        measured=tuple(one for r in (*probes, *results.rollout) for one in _measured(r)),
         quarantined=tuple(_quarantined(results)),
         inputs_checked=sum(r["requested"] for r in results.extract),
         failures=tuple(failure for r in results.rollout for failure in _failures(r)),
@@ -157,13 +158,18 @@ def _videos(rows: Iterable[Result]) -> Iterable[Video]:
         )
 
 
-def _outcomes(row: Result) -> Iterable[Outcomes]:
-    """Yield how each episode ended, under each of the rates' names."""
-    facts = (row["encoder"], row["head"], row["task"], row["mode"], row["target"])
-    episodes = _episodes(row)
-    for metric in ("success", "success_at_end"):
-        ended = tuple((e.seed, bool(getattr(e, metric))) for e in episodes)
-        yield Outcomes(*facts, metric, row["seed"], ended)
+def _measured(row: Result) -> Iterable[Measured]:
+    """Yield the scores of a result that are known sample by sample, or episode by episode."""
+    scores = [Score.from_dict(s) for s in row["scores"]]
+    known = [(split, SampleScores.from_dict(raw)) for split, raw in row.get("samples", {}).items()]
+    for episodes in [_episodes(row)] if "episodes" in row else []:
+        seeds = tuple(str(e.seed) for e in episodes)
+        for metric in ("success", "success_at_end"):
+            ended = tuple(float(getattr(e, metric)) for e in episodes)
+            known.append(("", SampleScores(metric, seeds, seeds, ended)))
+    for split, samples in known:
+        found = [s for s in scores if s.metric == samples.metric and split in ("", s.split)]
+        yield from (Measured(s, samples) for s in found)
 
 
 def _failures(row: Result) -> Sequence[EpisodeFailure]:

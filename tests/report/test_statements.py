@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
 
 from lary_policy.report.bundle import ReportBundle
+from lary_policy.report.compare import Measured, mcnemar
 from lary_policy.report.correlate import correlate
 from lary_policy.report.statements import Answer, answers, question
-from lary_policy.scores import Score
+from lary_policy.scores import SampleScores, Score
 
-from .synthetic import MSE, SUCCESS, all_scores, probe_scores, rollout_scores
+from .synthetic import HEAD, MSE, SUCCESS, all_scores, probe_scores, rollout_scores, score
 
 Make = Callable[..., ReportBundle]
 
@@ -138,3 +142,75 @@ def test_many_encoders_are_not_all_spelled_out() -> None:
     assert text.endswith(
         "does not overlap with e1 0.40 [0.38, 0.42], e2 0.50 [0.48, 0.52] or 4 more encoders."
     )
+
+
+def outcomes(scores: list[Score], successes: dict[str, list[bool]]) -> tuple[Measured, ...]:
+    """Return the episodes behind the success of each encoder."""
+    seeds = tuple(map(str, range(len(next(iter(successes.values()))))))
+    return tuple(
+        Measured(s, SampleScores("success", seeds, seeds, tuple(map(float, successes[s.encoder]))))
+        for s in scores
+        if s.metric == "success" and s.head == HEAD
+    )
+
+
+def test_success_on_the_same_episodes_is_compared_episode_by_episode() -> None:
+    """Eight episodes that one alone solves, none the other way: p = 2 / 2^8, though the intervals overlap."""
+    rates = {"a": [True] * 34 + [False] * 16, "b": [True] * 26 + [False] * 24}
+    scores = rollout_scores("reach", "subgoal", {name: sum(won) / 50 for name, won in rates.items()})
+    plain = ReportBundle("t", "s", tuple(scores))
+    assert "this run does not tell them apart" in answers(plain, ())[1].statements[0].text
+    paired = ReportBundle("t", "s", tuple(scores), measured=outcomes(scores, rates))
+    found = answers(paired, ())[1]
+    assert "over the same episodes it is told apart from b 52 %" in found.statements[0].text
+    assert "a succeeds most often in 1 of 1 comparison; it is told apart from every other" in found.verdict
+    won = {"a": rates["a"], "b": rates["a"][8:] + rates["a"][:8]}  # as many episodes, others
+    scores = rollout_scores("reach", "subgoal", {"a": 0.68, "b": 0.66})
+    mixed = ReportBundle("t", "s", tuple(scores), measured=outcomes(scores, won))
+    assert "over the same episodes it is not told apart from b" in answers(mixed, ())[1].statements[0].text
+
+
+@pytest.mark.parametrize(("alone", "other", "p"), [(8, 0, 2 / 256), (5, 0, 0.0625), (3, 3, 1.0), (0, 0, 1.0)])
+def test_mcnemar_is_the_exact_binomial_test(alone: int, other: int, p: float) -> None:
+    seeds = tuple(map(str, range(20)))
+    first = (1.0,) * alone + (0.0,) * (20 - alone)
+    second = (0.0,) * alone + (1.0,) * other + (0.0,) * (20 - alone - other)
+    found = mcnemar(
+        SampleScores("success", seeds, seeds, first), SampleScores("success", seeds, seeds, second)
+    )
+    assert found == pytest.approx(p)
+
+
+def test_four_episodes_prove_nothing() -> None:
+    rates = {"a": [True] * 4, "b": [False] * 4}
+    scores = rollout_scores("reach", "subgoal", {"a": 1.0, "b": 0.0}, n=4)
+    bundle = ReportBundle("t", "s", tuple(scores), measured=outcomes(scores, rates))
+    assert not answers(bundle, ())[1].statements[0].conclusive
+
+
+def test_errors_on_the_same_samples_are_compared_sample_by_sample() -> None:
+    """A head that is a little better on every recording is better, however much recordings differ."""
+    items, recordings = tuple(map(str, range(40))), tuple(str(i // 4) for i in range(40))
+    errors = [0.1 + 0.05 * (i // 4) for i in range(40)]
+    scores = [
+        score(encoder=name, value=0.325 + less, ci95=(0.2, 0.5), clusters=10)
+        for name, less in (("a", 0.0), ("b", 0.01))
+    ]
+    measured = tuple(
+        Measured(s, SampleScores("mse", items, recordings, tuple(e + less for e in errors)))
+        for s, less in zip(scores, (0.0, 0.01), strict=True)
+    )
+    bundle = ReportBundle("t", "s", tuple(scores), measured=measured, closed_loop=False)
+    assert "over the same samples it is told apart from b" in answers(bundle, ())[0].statements[0].text
+    assert not answers(replace(bundle, measured=()), ())[0].statements[0].conclusive
+
+
+def test_one_recording_supports_no_claim() -> None:
+    """A number over a single recording has no interval, so it beats nobody and nobody beats it."""
+    one = {"ci95": None, "clusters": 1, "no_interval": "one recording"}
+    scores = [score(encoder="a", value=0.1, **one), score(encoder="b", value=9.0, **one)]
+    bundle = ReportBundle("t", "s", tuple(scores), closed_loop=False)
+    found = answers(bundle, ())[0]
+    assert "too few recordings lie behind" in found.statements[0].text
+    assert not found.statements[0].conclusive
+    assert found.verdict.endswith("in none of these.")

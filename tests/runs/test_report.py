@@ -84,3 +84,49 @@ def test_a_report_of_finished_cells_needs_a_number(tmp_path):
     some = replace(simulated(), finished_only=True, unfinished=["rollout reach-lapa"])
     text = run_report(some, tmp_path, **NAMES).read_text()
     assert "Not finished, so not on this page: rollout reach-lapa." in text
+
+
+def test_what_an_evaluation_warns_of_stands_before_the_numbers(tmp_path):
+    warned = probed("pixels", 0.9, warnings=["The head predicts little but the mean action."])
+    page = run_report(Results(probe=[warned, probed("lapa", 0.4)]), tmp_path, **NAMES).read_text()
+    words = "reach, pixels, pair, relative, mlp512-project32: The head predicts little but the mean action."
+    assert page.index(words) < page.index("Probe scores. In brackets")
+    assert page.count("predicts little but") == 1
+
+
+def test_a_number_without_an_interval_is_shown_as_such(tmp_path):
+    lone = probed("pixels", 0.5)
+    lone["scores"][0] |= {"ci95": None, "clusters": 1, "no_interval": "one recording"}
+    page = run_report(Results(probe=[lone, probed("lapa", 0.4)]), tmp_path, **NAMES).read_text()
+    assert "not estimable: one recording" in page
+    rows = (tmp_path / "report.csv").read_text().splitlines()
+    assert [row.split(",")[-2:] for row in rows][:2] == [["ci95_low", "ci95_high"], ["", ""]]
+
+
+def test_episodes_of_closed_loops_are_paired(tmp_path):
+    bundle = report_bundle(simulated(), **NAMES)
+    assert [m.score.encoder for m in bundle.measured] == ["pixels", "dinov2-small", "-", "pixels"]
+    assert bundle.measured[1].samples.values == (1.0, 1.0, 1.0, 0.0)
+    assert [v.reference for v in bundle.videos] == [False, False, True, True]
+
+
+def test_the_scripted_expert_is_shown_once_a_task():
+    results = simulated()
+    results.rollout.append({**results.rollout[2], "mode": "policy"})
+    results.rollout[-1]["scores"] = [{**s, "mode": "policy"} for s in results.rollout[2]["scores"]]
+    assert [v.caption.count("expert") for v in report_bundle(results, **NAMES).videos] == [0, 0, 1, 0]
+
+
+def test_constant_dimensions_are_named_instead_of_drawn(tmp_path):
+    page = run_report(Results(probe=[probed("pixels", 0.5)]), tmp_path, **NAMES).read_text()
+    assert "Constant in training, so not drawn: gripper." in page
+    assert ">gripper</text>" not in page
+    assert ">yaw (rad)</text>" in page
+
+
+def test_the_first_table_can_be_pasted(tmp_path):
+    run_report(simulated(), tmp_path, **NAMES)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert lines[0] == "|  | pixels | dinov2-small | scripted expert | random head |"
+    assert len(lines) == 3
+    assert lines[2].startswith("| reach, relative targets, subgoal mode | 25 % [")

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.compare import bounds
 from lary_policy.report.figures.registry import Drawing, figure_kind
 from lary_policy.report.figures.style import Palette, grid, house_style, sentences, svg
 from lary_policy.report.paper import fault_names, paper_number, reference_keys
@@ -153,7 +152,7 @@ def curve(curves: Curves, palette: Palette, name: str) -> Markup:
             points = sorted(((_position(s, curves.positions), s) for s in scores), key=lambda point: point[0])
             at = [place for place, _ in points]
             value = scale * np.array([s.value for _, s in points])
-            ends = scale * np.array([bounds(s) or (s.value, s.value) for _, s in points])
+            ends = scale * np.array([s.ends for _, s in points])
             bars = np.maximum([value - ends[:, 0], ends[:, 1] - value], 0)
             colour = palette[curves.encoder[line]]
             mark = _MARKS[drawn.count(colour) % len(_MARKS)]  # lines of one encoder differ by their marks

@@ -14,7 +14,6 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.compare import bounds
 from lary_policy.report.correlate import MIN_POINTS, Panel, Point, correlate
 from lary_policy.report.figures.registry import Drawing, figure_kind
 from lary_policy.report.figures.style import INK, Palette, grid, house_style, sentences, svg
@@ -42,7 +41,8 @@ def at_a_glance(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
         yield Drawing(
             "Does the probe score foretell success?",
             sentences(
-                marks, "Lines through marks: 95 % intervals of success. The marks of a good proxy fall from left to right."
+                marks,
+                "Upright lines: 95 % intervals of success. Those of a good proxy fall from left to right.",
             ),
             (joined(tuple(panels), palette, "glance"),),
         )
@@ -123,7 +123,7 @@ def joined(panels: tuple[Panel, ...], palette: Palette, name: str) -> Markup:
 def _place(point: Point) -> tuple[float, float, np.ndarray | None, np.ndarray | None]:
     """Return a point's place and the lengths of its bars `[2, 1]`, None where there is no interval."""
     x, y = point.probe.value, 100 * point.success.value
-    probe, success = bounds(point.probe), bounds(point.success)
+    probe, success = point.probe.ci95, point.success.ci95
     across = None if probe is None else np.maximum([[x - probe[0]], [probe[1] - x]], 0)
     up = None if success is None else np.maximum([[y - 100 * success[0]], [100 * success[1] - y]], 0)
     return x, y, across, up

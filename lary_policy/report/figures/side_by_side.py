@@ -8,7 +8,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.compare import bounds, upper
 from lary_policy.report.figures.registry import Drawing, figure_kind
 from lary_policy.report.figures.style import INK, Palette, grid, house_style, sentences, svg
 from lary_policy.report.paper import COMPARED, fault_names, paper_number, reference_keys
@@ -75,7 +74,7 @@ def bars(
         for axes, task in zip(panels, tasks, strict=True):
             for s in (s for s in scores if s.task == task):
                 at = encoders.index(s.encoder)
-                ends = bounds(s) or (s.value, s.value)
+                ends = s.ends
                 low, high = scale * (s.value - ends[0]), scale * (ends[1] - s.value)
                 axes.barh(at, scale * s.value, color=palette[s.encoder], alpha=0.75, height=0.62)
                 axes.errorbar(
@@ -103,7 +102,7 @@ def _ends(
 ) -> list[float]:
     """Return the largest number of each dataset, or that of all where they are of one order."""
     ends = [
-        max(max(upper(s), paper.get((s.encoder, s.task), 0.0)) for s in scores if s.task == task) or 1.0
+        max(max(s.ends[1], paper.get((s.encoder, s.task), 0.0)) for s in scores if s.task == task) or 1.0
         for task in tasks
     ]
     return [max(ends)] * len(ends) if max(ends) <= _ONE_ORDER * min(ends) else ends
