@@ -18,7 +18,7 @@ TAGS = ("lary", "mujoco")
 _COLUMNS = ("stage", "task", "mode", "target", "metric", "value", "95 % CI", "n", "split", "seed")
 
 
-def read_scores(path: Path) -> list[dict[str, Any]]:
+def card_scores(path: Path) -> list[dict[str, Any]]:
     """Read the scores of a report.json, or of a cell's result.json (or its folder).
 
     Raises:

@@ -15,6 +15,7 @@ from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig, L
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.policy.encoder_config import EncoderConfig
 from lary_policy.policy.features import (
+    dataset_action_names,
     dataset_embodiment,
     require_cameras_and_action,
     require_history,
@@ -221,6 +222,7 @@ class LaryConfig(PreTrainedConfig):
             ConfigError: Actions are to be relative to a state whose numbers have other names.
         """
         self.embodiment = dataset_embodiment(self.embodiment, features)
+        self.action_feature_names = dataset_action_names(self.action_feature_names, features)
         self.settle()
         if self.is_relative:
             require_state_names(features)

@@ -103,16 +103,38 @@ def dataset_embodiment(known: str | None, features: Mapping[str, Mapping[str, An
     return str(name)
 
 
+def dataset_action_names(
+    known: list[str] | None, features: Mapping[str, Mapping[str, Any]]
+) -> list[str] | None:
+    """Return the name of each number of a dataset's actions, or those that are known where it names none.
+
+    LeRobot takes `names` as a list of names, which it is not in every dataset: `{"motors": [...]}`.
+
+    Args:
+        known: The policy's names, perhaps as LeRobot read them.
+        features: Description of every feature, as in `meta/info.json`.
+    """
+    from lary_policy.data.lerobot import feature_names
+
+    action = features.get(ACTION, {})
+    if action.get("names") is None:
+        return known
+    names = feature_names(action)
+    return None if names is None else list(names)
+
+
 def require_state_names(features: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse actions relative to a state whose numbers have other names, e.g. poses relative to joints.
 
     Raises:
         ConfigError: Both are named and the names differ.
     """
-    names, state = (features.get(key, {}).get("names") for key in (ACTION, OBS_STATE))
-    if not isinstance(names, list | tuple) or not isinstance(state, list | tuple):
+    from lary_policy.data.lerobot import feature_names
+
+    names, state = (feature_names(features.get(key)) for key in (ACTION, OBS_STATE))
+    if names is None or state is None:
         return
-    if list(state)[: len(names)] != list(names):
+    if state[: len(names)] != names:
         raise ConfigError(
             expected=f"a state whose numbers are the actions' {list(names)}, to be relative to",
             got=f"{OBS_STATE} of {list(state)}",

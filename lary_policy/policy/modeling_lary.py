@@ -86,9 +86,9 @@ class LaryPolicy(PreTrainedPolicy):
         _enter_rate(config, dataset_meta)
         self._fit(dataset_meta)
         if config.scores_from is not None:
-            from lary_policy.policy.card import read_scores
+            from lary_policy.policy.card import card_scores
 
-            config.scores, config.scores_from = read_scores(Path(config.scores_from)), None
+            config.scores, config.scores_from = card_scores(Path(config.scores_from)), None
         self._latents = self._open_latents(dataset_meta)
         self._queues: dict[str, deque[Tensor]] = {}
         self.reset()

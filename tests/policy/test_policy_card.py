@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from tiny_lary import config
 
 from lary_policy.errors import DatasetError
-from lary_policy.policy.card import read_scores
+from lary_policy.policy.card import card_scores
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.scores import Score
 
@@ -52,7 +52,7 @@ def test_a_card_without_scores_says_so(monkeypatch):
 def test_scores_are_read_from_reports_and_cells_or_refused(tmp_path):
     rows = [SUCCESS.to_dict()]
     (tmp_path / "result.json").write_text(json.dumps({"scores": rows, "head": "mlp512"}))
-    assert read_scores(tmp_path) == read_scores(tmp_path / "result.json") == rows
+    assert card_scores(tmp_path) == card_scores(tmp_path / "result.json") == rows
     (tmp_path / "bad.json").write_text(json.dumps([{"value": 1}]))
     for path in (tmp_path / "bad.json", tmp_path / "missing.json"):
         with pytest.raises(DatasetError, match=r"report\.json"):

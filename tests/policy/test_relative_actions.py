@@ -206,8 +206,38 @@ def test_a_rotation_is_relative_as_a_whole_or_not_at_all():
     )
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        NAMES,
+        {"motors": NAMES},
+        [NAMES],
+        {"arm": NAMES[:6], "hand": NAMES[6:]},
+        {n: i for i, n in enumerate(NAMES)},
+    ],
+)
+def test_names_are_read_in_every_spelling_of_datasets(names):
+    """LeRobot makes a list of `{"motors": [...]}` whose only name is `motors`."""
+    features = {key: {"names": names, "shape": (7,), "dtype": "float32"} for key in (ACTION, STATE)}
+    settings = config(action_mode="relative")
+    settings.action_feature_names = list(names)  # as LeRobot's make_policy does before
+    settings.set_dataset_feature_metadata(features)
+    assert settings.action_feature_names == NAMES
+    assert LaryPolicy(settings).codec.frame.mask == (True,) * 6 + (False,)  # the gripper stays absolute
+    features[STATE]["names"] = {"motors": ["j1", *NAMES[1:]]}
+    with pytest.raises(ConfigError, match="j1"):
+        settings.set_dataset_feature_metadata(features)
+
+
+def test_names_that_name_nothing_are_not_taken_for_some():
+    settings = config(action_mode="relative")
+    settings.action_feature_names = ["motors"]
+    settings.set_dataset_feature_metadata({ACTION: {"names": {"motors": NAMES[:3]}, "shape": (7,)}})
+    assert settings.action_feature_names is None
+
+
 def test_a_state_of_other_numbers_is_refused():
-    features = {ACTION: {"names": NAMES, "shape": (7,)}, STATE: {"names": ["j1", "j2"]}}
+    features = {ACTION: {"names": NAMES, "shape": (7,)}, STATE: {"names": ["j1", "j2"], "shape": (2,)}}
     with pytest.raises(ConfigError, match="j1"):
         config(action_mode="relative").set_dataset_feature_metadata(features)
     config().set_dataset_feature_metadata(features)

@@ -19,7 +19,7 @@ from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
 
 from lary_policy.errors import ConfigError, EmbodimentError
 from lary_policy.policy.encoder_config import EncoderConfig
-from lary_policy.policy.features import dataset_embodiment
+from lary_policy.policy.features import dataset_action_names, dataset_embodiment
 
 
 @dataclass
@@ -71,6 +71,7 @@ class EncoderFields:
         if meta is None:
             return
         self.embodiment = dataset_embodiment(self.embodiment, meta.features)
+        self.action_feature_names = dataset_action_names(self.action_feature_names, meta.features)
         if self.control_hz not in (None, float(meta.fps)):
             raise EmbodimentError(
                 expected=f"a dataset of control_hz {self.control_hz}, which the policy was trained for",

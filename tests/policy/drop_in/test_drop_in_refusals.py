@@ -186,6 +186,10 @@ def test_missing_statistics_are_refused_when_a_value_needs_them(
     short = {key: {n: v[:3] for n, v in values.items()} for key, values in STATS.items()}
     with pytest.raises(EmbodimentError, match=r"of \[7\] for 'observation.state'.*of another length"):
         make_pre_post_processors(config, dataset_stats=short)
+    for null in (None, [None] * 7, "mean", [[0.0], [1.0, 2.0]], {}):  # as json.loads of a damaged stats.json
+        damaged = {**STATS, "action": {"mean": null, "std": null, "min": null, "max": null}}
+        with pytest.raises(EmbodimentError, match=r"finite statistics .* for 'action'"):
+            make_pre_post_processors(config, dataset_stats=damaged)
     endless = {**STATS, "action": {n: v * float("inf") for n, v in STATS["action"].items()}}
     with pytest.raises(EmbodimentError, match=r"finite statistics .* for 'action'"):
         make_pre_post_processors(config, dataset_stats=endless)
