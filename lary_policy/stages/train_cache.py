@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from lerobot.configs import FeatureType
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
-from lerobot.utils.constants import IMAGENET_STATS
+from lerobot.datasets.utils import INFO_PATH
+from lerobot.utils.constants import HF_LEROBOT_HOME, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import safe_open
 
 from lary_policy.console import console, progress
+from lary_policy.data.lerobot import require_format
 from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError
 from lary_policy.machine import available_cores, intra_op_threads
+from lary_policy.paths import read_json
 from lary_policy.policy import LaryConfig
 from lary_policy.policy.cache import CachePlan, build_cache
 from lary_policy.policy.encoder import ObservationEncoder
@@ -62,6 +65,17 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
     )
     cfg.train_on(built.folder)
     return None
+
+
+def require_readable(cfg: LaryTrainConfig) -> None:
+    """Refuse a dataset on this machine of a format that LeRobot no longer reads.
+
+    Raises:
+        DatasetError: It is of another format, or its description is damaged.
+    """
+    home = Path(cfg.dataset.root) if cfg.dataset.root else HF_LEROBOT_HOME / cfg.dataset.repo_id
+    if (home / INFO_PATH).is_file():
+        require_format(home, read_json(home / INFO_PATH))
 
 
 def local_dataset(cfg: LaryTrainConfig) -> LeRobotDatasetMetadata:

@@ -12,7 +12,7 @@ import lary_policy.policy.register  # noqa: F401  # the policy types, where the 
 from lary_policy.console import console
 from lary_policy.errors import ConfigError
 from lary_policy.policy import LaryConfig, require_trusted_source
-from lary_policy.stages.train_cache import use_cache
+from lary_policy.stages.train_cache import require_readable, use_cache
 from lary_policy.stages.train_config import LaryTrainConfig
 
 # No `from __future__ import annotations` here: LeRobot's parser reads the type of `_parsed`'s argument.
@@ -38,6 +38,7 @@ def run() -> None:
             fix="See `lary train --help`.",
         ) from error
     _require_episodes(cfg)
+    require_readable(cfg)
     if cfg.trainable_config.pretrained_path is not None:  # which a file may have set
         require_trusted_source(cfg.trainable_config.pretrained_path)
     given = isinstance(cfg.policy, LaryConfig) and cfg.policy.latents is not None

@@ -294,6 +294,14 @@ def test_an_encoder_that_was_trained_before_is_not_taken_for_its_namesake(lary_t
 
 def test_bad_input_is_named(data, tmp_path, capsys):
     run = ["train", *SETTINGS, f"--dataset.root={data}"]
+    old, null = tmp_path / "old", tmp_path / "null"
+    for folder in (old, null):
+        shutil.copytree(data, folder)
+    info = old / "meta" / "info.json"
+    info.write_text(info.read_text().replace('"v3.0"', '"v2.1"'))
+    stats = json.loads((null / "meta" / "stats.json").read_text())
+    stats["action"]["mean"][2] = None
+    (null / "meta" / "stats.json").write_text(json.dumps(stats))
     made = tmp_path / "made"
     made.mkdir()
     for arguments, message in (
@@ -309,6 +317,15 @@ def test_bad_input_is_named(data, tmp_path, capsys):
         ),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[9]"], "dataset.episodes"),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[]"], "at least one episode"),
+        (
+            [*run, f"--dataset.root={old}", f"--output_dir={tmp_path / 'x'}"],
+            f"--root={old} --push-to-hub=false",
+        ),
+        (
+            [*run, f"--dataset.root={old}", f"--output_dir={tmp_path / 'x'}", "--cache_latents=false"],
+            f"--root={old} --push-to-hub=false",
+        ),
+        ([*run, f"--dataset.root={null}", f"--output_dir={tmp_path / 'x'}"], "meta/stats.json"),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--latents_dtype=int8"], "float16"),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--policy.encoder.name=dinov2-smal"], "dinov2-small"),
         ([*run, f"--output_dir={tmp_path / 'x'}", f"--policy.latents={data}"], "stored latents of a dataset"),

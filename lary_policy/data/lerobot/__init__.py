@@ -5,7 +5,7 @@ from __future__ import annotations
 from lary_policy.data.lerobot.files import LeRobotFiles
 from lary_policy.data.lerobot.frames import EpisodeFrames, bounds, episode_frames
 from lary_policy.data.lerobot.from_lerobot import import_demonstrations
-from lary_policy.data.lerobot.metadata import feature_names, is_camera, is_depth
+from lary_policy.data.lerobot.metadata import feature_names, is_camera, is_depth, require_format
 from lary_policy.data.lerobot.source import LeRobotSource
 from lary_policy.data.lerobot.to_lerobot import export_demonstrations
 from lary_policy.data.lerobot.view import LeRobotAbout, write_view
@@ -22,5 +22,6 @@ __all__ = [
     "import_demonstrations",
     "is_camera",
     "is_depth",
+    "require_format",
     "write_view",
 ]

@@ -26,7 +26,6 @@ from lary_policy.errors import DatasetError, UnknownNameError
 from lary_policy.paths import choices, foreign_file, open_regular, read_json, visible_files
 
 INFO = "meta/info.json"
-FORMAT = "v3."
 IMAGE_PREFIX = "observation.images."
 STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
 # Of demonstrations with noise: what was commanded instead of `action`, and where. Names that start neither
@@ -103,7 +102,7 @@ class LeRobotFiles:
             UnsafePathError: A file would lie outside the folder.
         """
         info = read_json(root / INFO)
-        require_format(root, info, FORMAT)
+        require_format(root, info)
         fix = "Download the dataset again, or write it anew with LeRobot; finalize() is part of that."
         with foreign_file("info, episodes and tasks of a LeRobot dataset", root / "meta", fix):
             bounds = {name: value.split(":") for name, value in (info.get("splits") or {}).items()}

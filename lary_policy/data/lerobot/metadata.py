@@ -18,6 +18,7 @@ Feature = Mapping[str, Any]
 IMAGES = ("image", "video")
 _DEPTH = ("is_depth_map", "video.is_depth_map")
 _PLACES = ("video_key", "chunk_index", "file_index", "episode_index", "episode_chunk")
+FORMAT = "v3."
 CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
 
 
@@ -99,7 +100,7 @@ def _unsafe(root: Path, template: Any, got: str) -> UnsafePathError:
     )
 
 
-def require_format(root: Path, info: Mapping[str, Any], wanted: str) -> None:
+def require_format(root: Path, info: Mapping[str, Any], wanted: str = FORMAT) -> None:
     """Refuse datasets of another format than v3.
 
     Raises:
