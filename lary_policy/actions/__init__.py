@@ -5,9 +5,7 @@ from __future__ import annotations
 from lary_policy.actions.codec import ActionCodec, RelativeFrame
 from lary_policy.actions.contract import ActionContract, require_stats
 from lary_policy.actions.embodiment import (
-    STD_FLOOR,
     ActionGroup,
-    ActionStats,
     Embodiment,
     GroupKind,
     list_embodiments,
@@ -33,6 +31,7 @@ from lary_policy.actions.scaling import (
     Unknown,
     fit_scaling,
 )
+from lary_policy.actions.statistics import STD_FLOOR, ActionStats, RunningStatistics, floored
 from lary_policy.actions.targets import (
     ROTATIONS,
     ActionTarget,
@@ -56,6 +55,7 @@ __all__ = [
     "RelativeFrame",
     "RobotAccumulator",
     "RobotStatistics",
+    "RunningStatistics",
     "Scaling",
     "Unknown",
     "action_target",
@@ -63,6 +63,7 @@ __all__ = [
     "build_targets",
     "euler_xyz_to_matrix",
     "fit_scaling",
+    "floored",
     "geodesic_angle_rad",
     "list_action_targets",
     "list_embodiments",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lary_policy.actions.embodiment import ActionStats, Embodiment, load_embodiment
+from lary_policy.actions.embodiment import Embodiment, load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import ConfigError, EmbodimentError, ShapeError
 
 

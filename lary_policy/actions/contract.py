@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lary_policy.actions.embodiment import ActionStats, Embodiment
+from lary_policy.actions.embodiment import Embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import EmbodimentError
 
 

@@ -1,7 +1,8 @@
-"""Action layouts of robots: what each number of an action means, and its statistics."""
+"""Action layouts of robots: what each number of an action means."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,18 +12,20 @@ import yaml
 from torch import Tensor
 
 from lary_policy.actions import rotation
+from lary_policy.actions.statistics import STD_FLOOR
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
 from lary_policy.paths import choices, configs_dir
 
 GroupKind = Literal["position", "rotation", "gripper", "joint"]
-STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
 # Differences below these do not matter to a robot (metres, radians, fraction of the gripper's opening): a few
 # times the controller's tracking error. Scaling them up to unit variance would make heads learn, and closed
 # loops amplify, noise.
 LEAST_SCALE = {"position": 0.005, "rotation": 0.02, "gripper": 0.05}
-# Joints come in the units of their dataset. 1 degree is the rotation above; of other units nothing is known,
-# so only numbers that never change are left alone.
+# Joints come in the units of their dataset, which names may tell (`wrist_deg`). 1 degree is the rotation's.
+# In other units a twentieth of the deviation of the joint that moves most, as 0.02 rad is of a typical 0.4.
 LEAST_JOINT_SCALE = {"rad": 0.02, "deg": 1.0}
+_LEAST_SHARE = 0.05
+_NAMED_UNITS = {"rad": "rad", "radians": "rad", "deg": "deg", "degrees": "deg"}
 
 _TO_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
     "euler_xyz": rotation.euler_xyz_to_matrix,
@@ -72,12 +75,13 @@ class ActionGroup:
         neighbours = self.indices == tuple(range(first, last + 1))
         return slice(first, last + 1) if neighbours else list(self.indices)
 
-    @property
-    def least_scale(self) -> float:
-        """Least deviation of its numbers worth resolving."""
-        if self.kind == "joint":
-            return LEAST_JOINT_SCALE.get(self.unit, STD_FLOOR)
-        return LEAST_SCALE[self.kind]
+    def least_scale(self, label: str) -> float | None:
+        """Return the least deviation of one of its numbers worth resolving, None if its unit is not known."""
+        if self.kind != "joint":
+            return LEAST_SCALE[self.kind]
+        words = re.split(r"[^a-z]+", label.lower())
+        units = [self.unit, *(_NAMED_UNITS[word] for word in words if word in _NAMED_UNITS)]
+        return LEAST_JOINT_SCALE.get(units[-1])
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,27 @@ class Embodiment:
             joined[group.name] = (*joined.get(group.name, ()), *group.indices)
         return joined
 
-    def least_scale(self) -> tuple[float, ...]:
-        """Return for each of the a numbers the least deviation worth resolving (`LEAST_SCALE`)."""
-        scale = {i: g.least_scale for g in self.groups for i in g.indices}
-        return tuple(scale[i] for i in range(self.action_dim))
+    def least_scale(self, std: Sequence[float] | None = None) -> tuple[float, ...]:
+        """Return for each of the a numbers the least deviation worth resolving (`LEAST_SCALE`).
+
+        Args:
+            std: Deviation of each number, of which those of joints in an unknown unit are a share: of the
+                largest among those whose names end alike (`.pos`, `.vel`). None: only such joints that never
+                change are left alone.
+        """
+        known = {
+            i: g.least_scale(label) for g in self.groups for i, label in zip(g.indices, g.labels, strict=True)
+        }
+        families = {i: self.labels[i].rpartition(".")[2 if "." in self.labels[i] else 0] for i in known}
+        scale = []
+        for index in range(self.action_dim):
+            least = known[index]
+            if least is None and std is not None:
+                alike = [i for i, own in known.items() if own is None and families[i] == families[index]]
+                most = max(std[i] for i in alike)
+                least = _LEAST_SHARE * most if most >= STD_FLOOR else 1.0
+            scale.append(STD_FLOOR if least is None else least)
+        return tuple(scale)
 
     def check(self, actions: Tensor) -> None:
         """Raise ShapeError unless `actions` is `[..., a]` and finite."""
@@ -200,57 +221,6 @@ class Embodiment:
                 turned = (frame if inverse else frame.transpose(-1, -2)) @ target
                 out[..., place] = _FROM_MATRIX[group.convention](turned)
         return out
-
-
-@dataclass(frozen=True)
-class ActionStats:
-    """Mean and population standard deviation of each action number over all time steps of the train split.
-
-    A dimension whose std is below `STD_FLOOR` is constant and named by `constant`.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    count: int
-
-    @classmethod
-    def fit(cls, actions: Tensor, least_std: Sequence[float] | None = None) -> ActionStats:
-        """Compute statistics of `[..., a]` in float64.
-
-        Args:
-            actions: Any actions or poses.
-            least_std: Smaller deviations are raised to these, one a dimension (see `Embodiment.least_scale`);
-                None replaces those below `STD_FLOOR` by 1, as LARYBench does.
-
-        Raises:
-            EmbodimentError: There are no actions.
-        """
-        flat = actions.reshape(-1, actions.shape[-1]).double()
-        if len(flat) == 0:
-            raise EmbodimentError(
-                expected="at least one action",
-                got="none",
-                fix="Check the train split with `lary data verify`.",
-            )
-        std = flat.std(0, correction=0)
-        if least_std is None:
-            std = torch.where(std < STD_FLOOR, torch.ones_like(std), std)
-        else:
-            std = torch.maximum(std, std.new_tensor(least_std))
-        return cls(tuple(flat.mean(0).tolist()), tuple(std.tolist()), len(flat))
-
-    def normalise(self, actions: Tensor) -> Tensor:
-        """Map `[..., a]` to zero mean and unit variance."""
-        return (actions - actions.new_tensor(self.mean)) / actions.new_tensor(self.std)
-
-    def denormalise(self, actions: Tensor) -> Tensor:
-        """Invert `normalise`."""
-        return actions * actions.new_tensor(self.std) + actions.new_tensor(self.mean)
-
-    def constant(self, actions: Tensor) -> tuple[int, ...]:
-        """Return the dimensions of `[..., a]` that do not vary (std below `STD_FLOOR`)."""
-        std = actions.reshape(-1, actions.shape[-1]).double().std(0, correction=0)
-        return tuple(int(i) for i in torch.nonzero(std < STD_FLOOR).flatten())
 
 
 def list_embodiments() -> tuple[str, ...]:

@@ -10,13 +10,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lary_policy.actions.embodiment import ActionStats
-from lary_policy.actions.statistics import CONSTANTS, RunningStatistics
+from lary_policy.actions.statistics import ActionStats, Layout, RunningStatistics
 from lary_policy.errors import EmbodimentError
 
 Unknown = Literal["error", "pool", "identity"]
 UNKNOWN_ROBOTS = ("error", "pool", "identity")
 _NAMED_ROWS = 5  # rows that an error message names
+_NOT_STATED = 0  # the benchmark does not say how many actions its constants were computed from
+
+
+def _constants(mean: Sequence[float], std: Sequence[float]) -> ActionStats:
+    return ActionStats(tuple(mean), tuple(std), _NOT_STATED)
+
+
+# Literals of the reference's regression script (regression/main.py at commit 2092d20; protocol section 5.1).
+_CALVIN = _constants(
+    (0.03993005, -0.1113833, 0.50033228, 1.04580053, -0.08165425, 1.58390577, -0.08441296),
+    (0.14403107, 0.09919957, 0.05518382, 2.89455128, 0.13053949, 0.57474015, 0.99643086),
+)
+_VLABENCH = _constants(
+    (0.02959172, 0.39965126, 0.25788001, 1.0136418, -0.38189239, -0.13961033, 0.54842541),
+    (0.15966601, 0.13813421, 0.1362726, 2.70449661, 0.63210694, 1.72885403, 0.49764945),
+)
+CONSTANTS: Mapping[str, ActionStats] = {
+    "calvin": _CALVIN,
+    "vlabench": _VLABENCH,
+    "vlabench_15": _VLABENCH,
+    "vlabench_30": _VLABENCH,
+}
 
 
 @dataclass(frozen=True)
@@ -98,11 +119,15 @@ class RobotAccumulator:
         for robot, seen in other.robots.items():
             self.robots.setdefault(robot, RunningStatistics(self.dim)).merge(seen)
 
-    def result(self, *, unknown: Unknown = "error") -> RobotStatistics:
+    def result(self, *, unknown: Unknown = "error", layout: Layout | None = None) -> RobotStatistics:
         """Return the statistics.
 
         Blank types are no robot of their own and count for `everything` only, except with `identity`, where
         they are pooled into one robot as in the reference.
+
+        Args:
+            unknown: See `RobotStatistics`.
+            layout: See `floored`.
 
         Raises:
             EmbodimentError: Nothing was taken in, or `unknown` is `error` and there are blank types.
@@ -111,7 +136,7 @@ class RobotAccumulator:
         for seen in self.robots.values():
             everything.merge(seen)
         kept = {robot: seen for robot, seen in sorted(self.robots.items()) if robot or unknown == "identity"}
-        found = {robot: seen.result() for robot, seen in kept.items()}
+        found = {robot: seen.result(layout) for robot, seen in kept.items()}
         if "" in self.robots and unknown == "error":
             raise EmbodimentError(
                 expected="a robot type in every row that statistics are made from",
@@ -119,16 +144,19 @@ class RobotAccumulator:
                 fix="Correct the column robot_type, or pass unknown_robots=pool: those rows are then "
                 "normalised with the statistics of all robots together.",
             )
-        return RobotStatistics(found, everything.result(), unknown)
+        return RobotStatistics(found, everything.result(layout), unknown)
 
 
-def fit_robots(actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown = "error") -> RobotStatistics:
+def fit_robots(
+    actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown = "error", layout: Layout | None = None
+) -> RobotStatistics:
     """Compute statistics of the rows of a table in memory.
 
     Args:
         actions: `[N, k, a]`, or differences `[N, a]`.
         robot_types: Type of robot of each row.
         unknown: See `RobotStatistics`.
+        layout: See `floored`.
 
     Raises:
         EmbodimentError: There are no rows, or `unknown` is `error` and a type is blank.
@@ -138,7 +166,7 @@ def fit_robots(actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown 
     for robot in dict.fromkeys(robot_types):
         rows = [i for i, other in enumerate(robot_types) if other == robot]
         collected.update(robot, values[rows].reshape(-1, collected.dim))
-    return collected.result(unknown=unknown)
+    return collected.result(unknown=unknown, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -209,7 +237,7 @@ def fit_scaling(
     robots: Sequence[str],
     items: Sequence[str],
     *,
-    least: Sequence[float] | None,
+    layout: Layout | None,
     unknown: Unknown,
 ) -> Scaling:
     """Return the statistics of a source's targets.
@@ -225,7 +253,7 @@ def fit_scaling(
         targets: Of the training split `[N k a]`.
         robots: Robot type of each row.
         items: Where each row stands, for messages.
-        least: Smallest deviations of a number worth resolving, for `native`.
+        layout: Of the targets; says what deviations are worth resolving under `native`.
         unknown: What rows of blank or unknown types get under `native`.
 
     Raises:
@@ -233,13 +261,16 @@ def fit_scaling(
     """
     if protocol == "lary" and target == "absolute" and key in CONSTANTS:
         return Scaling(_one(CONSTANTS[key]), False, "constants of the reference")
+    floors = None if protocol == "lary" else layout
     if any(robots):
         policy: Unknown = "identity" if protocol == "lary" else unknown
         _require_types(robots, items, policy)
         return Scaling(
-            fit_robots(targets, robots, unknown=policy), True, f"train split, each robot ({policy})"
+            fit_robots(targets, robots, unknown=policy, layout=floors),
+            True,
+            f"train split, each robot ({policy})",
         )
-    stats = ActionStats.fit(targets, None if protocol == "lary" else least)
+    stats = ActionStats.fit(targets, floors)
     return Scaling(_one(stats), False, "train split")
 
 

@@ -1,49 +1,88 @@
-"""Mean and standard deviation of actions: the benchmark's constants, and streamed ones (section 5.1)."""
+"""Mean and standard deviation of actions, in one pass, and what deviations are too small to be scaled up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from lary_policy.actions.embodiment import STD_FLOOR, ActionStats
-from lary_policy.errors import EmbodimentError, UnknownNameError
+from lary_policy.errors import EmbodimentError
 
-_NOT_STATED = 0  # the benchmark does not say how many actions its constants were computed from
-
-
-def _constants(mean: Sequence[float], std: Sequence[float]) -> ActionStats:
-    return ActionStats(tuple(mean), tuple(std), _NOT_STATED)
+STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
 
 
-# Literals of the reference's regression script (regression/main.py at commit 2092d20; protocol section 5.1).
-_CALVIN = _constants(
-    (0.03993005, -0.1113833, 0.50033228, 1.04580053, -0.08165425, 1.58390577, -0.08441296),
-    (0.14403107, 0.09919957, 0.05518382, 2.89455128, 0.13053949, 0.57474015, 0.99643086),
-)
-_VLABENCH = _constants(
-    (0.02959172, 0.39965126, 0.25788001, 1.0136418, -0.38189239, -0.13961033, 0.54842541),
-    (0.15966601, 0.13813421, 0.1362726, 2.70449661, 0.63210694, 1.72885403, 0.49764945),
-)
-CONSTANTS: Mapping[str, ActionStats] = {
-    "calvin": _CALVIN,
-    "vlabench": _VLABENCH,
-    "vlabench_15": _VLABENCH,
-    "vlabench_30": _VLABENCH,
-}
+class Layout(Protocol):
+    """An action layout, as far as it says what deviations are worth resolving."""
+
+    def least_scale(self, std: Sequence[float] | None = None) -> tuple[float, ...]:
+        """Return the least deviation of each number that is worth resolving, given all deviations."""
+        ...
 
 
-def benchmark_constants(key: str) -> ActionStats:
-    """Return the statistics that the benchmark states for absolute actions of a dataset.
+def floored(std: ArrayLike, layout: Layout | None = None, *, share: float = 1.0) -> NDArray[np.float64]:
+    """Keep deviations `[a]` from scaling up what does not vary.
 
-    Raises:
-        UnknownNameError: It states none: compute them with `stream_statistics`.
+    Args:
+        std: Deviations.
+        layout: Smaller ones are raised to what it says is worth resolving; None replaces those below
+            `STD_FLOOR` by 1, as LARYBench does.
+        share: Part of what is worth resolving: 1/k where it is spread over k numbers that add up.
     """
-    if key not in CONSTANTS:
-        raise UnknownNameError("dataset with stated statistics", key, CONSTANTS)
-    return CONSTANTS[key]
+    values = np.asarray(std, dtype=np.float64)
+    if layout is not None:
+        return np.maximum(values, share * np.asarray(layout.least_scale(values.tolist())))
+    return np.where(values < STD_FLOOR, 1.0, values)
+
+
+@dataclass(frozen=True)
+class ActionStats:
+    """Mean and population standard deviation of each action number over all time steps of the train split.
+
+    A dimension whose std is below `STD_FLOOR` is constant and named by `constant`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    count: int
+
+    @classmethod
+    def fit(cls, actions: Tensor, layout: Layout | None = None) -> ActionStats:
+        """Compute statistics of `[..., a]` in float64.
+
+        Args:
+            actions: Any actions or poses.
+            layout: Says what is worth resolving (see `floored`); None keeps to LARYBench.
+
+        Raises:
+            EmbodimentError: There are no actions.
+        """
+        seen = RunningStatistics(actions.shape[-1])
+        seen.update(actions.reshape(-1, actions.shape[-1]).double().cpu().numpy())
+        return seen.result(layout)
+
+    def normalise(self, actions: Tensor) -> Tensor:
+        """Map `[..., a]` to zero mean and unit variance."""
+        return (actions - actions.new_tensor(self.mean)) / actions.new_tensor(self.std)
+
+    def denormalise(self, actions: Tensor) -> Tensor:
+        """Invert `normalise`."""
+        return actions * actions.new_tensor(self.std) + actions.new_tensor(self.mean)
+
+    def constant(self, actions: Tensor) -> tuple[int, ...]:
+        """Return the dimensions of `[..., a]` that do not vary (std below `STD_FLOOR`)."""
+        std = actions.reshape(-1, actions.shape[-1]).double().std(0, correction=0)
+        return tuple(int(i) for i in torch.nonzero(std < STD_FLOOR).flatten())
+
+    def raised(self, actions: Tensor) -> tuple[int, ...]:
+        """Return the dimensions of `[..., a]` that vary, but less than was thought worth resolving."""
+        std = actions.reshape(-1, actions.shape[-1]).double().std(0, correction=0)
+        small = (std >= STD_FLOOR) & (std * (1 + 1e-9) < std.new_tensor(self.std))
+        return tuple(int(i) for i in torch.nonzero(small).flatten())
 
 
 class RunningStatistics:
@@ -52,13 +91,15 @@ class RunningStatistics:
     Batches are combined by the formula of Chan, Golub and LeVeque (1979), in float64.
 
     Args:
-        dim: Numbers a of a vector.
+        dim: Numbers a of a vector; None takes it from the first batch.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         self.count = 0
-        self.mean: NDArray[np.float64] = np.zeros(dim)
-        self._squares: NDArray[np.float64] = np.zeros(dim)  # summed squared deviations from the mean
+        self.mean: NDArray[np.float64] = np.zeros(() if dim is None else dim)
+        self._squares: NDArray[np.float64] = np.zeros_like(
+            self.mean
+        )  # summed squared deviations from the mean
 
     def update(self, values: NDArray[Any]) -> None:
         """Take in vectors `[n, a]`."""
@@ -71,8 +112,17 @@ class RunningStatistics:
         """Take in all that another one has seen."""
         self._combine(other.count, other.mean, other._squares)
 
-    def result(self) -> ActionStats:
-        """Return mean and population standard deviation; one below `STD_FLOOR` becomes 1.
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Population standard deviation `[a]`; zeros before anything was taken in."""
+        return np.sqrt(self._squares / max(self.count, 1))
+
+    def result(self, layout: Layout | None = None, *, share: float = 1.0) -> ActionStats:
+        """Return mean and population standard deviation, the latter `floored`.
+
+        Args:
+            layout: Says what is worth resolving; None keeps to LARYBench.
+            share: See `floored`.
 
         Raises:
             EmbodimentError: Nothing was taken in.
@@ -83,8 +133,7 @@ class RunningStatistics:
                 got="none",
                 fix="Check the train split with `lary data verify`.",
             )
-        std = np.sqrt(self._squares / self.count)
-        std = np.where(std < STD_FLOOR, 1.0, std)
+        std = floored(self.std, layout, share=share)
         return ActionStats(tuple(self.mean.tolist()), tuple(std.tolist()), self.count)
 
     def _combine(self, count: int, mean: NDArray[np.float64], squares: NDArray[np.float64]) -> None:

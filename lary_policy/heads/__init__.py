@@ -13,7 +13,15 @@ from lary_policy.heads.config import (
     require_fit,
 )
 from lary_policy.heads.dit import DiffusionExpert, DiffusionExpertConfig, diffusion_objective, squared_cosine
-from lary_policy.heads.files import HeadMeta, build_head, count_parameters, load_head, load_meta, save_head
+from lary_policy.heads.files import (
+    HEAD_FORMAT,
+    HeadMeta,
+    build_head,
+    count_parameters,
+    load_head,
+    load_meta,
+    save_head,
+)
 from lary_policy.heads.mlp import ActionExpert, ActionExpertConfig
 from lary_policy.heads.objective import Objective, action_objective, class_objective
 from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid
@@ -31,6 +39,7 @@ from lary_policy.heads.registry import (
 )
 
 __all__ = [
+    "HEAD_FORMAT",
     "QUESTIONS",
     "ActionExpert",
     "ActionExpertConfig",

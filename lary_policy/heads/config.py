@@ -13,12 +13,14 @@ from lary_policy.heads.registry import QUESTIONS, Answer, ModelConfig, head_kind
 from lary_policy.machine import Precision
 from lary_policy.paths import choices, configs_dir
 
+# What YAML may hold for a field of a plain type.
+_PLAIN: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
 _ANSWERS: dict[Answer, str] = {"numbers": "numbers", "class": "classes"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a head is trained; the defaults are LARYBench's regression probe (protocol section 5.3).
+    """How a head is trained; but `precision`, the defaults are LARYBench's regression probe (protocol 5.3).
 
     Attributes:
         epochs: Passes over the train split.
@@ -184,4 +186,22 @@ def _filled[T](kind: type[T], values: Mapping[str, Any], where: str) -> T:
         for name, value in values.items()
         if is_dataclass(types[name]) and isinstance(value, Mapping)
     }
-    return kind(**{**values, **nested})
+    wrong = [
+        f"{name} {value!r}"
+        for name, value in values.items()
+        if types[name] in _PLAIN and (type(value) not in _PLAIN[types[name]])
+    ]
+    if wrong:
+        raise ConfigError(
+            expected=f"numbers and names in {where} of the types of {kind.__name__}",
+            got="; ".join(wrong),
+            fix="Correct the values.",
+        )
+    try:
+        return kind(**{**values, **nested})
+    except TypeError as error:  # a rule met a value of another type
+        raise ConfigError(
+            expected=f"values of {kind.__name__}",
+            got=f"{error} in {where} {values}",
+            fix="Correct the values.",
+        ) from error

@@ -1,16 +1,20 @@
-"""Trained heads on disk: `head.safetensors` and a `head.json` that says what they may be used for."""
+"""Trained heads on disk: `head.safetensors`, and a `head.json` that says what they may be used for.
+
+`head.json` holds the sha256 of the weights and of itself: a flipped byte in either is found.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from lary_policy.actions import ActionContract, ActionStats
 from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
@@ -19,8 +23,9 @@ from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.heads.registry import Head, ModelConfig, build_module
 from lary_policy.paths import atomic_write
 
-FORMAT_VERSION = 2
+HEAD_FORMAT = 3  # 2 had no digests
 _WEIGHTS, _META = "head.safetensors", "head.json"
+_AGAIN = "Train the head again: delete its folder, then start the same command."
 
 
 @dataclass(frozen=True)
@@ -123,10 +128,11 @@ def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     data = save(weights)  # in memory: safetensors' own writer reports a full disk as an error of its own
+    facts = {**meta_to_dict(meta), "weights_sha256": hashlib.sha256(data).hexdigest()}
     with atomic_write(folder / _WEIGHTS) as path:
         path.write_bytes(data)
     with atomic_write(folder / _META) as path:
-        path.write_text(json.dumps(meta_to_dict(meta), indent=2) + "\n")
+        path.write_text(json.dumps({**facts, "sha256": facts_sha256(facts)}, indent=2) + "\n")
 
 
 def load_head(
@@ -141,17 +147,16 @@ def load_head(
         embodiment: Name of the embodiment it will be used with; None skips the check.
 
     Raises:
-        HeadMismatchError: A file is missing or unreadable, of another version, or the head was trained with
+        HeadMismatchError: A file is missing, damaged or of another version, or the head was trained with
             another encoder or embodiment.
         WeightsMismatchError: The weights do not fit the description.
     """
-    meta = load_meta(folder)
+    meta, facts = _read(folder)
     meta.require(fingerprint=fingerprint, embodiment=embodiment)
     head = build_head(meta)
+    weights = _read_weights(folder / _WEIGHTS, str(facts["weights_sha256"]))
     try:
-        head.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(folder / _WEIGHTS, error) from error
+        head.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsMismatchError(
             expected=f"the weights of a {meta.label} head for latents {meta.latent_shape}",
@@ -165,18 +170,57 @@ def load_meta(folder: Path) -> HeadMeta:
     """Read the description of a head without its weights.
 
     Raises:
-        HeadMismatchError: The file is missing, unreadable or of another version.
+        HeadMismatchError: The file is missing, damaged or of another version.
     """
+    return _read(folder)[0]
+
+
+def facts_sha256(facts: Mapping[str, Any]) -> str:
+    """Return the digest that `head.json` holds of all else in it."""
+    plain = {name: value for name, value in facts.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: Path) -> tuple[HeadMeta, dict[str, Any]]:
+    """Return the description of a head, and all that its file holds; any fault of it is one named error."""
+    path = folder / _META
     try:
-        return meta_from_dict(json.loads((folder / _META).read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(folder / _META, error) from error
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        version, known = facts["format_version"], facts.get("sha256")
+        if version == HEAD_FORMAT and known != facts_sha256(facts):
+            raise HeadMismatchError(
+                expected=f"{path} as it was written, of sha256 {known}",
+                got=f"sha256 {facts_sha256(facts)}",
+                fix=_AGAIN,
+            )
+        digests = ("weights_sha256", "sha256")
+        return meta_from_dict({k: v for k, v in facts.items() if k not in digests}), facts
+    except LaryPolicyError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Return the tensors of a file; any fault of it is one named error."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise HeadMismatchError(
+                expected=f"{path} of sha256 {sha256}, as its {_META} says", got=found, fix=_AGAIN
+            )
+        return load_file(path)
+    except LaryPolicyError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 def meta_to_dict(meta: HeadMeta) -> dict[str, Any]:
     """Return the JSON form of `meta`."""
     model = {"kind": meta.model.kind, **asdict(meta.model)}
-    return {"format_version": FORMAT_VERSION, **asdict(meta), "model": model}
+    return {"format_version": HEAD_FORMAT, **asdict(meta), "model": model}
 
 
 def meta_from_dict(raw: dict[str, Any]) -> HeadMeta:
@@ -189,10 +233,8 @@ def meta_from_dict(raw: dict[str, Any]) -> HeadMeta:
     """
     values = dict(raw)
     version = values.pop("format_version")
-    if version != FORMAT_VERSION:
-        raise HeadMismatchError(
-            expected=f"head.json of format {FORMAT_VERSION}", got=f"{version}", fix="Train the head again."
-        )
+    if version != HEAD_FORMAT:
+        raise HeadMismatchError(expected=f"head.json of format {HEAD_FORMAT}", got=f"{version}", fix=_AGAIN)
     model = dict(values.pop("model"))
     kind = model.pop("kind")
     for name in ("stats", "proprio_stats"):
@@ -210,5 +252,5 @@ def _stats(raw: dict[str, Any] | None) -> ActionStats | None:
 
 def _unreadable(path: Path, error: Exception) -> LaryPolicyError:
     return HeadMismatchError(
-        expected=f"a readable {path}", got=f"{type(error).__name__}: {error}", fix="Train the head again."
+        expected=f"a readable {path}", got=f"{type(error).__name__}: {error}", fix=_AGAIN
     )

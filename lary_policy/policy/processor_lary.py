@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lerobot.configs import NormalizationMode
 from lerobot.processor import (
     AbsoluteActionsProcessorStep,
@@ -16,7 +17,7 @@ from lerobot.processor import (
 )
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from lary_policy.actions import list_embodiments, load_embodiment
+from lary_policy.actions import floored, list_embodiments, load_embodiment
 from lary_policy.heads import load_meta
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.head_from import PROBE_STATS, probe_stats
@@ -27,10 +28,6 @@ from lary_policy.policy.normalise import (
     checked,
     given_statistics,
     normalised_features,
-)
-from lary_policy.policy.relative_actions import (
-    floored,
-    least_scale,
 )
 
 
@@ -78,13 +75,13 @@ def _head_stats(config: LaryConfig) -> Stats | None:
 def _usable(config: LaryConfig, stats: Mapping[str, Mapping[str, Any]]) -> Stats:
     """Check the statistics that are used, and keep tiny deviations from scaling up what does not vary."""
     layout = load_embodiment(config.embodiment) if config.embodiment in list_embodiments() else None
-    least = least_scale(layout)
     seen = _seen(config)
     usable = {key: found for key, found in given_statistics(config, stats).items() if key in seen}
     for key, found in usable.items():
         if NEEDED[NormalizationMode.MEAN_STD] == seen[key][1]:
-            fits = least is not None and found["std"].shape == least.shape
-            found["std"] = floored(found["std"].float(), least if fits else None)
+            fits = layout is not None and found["std"].shape == (layout.action_dim,)
+            std = floored(found["std"].double().numpy(), layout if fits else None)
+            found["std"] = torch.from_numpy(std).float()
     return usable
 
 

@@ -11,9 +11,8 @@ from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.lerobot_types import EnvTransition
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 from lerobot.utils.constants import ACTION, OBS_STATE
-from torch import Tensor
 
-from lary_policy.actions import STD_FLOOR, ActionCodec, ActionStats, Embodiment
+from lary_policy.actions import ActionCodec, ActionStats, RunningStatistics
 from lary_policy.errors import DatasetError
 
 Features = dict[PipelineFeatureType, dict[str, PolicyFeature]]
@@ -58,45 +57,6 @@ class RetiredAbsoluteActionsStep(_Retired):
     """Made actions absolute in checkpoints of the first version."""
 
 
-@dataclass
-class _Sums:
-    """Count, sum and sum of squares of rows, in float64."""
-
-    count: int = 0
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def add(self, rows: Tensor) -> None:
-        rows = rows.double()
-        self.count += len(rows)
-        self.total = self.total + rows.sum(0)
-        self.squares = self.squares + rows.square().sum(0)
-
-    def stats(self, least: Tensor | None) -> ActionStats:
-        mean = self.total / self.count
-        std = (self.squares / self.count - mean.square()).clamp(min=0).sqrt()
-        std = floored(std, least)
-        return ActionStats(tuple(mean.tolist()), tuple(std.tolist()), self.count)
-
-
-def floored(std: Tensor, least: Tensor | None) -> Tensor:
-    """Keep deviations `[a]` from scaling up what does not vary.
-
-    Args:
-        std: Deviations.
-        least: Smaller ones are raised to these (`Embodiment.least_scale`); None replaces those that are zero
-            by 1, as LARYBench does.
-    """
-    if least is not None:
-        return torch.maximum(std, least.to(std))
-    return torch.where(std < STD_FLOOR, torch.ones_like(std), std)
-
-
-def least_scale(embodiment: Embodiment | None) -> Tensor | None:
-    """Return the least deviations worth resolving, or None without an embodiment."""
-    return None if embodiment is None else torch.tensor(embodiment.least_scale())
-
-
 def target_statistics(root: Path, chunk: int, codec: ActionCodec) -> tuple[ActionStats, ActionStats]:
     """Compute statistics of all targets and of all states of a dataset.
 
@@ -112,7 +72,7 @@ def target_statistics(root: Path, chunk: int, codec: ActionCodec) -> tuple[Actio
     """
     from lary_policy.data.lerobot import LeRobotFiles
 
-    files, targets, states = LeRobotFiles.read(root), _Sums(), _Sums()
+    files, targets, states = LeRobotFiles.read(root), RunningStatistics(), RunningStatistics()
     for episode, steps in files.steps(files.episodes, (ACTION, OBS_STATE)):
         if isinstance(steps, str):
             raise DatasetError(
@@ -124,10 +84,10 @@ def target_statistics(root: Path, chunk: int, codec: ActionCodec) -> tuple[Actio
         actions, state = steps.values[ACTION], steps.values[OBS_STATE]
         index = torch.arange(len(actions))[:, None] + torch.arange(chunk)
         inside = index < len(actions)
-        targets.add(codec.targets(actions[index.clamp(max=len(actions) - 1)], state)[inside])
-        states.add(state)
-    least = least_scale(None if codec.frame is None else codec.frame.embodiment)
+        targets.update(codec.targets(actions[index.clamp(max=len(actions) - 1)], state)[inside].numpy())
+        states.update(state.numpy())
+    layout = None if codec.frame is None else codec.frame.embodiment
+    fits = layout is not None and states.mean.shape == (layout.action_dim,)
     # A delta is one of k steps: what matters over a chunk is spread over them.
-    least_target = least / chunk if codec.delta and least is not None else least
-    fits = least is not None and len(states.total) == len(least)
-    return targets.stats(least_target), states.stats(least if fits else None)
+    share = 1 / chunk if codec.delta else 1.0
+    return targets.result(layout, share=share), states.result(layout if fits else None)

@@ -96,9 +96,8 @@ def _head_meta(context: RunContext, job: ProbeJob, sample: LatentBatches, **fiel
 def _action(context: RunContext, job: ProbeJob, splits: Splits, cell: Cell, update: Any) -> dict[str, Any]:
     embodiment = context.embodiment_of(job.data.task)
     raw = {name: _targets(split, job.probe, embodiment) for name, split in splits.items()}
-    least = embodiment.least_scale()
-    stats = ActionStats.fit(raw["train"].actions, least)
-    proprio_stats = ActionStats.fit(raw["train"].anchors, least) if job.probe.proprio else None
+    stats = ActionStats.fit(raw["train"].actions, embodiment)
+    proprio_stats = ActionStats.fit(raw["train"].anchors, embodiment) if job.probe.proprio else None
     batches = {name: value.batches(stats, proprio_stats) for name, value in raw.items()}
     meta = _head_meta(
         context,

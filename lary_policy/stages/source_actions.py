@@ -68,7 +68,7 @@ def probe_actions(context: SourceContext, job: SourceJob, splits: Splits, cell: 
     train = parts[spec.train_split]
     scaling = given_scaling(config, job.data, job.target) or fit_scaling(
         spec.key, job.data.protocol, job.target, train.targets, train.robots, train.items,
-        least=layout.least_scale(), unknown=config.unknown_robots,  # type: ignore[arg-type]
+        layout=layout, unknown=config.unknown_robots,  # type: ignore[arg-type]
     )  # fmt: skip
     batches = {name: part.batches(scaling) for name, part in parts.items()}
     meta = head_meta(

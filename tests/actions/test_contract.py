@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from lary_policy.actions.contract import ActionContract, require_stats
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import EmbodimentError
 
 ARM7 = load_embodiment("arm7")

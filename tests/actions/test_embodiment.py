@@ -12,12 +12,12 @@ from scipy.spatial.transform import Rotation
 
 from lary_policy.actions.embodiment import (
     ActionGroup,
-    ActionStats,
     Embodiment,
     list_embodiments,
     load_embodiment,
 )
 from lary_policy.actions.rotation import euler_xyz_to_matrix
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.actions.targets import (
     action_target,
     build_targets,
@@ -134,7 +135,7 @@ def test_steps_and_layouts_of_targets():
     for name in list_action_targets():
         targets = build_targets(name, chunk, chunk[:, 0], arm7, rotation="rot6d")
         assert targets.shape == (4, action_target(name).steps(5), target_embodiment(arm7, "rot6d").action_dim)
-        stats = ActionStats.fit(targets, target_embodiment(arm7, "rot6d").least_scale())
+        stats = ActionStats.fit(targets, target_embodiment(arm7, "rot6d"))
         assert torch.isfinite(stats.normalise(targets)).all()
     torch.testing.assert_close(
         build_targets("relative", chunk, chunk[:, 0], arm7), arm7.to_relative(chunk, chunk[:, 0])

@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from larybench_files import make_agibotbeta, make_calvin, make_robocoin, read_csv, write_csv
 
-from lary_policy.actions.embodiment import ActionStats
-from lary_policy.actions.scaling import RobotAccumulator, RobotStatistics, fit_robots
-from lary_policy.actions.statistics import CONSTANTS, RunningStatistics, benchmark_constants
+from lary_policy.actions.scaling import CONSTANTS, RobotAccumulator, RobotStatistics, fit_robots
+from lary_policy.actions.statistics import ActionStats, RunningStatistics
 from lary_policy.data import open_source
 from lary_policy.data.larybench.statistics import read_statistics, stream_statistics, write_statistics
-from lary_policy.errors import EmbodimentError, UnknownNameError
+from lary_policy.errors import EmbodimentError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "statistics.json").read_text())
 DIMS = {"robocoin": 12, "agibotbeta": 16, "calvin": 7}
@@ -215,10 +214,8 @@ def test_unreadable_chunks_are_counted(bench, tmp_path):
 
 def test_constants_are_those_of_the_protocol():
     assert set(CONSTANTS) == {"calvin", "vlabench", "vlabench_15", "vlabench_30"}
-    assert benchmark_constants("calvin").std[3] == 2.89455128
-    assert benchmark_constants("vlabench_30") is benchmark_constants("vlabench")
-    with pytest.raises(UnknownNameError, match="calvin"):
-        benchmark_constants("robocoin")
+    assert CONSTANTS["calvin"].std[3] == 2.89455128
+    assert CONSTANTS["vlabench_30"] is CONSTANTS["vlabench"]
 
 
 def test_write_csv_keeps_blank_robot_types_blank(bench):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lary_policy.actions.embodiment import ActionStats
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.heads.files import HeadMeta
 from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.pool import PoolConfig

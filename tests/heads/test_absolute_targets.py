@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.actions.targets import build_targets
 from lary_policy.compose import compose
 from lary_policy.heads.config import TrainConfig

@@ -1,4 +1,5 @@
 import json
+import random
 import resource
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import torch
 
 from lary_policy.errors import HeadMismatchError, StoreError, WeightsMismatchError
 from lary_policy.heads.attentive import AttentiveProbeConfig
-from lary_policy.heads.files import build_head, load_head, load_meta, save_head
+from lary_policy.heads.files import build_head, facts_sha256, load_head, load_meta, save_head
 
 
 @pytest.fixture
@@ -17,9 +18,12 @@ def saved(tmp_path, meta):
     return tmp_path / "head", head
 
 
+def write(folder, facts):
+    (folder / "head.json").write_text(json.dumps({**facts, "sha256": facts_sha256(facts)}))
+
+
 def edit(folder, **changes):
-    raw = json.loads((folder / "head.json").read_text())
-    (folder / "head.json").write_text(json.dumps({**raw, **changes}))
+    write(folder, {**json.loads((folder / "head.json").read_text()), **changes})
 
 
 def test_action_head_round_trip_is_exact(saved, meta):
@@ -98,17 +102,50 @@ def test_missing_and_damaged_files_are_named(saved, name, content):
         load_head(saved[0])
 
 
+def test_any_flipped_byte_is_found(saved):
+    folder, _ = saved
+    generator = random.Random(0)
+    for name in ("head.json", "head.safetensors"):
+        whole = (folder / name).read_bytes()
+        for place in generator.sample(range(len(whole)), 100):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << generator.randrange(8)
+            (folder / name).write_bytes(damaged)
+            with pytest.raises((HeadMismatchError, WeightsMismatchError), match="Train the head again"):
+                load_head(folder)
+        (folder / name).write_bytes(whole)
+    load_head(folder)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[], "text", None, {"format_version": 3}, {"format_version": [3]}, {"format_version": 3, "model": 1}],
+)
+def test_a_description_of_another_shape_is_a_named_error(saved, facts):
+    content = {**facts, "sha256": facts_sha256(facts)} if isinstance(facts, dict) else facts
+    (saved[0] / "head.json").write_text(json.dumps(content))
+    with pytest.raises(HeadMismatchError, match=r"head\.json"):
+        load_meta(saved[0])
+
+
+def test_weights_of_another_head_are_found_though_they_fit(saved, meta, tmp_path):
+    save_head(tmp_path / "other", build_head(meta, seed=99), meta)
+    (saved[0] / "head.safetensors").write_bytes((tmp_path / "other" / "head.safetensors").read_bytes())
+    with pytest.raises(HeadMismatchError, match=r"sha256.*as its head\.json says"):
+        load_head(saved[0])
+
+
 def test_other_versions_and_unknown_or_missing_fields_are_refused(saved):
     folder, _ = saved
-    edit(folder, format_version=1)
-    with pytest.raises(HeadMismatchError, match=r"format 2; got 1"):
+    edit(folder, format_version=2)
+    with pytest.raises(HeadMismatchError, match=r"format 3; got 2"):
         load_meta(folder)
-    edit(folder, format_version=2, colour="red")
+    edit(folder, format_version=3, colour="red")
     with pytest.raises(HeadMismatchError, match="colour"):
         load_meta(folder)
     raw = json.loads((folder / "head.json").read_text())
     del raw["colour"], raw["stats"]
-    (folder / "head.json").write_text(json.dumps(raw))
+    write(folder, raw)
     with pytest.raises(HeadMismatchError, match="stats"):
         load_meta(folder)
 

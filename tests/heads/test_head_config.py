@@ -28,8 +28,24 @@ def test_every_shipped_configuration_parses_and_round_trips(name):
 
 def test_reference_configurations_are_the_defaults_of_the_classes():
     assert load_head_config("mlp-reference").model == ActionExpertConfig()
-    assert load_head_config("mlp-reference").train == TrainConfig()
+    assert load_head_config("mlp-reference").train == TrainConfig(precision="float32")
     assert load_head_config("attentive-reference").model == AttentiveProbeConfig()
+
+
+def test_reference_heads_compute_as_the_reference_does_whatever_the_machine_offers():
+    """Regression in float32; classes in bfloat16 and validated in float32 (protocol sections 4.2 and 5.3)."""
+    found = {
+        name: (config.precision, config.val_precision, config.select)
+        for name in list_head_configs()
+        if "reference" in name or "sweep" in name
+        for config in [load_head_config(name).train]
+    }
+    assert found == {
+        "attentive-reference": ("bfloat16", "float32", "last"),
+        "attentive-sweep": ("bfloat16", "float32", "last"),
+        "dit-reference": ("float32", None, "best"),
+        "mlp-reference": ("float32", None, "best"),
+    }
 
 
 def test_the_small_mlp_is_as_described():
@@ -56,6 +72,11 @@ def test_unknown_names_list_the_valid_ones():
         ({"kind": "mlp", "train": {"schedule": "step"}}, "schedule constant or cosine"),
         ({"kind": "mlp", "train": {"precision": "float16"}}, "precision"),
         ({"kind": "mlp", "train": {"grad_clip": 0.0}}, "grad_clip"),
+        ({"kind": "mlp", "width": "wide"}, "width 'wide'"),
+        ({"kind": "mlp", "width": 16.5}, "width 16.5"),
+        ({"kind": "mlp", "train": {"epochs": True}}, "epochs True"),
+        ({"kind": "mlp", "train": [1]}, r"fields of head\.train by name"),
+        ({"kind": "mlp", "train": {"sweep": [[1e-3, "x"]]}}, "TrainConfig"),
     ],
 )
 def test_misspelled_and_impossible_values_are_refused(raw, message):

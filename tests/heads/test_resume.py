@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from lary_policy.errors import TrainingError
 from lary_policy.heads.config import TrainConfig
@@ -12,6 +14,7 @@ from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.objective import action_objective
 from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.registry import build_module, head_kind
+from lary_policy.heads.training import resume
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.loop import train
 
@@ -126,6 +129,58 @@ def test_damaged_checkpoints_are_named_and_never_unpickled(planted, tmp_path):
         path.write_bytes(content)
         with pytest.raises(TrainingError, match=r"readable training checkpoint.*Delete the file"):
             run("mlp", planted, path)
+
+
+def _written_again(path, change):
+    """Write a training checkpoint with changed metadata and tensors."""
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    change(metadata, tensors)
+    path.write_bytes(save(tensors, metadata))
+
+
+def _facts(**changes):
+    def change(metadata, tensors):
+        metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), **changes})
+
+    return change
+
+
+def _tensor(name, value):
+    def change(metadata, tensors):
+        tensors.update({name: value})
+        metadata["sha256"] = resume._digest(tensors)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _facts(history=[{"epoch": 1}]),
+        _facts(history=3),
+        _facts(epoch=2),
+        _facts(epoch="four"),
+        _facts(best_member=7),
+        _facts(colour="red"),
+        lambda metadata, tensors: metadata.update(progress="[]"),
+        lambda metadata, tensors: metadata.update(identity="3"),
+        lambda metadata, tensors: metadata.pop("sha256"),
+        lambda metadata, tensors: tensors["head/fc_in.weight"].view(-1)[3].mul_(1.001),
+        _tensor("head/fc_in.weight", torch.zeros(3)),
+        _tensor("generator", torch.zeros(3)),
+        _tensor("adam/0/x/y", torch.zeros(3)),
+        _tensor("adam/0/0/exp_avg", torch.zeros(3)),
+        _tensor("best/colour", torch.zeros(3)),
+    ],
+)
+def test_checkpoints_of_another_shape_are_named_errors(planted, tmp_path, change):
+    path = tmp_path / "training.safetensors"
+    with pytest.raises(StoppedError):
+        run("mlp", planted, path, stop_after=1)
+    _written_again(path, change)
+    with pytest.raises(TrainingError, match=r"Delete the file|delete this one"):
+        run("mlp", planted, path)
 
 
 def test_an_infinite_best_score_survives_the_file(planted, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lary_policy.actions.embodiment import ActionStats
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.heads.attentive import AttentiveProbeConfig
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.dit import DiffusionExpertConfig

@@ -10,7 +10,8 @@ from lerobot.policies.factory import make_pre_post_processors
 from tiny_lary import PX, STATE, config
 
 from lary_policy.actions.contract import ActionContract
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.encoders.base import load_encoder
 from lary_policy.encoders.pair_encoder import pair_spec
 from lary_policy.errors import ConfigError, EmbodimentError, HeadMismatchError

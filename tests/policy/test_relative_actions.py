@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from tiny_lary import ACTION, STATE, batch, config
 
 from lary_policy.actions import RelativeFrame
-from lary_policy.actions.embodiment import ActionStats
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import ConfigError, EmbodimentError
 from lary_policy.policy.modeling_lary import LaryPolicy
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError
 from lary_policy.heads.mlp import ActionExpert

@@ -9,7 +9,8 @@ from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.encoders.base import load_encoder
 from lary_policy.heads.mlp import ActionExpert
 from lary_policy.heads.pool import PoolConfig

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lary_policy.actions.embodiment import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.predict import predict

@@ -10,7 +10,7 @@ import pytest
 from larybench_files import make_calvin, make_libero, make_robocoin
 
 from lary_policy import cli
-from lary_policy.actions.statistics import benchmark_constants
+from lary_policy.actions.scaling import CONSTANTS
 
 FAST = ("encoder=pixels", "encoder.image_px=28", "head=mlp-small", "head.train.epochs=1", "head.width=16")
 CALVIN = {"mean": [0.5] * 7, "std": [2.0] * 7, "count": 9, "dataset": "calvin"}
@@ -74,7 +74,7 @@ def test_the_numbers_of_the_file_are_those_of_the_head(lary, output, tmp_path):
     stats = [
         json.loads(p.read_text())["stats"]["std"] for p in (output / "cache/probe").glob("calvin*/head.json")
     ]
-    assert list(benchmark_constants("calvin").std) in stats
+    assert list(CONSTANTS["calvin"].std) in stats
 
 
 def test_relative_files_are_of_the_references_relative_target(lary, output, tmp_path):

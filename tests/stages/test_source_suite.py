@@ -13,7 +13,7 @@ import pytest
 from larybench_files import make_calvin, make_clips, make_libero, make_robocoin
 
 from lary_policy import cli
-from lary_policy.actions.statistics import benchmark_constants
+from lary_policy.actions.scaling import CONSTANTS
 from lary_policy.latents.store import LatentStore
 
 FAST = ("head.train.epochs=1", "head.width=32", "device=cpu")
@@ -86,11 +86,11 @@ def test_lary_normalises_with_the_constants_of_the_reference(calvin):
     """Its head file carries them, and its MSE is in their units."""
     (folder,) = (calvin.output / "cache" / "probe").glob("calvin-lary-*")
     stats = json.loads((folder / "head.json").read_text())["stats"]
-    assert tuple(stats["mean"]) == benchmark_constants("calvin").mean
+    assert tuple(stats["mean"]) == CONSTANTS["calvin"].mean
     (result,) = calvin.cells("probe", "calvin-lary")
     assert result["statistics"] == "constants of the reference"
     scores = {s["metric"]: s["value"] for s in result["scores"]}
-    scaled = scores["rmse_cm/dim/x"] / 100 / benchmark_constants("calvin").std[0]
+    scaled = scores["rmse_cm/dim/x"] / 100 / CONSTANTS["calvin"].std[0]
     assert scores["mse/dim/x"] == pytest.approx(scaled**2, rel=1e-4)
 
 

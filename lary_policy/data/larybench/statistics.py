@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lary_policy.actions import STD_FLOOR, ActionStats, RobotAccumulator, RobotStatistics, Unknown
+from lary_policy.actions import ActionStats, RobotAccumulator, RobotStatistics, Unknown, floored
 from lary_policy.data import layout
 from lary_policy.data.arrays import read_steps
 from lary_policy.data.larybench.pair_rows import PairFile, check_fields
@@ -154,8 +154,7 @@ def _from_json(value: dict[str, Any], action_dim: int) -> ActionStats:
     mean, std = (np.asarray(value[name], dtype=np.float64) for name in ("mean", "std"))
     if mean.shape != (action_dim,) or std.shape != (action_dim,) or not np.isfinite([mean, std]).all():
         raise ValueError(f"mean of shape {mean.shape}, std of shape {std.shape}")
-    std = np.where(std < STD_FLOOR, 1.0, std)
-    return ActionStats(tuple(mean.tolist()), tuple(std.tolist()), int(value.get("count", 0)))
+    return ActionStats(tuple(mean.tolist()), tuple(floored(std).tolist()), int(value.get("count", 0)))
 
 
 def _pooled(robots: dict[str, ActionStats]) -> ActionStats:
@@ -167,5 +166,4 @@ def _pooled(robots: dict[str, ActionStats]) -> ActionStats:
     squares = np.array([stats.std for stats in robots.values()]) ** 2 + means**2
     mean = counts @ means / counts.sum()
     std = np.sqrt(np.maximum(counts @ squares / counts.sum() - mean**2, 0.0))
-    std = np.where(std < STD_FLOOR, 1.0, std)
-    return ActionStats(tuple(mean.tolist()), tuple(std.tolist()), int(counts.sum()))
+    return ActionStats(tuple(mean.tolist()), tuple(floored(std).tolist()), int(counts.sum()))

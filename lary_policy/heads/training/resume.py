@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from lary_policy.errors import TrainingError
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.epoch import members_of
 from lary_policy.paths import atomic_write
 
 
@@ -123,8 +125,9 @@ def save_progress(
     tensors["generator"] = generator.get_state()
     facts = {name: value for name, value in vars(progress).items() if name not in ("best_weights", "history")}
     facts["history"] = [asdict(record) for record in progress.history]
-    metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts)}
-    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts), "sha256": _digest(plain)}
+    data = save(plain, metadata)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
@@ -139,7 +142,8 @@ def load_progress(
     """Restore a state written by `save_progress`; a new one if there is no file.
 
     Raises:
-        TrainingError: The file cannot be read, or belongs to a run with other settings or data.
+        TrainingError: The file is damaged, of another shape or version, or belongs to a run with other
+            settings or data.
     """
     if not path.exists():
         return Progress()
@@ -148,19 +152,53 @@ def load_progress(
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found, facts = json.loads(metadata["identity"]), json.loads(metadata["progress"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        _require_same(path, found, wanted)
+        if _digest(tensors) != metadata["sha256"]:
+            raise ValueError("its tensors are not those that were written")
+        head.load_state_dict(_part(tensors, "head/"))
+        for number, optimiser in enumerate(optimisers):
+            _restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
+        generator.set_state(tensors["generator"])
+        progress = _progress(facts, _part(tensors, "best/"), len(optimisers))
+        chosen = members_of(head)[progress.best_member].state_dict()
+        if progress.best_weights and _shapes(progress.best_weights) != _shapes(chosen):
+            raise ValueError("the best weights are of another head")
+        return progress
+    except TrainingError:
+        raise
+    except Exception as error:
         raise TrainingError(
             expected=f"a readable training checkpoint at {path}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
             fix="Delete the file to train from the start.",
         ) from error
-    _require_same(path, found, wanted)
-    head.load_state_dict(_part(tensors, "head/"))
-    for number, optimiser in enumerate(optimisers):
-        _restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
-    generator.set_state(tensors["generator"])
+
+
+def _progress(facts: dict[str, Any], best: dict[str, Tensor], members: int) -> Progress:
+    """Rebuild how far a training is.
+
+    Raises:
+        ValueError: Its numbers contradict each other.
+    """
     history = [_record(raw) for raw in facts.pop("history")]
-    return Progress(**facts, best_weights=_part(tensors, "best/"), history=history)
+    progress = Progress(**facts, best_weights=best, history=history)
+    whole = isinstance(progress.epoch, int) and [r.epoch for r in history] == [*range(1, progress.epoch + 1)]
+    if not whole or not 0 <= progress.best_member < members or len(progress.skipped) not in (0, members):
+        raise ValueError(f"epoch {progress.epoch} of {len(history)} records, head {progress.best_member}")
+    return progress
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of names and bytes of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -182,6 +220,11 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tens
     for key, value in flat.items():
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for number, values in state.items():
+        # PyTorch takes moments of any shape, and fails with them in the next step.
+        if any(v.dim() and v.shape != parameters[number].shape for v in values.values()):
+            raise ValueError(f"moments of parameter {number} are of another shape")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

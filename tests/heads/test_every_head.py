@@ -1,0 +1,119 @@
+"""Every configuration trains on every question that it fits, and is refused by name elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lary_policy.actions import ActionStats
+from lary_policy.errors import HeadMismatchError, ShapeError, UnknownNameError
+from lary_policy.heads import (
+    QUESTIONS,
+    HeadMeta,
+    head_kind,
+    head_kinds,
+    list_head_configs,
+    load_head_config,
+    require_fit,
+)
+from lary_policy.heads.training import LatentBatches, fit, predict
+
+NAMES, ACTIONS = list_head_configs(), 3
+CLASSES = ("+x", "-x", "Open")
+
+
+def samples(question, count=4):
+    """Latents of two frames, or of one with proprioception for `policy`."""
+    generator = torch.Generator().manual_seed(0)
+    frames = 1 if question == "policy" else 2
+    index = torch.arange(count * frames).view(count, frames, 1)
+    targets = torch.randn(count, 2, ACTIONS, generator=generator)
+    if QUESTIONS[question] == "class":
+        targets = torch.arange(count) % len(CLASSES)
+    proprio = torch.randn(count, 4, generator=generator) if question == "policy" else None
+    return LatentBatches(torch.randn(count * frames, 4, 6, generator=generator), index, targets, proprio)
+
+
+def describe(name, question):
+    """Describe a head; those that sample take few steps, or the test would only wait for them."""
+    model = load_head_config(name).model
+    model = replace(model, sample_steps=3) if hasattr(model, "sample_steps") else model
+    numbers = QUESTIONS[question] == "numbers"
+    stats = ActionStats((0.0,) * 4, (1.0,) * 4, 1)
+    return HeadMeta(
+        model=model,
+        encoder="pixels",
+        fingerprint="0123456789abcdef",
+        latent_shape=samples(question).latent_shape,
+        cameras=("front",),
+        embodiment="arm7",
+        task="reach",
+        mode=question,
+        target="absolute" if numbers else "class",
+        chunk=2 if numbers else 0,
+        action_dim=ACTIONS if numbers else 0,
+        proprio_stats=stats if question == "policy" else None,
+        class_names=() if numbers else CLASSES,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_head_trains_on_every_question_it_fits_and_is_refused_elsewhere(name):
+    config = replace(load_head_config(name).train, epochs=1, batch_size=4, warmup_fraction=0.0)
+    kind = head_kind(load_head_config(name).model.kind)
+    # Questions of one shape are one for the head: two frames, one frame with proprioception, classes.
+    for question in ("pair", "policy", "atomic"):
+        data = samples(question)
+        if kind.fits(question):
+            head, trained = fit(describe(name, question), data, data, config)
+            answers = predict(head, data)
+            assert torch.isfinite(answers).all()
+            assert answers.shape == ((4, 3) if question == "atomic" else (4, 2, ACTIONS))
+            assert len(trained.history) == 1
+        else:
+            with pytest.raises(HeadMismatchError) as error:
+                fit(describe(name, question), data, data, config)
+            named = error.value.fix
+            assert name not in named
+            assert all(other in named for other in list_head_configs(question))
+
+
+def test_every_configuration_fits_a_question_and_every_question_has_heads():
+    assert len(NAMES) == 9
+    fitting = {question: list_head_configs(question) for question in QUESTIONS}
+    assert all(fitting.values())
+    assert {name for names in fitting.values() for name in names} == set(NAMES)
+    with pytest.raises(UnknownNameError, match="pair"):
+        require_fit(load_head_config("mlp-small").model, "pairs")
+
+
+def test_kinds_are_found_in_the_files_of_the_package():
+    assert set(head_kinds()) == {"attentive", "dit", "mlp"}
+    for name, kind in head_kinds().items():
+        assert kind.config.kind == name
+        json.dumps(kind.answer)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunk": 3}, r"targets \[N, 3, 3\]"),
+        ({"action_dim": 2}, r"targets \[N, 2, 2\]"),
+        ({"latent_shape": (2, 1, 4, 7)}, r"latents \(2, 1, 4, 7\)"),
+        ({"proprio_stats": ActionStats((0.0,), (1.0,), 1)}, "1 numbers of proprioception"),
+    ],
+)
+def test_samples_of_another_shape_are_refused_before_training(change, message):
+    data, config = samples("pair"), replace(load_head_config("mlp-small").train, epochs=1)
+    with pytest.raises(ShapeError, match=message):
+        fit(replace(describe("mlp-small", "pair"), **change), data, data, config)
+
+
+def test_classes_beyond_the_heads_are_refused():
+    data, config = samples("atomic"), replace(load_head_config("attentive-small").train, epochs=1)
+    meta = replace(describe("attentive-small", "atomic"), class_names=("+x", "-x"))
+    with pytest.raises(ShapeError, match=r"classes 0\.\.1"):
+        fit(meta, data, data, config)
