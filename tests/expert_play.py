@@ -9,7 +9,8 @@ from torch import Tensor
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.tasks.expert import make_expert
-from lary_envs.tasks.spec import WorldState, task_spec
+from lary_envs.tasks.spec import task_spec
+from lary_envs.tasks.state import WorldState
 
 Change = Callable[[Tensor, Tensor, Any], Tensor]
 

@@ -15,7 +15,7 @@ from lary_envs.physics import Bounded, Measurement, make_physics
 from lary_envs.randomisation import VARIED_FIELDS, VariedScene, ranges_of
 from lary_envs.robots import robot_of
 from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
-from lary_envs.tasks import WorldState, task_entry
+from lary_envs.tasks import WorldState, furthest, task_entry
 from lary_policy.actions import load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
@@ -91,6 +91,8 @@ class SimEnv:
             )
         self._seeds = [0] * num_worlds
         self._held = torch.zeros(num_worlds, dtype=torch.long, device=self.device)
+        self._passed, self._succeeded = self._held.clone(), self._held.bool()
+        self._num_milestones = len(self._rules.milestones(self.world_state()))
         self._diverged = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
 
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:
@@ -113,7 +115,8 @@ class SimEnv:
         rise_m = None if self._varied is None else self._varied.write(self._physics, seeds, index)
         self._physics.reset(*self._initial.draw(seeds, rise_m), worlds=index)
         which = slice(None) if index is None else index
-        self._held[which] = 0
+        self._held[which], self._passed[which] = 0, 0
+        self._succeeded[which] = False
         self._diverged[which] = False
         self._measure.reset(which)
 
@@ -148,6 +151,9 @@ class SimEnv:
         state = self.world_state()
         self._diverged |= ~torch.isfinite(self._physics.field("qpos")).all(-1)
         self._held = torch.where(self._rules.holds(state) & ~self._diverged, self._held + 1, 0)
+        self._succeeded |= self.success()
+        passed = furthest(self._rules.milestones(state).values())
+        self._passed = torch.where(self._diverged, self._passed, torch.maximum(self._passed, passed))
 
     def frames(self, worlds: Sequence[int] | None = None) -> Tensor:
         """Render uint8 RGB `[n, c, h, w, 3]` of the given worlds (all by default) on the render device.
@@ -189,9 +195,15 @@ class SimEnv:
         if isinstance(self._physics, Bounded):
             self._physics.check_overflow()
 
+    def progress(self) -> Tensor:
+        """Return float32 `[w]`: the share of the milestones passed since the reset, 1 once it succeeded."""
+        passed = self._passed / (self._num_milestones + 1)
+        return torch.where(self._succeeded, 1.0, passed).float()
+
     def state(self) -> dict[str, Tensor]:
-        """Return `object_pos` `[w, 3]`, `object_yaw` `[w]`, `goal_pos` `[w, 3]`, `goal_2_pos` (m, rad)."""
-        return self._measure.named()
+        """Return float32 `[w, q]` of every quantity that the task names: tools, object, goals."""
+        named = self._rules.quantities(self.world_state())
+        return {name: value.float() for name, value in named.items()}
 
     def world_state(self) -> WorldState:
         """Return everything success conditions and experts read, and update the object's peak height."""

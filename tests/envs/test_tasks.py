@@ -8,15 +8,21 @@ import torch
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.tasks.expert import make_expert
-from lary_envs.tasks.spec import Placement, WorldState, list_tasks, register_task, task_entry, task_spec
+from lary_envs.tasks.spec import Placement, list_tasks, register_task, task_entry, task_spec
+from lary_envs.tasks.state import WorldState
 from lary_policy.errors import SimulationError, UnknownNameError
 
 TASKS = list_tasks()
 ARM7 = tuple(task for task in TASKS if task_spec(task).embodiment == "arm7")
 
 
+def world_of(task):
+    """Return the state of one world before its first reset."""
+    return SimEnv(task, 1).world_state()
+
+
 def run_expert(task, seeds, noise_m=0.0):
-    """Return bool `[w]` for success ever and at the end, and the number of steps until the first success."""
+    """Return bool `[w]` for success ever and at the end, the largest move, and progress `[steps, w]`."""
     env = SimEnv(task, len(seeds))
     controller = EndEffectorController(len(seeds), embodiment=env.task.embodiment)
     env.reset(seeds)
@@ -25,7 +31,7 @@ def run_expert(task, seeds, noise_m=0.0):
     expert.reset()
     generator, target = torch.Generator().manual_seed(0), controller.pose()
     ever = torch.zeros(len(seeds), dtype=torch.bool)
-    largest = 0.0
+    largest, progress = 0.0, [env.progress()]
     for _ in range(env.task.max_steps):
         wanted = expert.act(target)
         largest = max(largest, float((wanted - target)[:, :3].norm(dim=-1).max()))
@@ -35,20 +41,39 @@ def run_expert(task, seeds, noise_m=0.0):
         env.step(controller.command(wanted))
         target = wanted
         ever |= env.success()
-    return ever, env.success(), largest
+        progress.append(env.progress())
+        assert torch.equal(progress[-1] == 1, ever)
+    return ever, env.success(), largest, torch.stack(progress)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_expert_succeeds_on_50_seeds(task):
-    ever, at_end, largest = run_expert(task, range(1000, 1050))
+    ever, at_end, largest, progress = run_expert(task, range(1000, 1050))
     assert int(ever.sum()) >= 48
     assert int(at_end.sum()) >= 48
     assert largest < 0.0205  # 0.4 m/s
+    assert (progress[0] == 0).all()
+    assert (progress.diff(dim=0) >= 0).all()
+    stages = len(task_entry(task).factory().milestones(world_of(task)))
+    seen = progress[:, ever].unique().mul(stages + 1).round().int().tolist()
+    assert seen == list(range(stages + 2))  # every milestone stands for something that episodes pass through
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_who_does_nothing_gets_nowhere(task):
+    env, controller = SimEnv(task, 20), None
+    controller = EndEffectorController(20, embodiment=env.task.embodiment)
+    env.reset(range(20))
+    controller.reset(env.joints())
+    for _ in range(env.task.max_steps // 2):
+        env.step(controller.command(controller.pose()))
+    assert env.progress().mean() < 0.2
+    assert env.progress().max() < 0.8
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_expert_corrects_injected_noise(task):
-    ever, _, _ = run_expert(task, range(20), noise_m=0.005)
+    ever, *_ = run_expert(task, range(20), noise_m=0.005)
     assert int(ever.sum()) >= 18
 
 
@@ -115,8 +140,14 @@ def test_success_needs_its_duration():
 def test_sampled_goals_lie_on_or_above_the_table_and_in_reach(task):
     env = SimEnv(task, 200)
     env.reset(range(200))
-    for name, pos in env.state().items():
-        if name.endswith("_pos"):
+    state = env.state()
+    assert all(value.shape[0] == 200 and value.ndim == 2 for value in state.values())
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in state.values())
+    arms = [state[name] for name in state if name.split("_")[0] in ("hand", "left", "right")]
+    assert sum(value.shape[1] for value in arms) in (10, 18, 20)  # position, two columns, opening
+    torch.testing.assert_close(arms[0], env.world_state().arms[:, 0, :3].float())
+    for name, pos in state.items():
+        if name in ("object_pos", "goal_pos", "goal_2_pos"):
             assert (pos[:, 2] >= 0).all()
             assert pos[:, 0].min() > 0.3
             assert pos[:, :2].norm(dim=-1).max() < 0.75

@@ -7,7 +7,8 @@ import torch
 from expert_play import play
 
 from lary_envs.controller import EndEffectorController
-from lary_envs.tasks.spec import WorldState, list_tasks, task_entry, task_spec
+from lary_envs.tasks.spec import list_tasks, task_entry, task_spec
+from lary_envs.tasks.state import WorldState
 from lary_policy.actions.rotation import euler_xyz_to_matrix
 
 TASKS = tuple(task for task in list_tasks() if task_spec(task).embodiment == "arm12")

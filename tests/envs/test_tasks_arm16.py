@@ -8,7 +8,8 @@ from expert_play import play
 
 from lary_envs.robots.humanoid.g1 import GRIPPER_TILT_RAD
 from lary_envs.robots.humanoid.poses import hand, hands, point, withdrawn
-from lary_envs.tasks.spec import WorldState, list_tasks, task_entry, task_spec
+from lary_envs.tasks.spec import list_tasks, task_entry, task_spec
+from lary_envs.tasks.state import WorldState
 from lary_policy.actions.rotation import euler_xyz_to_matrix
 
 TASKS = tuple(task for task in list_tasks() if task_spec(task).embodiment == "arm16")

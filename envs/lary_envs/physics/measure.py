@@ -86,17 +86,6 @@ class Measurement:
             object_peak=self._peak.clone(),
         )  # fmt: skip
 
-    def named(self) -> dict[str, Tensor]:
-        """Return float32 positions of goals and object, and the object's yaw, by name."""
-        xpos, out = self._physics.field("xpos"), {}
-        for name, body in zip((f"{name}_pos" for name in GOAL_BODIES), self._goals, strict=False):
-            out[name] = xpos[:, body].float()
-        if self._object >= 0:
-            rot = self._rotation(self._object)
-            out["object_pos"] = xpos[:, self._object].float()
-            out["object_yaw"] = rot[:, 1, 0].atan2(rot[:, 0, 0]).float()
-        return out
-
     def _rotation(self, body: int) -> Tensor:
         """Return `[w, 3, 3]` of a body; the world's own, the identity, where there is no such body."""
         return quat_wxyz_to_matrix(self._physics.field("xquat")[:, max(body, 0)])

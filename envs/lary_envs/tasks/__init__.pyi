@@ -5,8 +5,9 @@ from .phases import both as both
 from .spec import Placement as Placement
 from .spec import Task as Task
 from .spec import TaskSpec as TaskSpec
-from .spec import WorldState as WorldState
 from .spec import list_tasks as list_tasks
 from .spec import register_task as register_task
 from .spec import task_entry as task_entry
 from .spec import task_spec as task_spec
+from .state import WorldState as WorldState
+from .state import furthest as furthest

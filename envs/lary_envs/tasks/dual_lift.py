@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 import mujoco
 import numpy as np
+import torch
 from torch import Tensor
 
 from lary_envs.robots import PADDLE_HALF_M
 from lary_envs.scene import GREEN, add_box, add_goal_sphere
 from lary_envs.tasks.phases import Phase, at_height, pair
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
 
 _HALF_M, _MASS_KG = (0.045, 0.15, 0.03), 0.25
 _BALL_RADIUS_M = 0.02
@@ -26,6 +28,8 @@ _CLEAR_M, _SQUEEZE_M = 0.03, 0.010  # a centimetre of squeeze survives millimetr
 _GRIPPED_M = 2 * _TOUCH_M - 0.0006  # both rubber faces give way by 0.3 mm: about 30 N
 _LIFT_STEP_M = 0.012  # 0.24 m/s: a faster start lets the bar slip
 _HOVER_M = 0.14
+_AT_END_M = 0.05  # from where a paddle touches the bar's end: it comes down 3 cm beside it
+_OFF_M = 0.02
 
 SPEC = TaskSpec(
     name="dual_lift",
@@ -85,3 +89,19 @@ class DualLift:
         raised = state.object_pos[:, 2] > _HALF_M[2] + _LIFTED_M
         near = (state.object_pos - state.goal_pos).norm(dim=-1) < _WITHIN_M
         return raised & near & (state.object_rot[:, 2, 2] > math.cos(_LEVEL_RAD))
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return how far the bar is: between the paddles, squeezed, off the table, lifted, at the ball."""
+        ends = state.object_rot[:, :, 1] * _TOUCH_M
+        left, right = state.arms[:, 0, :3] - ends, state.arms[:, 1, :3] + ends
+        at_ends = torch.maximum(apart(left, state.object_pos), apart(right, state.object_pos)) < _AT_END_M
+        raised_m = state.object_pos[:, 2] - _HALF_M[2]
+        return {
+            "between": at_ends, "squeezed": at_ends & _gripped(state), "off the table": raised_m > _OFF_M,
+            "lifted": raised_m > _LIFTED_M, "at the ball": self.holds(state),
+        }  # fmt: skip
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return paddles, bar and ball."""
+        arms = of_arms(state, "left", "right", grippers=False)
+        return {**arms, **of_object(state), **of_goals(state)}

@@ -13,13 +13,16 @@ from torch import Tensor
 from lary_envs.robots import PADDLE_HALF_M
 from lary_envs.scene import add_box, add_goal_plate
 from lary_envs.tasks.phases import Phase, at_height, pair
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
 
 _HALF_M, _MASS_KG = (0.04, 0.13, 0.04), 0.4  # so wide that one paddle would turn it
 _LOW_M, _HIGH_M = (0.36, -0.04), (0.40, 0.04)
 _AWAY_M = (0.08, 0.12)  # the box must move by more than its tolerance, and stay within reach
 _AHEAD_RAD, _TURN_RAD = math.radians(15), math.radians(12)
 _WITHIN_M, _ALIGNED_RAD, _SLOW_M_S = 0.03, math.radians(10), 0.05
+_UNDER_WAY_M = 0.055  # the rectangle is 8 cm or more away at first
+_AT_BOX_M = 0.13  # from the box's centre to the paddles' when these come down behind it: 12 cm
 _APART_M = 0.08  # from the middle of the box to each paddle
 _HOVER_M, _PUSH_Z_M = 0.15, 0.05
 _TOUCH_M = _HALF_M[0] + PADDLE_HALF_M[0]  # from the box's centre to the paddles' while they touch it
@@ -66,6 +69,10 @@ def _arrived(state: WorldState) -> Tensor:
     return _errors(state)[0] < _STOP_M
 
 
+def _aligned(state: WorldState) -> Tensor:
+    return (state.object_yaw - state.goal_yaw).cos() > math.cos(_ALIGNED_RAD)
+
+
 def phases() -> tuple[Phase, ...]:
     """Return the expert's legs: behind the box, down, push, back, up."""
 
@@ -104,5 +111,16 @@ class DualPush:
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: on the rectangle, aligned with it and at rest now."""
         near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
-        aligned = (state.object_yaw - state.goal_yaw).cos() > math.cos(_ALIGNED_RAD)
-        return near & aligned & (state.object_speed < _SLOW_M_S)
+        return near & _aligned(state) & (state.object_speed < _SLOW_M_S)
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return how far the box is: both paddles at it, most of the way done, on the rectangle."""
+        at_box = (apart(state.arms[..., :3], state.object_pos[:, None]) < _AT_BOX_M).all(-1)
+        to_go = apart(state.object_pos[:, :2], state.goal_pos[:, :2])
+        there = (to_go < _WITHIN_M) & _aligned(state)
+        return {"at the box": at_box, "under way": to_go < _UNDER_WAY_M, "on the rectangle": there}
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return paddles, box and rectangle."""
+        arms = of_arms(state, "left", "right", grippers=False)
+        return {**arms, **of_object(state), **of_goals(state, heading=True)}

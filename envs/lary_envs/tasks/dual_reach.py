@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lary_envs.scene import add_two_spheres, place_two_spheres
 from lary_envs.tasks.phases import Phase, both, pose
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
 _LOW_M, _HIGH_M = (0.31, 0.06, 0.07), (0.40, 0.24, 0.24)  # of the left sphere; the right one's is mirrored
@@ -50,3 +51,14 @@ class DualReach:
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: both within 3 cm now."""
         return ((state.arms[..., :3] - state.goals).norm(dim=-1) < _WITHIN_M).all(-1)
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return what was reached: one sphere, both near, both."""
+        distance = apart(state.arms[..., :3], state.goals)
+        reached = distance < _WITHIN_M
+        near = (distance < 2 * _WITHIN_M).all(-1)
+        return {"one reached": reached.any(-1), "both near": near, "both reached": reached.all(-1)}
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return both paddles and both spheres."""
+        return {**of_arms(state, "left", "right", grippers=False), **of_goals(state)}

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lary_envs.kinematics import limit_length
 from lary_envs.tasks.phases import Phase
-from lary_envs.tasks.spec import WorldState, task_entry
+from lary_envs.tasks.spec import task_entry
+from lary_envs.tasks.state import WorldState
 
 if TYPE_CHECKING:
     from lary_envs.env import SimEnv

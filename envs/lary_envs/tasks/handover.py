@@ -12,7 +12,8 @@ from torch import Tensor
 from lary_envs.robots.humanoid import APPROACH_M, hand, hands, point, withdrawn
 from lary_envs.scene import add_box, add_goal_plate
 from lary_envs.tasks.phases import Phase, at_height
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
 
 _HALF_M, _MASS_KG = (0.013, 0.11, 0.016), 0.05
 _PLATE_HALF_M = (0.035, 0.12)
@@ -26,6 +27,7 @@ _HOVER_M, _CARRY_M, _GRASP_Z_M = 0.11, 0.13, 0.024  # lower, a tip of a turned g
 _AWAY_M = 0.07  # along the gripper's axis, so that its fingers clear the stick
 _READY, _CLOSED, _RELEASED = 0.6, 0.0, 0.5  # openings: 6 cm while approaching
 _HOLDING = 0.28  # both fingers touch the stick at 0.26; some slack
+_AT_STICK_M = 0.03  # from a hand to where it grips the stick
 _STRAIGHT_RAD = math.radians(2)
 _GENTLE_M, _SLOW_M = 0.006, 0.012  # held away from its middle, the stick turns in the fingers when jerked
 
@@ -85,6 +87,10 @@ def _aligned(state: WorldState) -> Tensor:
 
 def _straight(state: WorldState) -> Tensor:
     return state.arms[:, 0, 3:6].abs().amax(-1) < _STRAIGHT_RAD
+
+
+def _rests(state: WorldState) -> Tensor:
+    return (state.object_pos[:, 2] - _HALF_M[2]).abs() < _REST_M
 
 
 def _holds(arm: int) -> Callable[[WorldState], Tensor]:
@@ -147,7 +153,24 @@ class Handover:
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: lifted before, and now on the plate, at rest and released by both hands."""
         near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
-        rests = (state.object_pos[:, 2] - _HALF_M[2]).abs() < _REST_M
         lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
         released = (state.arms[..., 6] > _RELEASED).all(-1)
-        return near & rests & lifted & released & (state.object_speed < _SLOW_M_S)
+        return near & _rests(state) & lifted & released & (state.object_speed < _SLOW_M_S)
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return how far the stick is: at the left hand, in it, lifted, in the right one, over the plate."""
+        left, right = (
+            apart(state.arms[:, arm, :3], _on_stick(state, side * _GRIP_M)) < _AT_STICK_M
+            for arm, side in ((0, 1.0), (1, -1.0))
+        )
+        lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
+        handed = lifted & right & _holds(1)(state) & _lets_go(0)(state)
+        over = lifted & (apart(state.object_pos[:, :2], state.goal_pos[:, :2]) < _WITHIN_M)
+        return {
+            "at the stick": left, "grasped": left & _holds(0)(state), "lifted": lifted, "handed over": handed,
+            "over the plate": over, "placed": over & _rests(state),
+        }  # fmt: skip
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return both hands, stick and plate."""
+        return {**of_arms(state, "left", "right"), **of_object(state), **of_goals(state)}

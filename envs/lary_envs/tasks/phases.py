@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lary_envs.tasks.spec import WorldState
+from lary_envs.tasks.state import WorldState
 
 
 def _reached(_: WorldState) -> bool:
@@ -49,7 +49,7 @@ def pose(position: Tensor, yaw_rad: Tensor | float, gripper: float) -> Tensor:
 
 
 def both(left: Tensor, right: Tensor) -> Tensor:
-    """Return poses `[w, 2, 7]` of a left and a right arm."""
+    """Return poses `[w, 2, 7]`, or points `[w, 2, 3]`, of a left and a right arm."""
     return torch.stack([left, right], 1)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lary_envs.scene import add_cube, add_goal_disc
 from lary_envs.tasks.phases import Phase, at_height, pose
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
 
 _HALF_M, _MASS_KG = 0.02, 0.05
 _LOW_M, _HIGH_M = (0.38, -0.15), (0.62, 0.15)
@@ -54,6 +55,10 @@ def phases() -> tuple[Phase, ...]:
     )
 
 
+def _rests(state: WorldState) -> Tensor:
+    return (state.object_pos[:, 2] - _HALF_M).abs() < _REST_M
+
+
 @register_task(SPEC, phases)
 class PickPlace:
     """A 4 cm cube and a disc in an area of 24 x 30 cm, the cube turned by up to 45 degrees."""
@@ -78,6 +83,25 @@ class PickPlace:
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: lifted before, and now on the disc, at rest and released."""
         near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
-        rests = (state.object_pos[:, 2] - _HALF_M).abs() < _REST_M
         lifted = state.object_peak > _HALF_M + _LIFTED_M
-        return near & rests & lifted & (state.object_speed < _SLOW_M_S) & (state.tcp_pose[:, 6] > _RELEASED)
+        return (
+            near
+            & _rests(state)
+            & lifted
+            & (state.object_speed < _SLOW_M_S)
+            & (state.tcp_pose[:, 6] > _RELEASED)
+        )
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return how far the cube is: between the fingers, held, lifted, over the disc, on it."""
+        at_cube = apart(state.tcp_pose[:, :3], state.object_pos) < _HALF_M
+        lifted = state.object_peak > _HALF_M + _LIFTED_M
+        over = lifted & (apart(state.object_pos[:, :2], state.goal_pos[:, :2]) < _WITHIN_M)
+        return {
+            "at the cube": at_cube, "grasped": at_cube & (state.tcp_pose[:, 6] < _HOLDING), "lifted": lifted,
+            "over the disc": over, "placed": over & _rests(state),
+        }  # fmt: skip
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return hand, cube and disc."""
+        return {**of_arms(state, "hand"), **of_object(state), **of_goals(state)}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lary_envs.scene import add_cube, add_goal_disc
 from lary_envs.tasks.phases import Phase, at_height, pose
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
 
 _HALF_M, _MASS_KG = 0.025, 0.1
 _LOW_M, _HIGH_M = (0.38, -0.12), (0.50, 0.12)
@@ -20,6 +21,7 @@ _AWAY_M = (0.14, 0.20)  # distance from cube to disc
 _AHEAD_RAD = math.radians(60)  # the disc lies within this angle of straight ahead
 _TURN_RAD = math.radians(20)
 _WITHIN_M, _SLOW_M_S = 0.04, 0.05
+_UNDER_WAY_M = 0.10  # the disc is 14 cm or more away at first
 _HOVER_M, _PUSH_Z_M = 0.11, 0.025
 # Fingers 3.6 cm apart: two points of contact turn the cube's face towards the disc and keep it there.
 _OPENING = 0.45
@@ -100,3 +102,13 @@ class Push:
         """Return bool `[w]`: on the disc and at rest now."""
         near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
         return near & (state.object_speed < _SLOW_M_S)
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return how far the cube is: touched, most of the way done, on the disc."""
+        touched = apart(state.tcp_pose[:, :3], state.object_pos) < _BEHIND_M
+        to_go = _way(state)[1][:, 0]
+        return {"at the cube": touched, "under way": to_go < _UNDER_WAY_M, "on the disc": to_go < _WITHIN_M}
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return hand, cube and disc."""
+        return {**of_arms(state, "hand"), **of_object(state), **of_goals(state)}

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lary_envs.scene import add_goal_sphere
 from lary_envs.tasks.phases import Phase, pose
-from lary_envs.tasks.spec import Placement, TaskSpec, WorldState, register_task
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
 _LOW_M, _HIGH_M = (0.44, -0.18, 0.08), (0.64, 0.18, 0.28)  # in front of the hand, never hidden by it
@@ -46,3 +47,12 @@ class Reach:
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: within 3 cm now."""
         return (state.tcp_pose[:, :3] - state.goal_pos).norm(dim=-1) < _WITHIN_M
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return what was reached: within twice the distance, within it."""
+        distance = apart(state.tcp_pose[:, :3], state.goal_pos)
+        return {"near": distance < 2 * _WITHIN_M, "reached": distance < _WITHIN_M}
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return the hand and the sphere."""
+        return {**of_arms(state, "hand"), **of_goals(state)}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lary_envs.tasks.phases import Phase
+    from lary_envs.tasks.state import WorldState
 
 
 @dataclass(frozen=True)
@@ -65,52 +66,8 @@ class Placement:
     yaw_rad: float = 0.0
 
 
-@dataclass(frozen=True)
-class WorldState:
-    """Measured state of all w worlds after a control step; what success conditions and experts read.
-
-    Arms appear as poses x, y, z (metres, world frame), roll, pitch, yaw (radians), opening in [0, 1].
-
-    Attributes:
-        arms: `[w, A, 7]` measured poses of the tool centre points, left before right.
-        goals: `[w, G, 3]` centres of the goals, metres (G is 1, all zeros, in tasks without one).
-        goal_yaw: `[w]` radians, of the first goal.
-        object_pos: `[w, 3]` centre of the object (zeros in tasks without one).
-        object_rot: `[w, 3, 3]` its rotation matrix.
-        object_speed: `[w]` m/s.
-        object_peak: `[w]` highest z of the object's centre since the reset, metres.
-    """
-
-    arms: Tensor
-    goals: Tensor
-    goal_yaw: Tensor
-    object_pos: Tensor
-    object_rot: Tensor
-    object_speed: Tensor
-    object_peak: Tensor
-
-    @property
-    def tcp_pose(self) -> Tensor:
-        """Pose `[w, 7]` of the first arm."""
-        return self.arms[:, 0]
-
-    @property
-    def goal_pos(self) -> Tensor:
-        """Centre `[w, 3]` of the first goal."""
-        return self.goals[:, 0]
-
-    @property
-    def object_yaw(self) -> Tensor:
-        """Yaw `[w]` of the object, radians."""
-        return self.object_rot[:, 1, 0].atan2(self.object_rot[:, 0, 0])
-
-
-class Task(Protocol):
-    """Scene objects, initial states and success of one task.
-
-    Bodies are named `object` (free), `goal` and `goal_2` (mocap). `holds` must work on any device without
-    looking at values from Python.
-    """
+class TaskScene(Protocol):
+    """What stands on the table. Bodies are named `object` (free), `goal` and `goal_2` (mocap)."""
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add the task's bodies to the table scene."""
@@ -118,8 +75,22 @@ class Task(Protocol):
     def sample(self, rng: np.random.Generator) -> Mapping[str, Placement]:
         """Draw the initial placement of every body that was added."""
 
+
+class TaskRules(Protocol):
+    """How a state is judged and described; on any device, without looking at values from Python."""
+
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: the instantaneous condition (durations are kept by SimEnv)."""
+
+    def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return bool `[w]` for each stage on the way to success, in order; a later one counts as all."""
+
+    def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
+        """Return what matters in a state by name, `[w, q]`: what a probe of states is asked for."""
+
+
+class Task(TaskScene, TaskRules, Protocol):
+    """Scene objects, initial states, success, progress and state of one task."""
 
 
 @dataclass(frozen=True)
