@@ -59,6 +59,7 @@ class EpisodeResult:
         failure: None, or why there was no (whole) episode, see `FAILURES`.
         smoothness: Mean squared change of the commanded displacement between control steps (m^2), 0 for an
             even motion.
+        progress: Share of the task that was done, from 0 to 1: milestones passed, 1 with success.
     """
 
     seed: int
@@ -68,6 +69,7 @@ class EpisodeResult:
     first_success_step: int | None
     failure: str | None
     smoothness: float
+    progress: float
 
 
 @dataclass(frozen=True)

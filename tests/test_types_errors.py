@@ -72,7 +72,7 @@ def test_records_are_immutable(record):
 
 
 def test_episode_result_tells_success_from_success_at_end():
-    result = EpisodeResult(7, True, False, 100, 40, None, 1e-4)
+    result = EpisodeResult(7, True, False, 100, 40, None, 1e-4, 1.0)
     assert result.success
     assert not result.success_at_end
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from lary_envs.kinematics import Layout
 from lary_envs.nan_guard import NanGuard
 from lary_envs.physics import Bounded, Measurement, make_physics
 from lary_envs.randomisation import VARIED_FIELDS, VariedScene, ranges_of
+from lary_envs.remade import Remade
 from lary_envs.robots import robot_of
 from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
 from lary_envs.tasks import WorldState, furthest, task_entry
-from lary_policy.actions import load_embodiment
+from lary_policy.actions import ActionContract, load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 _DEVICES = ("cpu", "cuda")
 
 
-class SimEnv:
-    """A batch of simulated worlds.
+class SimEnv(Remade):
+    """A batch of simulated worlds; pickled and copied as its arguments, before its first reset.
 
     Args:
         task: Name of a task, see `list_tasks`.
@@ -47,6 +49,7 @@ class SimEnv:
         task: Spec of the task.
         robot: The robot of the task's embodiment.
         layout: Converts between actions and arm poses.
+        contract: What the numbers of an absolute action mean, and at which rate they come.
         device: Where states, targets and commands live.
 
     Raises:
@@ -65,7 +68,10 @@ class SimEnv:
         self.num_worlds, self.cameras, self.image_px = num_worlds, tuple(cameras), image_px
         self._check_arguments(render_device)
         self.robot = robot_of(self.task.embodiment)
-        self.layout = Layout(load_embodiment(self.task.embodiment), self.robot)
+        embodiment = load_embodiment(self.task.embodiment)
+        self.layout = Layout(embodiment, self.robot)
+        contract = ActionContract.of(embodiment, "absolute")
+        self.contract = replace(contract, control_hz=self.task.control_hz)
         self._rules = entry.factory()
         ranges = ranges_of(randomisation)
         self._model = build_model(
@@ -94,6 +100,21 @@ class SimEnv:
         self._passed, self._succeeded = self._held.clone(), self._held.bool()
         self._num_milestones = len(self._rules.milestones(self.world_state()))
         self._diverged = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
+
+    @property
+    def control_hz(self) -> float:
+        """Control steps a second."""
+        return self.task.control_hz
+
+    @property
+    def max_steps(self) -> int:
+        """Control steps of an episode."""
+        return self.task.max_steps
+
+    @property
+    def instruction(self) -> str:
+        """The task in words."""
+        return self.task.instruction
 
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:
         """Start a new episode in the given worlds (all by default) and leave the others as they are.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -35,6 +35,27 @@ class Observation:
     last_target: Tensor
     chunk_index: int
     worlds: Tensor | None = None
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Return frames `[m c h w 3]` and measured state `[m a]` of the observed worlds.
+
+        Raises:
+            ShapeError: There are no frames.
+        """
+        if self.frames is None:
+            raise ShapeError(expected="frames", got="None", fix="Run the episodes with frames switched on.")
+        return self.frames, self.proprio if self.worlds is None else self.proprio[self.worlds]
+
+    def one_by_one(self) -> list[Observation]:
+        """Return the observation of each observed world by itself, in their order.
+
+        Raises:
+            ShapeError: There are no frames.
+        """
+        frames, proprio = self.seen()
+        rows = torch.arange(len(proprio), device=proprio.device) if self.worlds is None else self.worlds
+        pairs = zip(frames.split(1), rows.split(1), strict=True)
+        return [replace(self, frames=frame, worlds=world) for frame, world in pairs]
 
 
 class Agent(Protocol):
@@ -78,6 +99,8 @@ class HeadAgent:
         goals: Each world's demonstration at chunk boundaries, see `LiveLatents`; None for `policy`.
         goal_lengths: Valid entries `[w]` of `goals`; later chunks keep aiming at the last one.
         threads: Intra-op CPU threads of encoder and head.
+        alone: Encode and predict for one world after the other. A larger batch is faster, but rounds
+            differently: alone, an episode is the same to the last bit whatever worlds it shares a wave with.
 
     Raises:
         EmbodimentError: Statistics do not fit the embodiment.
@@ -98,9 +121,10 @@ class HeadAgent:
         goals: Tensor | None = None,
         goal_lengths: Tensor | None = None,
         threads: int = 1,
+        alone: bool = False,
     ) -> None:
         require_stats(stats, embodiment, "action statistics")
-        self._head, self._threads = head.eval(), threads
+        self._head, self._threads, self._alone = head.eval(), threads, alone
         self._codec = ActionCodec.of(embodiment, stats, target, proprio_stats)
         self._latents = LiveLatents(encoder, goals, goal_lengths)
 
@@ -113,17 +137,20 @@ class HeadAgent:
         Raises:
             ShapeError: There are no frames.
         """
-        if observation.frames is None:
-            raise ShapeError(expected="frames", got="None", fix="Run the episodes with frames switched on.")
-        worlds, seen = observation.worlds, observation.proprio
-        proprio = seen if worlds is None else seen[worlds]
-        codec = self._codec.to(proprio.device)
         with intra_op_threads(self._threads):
-            latents = self._latents(observation.frames, observation.chunk_index, worlds, len(seen))
-            state = codec.state(proprio)
-            output = self._head(latents, None if state is None else state.to(latents.device))
-        chunk = codec.absolute(output, proprio)
+            parts = observation.one_by_one() if self._alone else [observation]
+            chunk = torch.cat([self._chunk(part) for part in parts])
         return hold_unobserved(chunk, observation)
+
+    def _chunk(self, observation: Observation) -> Tensor:
+        """Return the chunks `[m k a]` of the observed worlds."""
+        frames, proprio = observation.seen()
+        codec = self._codec.to(proprio.device)
+        num_worlds = len(observation.proprio)
+        latents = self._latents(frames, observation.chunk_index, observation.worlds, num_worlds)
+        state = codec.state(proprio)
+        output = self._head(latents, None if state is None else state.to(latents.device))
+        return codec.absolute(output, proprio)
 
 
 def hold_unobserved(chunk: Tensor, observation: Observation) -> Tensor:

@@ -26,6 +26,7 @@ class Books:
         self._never_run = torch.tensor([reason is not None for reason in impossible], device=device)
         self._code, self._first = zeros(torch.uint8), zeros(torch.long)
         self._steps, self._jerk = zeros(torch.long), zeros(torch.float32)
+        self._progress = zeros(torch.float32)
         self.success_now = zeros(torch.bool)
         self._finished = zeros(torch.bool)
         self._last_move: Tensor | None = None
@@ -42,13 +43,14 @@ class Books:
         """Stop worlds (bool `[w]`) that are done, without a failure."""
         self._finished |= worlds
 
-    def record(self, step: int, success: Tensor, move: Tensor) -> None:
+    def record(self, step: int, success: Tensor, move: Tensor, progress: Tensor) -> None:
         """Enter one executed control step.
 
         Args:
             step: Its number, from 0.
             success: bool `[w]` after the step.
             move: Commanded displacement `[w A 3]` of the tools, metres.
+            progress: Share of the task that was done so far, `[w]`.
         """
         running = self.running()
         self.success_now = torch.where(running, success, self.success_now & self._finished)
@@ -57,6 +59,7 @@ class Books:
             self._jerk += torch.where(running, change, torch.zeros_like(change))
         self._last_move = move
         self._steps = torch.where(running, step + 1, self._steps)
+        self._progress = torch.where(running, progress, self._progress)
         first = running & self.success_now & (self._first == 0)
         self._first = torch.where(first, step + 1, self._first)
 
@@ -66,7 +69,7 @@ class Books:
 
     def results(self, seeds: Sequence[int]) -> tuple[EpisodeResult, ...]:
         """Copy everything to the host and return one result a world."""
-        columns = (self._code, self._first, self._steps, self._jerk, self.success_now)
+        columns = (self._code, self._first, self._steps, self._jerk, self.success_now, self._progress)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return tuple(
             EpisodeResult(
@@ -77,8 +80,9 @@ class Books:
                 first_success_step=first or None,
                 failure=reason or FAILURES[code],
                 smoothness=jerk / max(steps - 1, 1),
+                progress=progress,
             )
-            for seed, reason, (code, first, steps, jerk, now) in zip(
+            for seed, reason, (code, first, steps, jerk, now, progress) in zip(
                 seeds, self._impossible, rows, strict=True
             )
         )

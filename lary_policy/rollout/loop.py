@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lary_policy.actions import load_embodiment
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent, Observation
 from lary_policy.rollout.books import Books
+from lary_policy.rollout.world import Controller, World
 from lary_policy.types import DIVERGED, EpisodeResult
-
-if TYPE_CHECKING:
-    from lary_envs import EndEffectorController, SimEnv
 
 
 @dataclass
-class EpisodeFrames:
-    """Frames of some worlds for a video.
+class Shots:
+    """What was filmed of some worlds of one batch.
 
     Attributes:
         worlds: Which worlds are filmed.
@@ -34,7 +32,7 @@ class EpisodeFrames:
     frames: list[Tensor] = field(default_factory=list)
     success: list[Tensor] = field(default_factory=list)
 
-    def take(self, env: SimEnv, success: Tensor) -> None:
+    def take(self, env: World, success: Tensor) -> None:
         """Film the present state; frames stay on their device."""
         self.frames.append(env.frames(self.worlds)[:, 0].clone())
         self.success.append(success[list(self.worlds)].clone())
@@ -50,17 +48,17 @@ class RolloutResult:
     """Episodes of one batch of worlds and the film of a few of them."""
 
     episodes: tuple[EpisodeResult, ...]
-    film: EpisodeFrames | None
+    film: Shots | None
 
 
 def run_episodes(
-    env: SimEnv,
-    controller: EndEffectorController,
+    env: World,
+    controller: Controller,
     make_agent: Callable[[], Agent],
     seeds: Sequence[int],
     *,
     max_steps: int,
-    film: EpisodeFrames | None = None,
+    film: Shots | None = None,
     impossible: Sequence[str | None] | None = None,
     stop_at_success: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -113,13 +111,13 @@ def run_episodes(
 class _Loop:
     """The state of one closed loop between chunks."""
 
-    def __init__(
-        self, env: SimEnv, controller: EndEffectorController, books: Books, film: EpisodeFrames | None
-    ) -> None:
+    def __init__(self, env: World, controller: Controller, books: Books, film: Shots | None) -> None:
         self.books, self.step = books, 0
         self._env, self._controller, self._film = env, controller, film
         self._target, self._chunk_index = controller.pose(), 0
         self._on_host = env.device.type == "cpu"
+        places = [g.indices for g in load_embodiment(env.contract.embodiment).groups if g.kind == "position"]
+        self._places = torch.tensor(places, dtype=torch.long, device=env.device)  # [A 3]
 
     def all_stopped(self) -> bool:
         """Return whether nothing is left to do; on a GPU nobody looks."""
@@ -146,14 +144,11 @@ class _Loop:
             ctrl = self._controller.command(action, validate=self._on_host)
             env.step(ctrl, validate=self._on_host)
             books.stop(env.diverged() * DIVERGED)
-            books.record(self.step, env.success(), self._move(action))
+            moved = action[:, self._places] - self._target[:, self._places]
+            books.record(self.step, env.success(), moved, env.progress())
             if stop_at_success:
                 books.finish(books.success_now)
             self._target, self.step = action, self.step + 1
-
-    def _move(self, action: Tensor) -> Tensor:
-        to_arms = self._env.layout.to_arms
-        return to_arms(action)[..., :3] - to_arms(self._target)[..., :3]
 
     def _observed(self) -> Tensor | None:
         """Return the running worlds, or None when all are or when counting them would make a GPU wait."""

@@ -11,9 +11,11 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
-from lary_policy.errors import ShapeError
+from lary_policy.errors import ConfigError
 from lary_policy.machine import intra_op_threads
 from lary_policy.rollout.agents import Observation, hold_unobserved
+
+_PLANS = 1_000  # more than an episode has: keeps the random numbers of plans and of seeds apart
 
 
 class PolicyAgent:
@@ -29,6 +31,12 @@ class PolicyAgent:
         cameras: Names of the c cameras, in the order of the frames.
         instruction: Text of the task.
         threads: Intra-op CPU threads of the policy.
+        seeds: Of the worlds: plan for one after the other, with random numbers of the world's own seed, so
+            that an episode is the same to the last bit whatever worlds it shares a wave with. None plans for
+            all at once, which is faster.
+
+    Raises:
+        ConfigError: `seeds` are given for a policy that keeps a history of all worlds in one queue.
     """
 
     needs_frames = True
@@ -42,7 +50,15 @@ class PolicyAgent:
         instruction: str,
         *,
         threads: int = 1,
+        seeds: Sequence[int] | None = None,
     ) -> None:
+        self._steps, self._seeds = _chunk_steps(policy.config), seeds
+        if seeds is not None and self._steps is None:
+            raise ConfigError(
+                expected="a policy that plans chunks from the present frames for batch_invariant=true",
+                got=f"'{policy.config.type}', which keeps one history of all worlds",
+                fix="Leave out batch_invariant, or pass num_worlds=1.",
+            )
         self._policy, self._before, self._after = policy.eval(), preprocessor, postprocessor
         self._cameras, self._instruction, self._threads = tuple(cameras), instruction, threads
         self._frames: Tensor | None = None
@@ -56,19 +72,32 @@ class PolicyAgent:
         Raises:
             ShapeError: There are no frames.
         """
-        if observation.frames is None:
-            raise ShapeError(expected="frames", got="None", fix="Run the episodes with frames switched on.")
-        worlds, steps = observation.worlds, _chunk_steps(self._policy.config)
+        frames, _ = observation.seen()
         with intra_op_threads(self._threads):
-            if steps is None:
-                frames = self._latest(observation.frames, worlds)
-                return self._after(self._policy.select_action(self._batch(frames, observation.proprio)))[
-                    :, None
-                ]
-            proprio = observation.proprio if worlds is None else observation.proprio[worlds]
-            batch = self._batch(observation.frames, proprio)
-            chunk = self._after(self._policy.predict_action_chunk(batch)[:, :steps])
+            if self._steps is None:
+                batch = self._batch(self._latest(frames, observation.worlds), observation.proprio)
+                return self._after(self._policy.select_action(batch))[:, None]
+            if self._seeds is None:
+                chunk = self._chunk(observation, self._steps)
+            else:
+                drawn = zip(self._seeds_of(observation), observation.one_by_one(), strict=True)
+                chunk = torch.cat([self._drawn(seed, part, self._steps) for seed, part in drawn])
         return hold_unobserved(chunk, observation)
+
+    def _chunk(self, observation: Observation, steps: int) -> Tensor:
+        """Return the chunks `[m k a]` of the observed worlds."""
+        return self._after(self._policy.predict_action_chunk(self._batch(*observation.seen()))[:, :steps])
+
+    def _drawn(self, seed: int, observation: Observation, steps: int) -> Tensor:
+        """Return the chunk of one world, with random numbers of its seed and of the plan's number."""
+        frames, _ = observation.seen()
+        with torch.random.fork_rng([frames.device] if frames.device.type == "cuda" else []):
+            torch.manual_seed(seed * _PLANS + observation.chunk_index)
+            return self._chunk(observation, steps)
+
+    def _seeds_of(self, observation: Observation) -> list[int]:
+        seeds = list(self._seeds or ())
+        return seeds if observation.worlds is None else [seeds[w] for w in observation.worlds.tolist()]
 
     def _batch(self, frames: Tensor, proprio: Tensor) -> dict[str, Any]:
         """Return the preprocessed batch of frames `[w c h w 3]` and states `[w a]`."""

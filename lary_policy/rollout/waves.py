@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent
-from lary_policy.rollout.loop import EpisodeFrames, run_episodes
+from lary_policy.rollout.film import Film
+from lary_policy.rollout.loop import run_episodes
+from lary_policy.rollout.world import Controller, World
 from lary_policy.types import EpisodeResult
-
-if TYPE_CHECKING:
-    from lary_envs import EndEffectorController, SimEnv
 
 IDLE = "idle"  # a world of the last wave that has no episode
 
@@ -31,13 +29,13 @@ class Wave:
 
 
 def run_waves(
-    env: SimEnv,
-    controller: EndEffectorController,
+    env: World,
+    controller: Controller,
     prepare: Callable[[Sequence[int]], Wave],
     seeds: Sequence[int],
     *,
     max_steps: int,
-    film: EpisodeFrames | None = None,
+    film: Film | None = None,
     stop_at_success: bool = False,
     on_wave: Callable[[tuple[EpisodeResult, ...]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -45,7 +43,8 @@ def run_waves(
     """Run one episode for each seed, `env.num_worlds` at a time, in the order of the seeds.
 
     The initial state of an episode depends on its seed only, so the results depend on the number of worlds
-    only as far as a larger batch rounds differently in the encoder.
+    only as far as a larger batch rounds differently in encoder and head; with agents that plan `alone` not
+    at all.
 
     Args:
         env: Environment; its worlds are reused from wave to wave.
@@ -54,9 +53,9 @@ def run_waves(
             repeat its last seed; their results are dropped.
         seeds: All seeds.
         max_steps: Control steps of an episode.
-        film: Film of the first wave, or None.
+        film: Where the episodes of its seeds are filmed, in whichever waves they run, or None.
         stop_at_success: See `run_episodes`.
-        on_wave: Called with the results of each wave, e.g. to save them.
+        on_wave: Called with the results of each wave, e.g. to save them; its film has been saved by then.
         on_progress: Called with (control steps done, control steps in all), summed over episodes.
 
     Raises:
@@ -80,9 +79,11 @@ def run_waves(
 
         done = run_episodes(
             env, controller, wave.make_agent, padded, max_steps=max_steps,
-            film=film if first == 0 else None, impossible=impossible, stop_at_success=stop_at_success,
-            on_progress=report,
+            film=None if film is None else film.shoot(batch), impossible=impossible,
+            stop_at_success=stop_at_success, on_progress=report,
         )  # fmt: skip
+        if film is not None and done.film is not None:
+            film.keep(batch, done.film)
         results += done.episodes[: len(batch)]
         if on_wave is not None:
             on_wave(done.episodes[: len(batch)])

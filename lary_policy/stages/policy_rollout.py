@@ -20,7 +20,7 @@ from lary_policy.frames import file_digest
 from lary_policy.machine import available_cores, intra_op_threads, resolve_device
 from lary_policy.paths import write_json
 from lary_policy.policy import load_processors, read_policy
-from lary_policy.rollout import EpisodeFrames, PolicyAgent, Wave, run_waves, tile_video
+from lary_policy.rollout import Film, PolicyAgent, Wave, run_waves
 from lary_policy.scores import Score
 from lary_policy.stages.config import SuiteConfig
 from lary_policy.stages.context import machine_facts
@@ -75,7 +75,8 @@ def rollout_policy(config: SuiteConfig, checkpoint: Path) -> PolicyRollout:
         randomisation=config.rollout_level,
     )  # fmt: skip
     controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
-    film = EpisodeFrames(tuple(range(min(FILMED, worlds))))
+    film = Film(folder / "episodes.mp4", seeds[:FILMED])
+    film.restart()  # of an earlier rollout into a folder of this name
 
     def prepare(batch: Sequence[int]) -> Wave:
         def make_agent() -> PolicyAgent:
@@ -95,7 +96,7 @@ def rollout_policy(config: SuiteConfig, checkpoint: Path) -> PolicyRollout:
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
-    tile_video(film, folder / "episodes.mp4", hz=env.task.control_hz)
+    film.write(hz=env.control_hz)
     _write(folder, config, checkpoint, device, scores, episodes)
     return PolicyRollout(folder, scores, episodes)
 

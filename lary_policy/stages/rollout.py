@@ -17,7 +17,7 @@ from lary_policy.errors import DatasetError
 from lary_policy.heads import build_head, load_head
 from lary_policy.latents import load_frames, of_frames
 from lary_policy.machine import intra_op_threads
-from lary_policy.rollout import EpisodeFrames, ExpertAgent, HeadAgent, Wave, run_waves, tile_video
+from lary_policy.rollout import ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.scores import Score, success_estimates
 from lary_policy.stages.cells import Cell
 from lary_policy.stages.config import EncoderChoice, RolloutConfig
@@ -80,20 +80,21 @@ def run_rollout(context: RunContext, job: RolloutJob) -> dict[str, Any]:
         return cell.result()
     started = time.perf_counter()
     head, fingerprint = _head_label(context, job)
-    film_path = cell.folder / "episodes.mp4"
+    seeds = seeds_of("rollout", context.config.episodes)
+    film = Film(cell.folder / "episodes.mp4", seeds[:FILMED])
     progress_file = EpisodeProgress(cell.folder)
     episodes, spent = progress_file.read()
-    todo = [s for s in seeds_of("rollout", context.config.episodes) if s not in {e.seed for e in episodes}]
+    done = {e.seed for e in episodes}
+    todo = [seed for seed in seeds if seed not in done or seed in film.missing()]
     if todo:
-        film = EpisodeFrames(tuple(range(min(FILMED, len(todo), context.config.num_worlds))))
 
         def save(wave: tuple[EpisodeResult, ...]) -> None:
-            episodes.extend(wave)
+            episodes.extend(e for e in wave if e.seed not in done)
             progress_file.write(episodes, spent + time.perf_counter() - started)
 
         with progress(f"rollout {job.label}") as update:
             _run(context, job, todo, film, save, update)
-        tile_video(film, film_path)
+    film.write()
     seconds = spent + time.perf_counter() - started
     result = cell.finish(
         {
@@ -104,7 +105,7 @@ def run_rollout(context: RunContext, job: RolloutJob) -> dict[str, Any]:
             "target": job.rollout.target,
             "scores": [s.to_dict() for s in _scores(context, job, episodes, head, fingerprint, seconds)],
             "episodes": [asdict(e) for e in episodes],
-            "video": str(film_path.relative_to(context.cache)),
+            "video": str(film.path.relative_to(context.cache)),
             "seconds": seconds,
         }
     )
@@ -116,7 +117,7 @@ def _run(
     context: RunContext,
     job: RolloutJob,
     seeds: list[int],
-    film: EpisodeFrames,
+    film: Film,
     on_wave: Callable[[tuple[EpisodeResult, ...]], None],
     update: Callable[[int, int], None],
 ) -> None:

@@ -82,7 +82,7 @@ def test_video_needs_an_outcome_for_each_seed() -> None:
 
 def test_collect_failures_groups_seeds_by_name() -> None:
     names = [None, "non_finite_action", "out_of_range_action", "non_finite_action"]
-    results = [EpisodeResult(90 + i, False, False, 5, None, name, 0.0) for i, name in enumerate(names)]
+    results = [EpisodeResult(90 + i, False, False, 5, None, name, 0.0, 0.0) for i, name in enumerate(names)]
     found = collect_failures("pixels", "random", "reach", "policy", results)
     assert [(f.failure, f.seeds, f.episodes) for f in found] == [
         ("non_finite_action", (91, 93), 4),

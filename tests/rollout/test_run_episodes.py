@@ -15,7 +15,7 @@ from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent, ExpertAgent, Observation
-from lary_policy.rollout.loop import EpisodeFrames, RolloutResult, run_episodes
+from lary_policy.rollout.loop import RolloutResult, Shots, run_episodes
 from lary_policy.types import EpisodeResult
 
 SEEDS = (300_000, 300_001, 300_002, 300_003)
@@ -52,7 +52,7 @@ def rollout(
     make: Callable[[SimEnv], Agent] | None = None,
     *,
     max_steps: int = MAX_STEPS,
-    film: EpisodeFrames | None = None,
+    film: Shots | None = None,
     impossible: Sequence[str | None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
@@ -202,6 +202,12 @@ def test_results_do_not_depend_on_the_number_of_worlds(expert):
             assert (one.success, one.success_at_end) == (four.success, four.success_at_end)
 
 
+def test_progress_is_one_exactly_where_there_was_success(expert):
+    assert all(e.progress == 1.0 for e in expert if e.success)
+    still = rollout(SEEDS, lambda env: Replay(EndEffectorController(1).pose().repeat(4, 5, 1)))
+    assert all(0 <= e.progress < 1 and not e.success for e in still.episodes)
+
+
 def test_the_last_chunk_is_cut_at_max_steps():
     targets = torch.tensor([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 1.0]).repeat(1, 50, 1)
     seen: list[tuple[int, int]] = []
@@ -230,7 +236,7 @@ def test_as_many_seeds_as_worlds_are_needed():
 
 
 def test_the_film_holds_the_chosen_worlds_and_the_success_of_its_frames(expert):
-    film = EpisodeFrames((2, 0), every=5)
+    film = Shots((2, 0), every=5)
     got = rollout(SEEDS, film=film)
     assert got.film is film
     assert len(film.frames) == len(film.success) == MAX_STEPS // 5 + 1  # and the last state

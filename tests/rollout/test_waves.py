@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import imageio.v3 as imageio
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,8 @@ from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import ExpertAgent
-from lary_policy.rollout.loop import EpisodeFrames, run_episodes
+from lary_policy.rollout.film import Film
+from lary_policy.rollout.loop import run_episodes
 from lary_policy.rollout.waves import Wave, run_waves
 
 SEEDS = tuple(range(300_000, 300_009))
@@ -64,11 +67,24 @@ def test_each_wave_is_handed_over_and_counted(reference):
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
 
 
-def test_only_the_first_wave_is_filmed():
-    film = EpisodeFrames((0, 2), every=10)
-    waves(3, film=film)
-    assert len(film.frames) == STEPS // 10 + 1
-    assert film.frames[0].shape == (2, 28, 28, 3)
+@pytest.mark.parametrize("num_worlds", [2, 7])
+def test_the_films_of_an_interrupted_and_of_a_whole_rollout_are_alike(tmp_path, num_worlds):
+    """Four episodes are shown on two worlds too; what was interrupted after a wave goes on with its seeds."""
+
+    def kill(wave):
+        raise KeyboardInterrupt
+
+    whole = Film(tmp_path / "whole" / "a.mp4", SEEDS[:4], every=10)
+    waves(9, film=whole)
+    film = Film(tmp_path / "resumed" / "a.mp4", SEEDS[:4], every=10)
+    with pytest.raises(KeyboardInterrupt):
+        waves(num_worlds, film=film, on_wave=kill)
+    assert film.missing() == SEEDS[num_worlds:4]
+    if film.missing():
+        waves(3, film.missing(), film=film)
+    first, second = (imageio.imread(f.write(), plugin="pyav") for f in (whole, film))
+    assert len(first) == STEPS // 10 + 1
+    np.testing.assert_array_equal(first, second)
 
 
 def test_stopping_at_success_ends_episodes_there(reference):

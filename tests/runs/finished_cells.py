@@ -73,7 +73,8 @@ def rolled_out(encoder: str, value: float, **changes: Any) -> dict[str, Any]:
     facts = {"task": "reach", "encoder": encoder, "head": head, "mode": "subgoal", "target": "relative"}
     episodes = [
         {"seed": 300_000 + i, "success": i / 4 < value, "success_at_end": False, "steps": 50,
-         "first_success_step": None, "failure": None if i else "non_finite_action", "smoothness": 0.0}
+         "first_success_step": None, "failure": None if i else "non_finite_action", "smoothness": 0.0,
+         "progress": 0.25}
         for i in range(4)
     ]  # fmt: skip
     told = {"head": head, "mode": "subgoal", "split": "seeds 300000-300003", "n": 4}

@@ -42,10 +42,15 @@ def action_space(layout: Embodiment, robot: Robot, *, relative: bool) -> gymnasi
     return gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
-def observation_space(layout: Embodiment, cameras: Sequence[str], image_px: int) -> gymnasium.spaces.Dict:
+def observation_space(
+    layout: Embodiment, cameras: Sequence[str], image_px: int, *, flat: bool = False
+) -> gymnasium.spaces.Dict:
     """Return the space of one observation."""
     frame = gymnasium.spaces.Box(0, 255, (image_px, image_px, 3), np.uint8)
     state = gymnasium.spaces.Box(-np.inf, np.inf, (layout.action_dim,), np.float32)
+    if flat:
+        views = {f"pixels_{name}": frame for name in cameras}
+        return gymnasium.spaces.Dict({**views, "agent_pos": state})
     pixels = gymnasium.spaces.Dict(dict.fromkeys(cameras, frame))
     return gymnasium.spaces.Dict({"pixels": pixels, "agent_pos": state})
 
@@ -101,8 +106,8 @@ class GymCore:
     """Worlds of one task behind numpy arrays.
 
     Observations are `pixels` (one uint8 `[w, h, w, 3]` a camera, by name) and `agent_pos`, the measured state
-    float32 `[w, a]`. Actions `[w, a]` are targets of the end-effectors in the embodiment's layout: absolute,
-    or relative to the last commanded pose.
+    float32 `[w, a]`; `flat_observations` names them `pixels_<camera>` and `agent_pos`. Actions `[w, a]` are
+    targets of the end-effectors in the embodiment's layout: absolute, or relative to the last commanded pose.
 
     Args:
         task: Name of a task.
@@ -118,22 +123,30 @@ class GymCore:
             or, as in `lary rollout`, the end of that world's episode with a named failure (`end`).
         torch_observations: Leave observations as tensors on the device, under the keys that LeRobot passes on
             untouched: `images.<camera>` and `state`.
+        flat_observations: Name the frames `pixels_<camera>` instead of nesting them in `pixels`, as learners
+            need that take no space inside a space (stable-baselines3).
 
     Raises:
         UnknownNameError: Unknown task, camera, device, action mode, or way to treat failures.
-        SimulationError: A count below 1, or CUDA asked for and not there.
+        SimulationError: A count below 1, both kinds of observations, or CUDA asked for and not there.
     """
 
     def __init__(
         self, task: str, num_worlds: int, *, cameras: Sequence[str] = ("front",), image_px: int = 224,
         action_mode: str = "absolute", device: str = "cpu", max_episode_steps: int | None = None,
         randomisation: str = "none", looks: str = "primitives", on_failure: str = "raise",
-        torch_observations: bool = False,
+        torch_observations: bool = False, flat_observations: bool = False,
     ) -> None:  # fmt: skip
         if action_mode not in ACTION_MODES:
             raise UnknownNameError("action mode", action_mode, ACTION_MODES)
         if on_failure not in ON_FAILURE:
             raise UnknownNameError("way to treat failures", on_failure, ON_FAILURE)
+        if torch_observations and flat_observations:
+            raise SimulationError(
+                expected="torch_observations or flat_observations",
+                got="both",
+                fix="Leave out one of the two.",
+            )
         self.spec = task_spec(task)
         self.max_steps = self.spec.max_steps if max_episode_steps is None else max_episode_steps
         if self.max_steps < 1:
@@ -150,27 +163,35 @@ class GymCore:
         )
         self._layout = load_embodiment(self.spec.embodiment)
         self.action_space = action_space(self._layout, self.sim.robot, relative=self.relative)
-        self.observation_space = observation_space(self._layout, self.sim.cameras, image_px)
+        self.observation_space = observation_space(
+            self._layout, self.sim.cameras, image_px, flat=flat_observations
+        )
         self.steps = np.zeros(num_worlds, dtype=np.int64)
-        self._as_tensors = torch_observations
+        self._started, self._closed = np.zeros(num_worlds, dtype=bool), False
+        self._as_tensors, self._flat = torch_observations, flat_observations
         self._frames, self._state = torch.empty(0), torch.empty(0)
 
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:
         """Start new episodes in the given worlds (all by default)."""
+        self._require_open()
         self.sim.reset(seeds, worlds)
         index = None if worlds is None else torch.tensor(list(worlds), device=self.sim.device)
         lost = self.sim.diverged().unsqueeze(-1)  # other worlds, which have no joint angles to speak of
         self.controller.reset(torch.where(lost, 0.0, self.sim.joints()), index)
-        self.steps[slice(None) if worlds is None else list(worlds)] = 0
+        which = slice(None) if worlds is None else list(worlds)
+        self.steps[which], self._started[which] = 0, True
 
     def step(self, actions: NDArray[np.floating[Any]], resting: Mask | None = None) -> Outcome:
         """Execute actions `[w, a]`; resting worlds (bool `[w]`) hold still, whatever their actions are.
 
         Raises:
+            ResetNeeded: A world was never reset.
+            ClosedEnvironmentError: After `close`.
             ShapeError: The actions have another shape or, with `on_failure="raise"`, are not finite.
             SimulationError: With `on_failure="raise"`: a target lies out of reach, or a world diverged.
             ContactOverflowError: An episode ended in which a world had more contacts than there is room for.
         """
+        self._require_started("step")
         rests = np.zeros(len(self.steps), dtype=bool) if resting is None else resting
         idle = torch.from_numpy(rests).to(self.sim.device)
         targets = self._held(idle, self._tensor(actions))
@@ -222,13 +243,36 @@ class GymCore:
         if self._as_tensors:
             return {**{f"images.{name}": view for name, view in views.items()}, "state": self._state}
         pixels = {name: view.cpu().numpy() for name, view in views.items()}
+        if self._flat:
+            named = {f"pixels_{name}": view for name, view in pixels.items()}
+            return {**named, "agent_pos": self._state.cpu().numpy()}
         return {"pixels": pixels, "agent_pos": self._state.cpu().numpy()}
 
     def film(self) -> Tensor:
         """Return the first camera's frames uint8 `[w, h, w, 3]` of the last observation, as rendered."""
+        self._require_started("render")
         if not len(self._frames):
             self.observe()
         return self._frames[:, 0]
+
+    def close(self) -> None:
+        """Free the renderer; only `close` may be called afterwards."""
+        self._closed = True
+        self.sim.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise gymnasium.error.ClosedEnvironmentError(
+                "expected an open environment; got one after close(). Make a new one."
+            )
+
+    def _require_started(self, what: str) -> None:
+        self._require_open()
+        if not self._started.all():
+            worlds = np.flatnonzero(~self._started).tolist()
+            raise gymnasium.error.ResetNeeded(
+                f"expected reset() before {what}(); got worlds {worlds} without. Call reset() first."
+            )
 
     def _tensor(self, actions: NDArray[np.floating[Any]]) -> Tensor:
         expected = (self.sim.num_worlds, self.sim.layout.action_dim)

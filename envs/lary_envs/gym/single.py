@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lary_envs.gym.core import GymCore, Observation, Outcome
+from lary_envs.remade import Remade
 
 SEED_RANGE = 2**31 - 1
 
 
-class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
+class LaryEnv(Remade, gymnasium.Env[Observation, NDArray[Any]]):
     """A simulated task; the episode terminates at success and is truncated after the task's steps.
 
     The reward is 1 in the step in which the task succeeds, else 0; `info["is_success"]` says the same. With
-    `on_failure="end"` an episode also terminates at a failure, whose name is `info["failure"]`.
+    `on_failure="end"` an episode also terminates at a failure, whose name is `info["failure"]`. Pickles and
+    copies are made again from the arguments, before their first reset.
 
     Args:
         task: Name of a task, see `lary_envs.list_tasks`.
@@ -49,6 +51,7 @@ class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Execute one target `[a]`.
 
         Raises:
+            ResetNeeded: There was no reset.
             ShapeError: The action has another shape or is not finite.
             SimulationError: The target is out of reach.
         """
@@ -64,8 +67,8 @@ class LaryEnv(gymnasium.Env[Observation, NDArray[Any]]):
         return self._core.film()[0].clone().cpu().numpy()
 
     def close(self) -> None:
-        """Free the renderer."""
-        self._core.sim.close()
+        """Free the renderer; the environment must not be used afterwards."""
+        self._core.close()
 
     def _info(self, outcome: Outcome) -> dict[str, Any]:
         info: dict[str, Any] = {"is_success": bool(outcome.success[0])}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lary_envs.gym.core import GymCore, Mask, Observation, Outcome
 from lary_envs.gym.single import SEED_RANGE, world_of
+from lary_envs.remade import Remade
 from lary_policy.errors import SimulationError, UnknownNameError
 
 # Beside gymnasium's modes: finished worlds rest until `reset`, and every further step repeats how they ended,
@@ -23,7 +24,7 @@ LATCHED = "Latched"
 type Step = tuple[Observation, NDArray[np.float64], Mask, Mask, dict[str, Any]]
 
 
-class LaryVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
+class LaryVectorEnv(Remade, gymnasium.vector.VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
     """`num_envs` worlds of one task; see `LaryEnv` for rewards and the end of an episode.
 
     Args:
@@ -93,6 +94,7 @@ class LaryVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.float32],
         """Execute targets `[num_envs, a]`; worlds that finished before start again instead, or rest.
 
         Raises:
+            ResetNeeded: A world was never reset.
             ShapeError: The actions have another shape or are not finite.
             SimulationError: A target is out of reach, or a finished world was not reset in mode `Disabled`.
         """
@@ -137,8 +139,8 @@ class LaryVectorEnv(gymnasium.vector.VectorEnv[Observation, NDArray[np.float32],
         return self.call(name)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Free the renderer."""
-        self._core.sim.close()
+        """Free the renderer; the environment must not be used afterwards."""
+        self._core.close()
 
     def _latch(self, outcome: Outcome, resting: Mask, reward: NDArray[np.float64]) -> Step:
         self._ended = outcome.where(resting, self._ended)
