@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -24,9 +25,12 @@ from lary_policy.errors import FrameFormatError, ShapeError, StoreError
 from lary_policy.frames import Frame, decode_frames, frame_id
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.writer import SHARD_ROWS, ShardWriter
+from lary_policy.paths import exclusive, lock_beside
 from lary_policy.types import LatentSpec, Quarantined
 
 Window = tuple[Frame, ...]
+Share = tuple[int, int]  # the number of a process, and how many encode together
+ALL: Share = (0, 1)
 # From uint8 frames [m h w 3] and the places [p t] of each window's frames among them to latents [p n d] and,
 # of encoders with a codebook, codes [p m].
 EncodeGroup = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -71,8 +75,8 @@ class ExtractReport:
     Attributes:
         requested: Different inputs asked for: whole clips of a clip encoder, otherwise frames.
         unique: Different windows among the readable ones.
-        encoded: Those encoded now.
-        reused: Those that the store held already.
+        encoded: Those encoded now, by this process.
+        reused: Those of its share that the store held already.
         quarantined: Frames that could not be read or decoded, and windows with frames of several sizes.
         seconds: Wall time.
         unit: What a window is: `frame`, `pair`, `clip` or `window`.
@@ -98,12 +102,14 @@ def encode_windows(
     batch_size: int = 32,
     shard_rows: int = SHARD_ROWS,
     decode_threads: int = 1,
+    share: Share = ALL,
     on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Encode every window that the store lacks, once each however often it is there; start again to continue.
 
     A frame that stands in several windows of a batch is decoded once, and goes through the per-frame part of
-    a pair encoder once. On a GPU, transfers and computation overlap; shards are written meanwhile.
+    a pair encoder once. On a GPU, transfers and computation overlap; shards are written meanwhile. Another
+    process that writes into the store is waited for, and what it encoded is not encoded again.
 
     Args:
         windows: The frames of each window.
@@ -113,6 +119,8 @@ def encode_windows(
         batch_size: Windows encoded at once.
         shard_rows: Most windows of one shard; an interruption costs the shards that are being filled.
         decode_threads: Threads that decode the next batches meanwhile; one does 2,000 112 px frames a second.
+        share: Which part of the windows, if several processes encode them together: each its own shards, the
+            same ones as one process would write. Whoever opens the store afterwards finds all of them.
         on_progress: Called with (windows done, windows to encode).
 
     Raises:
@@ -122,38 +130,30 @@ def encode_windows(
     """
     start = time.perf_counter()
     _check_store(store, encoder, kind)
-    wanted = dict.fromkeys(windows)
-    frames = dict.fromkeys(frame for window in wanted for frame in window)
-    ids, reasons = identify(frames)
-    named: dict[str, Window] = {}
-    aside: dict[str, str] = {}
-    for window in wanted:
-        bad = {str(frame): reasons[frame] for frame in window if frame in reasons}
-        if not bad:
-            named.setdefault(kind.name([ids[frame] for frame in window]), window)
-        aside.update(itertools.islice(bad.items(), 1 if kind.whole else None))
-    absent = store.missing(named)
-    decoder = _Decoder({name: named[name] for name in absent}, ids, aside, whole=kind.whole)
-    told = done = 0
-    with (
-        ShardWriter(store, shard_rows) as writer,
-        closing(decoder.groups(batch_size, decode_threads)) as groups,
-    ):
-        for names, outputs in encode_stream(_checked(kind, encoder, store), groups):
-            writer.add(names, *outputs)
-            done += len(names)
-            told = _tell(on_progress, done + decoder.left_out, len(absent), told)
-    _tell(on_progress, done + decoder.left_out, len(absent), told)
-    return ExtractReport(
-        requested=len(wanted) if kind.whole else len(frames),
-        unique=len(named),
-        encoded=writer.written,
-        reused=len(named) - len(absent),
-        quarantined=tuple(Quarantined(item, reason, "extract") for item, reason in aside.items()),
-        seconds=time.perf_counter() - start,
-        unit=kind.unit,
-        ids=tuple(named),
-    )
+    inputs = _Inputs.of(windows, kind)
+    with exclusive(_lock(store, share)), ShardWriter(store, shard_rows) as writer:
+        store.reload()
+        mine = _share(tuple(inputs.named), share, writer.limit, batch_size)
+        absent = store.missing(mine)
+        with closing(inputs.groups(absent, batch_size, decode_threads)) as groups:
+            told = 0
+            for names, outputs in encode_stream(_checked(kind, encoder, store), groups):
+                writer.add(names, *outputs)
+                told = _tell(on_progress, writer.taken + inputs.left_out, len(absent), told)
+            _tell(on_progress, writer.taken + inputs.left_out, len(absent), told)
+    return inputs.report(writer.taken, len(mine) - len(absent), time.perf_counter() - start)
+
+
+def _lock(store: LatentStore, share: Share) -> Path:
+    """Return what is locked while one process (of each number) writes into a store."""
+    return lock_beside(store.root if share == ALL else store.root.with_name(f"{store.root.name}-{share[0]}"))
+
+
+def _share(names: Sequence[str], share: Share, limit: int, batch_size: int) -> list[str]:
+    """Return the names of every count-th shard, the first one being `number`; shards are whole batches."""
+    number, count = share
+    size = -(-limit // batch_size) * batch_size
+    return [name for place, name in enumerate(names) if place // size % count == number]
 
 
 def _tell(on_progress: OnProgress | None, done: int, total: int, told: int) -> int:
@@ -178,61 +178,91 @@ Group = tuple[list[str], tuple[Tensor, Tensor]]  # names of windows, their frame
 
 
 @dataclass
-class _Decoder:
-    """Decodes windows in threads, ahead of who encodes them.
+class _Inputs:
+    """The windows of an extraction, decoded in threads ahead of who encodes them.
 
     Attributes:
-        windows: By name.
+        kind: What they are.
+        requested: Inputs asked for.
+        named: Windows whose frames could be read, by name.
         ids: Ids of their frames.
-        aside: Filled with what cannot be used, and why.
-        whole: Whether of a window only the first frame that cannot be decoded is set aside.
-        left_out: Windows that could not be used so far.
+        aside: What cannot be used, and why.
+        left_out: Windows that could not be decoded so far.
     """
 
-    windows: Mapping[str, Window]
+    kind: WindowKind
+    requested: int
+    named: Mapping[str, Window]
     ids: Mapping[Frame, str]
     aside: dict[str, str]
-    whole: bool
     left_out: int = field(default=0, init=False)
 
-    def groups(self, batch_size: int, threads: int) -> Generator[Group]:
-        """Yield the windows batch by batch, those of one length and one size of image together."""
-        names = iter(self.windows)
-        jobs = iter(lambda: list(itertools.islice(names, batch_size)), [])
+    @classmethod
+    def of(cls, windows: Iterable[Window], kind: WindowKind) -> _Inputs:
+        """Name the windows."""
+        wanted = dict.fromkeys(windows)
+        frames = dict.fromkeys(frame for window in wanted for frame in window)
+        ids, reasons = identify(frames)
+        named: dict[str, Window] = {}
+        inputs = cls(kind, len(wanted) if kind.whole else len(frames), named, ids, {})
+        for window in wanted:
+            if not inputs.set_aside({str(frame): reasons[frame] for frame in window if frame in reasons}):
+                named.setdefault(kind.name([ids[frame] for frame in window]), window)
+        return inputs
+
+    def set_aside(self, reasons: Mapping[str, str]) -> bool:
+        """Remember why frames of a window cannot be used, of a whole one the first; return if any are."""
+        self.aside.update(itertools.islice(reasons.items(), 1 if self.kind.whole else None))
+        return bool(reasons)
+
+    def report(self, encoded: int, reused: int, seconds: float) -> ExtractReport:
+        """Say what was done."""
+        return ExtractReport(
+            requested=self.requested,
+            unique=len(self.named),
+            encoded=encoded,
+            reused=reused,
+            quarantined=tuple(Quarantined(item, reason, "extract") for item, reason in self.aside.items()),
+            seconds=seconds,
+            unit=self.kind.unit,
+            ids=tuple(self.named),
+        )
+
+    def groups(self, names: Sequence[str], batch_size: int, threads: int) -> Generator[Group]:
+        """Yield windows batch by batch, those of one length and one size of image together."""
+        jobs = itertools.batched(names, batch_size)
         pool = ThreadPoolExecutor(threads, "decode")
         try:
             pending = deque(pool.submit(self._decode, job) for job in itertools.islice(jobs, threads))
             while pending:
-                groups, aside, left_out = pending.popleft().result()
+                groups, left_out = pending.popleft().result()
                 pending.extend(pool.submit(self._decode, job) for job in itertools.islice(jobs, 1))
-                self.aside.update(aside)
-                self.left_out += left_out
+                for reasons in left_out:
+                    self.left_out += self.set_aside(reasons)
                 yield from groups
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _decode(self, names: Sequence[str]) -> tuple[list[Group], dict[str, str], int]:
-        """Decode a batch, each frame once; return groups, what is left out and why, and how many windows."""
-        files = {self.ids[frame]: frame for name in names for frame in self.windows[name]}
+    def _decode(self, names: Sequence[str]) -> tuple[list[Group], list[dict[str, str]]]:
+        """Decode a batch, each different frame once; return its groups, and why windows are left out."""
+        files = {self.ids[frame]: frame for name in names for frame in self.named[name]}
         images = dict(zip(files, decode_frames(list(files.values())), strict=True))
         groups: dict[tuple[torch.Size, int], dict[str, list[str]]] = {}
-        aside: dict[str, str] = {}
+        left_out = []
         for name in names:
-            frames = [self.ids[frame] for frame in self.windows[name]]
-            found = [images[frame] for frame in frames]
-            pairs = zip(self.windows[name], found, strict=True)
-            bad = {str(frame): str(image) for frame, image in pairs if isinstance(image, FrameFormatError)}
-            if bad:
-                aside.update(itertools.islice(bad.items(), 1 if self.whole else None))
-                continue
-            shapes = [image.shape for image in found if isinstance(image, Tensor)]
-            other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-            if other is not None:
-                aside[name] = f"frames {frames[0][:16]} and {frames[other][:16]} have different sizes"
-                continue
-            groups.setdefault((shapes[0], len(frames)), {})[name] = frames
-        used = sum(len(group) for group in groups.values())
-        return [_stack(group, images) for group in groups.values()], aside, len(names) - used
+            frames = [self.ids[frame] for frame in self.named[name]]
+            found = dict(zip(self.named[name], (images[frame] for frame in frames), strict=True))
+            shapes = [image.shape for image in found.values() if isinstance(image, Tensor)]
+            if len(shapes) < len(found):
+                errors = {str(f): str(i) for f, i in found.items() if isinstance(i, FrameFormatError)}
+                left_out.append(errors)
+            elif len(set(shapes)) > 1:
+                other = next(f for f, i in found.items() if isinstance(i, Tensor) and i.shape != shapes[0])
+                reason = f"frames {frames[0][:16]} and {self.ids[other][:16]} have different sizes"
+                left_out.append({name: reason})
+            else:
+                groups.setdefault((shapes[0], len(frames)), {})[name] = frames
+        return [_stack(group, images) for group in groups.values()], left_out
 
 
 def _stack(group: Mapping[str, list[str]], images: Mapping[str, Tensor | FrameFormatError]) -> Group:

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lary_policy.console import OnProgress
+from lary_policy.console import OnProgress, console
 from lary_policy.data import ClipRow, ClipTable, PairTable
 from lary_policy.data.larybench import CLIP_FRAMES
 from lary_policy.encoders import CodebookHealth, LatentEncoder, codebook_health, pair_spec
-from lary_policy.errors import LaryPolicyError, ShapeError
+from lary_policy.errors import LaryPolicyError, ShapeError, StoreError
 from lary_policy.frames import Frame, VideoFrame
-from lary_policy.latents.encode import ExtractReport, Window, WindowKind, encode_windows
+from lary_policy.latents.encode import ALL, ExtractReport, Share, Window, WindowKind, encode_windows
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.windows import CLIPS, FRAMES, PAIRS, clip_latent
 from lary_policy.paths import safe_name
@@ -77,16 +77,24 @@ def open_store(
         dtype: Dtype of the latents.
         name: How the encoder was named; its registry name by default.
 
-    Raises:
-        StoreError: The folder holds latents of another fingerprint, dtype or shape.
+    Returns:
+        The store. Where something else lies in its place (latents of another shape, written by another
+        version; a damaged `store.json`), that is moved aside and the store is empty.
     """
     latent = clip_latent(encoder, CLIP_FRAMES) if clips else stored_latent(encoder)
     root = store_path(folder, name or encoder.spec.name, encoder.fingerprint, clips=clips, dtype=dtype)
-    return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
+    try:
+        return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
+    except StoreError as error:
+        places = (root.with_name(f"{root.name}.old{number}") for number in itertools.count())
+        aside = next(place for place in places if not place.exists())
+        root.rename(aside)
+        console.print(f"    {root.name}: encoded anew, what was there is now {aside.name} ({error})")
+        return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
 
 
 def store_is_whole(path: Path, at_least: int) -> bool:
-    """Tell whether a store holds so many latents and none of its shards disappeared; loads no encoder.
+    """Tell whether a `store_path` holds so many latents and no shard disappeared; loads no encoder.
 
     A damaged shard is deleted by the user, as the error that names it says, and is then missing here.
     """
@@ -96,7 +104,11 @@ def store_is_whole(path: Path, at_least: int) -> bool:
         store = LatentStore.open(path)
     except LaryPolicyError:
         return False
-    return not store.quarantined and len(store) >= at_least
+    ours = [
+        store_path(path.parent, "", store.fingerprint, clips=clips, dtype=store.dtype).name
+        for clips in (True, False)
+    ]
+    return path.name.endswith(tuple(ours)) and not store.quarantined and len(store) >= at_least
 
 
 def kind_of(latent: LatentKind, table: PairTable | ClipTable) -> WindowKind:
@@ -142,6 +154,7 @@ def encode_tables(
     extra_frames: Sequence[PairTable] = (),
     batch_size: int = BATCH_SIZE,
     decode_threads: int = 1,
+    share: Share = ALL,
     on_progress: OnProgress | None = None,
 ) -> ExtractReport:
     """Encode what the store lacks of the tables; start again to continue.
@@ -154,6 +167,7 @@ def encode_tables(
             pairs compare the frames that the closed loop follows with live ones.
         batch_size: Frames or pairs encoded at once.
         decode_threads: Threads that decode images.
+        share: Which part of them, see `encode_windows`.
         on_progress: Called with (done, to do).
 
     Raises:
@@ -177,6 +191,7 @@ def encode_tables(
         store,
         batch_size=max(1, batch_size // CLIP_SHARE) if kinds == [CLIPS] else batch_size,
         decode_threads=decode_threads,
+        share=share,
         on_progress=on_progress,
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,19 +28,21 @@ from lary_policy.latents.shards import (
     shard_frame_ids,
     write_shard,
 )
-from lary_policy.paths import atomic_write
+from lary_policy.paths import atomic_write, foreign_file
 from lary_policy.types import LatentSpec, Quarantined
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OPEN_SHARDS = 1024  # mapped at once: Linux allows a process 65,530 mappings
 STORE_FILE, INDEX_FILE, SHARDS = "store.json", "index.parquet", "shards"
+_DIGEST = b"entries_sha256"  # in the metadata of the index
 
 
 class LatentStore:
     """Latents of frames by frame id, or of pairs of frames by pair id, of one encoder fingerprint.
 
     A shard is published before the index names it; a shard that no index names (the process died in between,
-    or two processes wrote at once) is adopted when the store is opened, so nothing finished is lost.
+    or two processes wrote at once) is adopted when the store is opened, so nothing finished is lost. An index
+    says what it was written to say, which its own sha256 tells, or it is made anew from the shards.
 
     Args:
         root: Folder of this store; created with the first shard.
@@ -73,7 +78,7 @@ class LatentStore:
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._open: dict[str, Tensor | PackedRows] = {}
         self._check_identity()
-        self._load()
+        self.reload()
 
     @classmethod
     def open(cls, root: Path) -> LatentStore:
@@ -82,18 +87,14 @@ class LatentStore:
         Raises:
             StoreError: There is no store, or its `store.json` cannot be read.
         """
-        try:
+        fix = "Choose the folder of a latent store, or extract it anew."
+        with foreign_file(f"a readable {STORE_FILE}", Path(root) / STORE_FILE, fix, error=StoreError):
             identity = json.loads((Path(root) / STORE_FILE).read_text(encoding="utf-8"))
             spec = identity["latent"]
             grid = None if spec["grid"] is None else tuple(spec["grid"])
             latent = LatentSpec(**{**spec, "grid": grid})
-            return cls(root, identity["fingerprint"], latent, dtype=identity["dtype"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                expected=f"a readable {STORE_FILE} in {root}",
-                got=f"{type(error).__name__}: {error}",
-                fix="Choose the folder of a latent store, or extract it anew.",
-            ) from error
+            fingerprint, dtype = identity["fingerprint"], identity["dtype"]
+        return cls(root, fingerprint, latent, dtype=dtype)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -161,6 +162,7 @@ class LatentStore:
                     "row": pa.array(rows, pa.int32()),
                 }
             )
+            table = table.replace_schema_metadata({_DIGEST: _digest(self._where)})
             with atomic_write(self.root / INDEX_FILE) as temporary:
                 pq.write_table(table, temporary)
 
@@ -260,7 +262,7 @@ class LatentStore:
             raise StoreError(
                 expected=f"latents {expected} in {self.dtype}",
                 got=f"{tuple(latents.shape[1:])} in {latents.dtype} ({path})",
-                fix="Delete the store's folder and extract it anew.",
+                fix=f"Delete it (rm '{path}') and run `lary extract` again.",
             )
         return latents
 
@@ -280,7 +282,7 @@ class LatentStore:
             raise StoreError(
                 expected=f"a store of {self._identity()} in {self.root}",
                 got=str(found),
-                fix="Give each encoder fingerprint, dtype and latent shape its own folder.",
+                fix=f"Delete the folder (rm -r '{self.root}') and extract anew, or choose another.",
             )
 
     def _publish_identity(self) -> None:
@@ -288,33 +290,51 @@ class LatentStore:
             with atomic_write(self.root / STORE_FILE) as temporary:
                 temporary.write_text(json.dumps(self._identity(), indent=1), encoding="utf-8")
 
-    def _load(self) -> None:
-        """Read the index, forget entries whose shard is gone, adopt shards the index does not name."""
+    def reload(self) -> None:
+        """Read what is stored, as other processes left it.
+
+        Entries whose shard is gone are forgotten, shards that the index does not name are adopted, and an
+        index that is not as it was written is made anew from the shards, which say themselves what they hold.
+        """
+        self.quarantined.clear()
+        where = self._read_index()
+        # After the index: a shard that it names was there before it.
         on_disk = {p.stem for p in (self.root / SHARDS).glob(f"*{SUFFIX}") if not p.name.startswith(".")}
-        index = self.root / INDEX_FILE
-        if index.exists():
-            try:
-                table = pq.read_table(index)
-                columns = [table.column(c).to_pylist() for c in ("frame_id", "shard_sha256", "row")]
-            except (OSError, pa.ArrowException, KeyError) as error:
-                # The shards say themselves which frames they hold, so the index is rebuilt from them below.
-                self._set_aside(index, f"unreadable index, rebuilt from the shards ({type(error).__name__})")
-                columns = [[], [], []]
-            self._where = {f: (digest, row) for f, digest, row in zip(*columns, strict=True)}
-        named = {digest for digest, _ in self._where.values()}
+        named = {digest for digest, _ in where.values()}
         for digest in sorted(named - on_disk):
             self._set_aside(
                 self._path(digest), "named by the index but missing; its frames will be encoded again"
             )
-        self._where = {f: place for f, place in self._where.items() if place[0] in on_disk}
+        self._where = {f: place for f, place in where.items() if place[0] in on_disk}
         for digest in sorted(on_disk - named):
             self._adopt(digest)
+        if on_disk - named:
+            with suppress(StoreError):  # of a folder that may only be read: it is adopted again next time
+                self.publish_index()
+
+    def _read_index(self) -> dict[str, tuple[str, int]]:
+        index = self.root / INDEX_FILE
+        if not index.exists():
+            return {}
+        try:
+            table = pq.read_table(index)
+            columns = [table.column(c).to_pylist() for c in ("frame_id", "shard_sha256", "row")]
+            where = {f: (digest, row) for f, digest, row in zip(*columns, strict=True)}
+            stated = (table.schema.metadata or {}).get(_DIGEST)
+            reason = (
+                None if stated is None else "other entries than were written" * (stated != _digest(where))
+            )
+        except Exception as error:  # whatever pyarrow makes of a damaged file
+            where, stated, reason = {}, None, f"unreadable: {type(error).__name__}"
+        if reason:
+            self._set_aside(index, f"{reason}; rebuilt from the shards")
+        # Versions before 2 wrote no digest: nothing says that such an index is as it was written.
+        return where if stated is not None and not reason else {}
 
     def _adopt(self, digest: str) -> None:
         path = self._path(digest)
         try:
-            check_shard(path)
-            frame_ids = shard_frame_ids(path)
+            frame_ids = shard_frame_ids(path) if len(self._open_checked(digest)) else ()
         except StoreError as error:
             self._set_aside(path, str(error))
             return
@@ -323,3 +343,11 @@ class LatentStore:
 
     def _set_aside(self, path: Path, reason: str) -> None:
         self.quarantined.append(Quarantined(str(path), reason, "LatentStore"))
+
+
+def _digest(where: Mapping[str, tuple[str, int]]) -> bytes:
+    """Return the sha256 (hex) of the entries of an index, in their order."""
+    content = hashlib.sha256("\n".join(where).encode())
+    content.update("\n".join(digest for digest, _ in where.values()).encode())
+    content.update(array("q", (row for _, row in where.values())).tobytes())
+    return content.hexdigest().encode()

@@ -37,14 +37,15 @@ class ShardWriter:
             too.
 
     Attributes:
-        written: Rows published so far, or on their way.
+        limit: Rows after which a shard is published.
+        taken: Rows that were added.
     """
 
     def __init__(self, store: LatentStore, shard_rows: int = SHARD_ROWS) -> None:
-        self.written = 0
+        self.taken = 0
         self._store = store
         row_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
-        self._limit = max(1, min(shard_rows, SHARD_BYTES // row_bytes))
+        self.limit = max(1, min(shard_rows, SHARD_BYTES // row_bytes))
         self._ids: list[str] = []
         self._latents: list[Tensor] = []
         self._codes: list[Tensor] = []
@@ -70,11 +71,12 @@ class ShardWriter:
         Raises:
             StoreError: An earlier shard could not be written.
         """
+        self.taken += len(ids)
         self._ids.extend(ids)
         self._latents.append(latents.detach().cpu())
         if codes is not None:
             self._codes.append(codes.detach().cpu())
-        if len(self._ids) >= self._limit:
+        if len(self._ids) >= self.limit:
             self._submit()
 
     def close(self) -> None:
@@ -109,7 +111,6 @@ class ShardWriter:
             self._pending.popleft()[0].result()
         job = self._pool.submit(self._write, self._ids, self._latents, self._codes)
         self._pending.append((job, size))
-        self.written += len(self._ids)
         self._ids, self._latents, self._codes = [], [], []
         if time.monotonic() - self._indexed > INDEX_SECONDS:
             self._store.publish_index()

@@ -1,6 +1,8 @@
 import os
 import shutil
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from lary_policy.errors import ShapeError, StoreError
 from lary_policy.frames.frame import decode_frame, frame_id
 from lary_policy.latents.encode import encode_windows
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import FRAMES
+from lary_policy.latents.windows import FRAMES, HISTORIES, joined_latent, window_id
 from lary_policy.types import LatentSpec
 
 
@@ -156,3 +158,54 @@ def test_a_registered_encoder_fits(paths, tmp_path):
     frames = torch.stack([decode_frame(p) for p in paths]).unsqueeze(1)
     read = store.read([frame_id(p) for p in paths])
     torch.testing.assert_close(read.float(), encoder.encode(frames)[:, 0], atol=1e-3, rtol=0)
+
+
+def test_shares_of_several_processes_are_the_shards_of_one(paths, make_encoder, tmp_path):
+    def shards(name, shares):
+        for share in shares:
+            encoder = make_encoder()
+            store = LatentStore(tmp_path / name, encoder.fingerprint, encoder.latent)
+            report = extract(paths, encoder, store, batch_size=2, shard_rows=3, share=share)
+            assert (report.unique, report.encoded) == (15, encoder.frames_seen)
+        found = LatentStore.open(tmp_path / name)
+        assert found.quarantined == []
+        assert len(found) == 15
+        return {path.name for path in found.shards()}
+
+    one = shards("one", [(0, 1)])
+    assert len(one) == 4
+    assert shards("two", [(1, 2), (0, 2)]) == one
+    assert shards("five", [(n, 5) for n in range(5)]) == one  # the last one has nothing to do
+
+
+def test_two_extractions_at_once_encode_everything_once(paths, make_encoder, tmp_path):
+    encoders = [make_encoder() for _ in range(3)]
+
+    def run(encoder):
+        store = LatentStore(tmp_path / "s", encoder.fingerprint, encoder.latent)
+        report = extract(paths, encoder, store, batch_size=2, shard_rows=4)
+        assert report.encoded + report.reused == len(store) == 15
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, encoders))
+    assert sum(encoder.frames_seen for encoder in encoders) == 15
+    assert LatentStore.open(tmp_path / "s").verify() == []
+
+
+def test_windows_share_frames_and_histories_repeat_them(paths, make_encoder, tmp_path, monkeypatch):
+    decoded = []
+    loop = sys.modules["lary_policy.latents.encode"]
+    real = loop.decode_frames
+    monkeypatch.setattr(loop, "decode_frames", lambda frames: decoded.extend(frames) or real(frames))
+    encoder = make_encoder()
+    store = LatentStore(
+        tmp_path / "h", encoder.fingerprint, joined_latent(encoder.latent, 3), dtype="float32"
+    )
+    windows = [tuple(paths[max(i + d, 0)] for d in (-2, -1, 0)) for i in range(6)]
+    report = encode_windows(windows, HISTORIES, encoder, store, batch_size=6)
+    assert (report.unit, report.requested, report.encoded) == ("window", 6, 6)
+    assert sorted(decoded) == sorted(paths[:6])
+    for window in windows:
+        found = store.read([window_id([frame_id(path) for path in window])])[0]
+        frames = torch.stack([decode_frame(path) for path in window])[None]
+        torch.testing.assert_close(found, encoder.encode(frames)[0].flatten(0, 1))

@@ -1,8 +1,11 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -185,10 +188,64 @@ def test_opening_what_is_not_there_names_the_folder(tmp_path):
 
 
 def test_index_lists_shard_hashes(filled):
-    import pyarrow.parquet as pq
-
     table = pq.read_table(filled.root / "index.parquet").to_pydict()
     assert table["frame_id"] == ids(1, 2, 3, 4, 5)
     assert table["row"] == [0, 1, 2, 0, 1]
     assert {Path(p).stem for p in filled.shards()} == set(table["shard_sha256"])
     assert json.loads((filled.root / "store.json").read_text())["latent"]["tokens"] == 4
+
+
+def rewrite_index(store, change, *, keep_digest=True):
+    path = store.root / "index.parquet"
+    table = pq.read_table(path)
+    changed = pa.table(change({name: table.column(name).to_pylist() for name in table.column_names}))
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata if keep_digest else None), path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda columns: columns | {"row": columns["row"][::-1]},
+        lambda columns: columns | {"frame_id": columns["frame_id"][::-1]},
+        lambda columns: columns | {"row": [0] * 5},
+        lambda columns: columns | {"row": [None] * 5},
+        lambda columns: {name: values[:4] for name, values in columns.items()},
+        lambda columns: {"frame_id": columns["frame_id"]},
+    ],
+    ids=["rows reversed", "ids reversed", "one row", "no rows", "cut", "columns gone"],
+)
+def test_an_index_that_says_something_else_is_named_and_made_anew(filled, change):
+    rewrite_index(filled, change)
+    fresh = LatentStore.open(filled.root)
+    assert [q.item for q in fresh.quarantined] == [str(filled.root / "index.parquet")]
+    assert "rebuilt from the shards" in fresh.quarantined[0].reason
+    assert torch.equal(fresh.read(ids(1, 2, 3)), latents(3).half())
+    assert LatentStore.open(filled.root).quarantined == []  # the new index is on the disk
+
+
+def test_an_index_without_a_digest_is_not_believed(filled):
+    rewrite_index(filled, lambda columns: columns | {"row": columns["row"][::-1]}, keep_digest=False)
+    fresh = LatentStore.open(filled.root)
+    assert fresh.quarantined == []
+    assert torch.equal(fresh.read(ids(3, 1)), latents(3)[[2, 0]].half())
+
+
+def test_a_flipped_byte_anywhere_in_the_index_changes_nothing(filled):
+    path = filled.root / "index.parquet"
+    sound = path.read_bytes()
+    for place in range(0, len(sound), 37):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x10]) + sound[place + 1 :])
+        assert torch.equal(LatentStore.open(filled.root).read(ids(2, 5)), expected_2_5())
+
+
+def expected_2_5():
+    return torch.stack((latents(3)[1], latents(2, seed=1)[1])).half()
+
+
+def test_a_shard_of_another_store_is_not_adopted(filled, tmp_path):
+    other = LatentStore(tmp_path / "other", PRINT, LatentSpec("frame", 4, 5, (1, 2, 2)))
+    other.write_shard(ids(7), torch.ones(1, 4, 5))
+    shutil.copy(other.shards()[0], filled.shards()[0].parent)
+    fresh = LatentStore.open(filled.root)
+    assert not fresh.contains(ids(7)[0])
+    assert "(4, 5)" in fresh.quarantined[0].reason
