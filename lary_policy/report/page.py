@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,12 @@ def render_html(bundle: ReportBundle, media_root: Path, folder: Path | None = No
         media_root: The folder that video paths are relative to and may not leave.
         folder: Where the page will lie, for its links to the films; None leaves these out.
     """
+    return _template().render(_context(bundle, media_root, folder))
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compile the template once: a page is rewritten whenever a cell is finished."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -106,7 +113,7 @@ def render_html(bundle: ReportBundle, media_root: Path, folder: Path | None = No
         lstrip_blocks=True,
     )
     environment.filters.update(mode=mode_label, target=target_label, whole=_keep_whole)
-    return environment.get_template("template.html").render(_context(bundle, media_root, folder))
+    return environment.get_template("template.html")
 
 
 def _keep_whole(text: str) -> Markup:

@@ -53,6 +53,11 @@ class Answer:
     verdict: str
     statements: tuple[Statement, ...]
 
+    @property
+    def length(self) -> int:
+        """How many cells it is about."""
+        return len(self.statements)
+
 
 def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]:
     """Answer which latents decode action better, whose head succeeds, and whether the two agree."""

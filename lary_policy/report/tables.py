@@ -19,6 +19,7 @@ from lary_policy.report.correlate import Panel
 from lary_policy.report.paper import defects_of
 from lary_policy.scores import Score, metric_info, mode_label, target_label
 
+_HEADLINES = {"mse": "Test MSE (lower is better)", "top1": "Top-1 accuracy", "success": "Success"}
 MAX_COLUMNS = 4  # more do not fit beside each other on the page
 
 
@@ -148,7 +149,8 @@ def result_table(scores: Sequence[Score], panels: Sequence[Panel], evidence: Evi
         line = [result(own.get(encoder), cell.scores) for encoder in encoders]
         rows.append((*cell_words(cell, found), (*line, *(result(ends[cell][head], ()) for head in shown))))
     titles = (*encoders, *(references[head] for head in shown))
-    words = "Success in closed loop; below it the test MSE of the same head" if loops else "Probe scores"
+    metrics = " and ".join(dict.fromkeys(_HEADLINES[cell.best.metric] for cell in found))
+    words = "Success in closed loop; below it the test MSE of the same head" if loops else metrics
     return ResultTable(titles, (*encoders, *("" for _ in shown)), tuple(rows), words)
 
 

@@ -28,7 +28,7 @@ from lary_policy.types import EpisodeResult, Quarantined
 
 _LARGEST_CONFUSION = 60  # classes; a larger matrix says nothing at the size of a page
 _LISTED = 12  # unfinished cells named one by one
-_FILMED = 4  # episodes tiled into a film
+_FILMED = 4  # episodes tiled into a film whose result does not say which
 
 
 def run_report(
@@ -147,11 +147,13 @@ def _videos(rows: Iterable[Result]) -> Iterable[Video]:
             continue
         if expert:
             seen.add(row["task"])
-        filmed = _episodes(row)[:_FILMED]
+        episodes = _episodes(row)
+        seeds = row.get("filmed", [e.seed for e in episodes[:_FILMED]])
+        filmed = [e for e in episodes if e.seed in seeds]
         who = "scripted expert" if expert else f"{row['mode']} mode, {row['encoder']}, {row['head']} head"
         yield Video(
             row["video"],
-            f"{row['task']}, {who}: first episodes, green frame while it succeeds.",
+            f"{row['task']}, {who}: green frame while it succeeds.",
             tuple(e.seed for e in filmed),
             tuple(e.success for e in filmed),
             reference=expert or row["head"] == "random",

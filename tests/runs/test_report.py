@@ -90,7 +90,7 @@ def test_what_an_evaluation_warns_of_stands_before_the_numbers(tmp_path):
     warned = probed("pixels", 0.9, warnings=["The head predicts little but the mean action."])
     page = run_report(Results(probe=[warned, probed("lapa", 0.4)]), tmp_path, **NAMES).read_text()
     words = "reach, pixels, pair, relative, mlp512-project32: The head predicts little but the mean action."
-    assert page.index(words) < page.index("Probe scores. In brackets")
+    assert page.index(words) < page.index("Test MSE (lower is better). In brackets")
     assert page.count("predicts little but") == 1
 
 
@@ -108,6 +108,15 @@ def test_episodes_of_closed_loops_are_paired(tmp_path):
     assert [m.score.encoder for m in bundle.measured] == ["pixels", "dinov2-small", "-", "pixels"]
     assert bundle.measured[1].samples.values == (1.0, 1.0, 1.0, 0.0)
     assert [v.reference for v in bundle.videos] == [False, False, True, True]
+
+
+def test_a_film_says_which_episodes_it_shows():
+    """Of a run that was interrupted, the film shows the episodes after the interruption."""
+    results = simulated()
+    results.rollout[0]["filmed"] = [300_002, 300_003]
+    first, second, *_ = report_bundle(results, **NAMES).videos
+    assert (first.seeds, first.successes) == ((300_002, 300_003), (False, False))
+    assert len(second.seeds) == 4
 
 
 def test_the_scripted_expert_is_shown_once_a_task():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -29,14 +30,13 @@ def every_metric(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
         metric, protocol, target, head, split, seed = key
         if len({encoder for encoder, _ in members}) < 2:
             continue
-        printed = {place: paper_number(s, keys.get(s.encoder)) for place, s in members.items()}
-        paper = {place: value for place, value in printed.items() if value is not None}
-        found = list(members.values())
+        found = tuple(members.values())
+        paper = tuple(paper_number(s, keys.get(s.encoder)) for s in found)
         words = (metric_info(metric).label, f"protocol {protocol}", target_label(target), head, split, seed)
         yield Drawing(
             ", ".join(filter(None, words)),
             sentences(
-                "Lines: 95 % intervals.", "Rings: the paper." if paper else "", fault_names(found, keys)
+                "Lines: 95 % intervals.", "Rings: the paper." if any(paper) else "", fault_names(found, keys)
             ),
             (bars(found, paper, palette, f"sb{number}"),),
         )
@@ -53,17 +53,17 @@ def _groups(scores: Iterable[Score]) -> dict[tuple[str, ...], dict[tuple[str, st
     return groups
 
 
-def bars(
-    scores: Sequence[Score], paper: Mapping[tuple[str, str], float], palette: Palette, name: str
-) -> Markup:
+@lru_cache(maxsize=64)
+def bars(scores: tuple[Score, ...], paper: tuple[float | None, ...], palette: Palette, name: str) -> Markup:
     """Draw one metric of all encoders on all datasets as bars with intervals; rings are the paper's numbers.
 
     Args:
         scores: Of one metric, at most one an encoder and dataset.
-        paper: Numbers by encoder and dataset.
+        paper: The paper's number beside each, or None.
         palette: Colours of the encoders.
         name: Makes ids of elements unique.
     """
+    printed = {(s.encoder, s.task): number for s, number in zip(scores, paper, strict=True)}
     tasks = list(dict.fromkeys(s.task for s in scores))
     encoders = list(dict.fromkeys(s.encoder for s in scores))
     info = metric_info(scores[0].metric)
@@ -80,15 +80,15 @@ def bars(
                 axes.errorbar(
                     scale * s.value, at, xerr=[[max(0, low)], [max(0, high)]], color=INK, lw=1, capsize=2
                 )
-                printed = paper.get((s.encoder, task))
-                if printed is not None:
+                ring = printed[s.encoder, task]
+                if ring is not None:
                     axes.scatter(
-                        [scale * printed], [at], s=26, facecolor="none", edgecolors=INK, lw=1.1, zorder=3
+                        [scale * ring], [at], s=26, facecolor="none", edgecolors=INK, lw=1.1, zorder=3
                     )
             axes.set_title(task, loc="left")
             axes.locator_params(axis="x", nbins=4)
             grid(axes)
-        for axes, end in zip(panels, _ends(scores, paper, tasks), strict=True):
+        for axes, end in zip(panels, _ends(scores, printed, tasks), strict=True):
             axes.set_xlim(0, 1.06 * scale * end)
         panels[0].set_yticks(range(len(encoders)), encoders)
         panels[0].set_ylim(len(encoders) - 0.4, -0.6)
@@ -98,11 +98,11 @@ def bars(
 
 
 def _ends(
-    scores: Sequence[Score], paper: Mapping[tuple[str, str], float], tasks: Sequence[str]
+    scores: Sequence[Score], printed: Mapping[tuple[str, str], float | None], tasks: Sequence[str]
 ) -> list[float]:
     """Return the largest number of each dataset, or that of all where they are of one order."""
     ends = [
-        max(max(s.ends[1], paper.get((s.encoder, s.task), 0.0)) for s in scores if s.task == task) or 1.0
+        max(max(s.ends[1], printed[s.encoder, s.task] or 0.0) for s in scores if s.task == task) or 1.0
         for task in tasks
     ]
     return [max(ends)] * len(ends) if max(ends) <= _ONE_ORDER * min(ends) else ends
