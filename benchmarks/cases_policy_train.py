@@ -16,14 +16,14 @@ from lerobot.policies.factory import make_policy
 
 from case import Figure
 from lary_envs.tasks import task_spec
+from lary_policy.cli.train import main as lary_train
+from lary_policy.cli.train.cache import imagenet_stats
 from lary_policy.data.lerobot import export_demonstrations
 from lary_policy.data.simulated import collect_demonstrations
 from lary_policy.machine import available_cores
 from lary_policy.policy import EncoderConfig, LaryConfig, LaryPolicy
 from lary_policy.policy.cache import BuiltCache, CachePlan, LatentCache, build_cache
 from lary_policy.policy.encoder import ObservationEncoder
-from lary_policy.stages import imagenet_stats
-from lary_policy.stages import main as lary_train
 from timing import timed
 
 REPO_ID = "local/benchmark"

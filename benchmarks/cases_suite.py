@@ -10,7 +10,7 @@ from pathlib import Path
 
 from case import Figure
 from lary_policy import compose
-from lary_policy.stages import run_suite, suite_config
+from lary_policy.runs import run_config, run_suite
 
 
 def run(suite: str, output_dir: str, device: str) -> Iterator[Figure]:
@@ -21,7 +21,7 @@ def run(suite: str, output_dir: str, device: str) -> Iterator[Figure]:
         totals = {}
         for name in ("cold", "warm"):
             started = time.perf_counter()
-            outcome = run_suite(suite_config(raw))
+            outcome = run_suite(run_config(raw))
             totals[name] = time.perf_counter() - started
             if name == "cold":
                 for stage, seconds in outcome.stage_seconds.items():

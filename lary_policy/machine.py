@@ -1,4 +1,4 @@
-"""What this machine offers a run: device, threads, processes, precision. Torch is imported when it is used."""
+"""What this machine offers a run: device, threads, processes, precision; torch is imported when used."""
 
 from __future__ import annotations
 

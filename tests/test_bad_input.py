@@ -21,13 +21,12 @@ import pytest
 from huggingface_hub import constants
 
 from lary_policy import cli
-from lary_policy.compose import compose
+from lary_policy.cli.compose import compose
 from lary_policy.encoders.weights.places import WheelFile
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.stages.config import suite_config
-from lary_policy.stages.context import RunContext
-from lary_policy.stages.report import report_bundle
-from lary_policy.stages.suite import SuiteOutcome, run_suite
+from lary_policy.runs.config import run_config
+from lary_policy.runs.report import report_bundle
+from lary_policy.runs.run import SuiteOutcome, run_suite
 
 SETTINGS = (
     "tasks=[reach]",
@@ -117,9 +116,9 @@ def damaged(collected: Path, tmp_path_factory) -> Damaged:
     goal = sorted((goals / "images" / "ep_2").glob("*.png"))[1]
     goal.write_bytes(b"no image at all")
     broken["goal frame"] = str(goal)
-    config = suite_config(compose("suite", [*SETTINGS, f"output_dir={root}", "run=damaged"]))
+    config = run_config(compose("suite", [*SETTINGS, f"output_dir={root}", "run=damaged"]))
     outcome = run_suite(config)
-    bundle = report_bundle(RunContext.create(config), outcome.results, "")
+    bundle = report_bundle(outcome.results, title="t", suite="s")
     return Damaged(outcome, bundle, (root / "damaged" / "report.html").read_text(), broken)
 
 
@@ -156,11 +155,9 @@ def test_everything_set_aside_is_counted_and_the_rest_is_used(damaged):
 
 def test_a_first_and_a_second_run_report_the_same(damaged):
     folder = damaged.outcome.folder
-    config = suite_config(compose("suite", [*SETTINGS, f"output_dir={folder.parent}", "run=again"]))
+    config = run_config(compose("suite", [*SETTINGS, f"output_dir={folder.parent}", "run=again"]))
     again = run_suite(config)
-    assert (
-        report_bundle(RunContext.create(config), again.results, "").quarantined == damaged.bundle.quarantined
-    )
+    assert report_bundle(again.results, title="t", suite="s").quarantined == damaged.bundle.quarantined
 
 
 def test_a_damaged_goal_is_a_named_failure_of_its_episode_alone(damaged):

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from lary_policy import cli
-from lary_policy.compose import compose, settings_text
+from lary_policy.cli.compose import compose
+from lary_policy.cli.help import run_help
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.paths import choices
 
@@ -52,28 +53,52 @@ def test_unknown_setting_and_malformed_override_are_named(capsys):
 
 def test_groups_narrow_and_overrides_reach_the_config():
     raw = compose("probe", ["env=push", "encoder=pixels", "demos.train=7", "suite=full"])
-    assert raw["env"]["name"] == "push"
-    assert raw["encoder"]["name"] == "pixels"
+    assert raw["tasks"] == ["push"]
+    assert raw["encoders"] == ["pixels"]
     assert raw["demos"]["train"] == 7
     assert raw["name"] == "full"
 
 
+def test_lists_are_taken_as_they_are_and_defaults_fill_what_is_left_out():
+    raw = compose("probe", ["encoders=[pixels,efficientnet-lite0]"])
+    assert (raw["encoders"], raw["tasks"]) == (["pixels", "efficientnet-lite0"], ["reach"])
+    raw = compose("rollout", ["tasks=[push]"])
+    assert (raw["encoders"], raw["tasks"]) == (["dinov2-small"], ["push"])
+
+
+def test_settings_of_encoders_reach_one_or_all():
+    (one,) = compose("probe", ["encoder.image_px=28", "encoder=pixels"])["encoders"]
+    assert one == {"name": "pixels", "image_px": 28}
+    every = compose("suite", ["encoder.weights=random", "encoders=[pixels,{name: lapa, weights: auto}]"])
+    assert every["encoders"] == [
+        {"name": "pixels", "weights": "random"}, {"name": "lapa", "weights": "auto"},
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("verb", "override", "instead"),
-    [("probe", "encoders=[pixels]", "encoder="), ("rollout", "tasks=[push]", "env=")],
+    "folder", ["a b", "ü", "データ", "x(1)", "a=b", "it's", "[x]", "{y}", "a,b", "$HOME"]
 )
-def test_a_list_that_a_group_narrows_is_refused_where_it_would_be_ignored(verb, override, instead):
-    with pytest.raises(ConfigError, match=instead) as caught:
-        compose(verb, [override])
-    assert override in str(caught.value)
-    assert compose(verb, [override, "encoder=efficientnet-lite0", "env=pick_place"])  # chosen by hand
-    assert compose(verb, ["encoders=[dinov2-small]", "tasks=[reach]"])  # what would have been chosen
+def test_any_name_of_a_folder_is_taken_as_it_stands(folder):
+    raw = compose("suite", ["source=lerobot", f"root={folder}", f"output_dir={folder}/out"])
+    assert (raw["options"]["root"], raw["output_dir"]) == (folder, f"{folder}/out")
+
+
+def test_a_key_that_belongs_to_encoders_is_named_with_its_prefix():
+    with pytest.raises(UnknownNameError, match=r"encoder\.weights"):
+        compose("suite", ["weights=random"])
+
+
+def test_a_setting_named_like_a_folder_of_configs_is_a_setting():
+    raw = compose("suite", ["source=lerobot", "root=x", "embodiment=arm7", "cameras=[front]"])
+    assert raw["options"]["embodiment"] == "arm7"
+    assert raw["options"]["cameras"] == ["front"]
+    assert "cameras" not in raw
 
 
 def test_verb_help_shows_groups_and_settings():
-    text = settings_text("suite")
+    text = run_help("suite", [])
     assert "suite=arm12|arm16|full|policy|quick" in text
-    assert "episodes: 50" in text
+    assert "episodes=50" in text
 
 
 def test_every_group_file_is_a_choice():
@@ -85,7 +110,7 @@ def test_errors_are_of_the_right_kind():
     with pytest.raises(UnknownNameError):
         compose("suite", ["suite=nope"])
     with pytest.raises(ConfigError):
-        compose("suite", ["nope=1"])
+        compose("suite", ["nope"])
 
 
 def test_cuda_without_cuda_is_a_named_error():

@@ -9,8 +9,9 @@ from collections import namedtuple
 import pytest
 from huggingface_hub import constants
 
-from lary_policy import cli, doctor
-from lary_policy.doctor import Finding, findings
+from lary_policy import cli
+from lary_policy.cli import doctor
+from lary_policy.cli.doctor import Finding, findings
 from lary_policy.encoders.base import list_encoders
 from lary_policy.encoders.weights.places import WheelFile
 

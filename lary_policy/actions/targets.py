@@ -166,6 +166,7 @@ def build_targets(
     *,
     rotation: str = "native",
     protocol: str = "native",
+    one_form: bool = True,
 ) -> Tensor:
     """Return the targets `[N k' a']` of chunks `[N k a]`, ready for `ActionStats.fit`.
 
@@ -179,13 +180,15 @@ def build_targets(
         embodiment: Layout of both.
         rotation: `native` or `rot6d`.
         protocol: `native` or `lary`.
+        one_form: Bring rotations into one form under `native`; False for actions that have one already, as
+            those of a controller that follows its own quaternions without a jump.
 
     Raises:
         UnknownNameError: There is no such target or rotation.
     """
     target = action_target(name, protocol=protocol)
     layout = target_embodiment(embodiment, rotation)
-    if protocol != "lary":
+    if protocol != "lary" and one_form:
         actions, anchors = canonical(actions, embodiment), canonical(anchors, embodiment)
     encoded = target.encode(actions, anchors, embodiment)
     return encoded if layout is embodiment else to_rot6d(encoded, embodiment)

@@ -16,7 +16,7 @@ from lary_policy.errors import FrameFormatError
 from lary_policy.frames import Frame, frame_id
 
 UNREADABLE = "unreadable"  # stands for a frame without content; its row is set aside later
-_NAMES = ("key", "where")  # of the spec: what a source is called, not what it holds
+_NAMES = ("key", "where", "splits")  # of the spec: what a source is called, or could be asked besides
 
 
 def content_digest(

@@ -22,9 +22,9 @@ class EncoderView:
         weights: `auto`, `random`, or the path of a local file or folder.
         preprocess: `native` or `lary`.
         dtype: `auto` (see `EncoderSpec.auto_dtype`), `float32`, `bfloat16` or `float16`.
-        image_px: Side of the square input. None means the size of the run's frames, so that nothing is scaled
-            up; encoders whose tokens do not follow the input's size, and files of all sizes, get the size that
-            the weights were published at.
+        image_px: Side of the square input. None means the size of the run's frames, so that nothing is
+            scaled up; encoders whose tokens do not follow the input's size, and files of all sizes, get the
+            size that the weights were published at.
         output: One of the encoder's outputs; `auto` is its first one or, under preprocess=lary, what the
             reference extracts.
         layer: Transformer block after which the tokens are taken, counted from 1; None is the last.
@@ -40,7 +40,7 @@ class EncoderView:
 
     @property
     def label(self) -> str:
-        """What tables call the view: its name, then whatever differs from the default, e.g. `x@random,56px`."""
+        """What tables call the view: its name, then what differs from the default, e.g. `x@random,56px`."""
         changes = [
             one.metadata["label"].format(str(value).rstrip("/").rpartition("/")[2])
             for one in fields(self)
@@ -69,7 +69,7 @@ class EncoderView:
             raise ConfigError(
                 expected=f"an encoder as its name, or with any of {', '.join(known)}",
                 got=str(value),
-                fix="Write encoders=[pixels,{name: dinov2-small, weights: random, image_px: 56}], for example.",
+                fix="Write encoders=[pixels,{name: dinov2-small, weights: random}], for example.",
             )
         return cls(**given)
 

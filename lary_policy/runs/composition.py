@@ -18,6 +18,11 @@ class SplitTables(Protocol):
     protocol: str
 
     @property
+    def name(self) -> str:
+        """What scores call it: a task, or the key of a source."""
+        ...
+
+    @property
     def spec(self) -> SourceSpec:
         """What the source holds."""
         ...
@@ -41,7 +46,7 @@ def split_sizes(data: SplitTables) -> list[SplitSize]:
         role = [name for name, fits in {**roles, "report": split in spec.report_splits}.items() if fits]
         found.append(
             SplitSize(
-                spec.key, data.protocol, split, ", ".join(role), len(table), len(set(_recordings(table))),
+                data.name, data.protocol, split, ", ".join(role), len(table), len(set(_recordings(table))),
                 len(set(_classes(table)) - {BLANK}),
             )
         )  # fmt: skip
@@ -58,7 +63,7 @@ def compositions(data: SplitTables) -> list[Composition]:
         names = sorted({name for count in counts.values() for name in count})
         if len(names) > 1 or (kind == "class" and names):
             rows = tuple(tuple(counts[split][name] for split in tables) for name in names)
-            found.append(Composition(data.spec.key, data.protocol, kind, tuple(tables), tuple(names), rows))
+            found.append(Composition(data.name, data.protocol, kind, tuple(tables), tuple(names), rows))
     return found
 
 

@@ -236,7 +236,7 @@ def _notes(results: Results, data: Sequence[SplitTables]) -> list[str]:
     for one in data:
         spec, counts = one.spec, ", ".join(f"{split} {len(one.table(split))}" for split in one.splits)
         notes.append(
-            f"{spec.key}, protocol {one.protocol}: rows {counts}; heads learn on {spec.train_split}, are "
+            f"{one.name}, protocol {one.protocol}: rows {counts}; heads learn on {spec.train_split}, are "
             f"chosen on {spec.select_split} and reported on {', '.join(spec.report_splits)}."
         )
     for r in results.extract:

@@ -31,10 +31,10 @@ from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import list_tasks, task_spec
 from lary_policy.actions.contract import ActionContract
 from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.data.simulated import seeds_of
 from lary_policy.errors import ConfigError, EmbodimentError, SimulationError, UnknownNameError
 from lary_policy.policy.features import require_env
 from lary_policy.rollout.loop import run_episodes
-from lary_policy.stages.data import seeds_of
 
 SMALL = {"image_px": 16}
 

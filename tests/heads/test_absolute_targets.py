@@ -8,14 +8,14 @@ import torch
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.actions.statistics import ActionStats
 from lary_policy.actions.targets import build_targets
-from lary_policy.compose import compose
+from lary_policy.cli.compose import compose
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.fit import fit
 from lary_policy.heads.training.predict import predict
-from lary_policy.stages.source_config import DEFAULT_TARGETS, source_config
+from lary_policy.runs.config import DEFAULT_TARGETS, run_config
 
 
 @pytest.fixture
@@ -54,5 +54,7 @@ def test_d9_a_static_pose_explains_absolute_targets_and_no_relative_ones(meta, r
 
 def test_d9_native_runs_put_relative_targets_beside_absolute_ones():
     assert DEFAULT_TARGETS["native"] == ("absolute", "relative")
-    assert source_config(compose("suite_source", [])).targets_for("native") == ("absolute", "relative")
-    assert source_config(compose("suite_source", [])).targets_for("lary") == ("absolute",)
+    config = run_config(compose("suite", ["source=calvin"]))
+    for protocol, targets in DEFAULT_TARGETS.items():
+        found = {probe.target for probe in config.probes_for(protocol, ("actions",), "pairs")}
+        assert found == set(targets)

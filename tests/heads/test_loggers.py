@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from lary_policy.compose import compose
+from lary_policy.cli.compose import compose
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig

@@ -10,8 +10,8 @@ from lerobot_files import write_lerobot
 from safetensors.torch import load_file
 
 from lary_policy import cli
+from lary_policy.cli.train import DEFAULTS, main, with_defaults
 from lary_policy.errors import ConfigError, StoreError
-from lary_policy.stages.train_policy import DEFAULTS, main, with_defaults
 
 PRETRAINED = "checkpoints/last/pretrained_model"
 STATE = "checkpoints/last/training_state"
@@ -234,10 +234,10 @@ def test_every_setting_that_makes_stored_latents_wrong_is_named():
     from lerobot.policies.act.configuration_act import ACTConfig
     from lerobot.utils.sample_weighting import SampleWeightingConfig
 
+    from lary_policy.cli.train.config import LaryTrainConfig
+    from lary_policy.cli.train.run import why_uncached
     from lary_policy.policy.configuration_lary import LaryConfig
     from lary_policy.policy.encoder_config import EncoderConfig
-    from lary_policy.stages.train_config import LaryTrainConfig
-    from lary_policy.stages.train_run import why_uncached
 
     def reason(dataset=None, policy=None, **settings):
         dataset = DatasetConfig(repo_id="tests/tiny", **(dataset or {}))

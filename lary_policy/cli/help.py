@@ -1,0 +1,99 @@
+"""`lary <verb> --help`: every setting with its sentence, default and values."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lary_policy.cli.compose import NAMES_OF_ENCODERS
+from lary_policy.paths import choices, configs_dir
+
+_WIDTH = 26  # of the column of settings
+_LINE = re.compile(r"^(?P<name>\w+):\s*(?P<default>.*?)\s*(?:\s#\s*(?P<text>.*))?$")
+
+
+def run_help(verb: str, arguments: Sequence[str], extra: Sequence[tuple[str, str, str]] = ()) -> str:
+    """Return the help of a verb that runs stages.
+
+    Args:
+        verb: As typed.
+        arguments: Of the command line: with `source=<key>` the settings of that source are shown.
+        extra: (name, default, sentence) of the verb's own settings.
+    """
+    from lary_policy.data import list_sources
+    from lary_policy.encoders import list_encoders
+    from lary_policy.runs import SIMULATED, RunConfig
+
+    given = dict(a.partition("=")[::2] for a in arguments if "=" in a)
+    source = given.get("source")
+    lines = [f"usage: lary {verb} [setting=value] ...", ""]
+    groups = {
+        "suite": ("|".join(choices("suite")), "what tasks, encoders and questions are run together"),
+        "source": ("|".join(list_sources()), "what is read; --help source=<key> shows its settings"),
+        "env": ("<task>", "short for tasks=[<task>]"),
+        "encoder": ("<name>", f"one of {', '.join(list_encoders())}, {NAMES_OF_ENCODERS}"),
+        "head": (
+            "|".join(choices("head")),
+            "short for heads=[<name>]; head.train.epochs=5 and so on beside it",
+        ),
+    }
+    lines += ["choices:", *(_row(name, *said) for name, said in groups.items()), ""]
+    if extra:
+        lines += [f"settings of lary {verb}:", *(_row(*one) for one in extra), ""]
+    if source is not None and source != SIMULATED:
+        lines += [f"settings of source={source}:", *_of_file("source", source), ""]
+    lines += ["settings:", *settings_rows(RunConfig)]
+    return "\n".join(lines)
+
+
+def action_help(usage: str, what: str, settings: type) -> str:
+    """Return the help of something whose settings are a dataclass of `setting`s."""
+    return "\n".join([f"usage: lary {usage}", "", what, "", "settings:", *settings_rows(settings)])
+
+
+def settings_rows(schema: type) -> list[str]:
+    """Return a line for each setting of a dataclass: its name and default, and what it means."""
+    from lary_policy.runs.settings import names_of
+
+    rows = []
+    for field in dataclasses.fields(schema):
+        names = ", ".join(names_of(field))
+        text = field.metadata.get("text", "")
+        rows.append(_row(field.name, _default(field), f"{text} ({names})" if names else text))
+    return rows
+
+
+def _row(name: str, default: str, text: str) -> str:
+    head = f"  {name}={default}"
+    return f"{head:<{_WIDTH}}  {text}".rstrip() if len(head) <= _WIDTH else f"{head}\n{'':<{_WIDTH}}  {text}"
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return "{}"
+    if field.default is dataclasses.MISSING:
+        return "<needed>"
+    return _plain(field.default)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = (f"{one.name}: {_plain(getattr(value, one.name))}" for one in dataclasses.fields(value))
+        return "{" + ", ".join(inside) + "}"
+    if isinstance(value, tuple):
+        return "[" + ",".join(_plain(one) for one in value) + "]"
+    return str(value)
+
+
+def _of_file(group: str, name: str) -> Iterator[str]:
+    """Yield the settings of a file of configs/, whose comments are their sentences."""
+    for line in (configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        found = _LINE.match(line)
+        if found:
+            yield _row(found["name"], found["default"], found["text"] or "")

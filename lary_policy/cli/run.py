@@ -1,0 +1,88 @@
+"""`lary suite|data|extract|probe|rollout|report`: verbs that run stages, on tasks or on files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lary_policy.cli.compose import compose, wants_help
+from lary_policy.cli.help import run_help
+from lary_policy.cli.sweep import run_sweep, wants_sweep
+from lary_policy.errors import UnknownNameError
+from lary_policy.machine import is_main_process, require_one_process
+
+ON_FILES = ("suite", "extract", "probe", "report")
+_POLICY = ("policy", "null", "rollout: folder of a LeRobot checkpoint of any type, with its own cameras")
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Run a verb and return the exit code.
+
+    Raises:
+        LaryPolicyError: Anything wrong with names, settings, weights or data.
+    """
+    if wants_help(arguments):
+        print(run_help(verb, arguments, [_POLICY] if verb == "rollout" else []))
+        return 0
+    if wants_sweep(arguments):
+        require_one_process("a sweep (lists such as encoders=[...] and seeds=[...] need none)")
+        return run_sweep(verb, arguments)
+    outcome = run_verb(verb, arguments)
+    if outcome is not None and is_main_process():
+        print(outcome)
+    return 0
+
+
+def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Path | None:
+    """Run a verb once and return where its results are; None where it printed them.
+
+    Args:
+        verb: As typed.
+        arguments: Settings as typed.
+        run: Name of the run's folder, where the settings give none.
+
+    Raises:
+        LaryPolicyError: Anything wrong with names, settings, weights or data.
+    """
+    raw = compose(verb, arguments, extra=("policy",) if verb == "rollout" else ())
+    policy = raw.pop("policy", None)
+    raw["run"] = raw.get("run") or run
+    from lary_policy.runs import run_config, run_suite
+
+    config = run_config(raw)
+    if policy is not None:
+        return _roll_out_policy(config, Path(policy))
+    if not config.tasks and verb not in ON_FILES:
+        raise UnknownNameError("verb on a source of files", verb, ON_FILES)
+    until = "report" if verb in ("suite", "report") else verb
+    outcome = run_suite(config, until=until, verb=verb, finished_only=verb == "report")
+    if is_main_process():
+        _print_outcome(outcome)
+    return outcome.report or outcome.folder
+
+
+def _roll_out_policy(config: Any, checkpoint: Path) -> Path:
+    """Run a LeRobot checkpoint in the closed loop and print its rates of success."""
+    require_one_process("`lary rollout policy=<folder>`")
+    from lary_policy.runs.policy_rollout import rollout_policy
+    from lary_policy.scores import format_score
+
+    done = rollout_policy(config, checkpoint)
+    for score in done.scores:
+        print(f"{score.task}: {score.metric} {format_score(score)} of {score.n} episodes")
+    return done.folder
+
+
+def _print_outcome(outcome: Any) -> None:
+    """Print the scores, best encoder first, and the seconds of each stage."""
+    from lary_policy.console import console
+    from lary_policy.runs import score_lines
+
+    console.print()
+    for line in score_lines(outcome.results.scores()):
+        console.print(line, markup=False, soft_wrap=True)
+    now = ", ".join(f"{k} {v:.1f}" for k, v in outcome.stage_seconds.items())
+    console.print(f"\nseconds of this run: {now}")
+    before = ", ".join(f"{k} {v:.1f}" for k, v in outcome.results.stage_seconds().items())
+    console.print(f"seconds of the cells when computed: {before}")

@@ -1,0 +1,120 @@
+"""`lary data verify`: read everything of a source, or under an output folder, and say what is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lary_policy.console import console, progress
+from lary_policy.data import IntegrityReport
+from lary_policy.data.larybench import verify_source
+from lary_policy.data.simulated import verify_dataset
+from lary_policy.errors import DatasetError
+from lary_policy.latents import verify_store
+from lary_policy.runs import write_result
+
+if TYPE_CHECKING:
+    from lary_policy.cli.data import VerifySettings
+
+SHOWN = 20  # problems printed of each folder; the report file has all of them
+
+
+def verify(settings: VerifySettings) -> bool:
+    """Check a source, or every dataset and latent store of an output folder; True if all is well.
+
+    Raises:
+        DatasetError: There is nothing to check.
+        LaryPolicyError: The source cannot be opened.
+    """
+    if settings.source is None and settings.data_dir is None:
+        return verify_outputs(settings.output_dir, workers=settings.workers, timeout_s=settings.timeout_s)
+    return _verify_source(settings)
+
+
+def _verify_source(settings: VerifySettings) -> bool:
+    from lary_policy.cli.larybench import opened
+
+    source: Any = opened(settings)
+    key = source.spec.key
+
+    def check(root: Path, *, on_progress: Callable[[int, int], None]) -> IntegrityReport:
+        return verify_source(
+            source,
+            workers=settings.workers,
+            timeout_s=settings.timeout_s,
+            limit=settings.limit,
+            on_progress=on_progress,
+        )
+
+    report = check_folder(source.root, check, label=f"{key} ({source.spec.protocol})")
+    row = {"root": report.root, "source": key, "protocol": source.spec.protocol, "checked": report.checked}
+    write_report(settings.output_dir, f"verify-{key}", {**row, "problems": report.problems})
+    return report.ok
+
+
+def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
+    """Check every dataset and latent store of an output folder and write `verify.json`; True if all is well.
+
+    Args:
+        output_dir: The folder.
+        workers: Processes that read files of datasets; 0 reads them here, without time limit.
+        timeout_s: Seconds for one of these files.
+
+    Raises:
+        DatasetError: There is nothing to check.
+    """
+    cache = output_dir / "cache"
+    datasets = sorted(p.parent for p in cache.glob("data/*/dataset.json"))
+    stores = sorted(p.parent for p in cache.glob("latents/*/store.json"))
+    if not datasets and not stores:
+        raise DatasetError(
+            expected=f"datasets or latent stores under {cache}",
+            got="none",
+            fix="Run `lary data` first, or pass output_dir=<folder>.",
+        )
+    dataset = partial(verify_dataset, workers=workers, timeout_s=timeout_s)
+    reports = [check_folder(folder, dataset) for folder in datasets]
+    reports += [check_folder(folder, verify_store) for folder in stores]
+    rows = [{"root": r.root, "checked": r.checked, "problems": r.problems} for r in reports]
+    problems = sum(len(r.problems) for r in reports)
+    path = write_report(output_dir, "verify", rows, quiet=True)
+    console.print(f"{len(reports)} folders checked, {problems} problems; all of them: {path}", soft_wrap=True)
+    return problems == 0
+
+
+def check_folder(
+    folder: Path, check: Callable[..., IntegrityReport], *, label: str | None = None
+) -> IntegrityReport:
+    """Run a check of a folder and print what it found.
+
+    Args:
+        folder: What is checked.
+        check: Called with the folder and `on_progress`.
+        label: How it is called while it runs; None for the end of its path.
+    """
+    with progress(f"verify {label or f'{folder.parent.name}/{folder.name}'}") as update:
+        report = check(folder, on_progress=update)
+    counts = ", ".join(f"{number} {name}" for name, number in report.checked.items())
+    console.print(f"    {'ok' if report.ok else 'WRONG'}: {counts}, {len(report.problems)} problems")
+    tell([f"{problem.item}: {problem.reason}" for problem in report.problems])
+    return report
+
+
+def tell(lines: list[str]) -> None:
+    """Print the first lines and how many more there are."""
+    for line in lines[:SHOWN]:
+        console.print(f"    {line}", soft_wrap=True, markup=False)
+    if len(lines) > SHOWN:
+        console.print(f"    and {len(lines) - SHOWN} more")
+
+
+def write_report(output_dir: Path, name: str, content: Any, *, quiet: bool = False) -> Path:
+    """Write what an action found as JSON and return the file."""
+    path = output_dir / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    write_result(path, content)
+    if not quiet:
+        console.print(f"    report: {path}", soft_wrap=True)
+    return path

@@ -1,0 +1,171 @@
+"""Regression probes: actions from what changed between two frames, or from the present one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lary_policy.actions import (
+    ActionContract,
+    ActionStats,
+    Embodiment,
+    Scaling,
+    action_target,
+    build_targets,
+    fit_scaling,
+    load_embodiment,
+    target_embodiment,
+)
+from lary_policy.data import PairTable
+from lary_policy.errors import DatasetError
+from lary_policy.heads import save_head
+from lary_policy.heads.training import LatentBatches
+from lary_policy.latents import Bank
+from lary_policy.machine import is_main_process
+from lary_policy.runs.probe import Probing
+from lary_policy.runs.rows import count_rows
+from lary_policy.runs.statistics import given_scaling
+from lary_policy.scores import ActionEvaluation, estimates, evaluate_action
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Physical targets of the usable rows of one split.
+
+    Attributes:
+        bank: Latents `[F n d]`.
+        index: Places of each row's latents `[N t c]`.
+        targets: `[N k a]`.
+        anchors: Measured poses at the source frames `[N a]`.
+        robots: Robot type of each row.
+        items: Where each row stands.
+        episodes: Of each row, int64 `[N]`.
+        disturbed: Rows left out because of a disturbance inside their chunk.
+    """
+
+    bank: Bank
+    index: Tensor
+    targets: Tensor
+    anchors: Tensor
+    robots: tuple[str, ...]
+    items: tuple[str, ...]
+    episodes: Tensor
+    disturbed: int
+
+    def batches(self, scaling: Scaling, proprio: ActionStats | None) -> LatentBatches:
+        """Return what heads are trained and evaluated on."""
+        scaled = scaling.normalise(self.targets, self.robots, self.items)
+        pose = None if proprio is None else proprio.normalise(self.anchors)
+        return LatentBatches(self.bank, self.index, scaled.float(), pose)
+
+
+def probe_actions(probing: Probing) -> dict[str, Any]:
+    """Train, evaluate and save one action head; only the first of several processes has a result."""
+    job, config = probing.job, probing.context.config
+    spec, probe = job.data.spec, job.probe
+    if spec.embodiment is None:
+        raise DatasetError(expected="a source with actions", got=spec.key, fix="Train class probes on it.")
+    embodiment = load_embodiment(spec.embodiment)
+    layout = target_embodiment(embodiment, config.rotation)
+    parts = {split: _actions(probing, split, embodiment) for split in probing.splits}
+    train = parts[spec.train_split]
+    scaling = given_scaling(config, job.data, probe.target) or fit_scaling(
+        spec.key, job.data.protocol, probe.target, train.targets, train.robots, train.items,
+        layout=layout, unknown=config.unknown_robots,  # type: ignore[arg-type]
+    )  # fmt: skip
+    proprio = ActionStats.fit(train.anchors, embodiment) if probe.proprio else None
+    batches = {name: part.batches(scaling, proprio) for name, part in parts.items()}
+    meta = probing.meta(
+        batches[spec.train_split],
+        chunk=train.targets.shape[1],
+        action_dim=layout.action_dim,
+        stats=scaling.everything,
+        proprio_stats=proprio,
+        contract=ActionContract.of(layout, probe.target),
+        rotation=config.rotation,
+    )
+    head, trained = probing.train(meta, batches)
+    if not is_main_process():
+        return {}
+    save_head(probing.cell.folder, head, meta)
+    scores: list[dict[str, Any]] = []
+    found: dict[str, ActionEvaluation] = {}
+    for split in spec.report_splits:
+        part, device = parts[split], probing.context.device
+        of_rows = scaling.of_rows(part.robots)
+        found[split] = evaluate_action(
+            head, batches[split], of_rows, layout, targets=part.targets, device=device
+        )
+        measured = estimates(found[split], part.episodes.numpy())
+        scores += probing.scores(meta, split, measured, len(batches[split]), trained.seconds)
+    first = spec.report_splits[0]
+    constant = scaling.everything.constant(train.targets)
+    return {
+        **probing.result(trained, probing.aside()),
+        "scores": scores,
+        "warnings": list(found[first].warnings()),
+        "rows": {split: _count(probing, split, part) for split, part in parts.items()},
+        "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
+        "statistics": scaling.origin,
+        "unknown_robots": {split: scaling.unknown(part.robots) for split, part in parts.items()},
+        "trajectory": _trajectory(first, parts[first], found[first], layout),
+    }
+
+
+def _actions(probing: Probing, split: str, embodiment: Embodiment) -> Actions:
+    """Pick latents and actions of the undisturbed chunks of a split.
+
+    What a disturbance adds inside a chunk cannot be told from its two frames: as a target it is noise. The
+    chunks after it are what disturbances are for, they show the way back.
+    """
+    job, samples = probing.job, probing.samples(split)
+    table = job.data.table(split)
+    if not isinstance(table, PairTable):
+        raise job.data.spec.wrong_kind("pairs")
+    kept = table.select(samples.kept)
+    clean = torch.nonzero(kept.noise_steps() == 0).flatten()
+    if not len(clean):
+        raise DatasetError(
+            expected=f"an undisturbed chunk in split {split} of {job.data.name}",
+            got=f"{len(kept)} chunks, each with a disturbance",
+            fix="Collect more demonstrations, or with less disturbance.",
+        )
+    rows = kept.select(clean)
+    targets = build_targets(
+        action_target(job.probe.target).name, rows.actions(), rows.anchors(), embodiment,
+        rotation=probing.context.config.rotation, protocol=job.data.protocol,
+        one_form=job.data.task is None,
+    )  # fmt: skip
+    return Actions(
+        bank=samples.bank,
+        index=(samples.change() if job.probe.mode == "pair" else samples.present())[clean],
+        targets=targets,
+        anchors=rows.anchors(),
+        robots=rows.robot_types(),
+        items=tuple(rows.item(row) for row in rows.rows),
+        episodes=rows.episodes(),
+        disturbed=len(kept) - len(clean),
+    )
+
+
+def _count(probing: Probing, split: str, part: Actions) -> dict[str, Any]:
+    table, kept = probing.job.data.table(split), len(probing.samples(split).kept)
+    return count_rows(table, kept, len(part.items), disturbed=part.disturbed)
+
+
+def _trajectory(split: str, part: Actions, found: ActionEvaluation, layout: Embodiment) -> dict[str, Any]:
+    """Return the chunks of the first episode, joined in time."""
+    chosen = part.episodes == part.episodes.min()
+    units = tuple(unit for _, unit in sorted((i, g.unit) for g in layout.groups for i in g.indices))
+    order = np.argsort(np.array([item.rpartition(":")[2] for item in part.items])[chosen.numpy()].astype(int))
+    return {
+        "episode": f"{split} {part.items[int(chosen.nonzero()[0])]}",
+        "labels": list(layout.labels),
+        "units": list(units),
+        "true": found.targets[chosen][order].flatten(0, 1).tolist(),
+        "predicted": found.predictions[chosen][order].flatten(0, 1).tolist(),
+    }

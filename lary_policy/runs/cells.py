@@ -1,0 +1,164 @@
+"""Content-addressed results on disk: a finished cell is never computed again, nor twice at once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lary_policy.errors import StoreError
+from lary_policy.heads.training import agree, first_alone, wait_for_all
+from lary_policy.machine import is_main_process
+from lary_policy.paths import atomic_write, exclusive, safe_name
+
+RESULT = "result.json"
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and paths into what YAML and JSON know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def digest(*parts: Any) -> str:
+    """Return 12 hex digits of the sha256 of the parts' canonical JSON."""
+    return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_result(path: Path, value: Any) -> None:
+    """Write plain data as JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(plain(value), indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work: a folder named after its inputs, done when it holds `result.json`.
+
+    Attributes:
+        stage: `data`, `extract`, `probe` or `rollout`.
+        label: Readable part of the name, e.g. `reach-dinov2-small-pair-absolute`.
+        key: Digest of everything the result depends on.
+        root: The cache folder.
+    """
+
+    stage: str
+    label: str
+    key: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's files lie."""
+        return self.root / self.stage / f"{safe_name(self.label)}-{self.key}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is complete."""
+        return (self.folder / RESULT).is_file()
+
+    def result(self) -> dict[str, Any]:
+        """Read the result.
+
+        Raises:
+            StoreError: The file is not valid JSON.
+        """
+        path = self.folder / RESULT
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(value, dict):
+                raise ValueError(f"a {type(value).__name__} instead of an object")
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                expected="a finished cell",
+                got=f"{path}: {error}",
+                fix=f"Delete {self.folder} and start the command again.",
+            ) from error
+        return value
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Publish the result atomically and return it as every later run will read it."""
+        write_result(self.folder / RESULT, result)
+        return self.result()
+
+    def compute(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the finished result, or compute and publish it in one process at a time.
+
+        Another process that computes the same cell is waited for and its result taken. In several processes
+        of a launcher only the first one works.
+        """
+        if agree(self.done):
+            return self.result()
+
+        def alone() -> dict[str, Any]:
+            with self.lock():
+                return self.result() if self.done else self.finish(work())
+
+        return first_alone(alone, self.result)
+
+    def compute_together(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Like `compute`, but all processes of a launcher work; the first one's answer is the result."""
+        if agree(self.done):
+            return self.result()
+        with self.lock() if is_main_process() else contextlib.nullcontext():
+            if not agree(self.done):
+                result = work()
+                if is_main_process():
+                    self.finish(result)
+            wait_for_all()
+        return self.result()
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the cell while a block runs, see `lary_policy.paths.exclusive`."""
+        return exclusive(self.root / "locks" / f"{self.stage}-{self.folder.name}.lock")
+
+
+def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:
+    """Return the folder of a run: the named one, or a new one with the date that no other run has.
+
+    Raises:
+        StoreError: The folder is not writable, or `<output_dir>/latest` is no link.
+    """
+    link = output_dir / "latest"
+    if link.exists() and not link.is_symlink():
+        raise StoreError(
+            expected=f"a link, or nothing, at {link}", got="a file or folder", fix=f"Rename {link}."
+        )
+    stem = name or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = output_dir / (stem if number == 1 else f"{stem}_{number}")
+            try:
+                folder.mkdir(exist_ok=name is not None)
+            except FileExistsError:
+                continue  # of another run that started in the same second
+            break
+        return folder
+    except OSError as error:
+        raise StoreError(
+            expected=f"a writable folder {output_dir}",
+            got=f"{error.strerror or error}",
+            fix="Pass output_dir=<a folder you may write to>.",
+        ) from error
+
+
+def point_latest(output_dir: Path, run: Path) -> None:
+    """Make `<output_dir>/latest` point at a run."""
+    link, temporary = output_dir / "latest", output_dir / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(run.name)
+    temporary.replace(link)

@@ -1,0 +1,99 @@
+"""Stage `data`: demonstrations of simulated tasks, and those that the closed loop follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lary_policy.console import progress
+from lary_policy.data import open_source
+from lary_policy.data.simulated import collect_goals, collect_splits, report_on
+from lary_policy.machine import intra_op_threads
+from lary_policy.paths import read_json
+from lary_policy.runs.cells import Cell, plain
+from lary_policy.runs.config import SIMULATED
+from lary_policy.runs.context import RunContext, RunData
+
+
+def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell | None]:
+    """Return the cells of the demonstrations of a task and, if a loop follows any, of the goals."""
+    from lary_envs.tasks import task_spec
+
+    c = context.config
+    shared = (task, c.cameras, c.image_px, c.stride, task_spec(task).embodiment, c.looks)
+    demos = context.cell("data", task, *shared, c.randomisation, c.demos)
+    if not c.loops:
+        return demos, None
+    return demos, context.cell("data", f"{task}-goals", *shared, c.rollout_level, c.episodes)
+
+
+def collected(context: RunContext, task: str) -> bool:
+    """Tell whether the demonstrations of a task are on disk."""
+    return data_cells(context, task)[0].folder.exists()
+
+
+def open_task(context: RunContext, task: str) -> RunData:
+    """Open what has been collected of a task: demonstrations and, if they are there, goals."""
+    demos, goals = data_cells(context, task)
+    there = goals.folder if goals is not None and goals.folder.exists() else None
+    source = open_source(SIMULATED, data_dir=demos.folder, goals=there)
+    reports = [_report(folder) for folder in (demos.folder, there) if folder is not None]
+    return RunData(
+        source,
+        "native",
+        task,
+        seconds=sum(report.seconds for report in reports),
+        failed=tuple(episode for report in reports for episode in report.failed),
+    )
+
+
+def run_collect(context: RunContext, task: str) -> RunData:
+    """Collect the demonstrations of a task and the goals of its loops, or reuse the complete ones on disk.
+
+    Raises:
+        StoreError: The disk is full; finished episodes are kept and the next call continues.
+        DatasetError: The expert failed on a whole split.
+    """
+    c = context.config
+    _, goals = data_cells(context, task)
+    collect_demos(context, task)
+    if goals is not None:
+        settings = _settings(context, randomisation=c.rollout_level)
+        _collect(goals, collect_goals, task, c.episodes, settings)
+    return open_task(context, task)
+
+
+def collect_demos(context: RunContext, task: str) -> Path:
+    """Collect the demonstrations of a task without goals and return their folder.
+
+    Raises:
+        StoreError: The disk is full; finished episodes are kept and the next call continues.
+        DatasetError: The expert failed on a whole split.
+    """
+    c, (cell, _) = context.config, data_cells(context, task)
+    settings = _settings(context, randomisation=c.randomisation)
+    return _collect(cell, collect_splits, task, plain(c.demos), settings)
+
+
+def _settings(context: RunContext, **how: Any) -> dict[str, Any]:
+    c = context.config
+    return {
+        "cameras": c.cameras,
+        "image_px": c.image_px,
+        "stride": c.stride,
+        "num_worlds": c.num_worlds,
+        "render_device": context.device,
+        "looks": c.looks,
+        **how,
+    }
+
+
+def _collect(cell: Cell, collect: Any, task: str, what: Any, settings: dict[str, Any]) -> Path:
+    if cell.folder.exists():
+        return collect(cell.folder, task, what, **settings)
+    with progress(f"data {cell.label}") as update, intra_op_threads(1):
+        return collect(cell.folder, task, what, on_progress=update, **settings)
+
+
+def _report(folder: Path) -> Any:
+    return report_on(folder, read_json(folder / "dataset.json"), reused=True)

@@ -1,0 +1,361 @@
+"""The schema of a run, whatever it reads: a source, encoder views, questions, heads, seeds, closed loops."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lary_policy.actions import ROTATIONS, UNKNOWN_ROBOTS, action_target, list_action_targets
+from lary_policy.data import PROTOCOLS
+from lary_policy.encoders import EncoderView
+from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
+from lary_policy.heads import HeadConfig, head_kind, load_head_config, parse_head_config, require_fit
+from lary_policy.heads.training import list_loggers
+from lary_policy.runs.settings import at_least, check_names, setting, some_and_different
+
+SIMULATED = "simulated"  # the source that `tasks` are of
+ACTION_MODES = ("pair", "policy")  # questions about actions; all others are about classes
+CLASS_MODES = ("atomic", "composite")
+LOOPS = {"subgoal": "pair", "policy": "policy"}  # mode of the closed loop -> question of the head it uses
+LOOKS = ("primitives", "menagerie")  # of the simulated robots
+LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
+LATENTS_DTYPES = ("auto", "float32", "float16", "bfloat16")
+RESERVED_RUNS = ("cache", "latest", "sweeps")  # names that the output folder uses itself
+PROTOCOL_CHOICES = {"native": ("native",), "lary": ("lary",), "both": PROTOCOLS}
+# What a run on files trains where nothing is asked for. The reference's tables hold absolute targets and
+# flattened latents; native results put relative targets and a head of one capacity for every encoder beside.
+DEFAULT_TARGETS = {"lary": ("absolute",), "native": ("absolute", "relative")}
+DEFAULT_HEADS = {
+    ("lary", "actions"): ("mlp-reference",),
+    ("native", "actions"): ("mlp-reference", "mlp-matched"),
+    ("lary", "classes"): ("attentive-sweep",),
+    ("native", "classes"): ("attentive-sweep",),
+}
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(expected=f"{name} >= 1", got=str(value), fix=f"Pass {name}=50, for example.")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Episodes of each split, and noise injected into the executed targets (DART) in metres and radians."""
+
+    train: int = 250
+    val: int = 25
+    test: int = 50
+    noise_std_m: float = 0.0
+    noise_std_rad: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val", "test"):
+            _positive(f"demos.{name}", getattr(self, name))
+        for name in ("noise_std_m", "noise_std_rad"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    expected=f"demos.{name} >= 0", got=str(getattr(self, name)), fix=f"Pass demos.{name}=0."
+                )
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """One question and the head that answers it.
+
+    Attributes:
+        mode: `pair` (source and target frame to the actions between), `policy` (present frame to the next
+            actions), `atomic` (class of a pair) or `composite` (class of a clip).
+        target: What of the actions, see `list_action_targets`; `class` for classes.
+        head: Name of a file of configs/head.
+        proprio: Whether the head also sees the measured pose at the source frame.
+    """
+
+    mode: str
+    target: str
+    head: str
+    proprio: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in (*ACTION_MODES, *CLASS_MODES):
+            raise UnknownNameError("probe mode", self.mode, (*ACTION_MODES, *CLASS_MODES))
+        targets = list_action_targets() if self.mode in ACTION_MODES else ("class",)
+        if self.target not in targets:
+            raise UnknownNameError(f"target of a {self.mode} probe", self.target, targets)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """One way to close the loop with the head of a probe."""
+
+    mode: str
+    target: str
+
+    def __post_init__(self) -> None:
+        if self.mode not in LOOPS:
+            raise UnknownNameError("rollout mode", self.mode, LOOPS)
+
+    def uses(self, probe: Probe | ProbeConfig) -> bool:
+        """Tell whether the loop runs the head of this probe."""
+        return (LOOPS[self.mode], self.target) == (probe.mode, probe.target)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question with its head's configuration; `ProbeConfig` after the names were looked up."""
+
+    mode: str
+    target: str
+    head: HeadConfig
+    proprio: bool = False
+
+    @property
+    def about(self) -> str:
+        """Whether it predicts `actions` or `classes`."""
+        return "actions" if self.mode in ACTION_MODES else "classes"
+
+    @property
+    def label(self) -> str:
+        """Readable name, e.g. `policy-relative-mlp512-project32-proprio`."""
+        return f"{self.mode}-{self.target}-{self.head.label}{'-proprio' if self.proprio else ''}"
+
+
+# What tasks are asked, and how their heads are let drive, where a suite says nothing else.
+DEFAULT_PROBES = (
+    ProbeConfig("pair", "absolute", "mlp-small"),
+    ProbeConfig("pair", "relative", "mlp-small"),
+    ProbeConfig("policy", "relative", "mlp-small", proprio=True),
+    ProbeConfig("atomic", "class", "attentive-small"),
+)
+DEFAULT_ROLLOUTS = (RolloutConfig("subgoal", "absolute"), RolloutConfig("policy", "relative"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run depends on; a file of configs/suite says what differs from these defaults."""
+
+    name: str = setting("run", "name of the suite, for the report")
+    encoders: tuple[EncoderView, ...] = setting((), "views: [dinov2-small,{name: pixels, image_px: 56}]")
+    source: str = setting(SIMULATED, "what is read: `simulated` tasks, or files of this kind")
+    sources: tuple[str, ...] = setting((), "several sources of files in one run and report; empty = source")
+    data_dir: Path | None = setting(None, "folder of the source's files")
+    options: dict[str, Any] = setting(dict, "further settings of the source")
+    tasks: tuple[str, ...] = setting((), "simulated tasks; empty for a source of files")
+    cameras: tuple[str, ...] = setting(("front", "wrist"), "of the tasks, in the order that heads see them")
+    image_px: int = setting(112, "width and height of the tasks' frames")
+    stride: int = setting(5, "control steps between source and target frame = chunk length of tasks")
+    demos: DemoConfig = setting(DemoConfig(), "demonstrations of each split, and noise injected into them")
+    looks: str = setting(
+        "primitives", "of simulated robots; menagerie = MuJoCo Menagerie's meshes (arm7), same physics", LOOKS
+    )
+    randomisation: str = setting("none", "of demonstrations: colours, sizes, light, cameras, table", LEVELS)
+    protocol: str = setting(
+        "native", "lary = as the reference does it, faults included (files only)", tuple(PROTOCOL_CHOICES)
+    )
+    probes: tuple[ProbeConfig, ...] | None = setting(
+        None, "questions: [{mode: pair, target: absolute, head: mlp-small}]; null = the usual ones"
+    )
+    heads: tuple[HeadConfig, ...] = setting((), "names of configs/head, instead of those of the probes")
+    targets: tuple[str, ...] = setting((), "instead of those of the probes", list_action_targets)
+    rotation: str = setting("native", "of targets: as recorded, or six numbers", ROTATIONS)
+    unknown_robots: str = setting(
+        "error", "native, blank or unknown robot types: an error, or pool = all robots' statistics",
+        UNKNOWN_ROBOTS[:2],
+    )  # fmt: skip
+    statistics: Path | None = setting(
+        None, "JSON of `lary data statistics`, or the reference's; null = of the training split"
+    )
+    loggers: tuple[str, ...] = setting((), "where histories also go; wandb runs offline", list_loggers)
+    attention: int = setting(4, "test samples of each class probe whose attention is drawn")
+    seed: int = setting(0, "of heads; latents do not depend on it")
+    seeds: tuple[int, ...] = setting((), "several seeds in one run and report, e.g. [0,1,2]; empty = seed")
+    rollouts: tuple[RolloutConfig, ...] | None = setting(
+        None, "closed loops of tasks: [{mode: subgoal, target: absolute}]; null = the usual ones"
+    )
+    episodes: int = setting(50, "closed-loop episodes of one cell")
+    num_worlds: int = setting(50, "simulated worlds side by side")
+    rollout_randomisation: str | None = setting(None, "of closed loops; null = as demonstrations", LEVELS)
+    stop_at_success: bool = setting(False, "end an episode at its first success")
+    batch_invariant: bool = setting(False, "batches of one size: num_worlds changes no bit")
+    latents_dtype: str = setting(
+        "auto", "of the store; auto = float32 under lary, otherwise 16 bits", LATENTS_DTYPES
+    )
+    latents_ram_gb: float | None = setting(
+        None, "latents a training keeps in memory, 1e9 bytes; null = a quarter of what is free"
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:<index>: encoders, heads, renderer, rollouts")
+    output_dir: Path = setting(Path("outputs"), "where results and the cache go")
+    run: str | None = setting(None, "name of the run's folder in it; null = <verb>-<date>-<time>")
+
+    def __post_init__(self) -> None:
+        check_names(self)
+        at_least(self, 1, "episodes", "num_worlds", "stride", "image_px")
+        at_least(self, 0, "attention", "latents_ram_gb")
+        some_and_different("encoders", [view.label for view in self.encoders])
+        if self.seeds:
+            some_and_different("seeds", [str(seed) for seed in self.seeds])
+        if self.tasks:
+            some_and_different("tasks", self.tasks)
+            some_and_different("cameras", self.cameras)
+        self._check_run()
+        self._check_loops()
+
+    def _check_run(self) -> None:
+        plain = self.run is None or self.run == Path(self.run).name
+        if not plain or self.run in ("", "..", *RESERVED_RUNS):
+            raise ConfigError(
+                expected=f"run as the plain name of a folder, other than {', '.join(RESERVED_RUNS)}",
+                got=f"'{self.run}'",
+                fix="Pass run=first-try, for example, and output_dir=<folder> for another place.",
+            )
+
+    def _check_loops(self) -> None:
+        if self.tasks and self.protocol != "native":
+            raise ConfigError(
+                expected="protocol=native for simulated tasks", got=self.protocol, fix="Leave protocol out."
+            )
+        if self.probes and self.tasks:
+            asked = [f"{p.mode}/{p.target}/{p.head}/{p.proprio}" for p in self.probes]
+            some_and_different("probes", asked)
+        for loop in self.rollouts or ():
+            if not any(loop.uses(probe) for probe in self.asked):
+                raise ConfigError(
+                    expected=f"a probe {LOOPS[loop.mode]}/{loop.target} for rollouts",
+                    got=f"probes {', '.join(f'{p.mode}/{p.target}' for p in self.asked) or 'none'}",
+                    fix="Add the probe to `probes` or drop the rollout.",
+                )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The sources of files to read, one after the other; none where the run has tasks."""
+        return () if self.tasks else self.sources or (self.source,)
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The seeds of each head."""
+        return self.seeds or (self.seed,)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols to run, one after the other."""
+        return PROTOCOL_CHOICES[self.protocol]
+
+    @property
+    def rollout_level(self) -> str:
+        """Level of randomisation of the closed loop and of the demonstrations it follows."""
+        return self.rollout_randomisation or self.randomisation
+
+    @property
+    def asked(self) -> tuple[ProbeConfig, ...]:
+        """The questions as they are asked; empty for a source of files, which has its own."""
+        if self.probes is not None:
+            return self.probes
+        return DEFAULT_PROBES if self.tasks else ()
+
+    @property
+    def loops(self) -> tuple[RolloutConfig, ...]:
+        """The closed loops: those asked for, or the usual ones whose head is trained."""
+        if self.rollouts is not None:
+            return self.rollouts
+        usual = DEFAULT_ROLLOUTS if self.tasks else ()
+        return tuple(loop for loop in usual if any(loop.uses(probe) for probe in self.asked))
+
+    def probes_for(self, protocol: str, about: tuple[str, ...], kind: str) -> tuple[Probe, ...]:
+        """Return the heads to train on data.
+
+        Args:
+            protocol: `native` or `lary`.
+            about: What the data can be asked: `actions`, `classes` or both.
+            kind: `pairs` or `clips`.
+
+        Raises:
+            ConfigError: A question does not fit the data, or a head not its question.
+        """
+        asked = self.asked or _usual(protocol, about, kind)
+        found = [probe for one in asked for probe in self._with_heads(one, protocol)]
+        for probe in found:
+            fits = probe.about in about and (probe.mode == "composite") == (kind == "clips")
+            if not fits:
+                modes = [m for m in (*ACTION_MODES, *CLASS_MODES) if _fits(m, about, kind)]
+                raise ConfigError(
+                    expected=f"a question that {self.source} can be asked: {', '.join(modes)}",
+                    got=f"{probe.mode}/{probe.target}",
+                    fix=f"Pass probes=[{{mode: {modes[0]}, ...}}], or leave probes out.",
+                )
+        return tuple(dict.fromkeys(found))
+
+    def _with_heads(self, one: ProbeConfig, protocol: str) -> list[Probe]:
+        about = "actions" if one.mode in ACTION_MODES else "classes"
+        heads = [h for h in self.heads if head_kind(h.model.kind).fits(one.mode)]
+        if self.heads and not heads and not self.asked:
+            heads = list(self.heads)  # files are asked what the heads are for: these are refused below
+        heads = heads or [load_head_config(one.head)]
+        for head in heads:
+            require_fit(head.model, one.mode)
+        if protocol == "native":
+            # The reference reports the last epoch; a native result is that of the epoch that val chose.
+            heads = [replace(h, train=replace(h.train, select="best")) for h in heads]
+        targets = self.targets if about == "actions" and self.targets else (one.target,)
+        if about == "actions":  # what the reference calls relative is `displacement`
+            targets = tuple(dict.fromkeys(action_target(t, protocol=protocol).name for t in targets))
+        return [Probe(one.mode, t, h, one.proprio) for h, t in itertools.product(heads, targets)]
+
+
+def _usual(protocol: str, about: tuple[str, ...], kind: str) -> list[ProbeConfig]:
+    """Return what is asked of files where a run says nothing."""
+    names = DEFAULT_HEADS[protocol, about[0]]
+    if about[0] == "classes":
+        mode = "composite" if kind == "clips" else "atomic"
+        return [ProbeConfig(mode, "class", name) for name in names]
+    return [ProbeConfig("pair", t, name) for name in names for t in DEFAULT_TARGETS[protocol]]
+
+
+def _fits(mode: str, about: tuple[str, ...], kind: str) -> bool:
+    if mode in ACTION_MODES:
+        return "actions" in about
+    return "classes" in about and (mode == "composite") == (kind == "clips")
+
+
+def run_config(raw: Mapping[str, Any]) -> RunConfig:
+    """Turn plain settings, as the command line composes them, into a `RunConfig`.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type.
+        UnknownNameError: A task, encoder, mode, target, head, protocol or looks do not exist.
+    """
+    import draccus
+
+    values = {name: value for name, value in raw.items() if value is not None}
+    for one in fields(RunConfig):
+        if str(one.type).startswith("tuple") and isinstance(values.get(one.name), str):
+            got = values[one.name]
+            raise ConfigError(
+                expected=f"a list of {one.name}", got=f"'{got}'", fix=f"Write {one.name}=[{got}]."
+            )
+    views = tuple(EncoderView.of(view) for view in values.pop("encoders", ()))
+    heads = tuple(_head(head) for head in values.pop("heads", ()))
+    options = values.pop("options", {})
+    try:
+        # Everything that draccus decodes is there before views and heads are: a run needs at least one view.
+        config = draccus.decode(RunConfig, {**values, "encoders": [{"name": "-"}]})
+    except draccus.utils.DecodingError as error:
+        raise named_cause(error, RunConfig) from error
+    return replace(config, encoders=views, heads=heads, options=dict(options))
+
+
+def _head(value: str | Mapping[str, Any]) -> HeadConfig:
+    return load_head_config(value) if isinstance(value, str) else parse_head_config(value)
+
+
+def named_cause(error: Exception, schema: type) -> LaryPolicyError:
+    """Return the named error below a decoding error, or one that lists the fields of the schema."""
+    below: BaseException | None = error
+    while below is not None and not isinstance(below, LaryPolicyError):
+        below = below.__cause__ or below.__context__
+    return below or ConfigError(
+        expected="fields " + ", ".join(f.name for f in fields(schema)),
+        got=str(error),
+        fix="`lary <verb> --help` lists every setting with its type.",
+    )

@@ -1,0 +1,251 @@
+"""What all stages of one run share: configuration, folders, device, opened data, loaded encoders."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lary_policy import __version__
+from lary_policy.actions import Embodiment, load_embodiment
+from lary_policy.data import (
+    ClipTable,
+    PairTable,
+    Source,
+    SourceSpec,
+    content_digest,
+    open_source,
+    require_protocol,
+    table_digest,
+)
+from lary_policy.data.simulated import GOALS
+from lary_policy.encoders import EncoderShelf, EncoderView
+from lary_policy.errors import UnknownNameError
+from lary_policy.latents import store_dtype
+from lary_policy.machine import available_cores, resolve_device
+from lary_policy.runs.cells import Cell, digest
+from lary_policy.runs.config import RunConfig
+from lary_policy.types import Quarantined
+
+# Raised when a stage computes something else from the same inputs, so that old cells are not reused.
+STAGE_VERSIONS = {"data": 3, "extract": 3, "probe": 7, "rollout": 3}
+STAGES = ("data", "extract", "probe", "rollout", "report")
+PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
+
+
+@dataclass
+class RunData:
+    """A source opened under one protocol, its tables read once.
+
+    Attributes:
+        source: The source.
+        protocol: `native` or `lary`.
+        task: The simulated task whose demonstrations it holds, or None.
+        seconds: Time that collecting took.
+        failed: Expert episodes that were left out.
+    """
+
+    source: Source
+    protocol: str
+    task: str | None = None
+    seconds: float = 0.0
+    failed: tuple[Quarantined, ...] = ()
+    _tables: dict[str, PairTable | ClipTable] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> SourceSpec:
+        """What the source holds."""
+        return self.source.spec
+
+    @property
+    def name(self) -> str:
+        """What scores call it: the task, or the key of the source."""
+        return self.task or self.spec.key
+
+    @property
+    def label(self) -> str:
+        """Readable name, e.g. `reach` or `calvin-lary`."""
+        return self.task or f"{self.spec.key}-{self.protocol}"
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """What probes can be asked to predict: `actions`, `classes` or both."""
+        if self.task is not None:
+            return ("actions", "classes")
+        return ("classes",) if self.spec.embodiment is None else ("actions",)
+
+    @property
+    def embodiment(self) -> Embodiment | None:
+        """The action layout; None for a source of classes."""
+        return None if self.spec.embodiment is None else load_embodiment(self.spec.embodiment)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Every split that is used, each once."""
+        s = self.spec
+        return tuple(dict.fromkeys((s.train_split, s.select_split, *s.report_splits)))
+
+    def table(self, split: str) -> PairTable | ClipTable:
+        """Read the rows of a split, once."""
+        if split not in self._tables:
+            read = self.source.pairs if self.spec.kind == "pairs" else self.source.clips
+            self._tables[split] = read(split)
+        return self._tables[split]
+
+    @cached_property
+    def goal_table(self) -> PairTable | None:
+        """Pairs of the demonstrations that the closed loop follows."""
+        return self.source.pairs(GOALS) if GOALS in self.spec.splits and self.task else None
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of what heads learn from: frames, classes and actions of all splits, wherever they lie."""
+        tables = {split: self.table(split) for split in self.splits}
+        return content_digest(self.source, *tables, tables=tables)
+
+    @cached_property
+    def goals_digest(self) -> str | None:
+        """Digest of the demonstrations to follow."""
+        return None if self.goal_table is None else table_digest(self.goal_table)
+
+
+@dataclass
+class RunContext:
+    """One run of one or more stages.
+
+    Attributes:
+        config: What to do.
+        device: Resolved torch device.
+        cores: CPU cores that may be used.
+        shelf: The encoders.
+        data: What the run reads, as far as it is there: sources of files are opened at once, tasks by the
+            stage `data`.
+    """
+
+    config: RunConfig
+    device: str
+    cores: int
+    shelf: EncoderShelf
+    data: list[RunData] = field(default_factory=list)
+
+    @classmethod
+    def create(cls, config: RunConfig, *, until: str = "report") -> RunContext:
+        """Resolve the device and check every name that the stages up to `until` use.
+
+        Raises:
+            UnknownNameError: A source, task, encoder, head, camera or target does not exist.
+            WeightsMissingError: The weights of an encoder are absent.
+            ConfigError: CUDA is asked for and not there, or a question does not fit the data.
+            DatasetError: The folder of a source is missing or holds something else.
+            SimulationError: The meshes of `looks=menagerie` are missing or do not fit.
+        """
+        device = resolve_device(config.device)
+        frame_px = config.image_px if config.tasks else None
+        context = cls(config, device, available_cores(), EncoderShelf(device, frame_px=frame_px))
+        for task in config.tasks:
+            _check_task(config, task)
+        context.data += [_open(config, key, p) for key in config.keys for p in config.protocols]
+        if STAGES.index(until) >= STAGES.index("extract"):
+            for protocol in config.protocols:
+                for view in context.views(protocol):
+                    context.shelf.check(view)
+        if STAGES.index(until) >= STAGES.index("probe"):
+            if config.tasks:
+                config.probes_for("native", ("actions", "classes"), "pairs")
+            for data in context.data:
+                config.probes_for(data.protocol, data.about, data.spec.kind)
+        return context
+
+    @property
+    def cache(self) -> Path:
+        """Folder of finished cells, shared by all runs of an output folder."""
+        return self.config.output_dir / "cache"
+
+    def views(self, protocol: str) -> tuple[EncoderView, ...]:
+        """Return the encoder views; under `lary` those that the reference runs are fed as it feeds them."""
+        if protocol != "lary":
+            return self.config.encoders
+        return tuple(
+            replace(v, preprocess="lary") if "lary" in v.spec.preprocess else v for v in self.config.encoders
+        )
+
+    def latents_dtype(self, protocol: str, view: EncoderView) -> str:
+        """Return the dtype that a view's latents are stored in."""
+        return store_dtype(self.config.latents_dtype, protocol, self.shelf.dtype(view))
+
+    def latents_key(self, data: RunData, view: EncoderView) -> str:
+        """Return the digest of what heads learn from: the data's content through a view."""
+        return digest(data.digest, self.shelf.key(view), self.latents_dtype(data.protocol, view), self.device)
+
+    def cell(self, stage: str, label: str, *inputs: Any) -> Cell:
+        """Return the cell of a stage for the given inputs."""
+        key = digest(STAGE_VERSIONS[stage], __version__, self.device, *inputs)
+        return Cell(stage, label, key, self.cache)
+
+    def facts(self) -> dict[str, str]:
+        """Return what every result of a run carries, see `machine_facts`."""
+        seeds = ",".join(str(seed) for seed in self.config.every_seed)
+        return machine_facts(self.device, self.cores, seeds, self.config.protocol)
+
+
+def _check_task(config: RunConfig, task: str) -> None:
+    from lary_envs.tasks import task_spec
+
+    spec = task_spec(task)
+    if config.looks == "menagerie":
+        from lary_envs.scene import require_counterpart
+
+        require_counterpart(spec.embodiment)
+    for camera in config.cameras:
+        if camera not in spec.cameras:
+            raise UnknownNameError(f"camera of task {task}", camera, spec.cameras)
+
+
+def _open(config: RunConfig, key: str, protocol: str) -> RunData:
+    options = {k: v for k, v in config.options.items() if v is not None}
+    options = {
+        k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in options.items()
+    }
+    source = open_source(key, data_dir=config.data_dir, protocol=protocol, **options)
+    return RunData(source, require_protocol(protocol))
+
+
+def machine_facts(device: str, cores: int, seed: str, protocol: str) -> dict[str, str]:
+    """Return versions, device, cores, seed and git revision, as every result carries them."""
+    import torch
+
+    versions = {name: _version(name) for name in PACKAGES}
+    gpu = torch.cuda.get_device_name(device) if device != "cpu" else "none"
+    return {
+        "lary_policy": __version__,
+        **versions,
+        "python": platform.python_version(),
+        "device": device,
+        "gpu": gpu,
+        "cpu cores": str(cores),
+        "git": git_revision(),
+        "seed": seed,
+        "protocol": protocol,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def git_revision() -> str:
+    """Return the commit of the checkout the package runs from (`-dirty` if changed), or `not a checkout`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return "not a checkout"
+    return done.stdout.strip() if done.returncode == 0 else "not a checkout"

@@ -1,0 +1,146 @@
+"""Stage `extract`: everything unique of some data through one encoder view, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lary_policy.console import console, progress
+from lary_policy.data import PairTable
+from lary_policy.encoders import EncoderView
+from lary_policy.latents import (
+    LatentStore,
+    LatentTable,
+    encode_tables,
+    health_of,
+    load_frames,
+    load_latents,
+    of_frames,
+    open_store,
+    ram_budget,
+    store_is_whole,
+    store_path,
+    tell_what_stays_on_disk,
+)
+from lary_policy.machine import intra_op_threads
+from lary_policy.paths import exclusive
+from lary_policy.runs.cells import Cell
+from lary_policy.runs.context import RunContext, RunData
+
+BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
+# Models whose clip latent the reference's probe sees without a time axis, so without temporal embedding
+# (protocol section 2.3).
+TIMELESS = frozenset({"vjepa2"})
+
+Splits = Mapping[str, LatentTable]
+
+
+def extract_cell(context: RunContext, data: RunData, view: EncoderView) -> Cell:
+    """Return the cell of some data through a view."""
+    inputs = (context.latents_key(data, view), data.goals_digest)
+    return context.cell("extract", f"{data.label}-{view.label}", *inputs)
+
+
+def run_extract(context: RunContext, data: RunData, view: EncoderView) -> dict[str, Any]:
+    """Encode what the store lacks; return counts, seconds, quarantined items and the use of the codebook.
+
+    Raises:
+        StoreError: The disk is full or the store is damaged; finished shards are kept.
+        WeightsMissingError: The weights of the encoder are absent.
+        DatasetError: A CSV is missing, or no row of a split is usable.
+    """
+    cell = extract_cell(context, data, view)
+    if cell.done and not _is_whole(context, data, view, cell.result()):
+        (cell.folder / "result.json").unlink(missing_ok=True)  # a shard was deleted: it is computed again
+    return cell.compute(lambda: _extract(context, data, view, cell.label))
+
+
+def store_of(context: RunContext, data: RunData, view: EncoderView) -> LatentStore:
+    """Open the latents of a view, shared by all data and runs of an output folder."""
+    return open_store(
+        context.cache / "latents",
+        context.shelf.load(view),
+        clips=_of_clips(data, view),
+        dtype=context.latents_dtype(data.protocol, view),
+        name=view.name,
+    )
+
+
+def load_splits(context: RunContext, data: RunData, view: EncoderView) -> dict[str, LatentTable]:
+    """Load the latents of all splits' rows, which stay on disk where `latents_ram_gb` is too little.
+
+    Raises:
+        StoreError: Latents are missing: run `extract` first.
+    """
+    store, budget = store_of(context, data, view), ram_budget(context.config.latents_ram_gb)
+    steps = _time_steps(context, data, view, store)
+    splits = {s: load_latents(data.table(s), store, budget, time_steps=steps) for s in data.splits}
+    tell_what_stays_on_disk(f"{data.label}-{view.label}", {s: t.bank for s, t in splits.items()})
+    return splits
+
+
+def load_goals(context: RunContext, data: RunData, view: EncoderView) -> tuple[PairTable, LatentTable] | None:
+    """Load what the demonstrations to follow show: latents, or frames for encoders that compare frames."""
+    table = data.goal_table
+    if table is None:
+        return None
+    if not of_frames(context.shelf.load(view)):
+        return table, load_frames(table)
+    budget = ram_budget(context.config.latents_ram_gb)
+    return table, load_latents(table, store_of(context, data, view), budget)
+
+
+def _of_clips(data: RunData, view: EncoderView) -> bool:
+    return data.spec.kind == "clips" and view.spec.latent.kind == "clip"
+
+
+def _is_whole(context: RunContext, data: RunData, view: EncoderView, result: dict[str, Any]) -> bool:
+    """Tell whether no shard disappeared since the cell was finished; the encoder is not loaded for this."""
+    dtype, clips = context.latents_dtype(data.protocol, view), _of_clips(data, view)
+    latents, fingerprint = context.cache / "latents", result["fingerprint"]
+    folder = store_path(latents, view.name, fingerprint, clips=clips, dtype=dtype)
+    return store_is_whole(folder, result["encoded"] + result["reused"])
+
+
+def _time_steps(context: RunContext, data: RunData, view: EncoderView, store: LatentStore) -> int | None:
+    """Return how many time steps heads see in a latent of a clip; None where they see no time axis."""
+    if not _of_clips(data, view):
+        return None
+    if data.protocol == "lary" and view.spec.reference_key in TIMELESS:
+        return None
+    return store.latent.tokens // context.shelf.load(view).latent.tokens
+
+
+def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) -> dict[str, Any]:
+    tables, goals = [data.table(split) for split in data.splits], data.goal_table
+    extra = [] if goals is None else [goals]
+    encoder = context.shelf.load(view)
+    store = store_of(context, data, view)
+    with (
+        exclusive(context.cache / "locks" / f"{store.root.name}.lock"),  # other data share the store
+        progress(f"extract {label}") as update,
+        intra_op_threads(context.cores),
+    ):
+        report = encode_tables(
+            tables, encoder, store, extra_frames=extra, batch_size=BATCH_SIZE,
+            decode_threads=context.cores, on_progress=update,
+        )  # fmt: skip
+    health = health_of(encoder, store, report)
+    if health is not None:
+        console.print(f"    codebook of {view.label} on {data.label}: {health}")
+    aside = [q for table in (*tables, *extra) for q in table.quarantined]
+    return {
+        "task": data.name,
+        "protocol": data.protocol,
+        "encoder": view.label,
+        "fingerprint": encoder.fingerprint,
+        "unit": report.unit,
+        "requested": report.requested,
+        "unique": report.unique,
+        "encoded": report.encoded,
+        "reused": report.reused,
+        "rows": {split: len(data.table(split)) for split in data.splits},
+        "quarantined": [*report.quarantined, *aside],
+        "codebook": health and health.to_dict(),
+        "seconds": report.seconds,
+    }

@@ -1,0 +1,158 @@
+"""Stage `probe`: a head on stored latents, selected on one split, reported on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lary_policy.console import progress
+from lary_policy.heads import Head, HeadMeta
+from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
+from lary_policy.latents import LatentTable, stored_latent
+from lary_policy.machine import intra_op_threads
+from lary_policy.runs.cells import Cell
+from lary_policy.runs.context import RunContext
+from lary_policy.runs.encode import Splits
+from lary_policy.runs.grid import Job
+from lary_policy.scores import Estimate, Score
+from lary_policy.types import Quarantined
+
+PROGRESS_FILE = "training.safetensors"  # what an interrupted training goes on from
+
+
+@dataclass(frozen=True)
+class Probing:
+    """A job while it is worked on.
+
+    Attributes:
+        context: The run.
+        job: What to train.
+        splits: Latents of its splits.
+        cell: Where the result goes.
+    """
+
+    context: RunContext
+    job: Job
+    splits: Splits
+    cell: Cell
+
+    def samples(self, split: str) -> LatentTable:
+        """Return the latents of a split."""
+        return self.splits[split]
+
+    def aside(self) -> list[Quarantined]:
+        """Return the rows without latents."""
+        return [q for table in self.splits.values() for q in table.quarantined]
+
+    def meta(self, sample: LatentBatches, **fields: Any) -> HeadMeta:
+        """Describe the head; `fields` are what its kind of question adds."""
+        job, spec = self.job, self.job.data.spec
+        encoder = self.context.shelf.load(job.view)
+        given: dict[str, Any] = {
+            "model": job.probe.head.model,
+            "encoder": job.view.name,
+            "fingerprint": encoder.fingerprint,
+            "latent_shape": sample.latent_shape,
+            "cameras": spec.cameras,
+            "embodiment": spec.embodiment or "-",
+            "task": job.data.name,
+            "mode": "atomic" if job.probe.about == "classes" else job.probe.mode,
+            "target": job.probe.target,
+            "token_grid": stored_latent(encoder).grid,
+            "seed": job.seed,
+        }
+        return HeadMeta(**{**given, **fields})
+
+    def train(self, meta: HeadMeta, batches: Mapping[str, LatentBatches]) -> tuple[Head, TrainResult]:
+        """Train the head; an interrupted training goes on."""
+        spec, config = self.job.data.spec, self.job.probe.head.train
+        config = replace(config, device=self.context.device, seed=config.seed + self.job.seed)
+        folder = self.cell.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        names = self.context.config.loggers
+        loggers = [open_logger(name, folder, {"cell": self.cell.label}) for name in names]
+        try:
+            with progress(f"probe {self.job.label}") as update, intra_op_threads(self.context.cores):
+                return fit(
+                    meta,
+                    batches[spec.train_split],
+                    batches[spec.select_split],
+                    config,
+                    lambda record: update(record.epoch, record.epochs),
+                    checkpoint=folder / PROGRESS_FILE,
+                    loggers=loggers,
+                )
+        finally:
+            for logger in loggers:
+                logger.close()
+
+    def scores(
+        self, meta: HeadMeta, split: str, estimates: Mapping[str, Estimate], count: int, seconds: float
+    ) -> list[dict[str, Any]]:
+        """Return the scores of one split as plain data."""
+        job = self.job
+        return [
+            Score.of(
+                estimate,
+                stage="probe",
+                encoder=job.view.label,
+                head=meta.label,
+                embodiment=meta.embodiment,
+                task=job.data.name,
+                mode=job.probe.mode,
+                target=job.probe.target,
+                metric=metric,
+                n=count,
+                split=split,
+                seed=job.seed,
+                protocol=job.data.protocol,
+                fingerprint=meta.fingerprint,
+                seconds=seconds,
+            ).to_dict()
+            for metric, estimate in estimates.items()
+        ]
+
+    def result(self, trained: TrainResult, aside: list[Quarantined]) -> dict[str, Any]:
+        """Return what the results of all probes hold."""
+        job = self.job
+        return {
+            "task": job.data.name,
+            "protocol": job.data.protocol,
+            "encoder": job.view.label,
+            "reference_key": job.view.spec.reference_key,
+            "mode": job.probe.mode,
+            "target": job.probe.target,
+            "head": job.probe.head.label,
+            "num_params": trained.num_params,
+            "best_epoch": trained.best_epoch,
+            "precision": trained.precision,
+            "seed": job.seed,
+            "member": list(trained.member_lr[trained.best_member]),
+            "history": [[r.train_loss, r.val_score] for r in trained.history],
+            "quarantined": aside,
+            "seconds": trained.seconds,
+        }
+
+
+def run_probe(context: RunContext, job: Job, splits: Callable[[], Splits]) -> dict[str, Any]:
+    """Train, evaluate and save one head, or return the finished result.
+
+    Args:
+        context: The run.
+        job: What to train.
+        splits: Loads the latents of its splits; called only if something is to be done.
+
+    Raises:
+        TrainingError: Loss or score stop being finite.
+        EmbodimentError: Robot types are blank or unknown (`unknown_robots=pool` takes them knowingly).
+        DatasetError: No class, or no usable row.
+    """
+    from lary_policy.runs.actions import probe_actions
+    from lary_policy.runs.classes import probe_classes
+
+    run = {"actions": probe_actions, "classes": probe_classes}[job.probe.about]
+    cell = job.cell(context)
+    result = cell.compute_together(lambda: run(Probing(context, job, splits(), cell)))
+    (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
+    return result

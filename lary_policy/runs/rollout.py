@@ -1,0 +1,317 @@
+"""Stage `rollout`: trained heads drive the robot; random head and scripted expert are floor and ceiling."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lary_policy.actions import ActionContract, require_stats
+from lary_policy.console import progress
+from lary_policy.data import PairTable
+from lary_policy.data.simulated import GOALS, EpisodeRecord, SimulatedSource, read_episodes, seeds_of
+from lary_policy.errors import DatasetError, StoreError
+from lary_policy.heads import build_head, load_head
+from lary_policy.latents import LatentTable
+from lary_policy.machine import intra_op_threads
+from lary_policy.rollout import ExpertAgent, Film, HeadAgent, Wave, run_waves
+from lary_policy.runs.cells import Cell, write_result
+from lary_policy.runs.config import RolloutConfig
+from lary_policy.runs.context import RunContext, RunData
+from lary_policy.runs.encode import load_goals
+from lary_policy.runs.grid import Job, jobs_of
+from lary_policy.scores import Score, success_estimates
+from lary_policy.types import EpisodeResult
+
+if TYPE_CHECKING:
+    from lary_envs import SimEnv
+
+FILMED = 4
+RANDOM_SEED = 987_654_321  # of the untrained head; any number that is no training seed
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """One cell of the closed-loop table.
+
+    Attributes:
+        data: Demonstrations of the task.
+        rollout: Mode and target.
+        job: The trained head, or None for the scripted expert.
+        random: Whether the head keeps random weights.
+    """
+
+    data: RunData
+    rollout: RolloutConfig
+    job: Job | None = None
+    random: bool = False
+
+    @property
+    def label(self) -> str:
+        """Readable name of the cell."""
+        if self.job is None:
+            return f"{self.data.label}-expert-{self.rollout.mode}-{self.rollout.target}"
+        seed = f"-seed{self.job.seed}" if self.job.seed else ""
+        who = f"{self.job.view.label}{'-random' if self.random else ''}-{self.rollout.mode}"
+        return f"{self.data.label}-{who}-{self.rollout.target}-{self.job.probe.head.label}{seed}"
+
+    def cell(self, context: RunContext) -> Cell:
+        """Return the cell of the loop."""
+        c = context.config
+        head = () if self.job is None else (self.job.cell(context).key,)
+        # Each task has its own world, whose looks and size of frames the goals' content tells.
+        world = (self.data.task, c.cameras, c.image_px, c.stride, c.looks, c.rollout_level)
+        how = (c.episodes, c.stop_at_success, c.batch_invariant, FILMED)
+        inputs = (self.data.goals_digest, world, *head, self.rollout, self.random, *how)
+        return context.cell("rollout", self.label, *inputs)
+
+
+def loops_of(context: RunContext, data: RunData) -> list[Loop]:
+    """Return the closed loops of a task: expert, then every trained head, then one random head a mode."""
+    found: list[Loop] = []
+    for rollout in context.config.loops:
+        jobs = [
+            job
+            for view in context.views(data.protocol)
+            for job in jobs_of(context, data, view)
+            if rollout.uses(job.probe)
+        ]
+        found.append(Loop(data, rollout))
+        found += [Loop(data, rollout, job) for job in jobs]
+        found += [Loop(data, rollout, jobs[-1], random=True)] if jobs else []
+    return found
+
+
+def run_rollout(context: RunContext, loop: Loop) -> dict[str, Any]:
+    """Run the episodes of one cell, or return the finished result.
+
+    Each finished wave is saved; an interrupted run continues after it.
+
+    Returns:
+        Scores, every episode, the failures by name and the video's path relative to the cache.
+    """
+    cell = loop.cell(context)
+    result = cell.compute(lambda: _rollout(context, loop, cell))
+    EpisodeProgress(cell.folder).remove()
+    return result
+
+
+def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
+    started = time.perf_counter()
+    head, fingerprint = _head_label(context, loop)
+    seeds = seeds_of(GOALS, context.config.episodes)
+    film = Film(cell.folder / "episodes.mp4", seeds[:FILMED])
+    progress_file = EpisodeProgress(cell.folder)
+    episodes, spent = progress_file.read()
+    done = {e.seed for e in episodes}
+    todo = [seed for seed in seeds if seed not in done or seed in film.missing()]
+    if todo:
+
+        def save(wave: tuple[EpisodeResult, ...]) -> None:
+            episodes.extend(e for e in wave if e.seed not in done)
+            progress_file.write(episodes, spent + time.perf_counter() - started)
+
+        with progress(f"rollout {loop.label}") as update:
+            _run(context, loop, todo, film, save, update)
+    film.write()
+    seconds = spent + time.perf_counter() - started
+    encoder = loop.job.view.label if loop.job else "-"
+    return {
+        "task": loop.data.name,
+        "encoder": encoder,
+        "head": head,
+        "mode": loop.rollout.mode,
+        "target": loop.rollout.target,
+        "seed": loop.job.seed if loop.job else 0,
+        "protocol": loop.data.protocol,
+        "scores": [
+            score.to_dict()
+            for score in success_scores(
+                episodes,
+                encoder=encoder,
+                head=head,
+                embodiment=loop.data.spec.embodiment or "-",
+                task=loop.data.name,
+                mode=loop.rollout.mode,
+                target=loop.rollout.target,
+                split=split_label(context.config.rollout_level, episodes),
+                seed=loop.job.seed if loop.job else 0,
+                protocol=loop.data.protocol,
+                fingerprint=fingerprint,
+                seconds=seconds,
+            )
+        ],
+        "episodes": [asdict(e) for e in episodes],
+        "video": str(film.path.relative_to(context.cache)),
+        "seconds": seconds,
+    }
+
+
+def _run(
+    context: RunContext,
+    loop: Loop,
+    seeds: list[int],
+    film: Film,
+    on_wave: Callable[[tuple[EpisodeResult, ...]], None],
+    update: Callable[[int, int], None],
+) -> None:
+    from lary_envs import EndEffectorController
+
+    c = context.config
+    worlds = min(c.num_worlds, len(seeds))
+    folder = loop.cell(context).folder / "diverged"
+    env = _simulated(loop.data).world(worlds, render_device=context.device, guard_folder=folder)
+    controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
+    try:
+        prepare = _preparation(context, loop, env)
+        with intra_op_threads(1):
+            run_waves(
+                env, controller, prepare, seeds, max_steps=env.task.max_steps, film=film,
+                stop_at_success=c.stop_at_success, on_wave=on_wave, on_progress=update,
+            )  # fmt: skip
+    finally:
+        env.close()
+
+
+def _preparation(context: RunContext, loop: Loop, env: SimEnv) -> Callable[[Sequence[int]], Wave]:
+    """Load the head once and return how to make the agent of each wave."""
+    if loop.job is None:
+        from lary_envs import make_expert
+
+        return lambda seeds: Wave(lambda: ExpertAgent(make_expert(env.task.name, env)), [None] * len(seeds))
+    embodiment, view = loop.data.embodiment, loop.job.view
+    encoder = context.shelf.load(view)
+    folder = loop.job.cell(context).folder
+    name = embodiment.name if embodiment else None
+    head, meta = load_head(folder, context.device, fingerprint=encoder.fingerprint, embodiment=name)
+    if meta.contract is None or embodiment is None:
+        raise DatasetError(
+            expected=f"an action head in {folder}", got="a class head", fix="Roll out a pair or policy probe."
+        )
+    of_env = replace(ActionContract.of(embodiment, loop.rollout.target), control_hz=env.task.control_hz)
+    meta.contract.require(of_env)
+    stats = require_stats(meta.stats, embodiment, "action statistics")
+    if loop.random:
+        head = build_head(meta, seed=RANDOM_SEED).to(context.device)
+    shown = load_goals(context, loop.data, view) if loop.rollout.mode == "subgoal" else None
+
+    def prepare(seeds: Sequence[int]) -> Wave:
+        goals, lengths = None, None
+        impossible: list[str | None] = [None] * len(seeds)
+        if shown is not None:
+            goals, lengths, impossible = _goals(context, loop.data, *shown, seeds)
+            goals, lengths = goals.to(env.device), lengths.to(env.device)
+        agent = HeadAgent(
+            encoder, head, embodiment, stats, target=meta.target, proprio_stats=meta.proprio_stats,
+            goals=goals, goal_lengths=lengths, threads=context.cores,
+        )  # fmt: skip
+        return Wave(lambda: agent, impossible)
+
+    return prepare
+
+
+def _goals(
+    context: RunContext, data: RunData, pairs: PairTable, shown: LatentTable, seeds: Sequence[int]
+) -> tuple[Tensor, Tensor, list[str | None]]:
+    """Return what the demonstrations show `[w j c ...]`, their lengths `[w]`, and why a seed cannot be run.
+
+    A seed has `no_demonstration`, or a `damaged_demonstration` when one of its frames was set aside: without
+    it every later goal would be a chunk early.
+    """
+    records = {record.seed: record for record in read_episodes(_simulated(data).goals_root or Path())}
+    rows_of: dict[int, list[int]] = {}
+    for row, episode in enumerate(pairs.select(shown.kept).episodes().tolist()):
+        rows_of.setdefault(episode, []).append(row)
+    chains: list[Tensor] = []
+    missing: list[str | None] = []
+    for seed in seeds:
+        record = records.get(seed)
+        rows = rows_of.get(record.episode, []) if record is not None else []
+        missing.append(_reason(record, len(rows), context.config.stride))
+        index = shown.index[rows or [0]]  # [m 2 c]
+        chains.append(torch.cat([index[:, 0], index[-1:, 1]]))  # [m+1 c]: all sources, then the last target
+    lengths = torch.tensor([len(chain) for chain in chains])
+    longest = int(lengths.max())
+    padded = torch.stack([torch.cat([c, c[-1:].expand(longest - len(c), -1)]) for c in chains])
+    return shown.bank[padded], lengths, missing
+
+
+def _simulated(data: RunData) -> SimulatedSource:
+    if not isinstance(data.source, SimulatedSource) or data.source.goals_root is None:
+        raise DatasetError(
+            expected="a simulated task with demonstrations to follow",
+            got=data.name,
+            fix="Run `lary suite` or `lary data` with the same settings first.",
+        )
+    return data.source
+
+
+def _reason(record: EpisodeRecord | None, rows: int, stride: int) -> str | None:
+    if record is None or not record.success:
+        return "no_demonstration"
+    return None if rows == record.steps // stride else "damaged_demonstration"
+
+
+def _head_label(context: RunContext, loop: Loop) -> tuple[str, str]:
+    if loop.job is None:
+        return "expert", "-"
+    fingerprint = context.shelf.load(loop.job.view).fingerprint
+    return ("random" if loop.random else str(loop.job.cell(context).result()["head"])), fingerprint
+
+
+def success_scores(episodes: Sequence[EpisodeResult], **facts: Any) -> list[Score]:
+    """Return the rates of success ever and at the end, with Wilson intervals; `facts` are `Score`'s rest."""
+    found = success_estimates(episodes)
+    return [
+        Score.of(one, stage="rollout", metric=metric, n=len(episodes), **facts)
+        for metric, one in found.items()
+    ]
+
+
+def split_label(level: str, episodes: Sequence[EpisodeResult]) -> str:
+    """Return what the split of a rollout is called: its seeds and, if any, the level of randomisation."""
+    seeds = f"seeds {episodes[0].seed}-{episodes[-1].seed}"
+    return seeds if level == "none" else f"{seeds}, {level}"
+
+
+class EpisodeProgress:
+    """Episodes that were finished before a rollout cell was, and the seconds they took.
+
+    Args:
+        folder: Folder of the cell.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "episodes.partial.json"
+
+    def read(self) -> tuple[list[EpisodeResult], float]:
+        """Return finished episodes and seconds; nothing when there was no interruption.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
+        if not self._path.exists():
+            return [], 0.0
+        try:
+            raw = json.loads(self._path.read_text())
+            return [EpisodeResult(**row) for row in raw["episodes"]], float(raw["seconds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                expected=f"finished episodes in {self._path}",
+                got=f"{type(error).__name__}: {error}",
+                fix="Delete the file; the episodes are run again.",
+            ) from error
+
+    def write(self, episodes: Sequence[EpisodeResult], seconds: float) -> None:
+        """Replace the file."""
+        write_result(self._path, {"episodes": [asdict(e) for e in episodes], "seconds": seconds})
+
+    def remove(self) -> None:
+        """Delete the file: the result of the cell holds everything now."""
+        self._path.unlink(missing_ok=True)

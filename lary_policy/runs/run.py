@@ -1,0 +1,161 @@
+"""All stages of a run in order: collect, encode, probe, roll out, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import yaml
+
+from lary_policy.console import console, progress
+from lary_policy.errors import ConfigError
+from lary_policy.frames import remember_digests
+from lary_policy.heads.training import agree, connect, first_then_all
+from lary_policy.machine import is_main_process, resolve_device
+from lary_policy.runs.cells import plain, point_latest, run_folder, write_result
+from lary_policy.runs.collect import collected, open_task, run_collect
+from lary_policy.runs.config import RunConfig
+from lary_policy.runs.context import STAGES, RunContext
+from lary_policy.runs.encode import extract_cell, load_splits, run_extract
+from lary_policy.runs.grid import jobs_of, pairs_of
+from lary_policy.runs.probe import run_probe
+from lary_policy.runs.report import run_report
+from lary_policy.runs.results import Results
+from lary_policy.runs.rollout import loops_of, run_rollout
+from lary_policy.runs.rows import missing_rows
+from lary_policy.runs.statistics import check_statistics
+
+# Of the report, of files and of tasks.
+TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}
+
+
+@dataclass(frozen=True)
+class SuiteOutcome:
+    """What a run left behind.
+
+    Attributes:
+        folder: The run's folder: resolved config, environment, report.
+        report: Path of report.html, or None when the run ended before that stage.
+        stage_seconds: Seconds of each stage in this run (reused cells cost almost nothing).
+        results: Results of all cells.
+    """
+
+    folder: Path
+    report: Path | None
+    stage_seconds: dict[str, float]
+    results: Results
+
+
+def run_suite(
+    config: RunConfig, *, until: str = "report", verb: str = "suite", finished_only: bool = False
+) -> SuiteOutcome:
+    """Run the stages up to `until`; finished cells are reused, interrupted ones continue.
+
+    In several processes of a launcher, all train heads together; the first one does and writes the rest.
+
+    Args:
+        config: What to run.
+        until: Last stage, one of `STAGES`.
+        verb: Name used for the run's folder.
+        finished_only: Compute nothing: report what is on disk and name in the report what is not.
+
+    Raises:
+        ConfigError: `finished_only`, and nothing is finished.
+        LaryPolicyError: A name is unknown, weights or files are absent, data are unusable, the disk is full.
+    """
+    connect(resolve_device(config.device))
+    context = first_then_all(lambda: _opened(config, until))
+    label = verb if config.tasks else f"{verb}-{config.source}"
+    folder = agree(run_folder(config.output_dir, config.run, label) if is_main_process() else Path())
+    if is_main_process():
+        write_result(folder / "run.json", {"environment": context.facts(), "config": plain(config)})
+    results, spent = Results(finished_only=finished_only), {}
+    steps: dict[str, Callable[[RunContext, Results], None]] = {
+        "data": _data,
+        "extract": _extract,
+        "probe": _probe,
+        "rollout": _rollout,
+    }
+    report: Path | None = None
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        started = time.perf_counter()
+        if stage != "report":
+            steps[stage](context, results)
+        elif is_main_process():
+            with progress("report"):
+                report = run_report(
+                    results,
+                    folder,
+                    title=TITLES[bool(config.tasks)],
+                    suite=config.name if config.tasks else f"{config.source}, protocol {config.protocol}",
+                    config_yaml=yaml.safe_dump(plain(config), sort_keys=False),
+                    facts=context.facts(),
+                    media_root=context.cache,
+                    data=context.data,
+                )
+        spent[stage] = time.perf_counter() - started
+    for line in missing_rows(results.probe):
+        console.print(f"    {line}", soft_wrap=True, markup=False)
+    if report is not None:
+        point_latest(config.output_dir, folder)
+    return SuiteOutcome(folder, report, spent, results)
+
+
+def _opened(config: RunConfig, until: str) -> RunContext:
+    """Open the data of a run and read its rows; the first of several processes may download some."""
+    context = RunContext.create(config, until=until)
+    check_statistics(context)
+    remember_digests(context.cache / "digests.sqlite")
+    for data in context.data:
+        with progress(f"read {data.label}"):
+            _ = data.digest
+    return context
+
+
+def _data(context: RunContext, results: Results) -> None:
+    for task in context.config.tasks:
+        there = collected(context, task)
+        if not results.wants(f"data {task}", there):
+            continue
+        make = open_task if results.finished_only else run_collect
+        data = first_then_all(partial(make, context, task))
+        context.data.append(data)
+        results.data.append({"task": task, "seconds": data.seconds, "failed": data.failed})
+    if not context.data:
+        raise _nothing(context, "no demonstrations of these settings")
+
+
+def _extract(context: RunContext, results: Results) -> None:
+    for data, view in pairs_of(context):
+        cell = extract_cell(context, data, view)
+        if results.wants(f"extract {cell.label}", agree(cell.done)):
+            results.extract.append(run_extract(context, data, view))
+
+
+def _probe(context: RunContext, results: Results) -> None:
+    for data, view in pairs_of(context):
+        jobs = jobs_of(context, data, view)
+        done = agree([job.cell(context).done for job in jobs])
+        # Loaded at the first job that is not finished, freed with the last one.
+        splits = cache(partial(load_splits, context, data, view))
+        for job, finished in zip(jobs, done, strict=True):
+            if results.wants(f"probe {job.label}", finished):
+                results.probe.append(run_probe(context, job, splits))
+
+
+def _rollout(context: RunContext, results: Results) -> None:
+    for data in context.data:
+        for loop in loops_of(context, data):
+            if results.wants(f"rollout {loop.label}", agree(loop.cell(context).done)):
+                results.rollout.append(run_rollout(context, loop))
+
+
+def _nothing(context: RunContext, got: str) -> ConfigError:
+    return ConfigError(
+        expected=f"something finished under {context.cache}",
+        got=got,
+        fix="Run `lary suite` with the same settings first.",
+    )

@@ -1,1 +1,0 @@
-"""Glue between configuration and library: one function a stage, each resumable."""
