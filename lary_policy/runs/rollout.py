@@ -209,7 +209,7 @@ def _preparation(context: RunContext, loop: Loop, env: SimEnv) -> Callable[[Sequ
             goals, lengths = goals.to(env.device), lengths.to(env.device)
         agent = HeadAgent(
             encoder, head, embodiment, stats, target=meta.target, proprio_stats=meta.proprio_stats,
-            goals=goals, goal_lengths=lengths, threads=context.cores,
+            goals=goals, goal_lengths=lengths, threads=context.cores, alone=context.config.batch_invariant,
         )  # fmt: skip
         return Wave(lambda: agent, impossible)
 
