@@ -57,6 +57,11 @@ class ActionEvaluation:
     baseline: float = math.nan
     collapsed: bool = False
 
+    @property
+    def by_sample(self) -> tuple[str, Tensor]:
+        """Name and values `[N]` of the metric by which heads are compared sample by sample."""
+        return "mse", self.squared_error.mean((1, 2))
+
     def per_sample(self, *, physical: bool = False) -> dict[str, Tensor]:
         """Return mean squared errors `[N]` by metric name.
 

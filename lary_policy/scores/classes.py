@@ -93,6 +93,11 @@ class ClassEvaluation:
         return (self.predictions == self.targets).float()
 
     @property
+    def by_sample(self) -> tuple[str, Tensor]:
+        """Name and values `[N]` of the metric by which heads are compared sample by sample."""
+        return "top1", self.correct
+
+    @property
     def confusion(self) -> Tensor:
         """Counts int64 `[classes classes]`: rows are true, columns predicted classes."""
         size = len(self.class_names)
@@ -179,7 +184,7 @@ def tail_buckets(train_counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
 
 
 def _top1(evaluation: ClassEvaluation, clusters: ArrayLike) -> dict[str, Estimate]:
-    return {"top1": bootstrap_mean_ci(evaluation.correct.numpy(), clusters)}
+    return {"top1": bootstrap_mean_ci(evaluation.correct.numpy(), clusters, rate=True)}
 
 
 def _top1_macro(evaluation: ClassEvaluation, clusters: ArrayLike) -> dict[str, Estimate]:

@@ -42,6 +42,15 @@ class Estimate:
     clusters: int
     no_interval: str = ""
 
+    @property
+    def supports_claims(self) -> bool:
+        """Whether the interval may tell the number from another: there is one, of enough recordings."""
+        return self.ci95 is not None and self.clusters >= CLAIM_CLUSTERS
+
+    def excludes(self, value: float) -> bool:
+        """Return whether the interval supports the claim that the number is not `value`."""
+        return self.supports_claims and self.ci95 is not None and not self.ci95[0] <= value <= self.ci95[1]
+
     def map(self, function: Callable[[float], float]) -> Estimate:
         """Return the estimate of a monotonous function of the number."""
         ends = None if self.ci95 is None else sorted(function(end) for end in self.ci95)
@@ -53,15 +62,20 @@ def bootstrap(
     sums: Floats,
     statistic: Callable[[Floats], Floats],
     *,
+    rate: bool = False,
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
     """Return a statistic of sums over recordings, and its percentile interval over drawn recordings.
 
+    A rate of 0 or 1 in every recording does not vary between resamples: its interval is that of as many
+    trials (`wilson_ci`), as none of width 0 would be.
+
     Args:
         sums: What each recording adds, `[clusters m]`.
         statistic: Sums `[R m]` to numbers `[R]`; not finite where a resample has none.
+        rate: Whether the statistic is a rate.
         seed: Of the resampling.
         resamples: Bootstrap samples.
         level: Coverage.
@@ -73,6 +87,8 @@ def bootstrap(
     draws = draws[np.isfinite(draws)]  # recordings that do not vary may fill a resample of few
     if not len(draws):
         return Estimate(value, None, len(sums), "no resample has a value")
+    if rate and value in (0.0, 1.0) and np.ptp(draws) == 0:
+        return wilson_ci(int(value) * len(sums), len(sums), level=level)
     return Estimate(value, percentiles(draws, level), len(sums))
 
 
@@ -80,6 +96,7 @@ def bootstrap_mean_ci(
     values: ArrayLike,
     clusters: ArrayLike | None = None,
     *,
+    rate: bool = False,
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
@@ -89,6 +106,7 @@ def bootstrap_mean_ci(
     Args:
         values: One number a sample.
         clusters: Recording of each sample `[N]`; None draws samples.
+        rate: Whether values are 1 for a hit and 0 for a miss.
         seed: Of the resampling.
         resamples: Bootstrap samples.
         level: Coverage.
@@ -98,7 +116,9 @@ def bootstrap_mean_ci(
     """
     vector = finite_vector("values", values)
     sums = cluster_sums((vector, np.ones(len(vector))), clusters)
-    return bootstrap(sums, lambda s: s[:, 0] / s[:, 1], seed=seed, resamples=resamples, level=level)
+    return bootstrap(
+        sums, lambda s: s[:, 0] / s[:, 1], rate=rate, seed=seed, resamples=resamples, level=level
+    )
 
 
 def bootstrap_macro_ci(
@@ -137,7 +157,7 @@ def bootstrap_macro_ci(
         rates = np.divide(hit, count, out=np.zeros_like(hit), where=count > 0)
         return rates.sum(axis=1) / (count > 0).sum(axis=1)
 
-    return bootstrap(sums, macro, seed=seed, resamples=resamples, level=level)
+    return bootstrap(sums, macro, rate=True, seed=seed, resamples=resamples, level=level)
 
 
 def wilson_ci(successes: int, n: int, *, level: float = 0.95) -> Estimate:

@@ -53,7 +53,7 @@ def register_metric(metric: Metric) -> None:
 
 
 @functools.cache
-def metrics() -> Mapping[str, Metric]:
+def list_metrics() -> Mapping[str, Metric]:
     """Return every metric by name: what the modules of this package register."""
     import_modules("lary_policy.scores")
     return _METRICS
@@ -67,7 +67,7 @@ def estimates(evaluation: object, clusters: ArrayLike) -> dict[str, Estimate]:
         clusters: Recording of each of its N samples; whole recordings are drawn.
     """
     found: dict[str, Estimate] = {}
-    for metric in sorted(metrics().values(), key=lambda m: m.order):
+    for metric in sorted(list_metrics().values(), key=lambda m: m.order):
         if metric.of is not None and metric.estimate is not None and isinstance(evaluation, metric.of):
             found |= metric.estimate(evaluation, clusters)
     return found
@@ -77,6 +77,8 @@ MODES: dict[str, str] = {
     "pair": "inverse model",
     "subgoal": "subgoal mode",
     "policy": "policy mode",
+    "state": "state of the scene",
+    "forward": "forward model",
     "atomic": "atomic primitives",
     "composite": "composite actions",
 }
@@ -92,7 +94,7 @@ TARGETS: dict[str, str] = {
 def metric_info(metric: str) -> Metric:
     """Describe `name` or `name/part`; unknown metrics are shown under their own name without a direction."""
     name, _, part = metric.partition("/")
-    info = metrics().get(name)
+    info = list_metrics().get(name)
     if info is None:
         return Metric(metric, metric, None)
     label = f"{info.label}, {part}" if part else info.label

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from lary_policy.errors import DatasetError, ShapeError
 from lary_policy.scores.intervals import Estimate, bootstrap_mean_ci, finite_vector
+
+
+class Evaluation(Protocol):
+    """What was measured sample by sample."""
+
+    @property
+    def by_sample(self) -> tuple[str, Tensor]:
+        """Name of a metric and its value for each sample `[N]`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,21 @@ class SampleScores:
                 f"{len(self.values)} values",
                 fix="Pass the rows that were evaluated.",
             )
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, items: Sequence[str], clusters: Iterable[object]) -> SampleScores:
+        """Take the samples of an evaluation.
+
+        Args:
+            evaluation: `ActionEvaluation` or `ClassEvaluation` of N samples.
+            items: Where each stands.
+            clusters: Recording of each.
+
+        Raises:
+            ShapeError: There is not one of each a sample, or an item stands twice.
+        """
+        metric, values = evaluation.by_sample
+        return cls(metric, tuple(items), tuple(map(str, clusters)), tuple(values.double().tolist()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""

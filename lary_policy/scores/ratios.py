@@ -86,7 +86,7 @@ def bootstrap_f1_ci(
     hits = np.where(labels == guesses, labels, -1)
     columns = ((of == kind).astype(np.float64) for of in (hits, labels, guesses) for kind in chosen)
     sums = cluster_sums(columns, clusters)
-    return bootstrap(sums, _macro_f1, seed=seed, resamples=resamples, level=level)
+    return bootstrap(sums, _macro_f1, rate=True, seed=seed, resamples=resamples, level=level)
 
 
 def _macro_f1(sums: Floats) -> Floats:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,12 +14,18 @@ from lary_policy.actions import ActionStats
 from lary_policy.errors import HeadMismatchError, ShapeError, UnknownNameError
 from lary_policy.heads import (
     QUESTIONS,
+    HeadKind,
     HeadMeta,
+    action_objective,
     head_kind,
     head_kinds,
     list_head_configs,
+    load_head,
     load_head_config,
+    parse_head_config,
+    register_head,
     require_fit,
+    save_head,
 )
 from lary_policy.heads.training import LatentBatches, fit, predict
 
@@ -95,6 +103,45 @@ def test_kinds_are_found_in_the_files_of_the_package():
     for name, kind in head_kinds().items():
         assert kind.config.kind == name
         json.dumps(kind.answer)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A head that one file could add."""
+
+    bias: bool = True
+    kind: ClassVar[str] = "linear"
+
+    @property
+    def label(self):
+        return "linear"
+
+
+class LinearHead(torch.nn.Module):
+    def __init__(self, config, sizes):
+        super().__init__()
+        self.map = torch.nn.Linear(math.prod(sizes.latent_shape), sizes.chunk * sizes.action_dim, config.bias)
+        self.shape = (sizes.chunk, sizes.action_dim)
+
+    def forward(self, latents):
+        return self.map(latents.flatten(1)).unflatten(1, self.shape)
+
+
+def test_a_head_is_one_registration(tmp_path):
+    """It is then parsed, refused, trained, stored and read back like any other."""
+    register_head(HeadKind(Linear, LinearHead, "numbers", lambda _: action_objective()))
+    try:
+        config = parse_head_config({"kind": "linear", "bias": False, "train": {"epochs": 2}})
+        meta, data = replace(describe("mlp-small", "pair"), model=config.model), samples("pair")
+        head, _ = fit(meta, data, data, config.train)
+        save_head(tmp_path, head, meta)
+        again, found = load_head(tmp_path)
+        assert found == meta
+        assert torch.equal(predict(again, data), predict(head, data))
+        with pytest.raises(HeadMismatchError, match="attentive-small"):
+            require_fit(config.model, "composite")
+    finally:
+        del head_kinds()["linear"]
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,30 @@ def test_over_one_recording_there_is_no_interval_and_it_says_why():
     assert intervals.bootstrap_mean_ci(values, np.arange(30) % 2).ci95 is not None
 
 
+def test_a_rate_that_never_varies_has_the_interval_of_as_many_trials():
+    """A bootstrap of equal recordings has no width, as if twelve recordings proved a rate of 100 %."""
+    recordings = np.arange(60) // 5
+    for hits in (np.ones(60), np.zeros(60)):
+        found = intervals.bootstrap_mean_ci(hits, recordings, rate=True)
+        assert found == intervals.wilson_ci(12 * int(hits[0]), 12)
+    classes = np.arange(60) % 3
+    expected = intervals.wilson_ci(12, 12)
+    assert intervals.bootstrap_macro_ci(np.ones(60), classes, recordings) == expected
+    assert ratios.bootstrap_f1_ci(classes, classes, 3, recordings) == expected
+    mixed = intervals.bootstrap_mean_ci(recordings % 2, recordings, rate=True)
+    assert mixed == intervals.bootstrap_mean_ci(recordings % 2, recordings)
+
+
+def test_few_recordings_support_no_claim():
+    """Between the lowest and the highest of five the middle of all lies with probability 94 % only."""
+    values = np.repeat(np.arange(8.0) + 10, 10)
+    for count in (1, 2, 5, 6, 8):
+        found = intervals.bootstrap_mean_ci(values[: 10 * count], np.arange(10 * count) // 10)
+        assert found.supports_claims == (count >= 6)
+        assert found.excludes(0) == (count >= 6)
+        assert not found.excludes(found.value)
+
+
 def test_correlations_match_scipy():
     x = draw(6, 30)
     y = 0.5 * x + draw(7, 30)

@@ -6,8 +6,21 @@ import pytest
 import torch
 
 from lary_policy.actions import ActionStats, load_embodiment
+from lary_policy.errors import ShapeError
 from lary_policy.heads.training import LatentBatches
-from lary_policy.scores import evaluate_action, evaluate_class
+from lary_policy.scores import (
+    ActionEvaluation,
+    Metric,
+    SampleScores,
+    bootstrap_mean_ci,
+    estimates,
+    evaluate_action,
+    evaluate_class,
+    list_metrics,
+    metric_info,
+    paired_difference,
+    register_metric,
+)
 
 ARM7 = load_embodiment("arm7")
 STATS = ActionStats((0.1,) * 7, (0.5,) * 7, 10)
@@ -78,6 +91,39 @@ def test_a_number_with_over_a_third_of_the_mse_is_named():
     assert "yaw alone makes up 76% of the MSE over 7 numbers." in found.warnings()
     assert actions(true + 0.5, true).dominant() == {}
     assert actions(true, true).dominant() == {}  # no error, no share
+
+
+def test_heads_are_compared_sample_by_sample():
+    true = targets(60)
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(1))
+    items, recordings = [f"row {i}" for i in range(60)], [i // 6 for i in range(60)]
+    good, better = (
+        SampleScores.of(actions(true + scale * noise, true), items, recordings) for scale in (0.5, 0.49)
+    )
+    found = paired_difference(good, better)
+    assert found.excludes(0)
+    assert found.value == pytest.approx((0.5**2 - 0.49**2) * float(noise.square().mean()), rel=1e-4)
+    first = SampleScores.of(classes([0, 1, 2], [0, 1, 1]), ["a", "b", "c"], "xyz")
+    assert first.values == (1.0, 1.0, 0.0)
+    with pytest.raises(ShapeError, match="mse of the same"):
+        paired_difference(good, first)
+    with pytest.raises(ShapeError, match="59 items of 60"):
+        SampleScores.of(actions(true, true), [*items[:-1], items[0]], recordings)
+
+
+def test_a_metric_is_one_registration():
+    """It is then measured, shown and ranked like any other."""
+
+    def worst(evaluation, clusters):
+        return {"worst": bootstrap_mean_ci(evaluation.squared_error.amax((1, 2)), clusters)}
+
+    register_metric(Metric("worst", "worst error", False, order=5, of=ActionEvaluation, estimate=worst))
+    try:
+        found = estimates(actions(torch.zeros(5, 7), targets()), range(200))
+        assert found["worst"].value > found["mse"].value
+        assert metric_info("worst").higher_is_better is False
+    finally:
+        del list_metrics()["worst"]
 
 
 def test_a_head_that_names_one_class_is_collapsed_beside_the_majority():
