@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lary_policy.actions.statistics import ActionStats, Layout, RunningStatistics
+from lary_policy.actions.statistics import ActionStats, Floors, RunningStatistics
 from lary_policy.errors import EmbodimentError
 
 Unknown = Literal["error", "pool", "identity"]
@@ -119,7 +119,7 @@ class RobotAccumulator:
         for robot, seen in other.robots.items():
             self.robots.setdefault(robot, RunningStatistics(self.dim)).merge(seen)
 
-    def result(self, *, unknown: Unknown = "error", layout: Layout | None = None) -> RobotStatistics:
+    def result(self, *, unknown: Unknown = "error", layout: Floors | None = None) -> RobotStatistics:
         """Return the statistics.
 
         Blank types are no robot of their own and count for `everything` only, except with `identity`, where
@@ -148,7 +148,7 @@ class RobotAccumulator:
 
 
 def fit_robots(
-    actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown = "error", layout: Layout | None = None
+    actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown = "error", layout: Floors | None = None
 ) -> RobotStatistics:
     """Compute statistics of the rows of a table in memory.
 
@@ -237,7 +237,7 @@ def fit_scaling(
     robots: Sequence[str],
     items: Sequence[str],
     *,
-    layout: Layout | None,
+    layout: Floors | None,
     unknown: Unknown,
 ) -> Scaling:
     """Return the statistics of a source's targets.

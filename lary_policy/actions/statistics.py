@@ -16,15 +16,15 @@ from lary_policy.errors import EmbodimentError
 STD_FLOOR = 1e-6  # LARYBench regression statistics: a smaller std becomes 1 (protocol section 5.1)
 
 
-class Layout(Protocol):
-    """An action layout, as far as it says what deviations are worth resolving."""
+class Floors(Protocol):
+    """What says which deviations are worth resolving: an `Embodiment`."""
 
     def least_scale(self, std: Sequence[float] | None = None) -> tuple[float, ...]:
         """Return the least deviation of each number that is worth resolving, given all deviations."""
         ...
 
 
-def floored(std: ArrayLike, layout: Layout | None = None, *, share: float = 1.0) -> NDArray[np.float64]:
+def floored(std: ArrayLike, layout: Floors | None = None, *, share: float = 1.0) -> NDArray[np.float64]:
     """Keep deviations `[a]` from scaling up what does not vary.
 
     Args:
@@ -51,7 +51,7 @@ class ActionStats:
     count: int
 
     @classmethod
-    def fit(cls, actions: Tensor, layout: Layout | None = None) -> ActionStats:
+    def fit(cls, actions: Tensor, layout: Floors | None = None) -> ActionStats:
         """Compute statistics of `[..., a]` in float64.
 
         Args:
@@ -117,7 +117,7 @@ class RunningStatistics:
         """Population standard deviation `[a]`; zeros before anything was taken in."""
         return np.sqrt(self._squares / max(self.count, 1))
 
-    def result(self, layout: Layout | None = None, *, share: float = 1.0) -> ActionStats:
+    def result(self, layout: Floors | None = None, *, share: float = 1.0) -> ActionStats:
         """Return mean and population standard deviation, the latter `floored`.
 
         Args:

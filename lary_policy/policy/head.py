@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.heads import (
     ActionExpert,
     ActionExpertConfig,
+    Batch,
     DiffusionExpert,
     DiffusionExpertConfig,
     LatentShape,
@@ -19,7 +19,7 @@ from lary_policy.heads import (
     PoolConfig,
     TokenGrid,
     build_module,
-    squared_cosine,
+    head_kind,
 )
 from lary_policy.policy.configuration_lary import LaryConfig
 
@@ -133,16 +133,8 @@ def head_loss(
         proprio: Normalised state `[b p]`, or None.
         targets: Normalised actions `[b k a]`.
     """
-    if not isinstance(model, DiffusionExpertConfig):
-        return F.huber_loss(head(latents, proprio).float(), targets, reduction="none", delta=1.0)
-    schedule = squared_cosine(model.train_steps)
-    count, device = len(targets), targets.device
-    steps = torch.randint(0, schedule.steps, (count,), device=device)
-    noise = torch.randn_like(targets)
-    dropped = torch.rand(count, device=device) < model.condition_dropout
-    noisy = schedule.add_noise(targets, noise, steps)
-    predicted = head(latents, proprio, noisy=noisy, steps=steps, dropped=dropped)
-    return F.huber_loss(predicted.float(), noise, reduction="none", delta=1.0)
+    objective = head_kind(model.kind).objective(model)
+    return objective.loss(head, Batch(latents, targets, proprio), reduction="none")
 
 
 def masked_mean(loss: Tensor, is_pad: Tensor | None, reduction: str) -> Tensor:
