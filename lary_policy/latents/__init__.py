@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from lary_policy.latents.bank import Bank, RamBudget, load_bank, ram_budget, tell_what_stays_on_disk
+from lary_policy.latents.bank import (
+    Bank,
+    RamBudget,
+    StoredLatents,
+    load_bank,
+    ram_budget,
+    tell_what_stays_on_disk,
+)
 from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
 from lary_policy.latents.plan import (
     encode_tables,
@@ -32,6 +39,7 @@ __all__ = [
     "LatentStore",
     "LatentTable",
     "RamBudget",
+    "StoredLatents",
     "Window",
     "WindowEncoder",
     "WindowKind",

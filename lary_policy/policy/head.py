@@ -121,7 +121,7 @@ def build_policy_head(
 def head_loss(
     head: nn.Module, model: ModelConfig, latents: Tensor, proprio: Tensor | None, targets: Tensor
 ) -> Tensor:
-    """Return the Huber loss (delta 1, as the probes' heads) of each number `[b k a]`.
+    """Return the loss of each number `[b k a]`, that of the probes' heads.
 
     A regression head is compared with its targets, a diffusion head with the noise in them; steps, noise and
     dropped conditions come from torch's global generator.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError, StoreError, UnknownNameError
-from lary_policy.latents import STORE_DTYPES, LatentStore
+from lary_policy.latents import LatentStore, StoredLatents
 from lary_policy.paths import resolve_inside
 
 CACHE_FILE, IDS_FILE, STORES = "latents.json", "latent_ids.npz", "latents"
@@ -122,7 +122,10 @@ class LatentCache:
         self.store = LatentStore.open(resolve_inside(self.folder.parents[1] / STORES, self.facts.store))
         with np.load(self.folder / IDS_FILE, allow_pickle=False) as file:
             self._bounds: NDArray[np.int64] = file["bounds"]  # [E 2]
-            self._shards, self._places = self._locate(file["ids"])
+            ids = file["ids"]
+        self._latents = self._open(ids)
+        self._places = np.full(ids.shape, -1, np.int64)  # of each frame and camera among the latents, [F c]
+        self._places[ids != b""] = np.arange(len(self._latents))
 
     def require_encoder(self, fingerprint: str) -> None:
         """Refuse an encoder that would give other latents.
@@ -197,22 +200,22 @@ class LatentCache:
         """
         rows = self._rows(index, deltas)
         columns = [self.facts.cameras.index(camera) for camera in cameras]
-        places = self._places[rows[:, :, None], np.array(columns)]  # [b t c 2]
+        places = self._places[rows[:, :, None], np.array(columns)]  # [b t c]
         if places.min(initial=0) < 0:
             raise StoreError(
                 expected=f"latents of frame {int(index[0])} and its neighbours in {self.folder}",
                 got="none: its episode was not among those encoded",
                 fix=f"{_REBUILD}.",
             )
-        latents = self._read(places.reshape(-1, 2)).float()
+        latents = self._latents[torch.from_numpy(places.reshape(-1))].float()
         if self.facts.window is None:
-            return latents.unflatten(0, places.shape[:3])
+            return latents.unflatten(0, places.shape)
         # The time steps of a window lie one after the other among its tokens: [b*c t'*n d] -> [b t' c n d].
         by_camera = latents.unflatten(1, (self.facts.steps, -1)).unflatten(0, (len(rows), len(columns)))
         return by_camera.transpose(1, 2)
 
-    def _locate(self, ids: NDArray[np.bytes_]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        """Return the shards, and the shard and row `[F c 2]` of each id `[F c]`; -1 where there is none."""
+    def _open(self, ids: NDArray[np.bytes_]) -> StoredLatents:
+        """Return the latents of the ids `[F c]` that are not empty, in order."""
         names = ids[ids != b""].astype(str).tolist()
         absent = self.store.missing(names)
         if absent:
@@ -221,25 +224,7 @@ class LatentCache:
                 got=f"{len(absent)} missing",
                 fix=f"{_REBUILD}.",
             )
-        shards, found = self.store.locate(names)
-        places = np.full((*ids.shape, 2), -1, np.int64)
-        places[ids != b""] = found.numpy()
-        return shards, places
-
-    def _read(self, places: NDArray[np.int64]) -> Tensor:
-        """Read latents `[F n d]` from the shards and rows `[F 2]`, each shard once."""
-        latent, dtype = self.store.latent, STORE_DTYPES[self.store.dtype]
-        out = torch.empty(len(places), latent.tokens, latent.width, dtype=dtype)
-        for number in np.unique(places[:, 0]):
-            here = np.flatnonzero(places[:, 0] == number)
-            rows, shard = places[here, 1], self.store.rows_of(self._shards[number])
-            if isinstance(shard, Tensor):
-                # Row by row is twice as fast as an index, which copies them twice.
-                for place, row in zip(here.tolist(), rows.tolist(), strict=True):
-                    out[place] = shard[row]
-            else:
-                out[torch.from_numpy(here)] = shard[torch.from_numpy(rows)]
-        return out
+        return StoredLatents(self.store, names)
 
     def _rows(self, index: Tensor, deltas: Sequence[int]) -> NDArray[np.int64]:
         """Return the frames `[b t]` whose latents are wanted."""
