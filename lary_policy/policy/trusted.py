@@ -235,7 +235,7 @@ def _require_policy(raw: Any, path: Path) -> None:
     if not isinstance(raw, dict):
         return
     kind = raw.get("type")
-    if isinstance(kind, str) and _policy_runs_remote_code(kind):
+    if isinstance(kind, str) and runs_remote_code(kind):
         raise _refused(
             path,
             f"type={kind}, a policy that runs code which the folder of a model brings",
@@ -248,7 +248,7 @@ def _require_policy(raw: Any, path: Path) -> None:
 
 
 @functools.cache
-def _policy_runs_remote_code(kind: str) -> bool:
+def runs_remote_code(kind: str) -> bool:
     """Tell whether the source of LeRobot's policy trusts remote code; nothing is imported."""
     folder = _package("lerobot") / "policies" / kind
     return kind.isidentifier() and any(_trusts_remote_code(file) for file in sorted(folder.glob("*.py")))

@@ -22,6 +22,7 @@ from lary_policy.policy.trusted import (
     require_consent,
     require_trusted,
     require_trusted_file,
+    runs_remote_code,
 )
 
 STATS = {key: {"mean": torch.zeros(7), "std": torch.ones(7)} for key in ("observation.state", "action")}
@@ -245,6 +246,13 @@ def test_no_adapter_runs_code(attacked, name):
     plain["auto_mapping"] = {"base_model_class": "LaryPolicy", "parent_library": library}
     (folder / "adapter_config.json").write_text(json.dumps(plain))
     require_trusted(folder)
+
+
+def test_policies_that_trust_a_models_folder_are_known_by_their_source():
+    from lerobot.configs import PreTrainedConfig
+
+    refused = {kind for kind in PreTrainedConfig.get_known_choices() if runs_remote_code(kind)}
+    assert refused == {"gaussian_actor", "groot", "pi0_fast", "wall_x"}
 
 
 def test_pickles_are_not_opened(attacked):
