@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lary_policy.encoders import EncoderView
+from lary_policy.heads import HEAD_FORMAT
 from lary_policy.runs.cells import Cell, digest
 from lary_policy.runs.config import Probe
 from lary_policy.runs.context import RunContext, RunData
@@ -41,7 +42,7 @@ class Job:
         given = None if c.statistics is None else digest(c.statistics.read_text(encoding="utf-8"))
         own = (c.attention,) if p.about == "classes" else (c.rotation, c.unknown_robots, given)
         latents = context.latents_key(self.data, self.view)
-        return context.cell("probe", self.label, latents, p, self.data.protocol, self.seed, own)
+        return context.cell("probe", self.label, latents, p, self.data.protocol, self.seed, own, HEAD_FORMAT)
 
 
 def pairs_of(context: RunContext) -> Iterator[tuple[RunData, EncoderView]]:
