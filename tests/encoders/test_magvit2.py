@@ -86,7 +86,7 @@ def test_native_takes_averaged_weights_and_lary_raw_ones(
     options = {"weights": str(tmp_path / "lightning.ckpt"), "image_px": 32, "preprocess": preprocess}
     encoder = load_encoder("open-magvit2", **options)
     assert encoder.encode(noise_frames[:1, :1]).shape == (1, 1, 4, 18)
-    weight = encoder.model.encoder.conv_in.weight
+    weight = encoder.model.backbone.conv_in.weight
     assert torch.equal(weight, raw["encoder.conv_in.weight"] + offset)
 
 

