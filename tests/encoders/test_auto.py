@@ -335,8 +335,8 @@ def test_pixels_are_those_of_the_models_own_processor(kind, tmp_path, photo):
 @pytest.mark.parametrize(
     ("processor", "says"),
     [
-        ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "do_center_crop": False},
-         "shape"),
+        ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32},
+          "do_center_crop": False}, "shape"),
         ({"image_processor_type": "DetrImageProcessor", "size": {"shortest_edge": 32, "longest_edge": 64}},
          "shape"),
         ({"image_processor_type": "PerceiverImageProcessor", **CROPPED}, "grey levels"),

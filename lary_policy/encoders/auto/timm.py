@@ -99,7 +99,14 @@ class TimmModel:
         # Models with stored positions are built for one size; timm resamples a checkpoint's positions to it.
         if self.pretrained.get("fixed_input_size"):
             options["img_size"] = image_px
-        return timm.create_model(self.architecture, pretrained_cfg=dict(self.pretrained), **options)
+        try:
+            return timm.create_model(self.architecture, pretrained_cfg=dict(self.pretrained), **options)
+        except Exception as error:  # of hundreds of models, on arguments of anyone
+            raise ConfigError(
+                expected=f"arguments (model_args, image_px) with which timm builds '{self.architecture}'",
+                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                fix="Correct them, or choose another model.",
+            ) from error
 
     def load(self, image_px: int, tensors: Mapping[str, Tensor], origin: Weights) -> nn.Module:
         """Load a checkpoint; its classifier is left out, any other tensor must fit.
