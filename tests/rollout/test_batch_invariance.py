@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from lerobot.processor import PolicyProcessorPipeline
+from torch import nn
 
 from lary_envs import EndEffectorController, SimEnv
 from lary_policy.actions import ActionStats, load_embodiment
 from lary_policy.encoders import load_encoder
+from lary_policy.errors import ConfigError
 from lary_policy.heads import ActionExpert, PoolConfig
-from lary_policy.rollout import HeadAgent, Wave, run_waves
+from lary_policy.rollout import HeadAgent, Observation, PolicyAgent, Wave, run_waves
 
 SEEDS = tuple(range(300_000, 300_007))
 PX, CHUNK, STEPS = 28, 5, 30
@@ -49,3 +54,46 @@ def test_alone_an_episode_is_the_same_in_a_wave_of_1_4_and_7(policy):
     one, four, seven = (episodes(policy, n) for n in (1, 4, 7))
     assert one == four == seven
     assert len({e.smoothness for e in one}) == len(SEEDS)
+
+
+class Noisy(nn.Module):
+    """A policy that draws its plan, as diffusion policies do, and adds what it sees."""
+
+    def __init__(self, **config):
+        super().__init__()
+        self.config = SimpleNamespace(type="noisy", n_obs_steps=1, n_action_steps=3, **config)
+
+    def reset(self):
+        pass
+
+    def predict_action_chunk(self, batch):
+        state = batch["observation.state"]
+        return torch.randn(len(state), 4, 7) + state[:, None]
+
+
+def noisy_agent(seeds):
+    passed = PolicyProcessorPipeline(steps=[], to_transition=dict, to_output=dict)
+    after = PolicyProcessorPipeline(steps=[], to_transition=lambda x: x, to_output=lambda x: x)
+    return PolicyAgent(Noisy(), passed, after, ["front"], "reach", seeds=seeds)
+
+
+def seen(worlds, chunk_index=2):
+    frames = torch.zeros(len(worlds), 1, 4, 4, 3, dtype=torch.uint8)
+    proprio = torch.arange(21.0).view(3, 7)[worlds]
+    return Observation(frames, proprio, torch.zeros(len(worlds), 7), chunk_index)
+
+
+def test_a_policy_that_draws_its_plans_draws_them_by_seed():
+    generator = torch.get_rng_state()
+    three = noisy_agent([5, 6, 7]).plan(seen([0, 1, 2]))
+    alone = [noisy_agent([5 + w]).plan(seen([w])) for w in range(3)]
+    assert torch.equal(three, torch.cat(alone))
+    assert len({float(row[0, 0]) for row in three - torch.arange(21.0).view(3, 1, 7)}) == 3
+    assert not torch.equal(three, noisy_agent([5, 6, 7]).plan(seen([0, 1, 2], chunk_index=3)))
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_policy_with_one_history_of_all_worlds_is_refused_by_name():
+    policy = Noisy(temporal_ensemble_coeff=0.1)
+    with pytest.raises(ConfigError, match=r"'noisy'.*num_worlds=1"):
+        PolicyAgent(policy, policy, policy, ["front"], "reach", seeds=[1])

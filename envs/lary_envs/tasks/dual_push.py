@@ -14,7 +14,7 @@ from lary_envs.robots import PADDLE_HALF_M
 from lary_envs.scene import add_box, add_goal_plate
 from lary_envs.tasks.phases import Phase, at_height, pair
 from lary_envs.tasks.spec import Placement, TaskSpec, register_task
-from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal
 
 _HALF_M, _MASS_KG = (0.04, 0.13, 0.04), 0.4  # so wide that one paddle would turn it
 _LOW_M, _HIGH_M = (0.36, -0.04), (0.40, 0.04)
@@ -110,7 +110,7 @@ class DualPush:
 
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: on the rectangle, aligned with it and at rest now."""
-        near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
+        near = over_goal(state, _WITHIN_M)
         return near & _aligned(state) & (state.object_speed < _SLOW_M_S)
 
     def milestones(self, state: WorldState) -> Mapping[str, Tensor]:

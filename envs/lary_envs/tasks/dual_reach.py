@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 from torch import Tensor
 
-from lary_envs.scene import add_two_spheres, place_two_spheres
+from lary_envs.scene import Vec3, add_two_spheres, place_two_spheres
 from lary_envs.tasks.phases import Phase, both, pose
 from lary_envs.tasks.spec import Placement, TaskSpec, register_task
 from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals
@@ -27,38 +28,54 @@ SPEC = TaskSpec(
 )
 
 
-def _spheres(state: WorldState) -> Tensor:
+def _at_spheres(state: WorldState) -> Tensor:
     return both(pose(state.goals[:, 0], 0.0, 1.0), pose(state.goals[:, 1], 0.0, 1.0))
 
 
 def phases() -> tuple[Phase, ...]:
     """Return the expert's only leg: straight to the spheres, and stay."""
-    return (Phase("spheres", _spheres, 0.0, free=True),)
+    return (Phase("spheres", _at_spheres, 0.0, free=True),)
 
 
-@register_task(SPEC, phases)
-class DualReach:
-    """A magenta sphere on the left and a green one on the right, each in a box of 9 x 18 x 17 cm."""
+@dataclass(frozen=True)
+class TwoSpheres:
+    """A magenta sphere on the left and a green one on the right, each to be reached by its own arm.
+
+    Attributes:
+        radius_m: Of the spheres.
+        within_m: How near to its sphere's centre a tool counts as there.
+        low_m: Low corner of the box of the left sphere's centre; the right one's is its mirror image.
+        high_m: Its high corner.
+        grippers: Whether the arms have some.
+    """
+
+    radius_m: float
+    within_m: float
+    low_m: Vec3
+    high_m: Vec3
+    grippers: bool
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add the spheres."""
-        add_two_spheres(scene, _RADIUS_M)
+        add_two_spheres(scene, self.radius_m)
 
     def sample(self, rng: np.random.Generator) -> Mapping[str, Placement]:
         """Draw both centres uniformly and independently."""
-        return place_two_spheres(rng, _LOW_M, _HIGH_M)
+        return place_two_spheres(rng, self.low_m, self.high_m)
 
     def holds(self, state: WorldState) -> Tensor:
-        """Return bool `[w]`: both within 3 cm now."""
-        return ((state.arms[..., :3] - state.goals).norm(dim=-1) < _WITHIN_M).all(-1)
+        """Return bool `[w]`: both are reached now."""
+        return (apart(state.arms[..., :3], state.goals) < self.within_m).all(-1)
 
     def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
-        """Return what was reached: one sphere, both near, both."""
+        """Return what was reached: one sphere, both within twice the distance, both."""
         distance = apart(state.arms[..., :3], state.goals)
-        reached = distance < _WITHIN_M
-        near = (distance < 2 * _WITHIN_M).all(-1)
-        return {"one reached": reached.any(-1), "both near": near, "both reached": reached.all(-1)}
+        reached, near = distance < self.within_m, distance < 2 * self.within_m
+        return {"one reached": reached.any(-1), "both near": near.all(-1), "both reached": reached.all(-1)}
 
     def quantities(self, state: WorldState) -> Mapping[str, Tensor]:
-        """Return both paddles and both spheres."""
-        return {**of_arms(state, "left", "right", grippers=False), **of_goals(state)}
+        """Return both tools and both spheres."""
+        return {**of_arms(state, "left", "right", grippers=self.grippers), **of_goals(state)}
+
+
+register_task(SPEC, phases)(lambda: TwoSpheres(_RADIUS_M, _WITHIN_M, _LOW_M, _HIGH_M, grippers=False))

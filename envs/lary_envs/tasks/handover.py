@@ -13,13 +13,13 @@ from lary_envs.robots.humanoid import APPROACH_M, hand, hands, point, withdrawn
 from lary_envs.scene import add_box, add_goal_plate
 from lary_envs.tasks.phases import Phase, at_height
 from lary_envs.tasks.spec import Placement, TaskSpec, register_task
-from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal, rests
 
 _HALF_M, _MASS_KG = (0.013, 0.11, 0.016), 0.05
 _PLATE_HALF_M = (0.035, 0.12)
 _LOW_M, _HIGH_M = (0.41, 0.11), (0.45, 0.16)  # of the stick's centre; the plate's area is its mirror image
 _YAW_RAD = math.radians(12)
-_WITHIN_M, _LIFTED_M, _SLOW_M_S, _REST_M = 0.04, 0.10, 0.05, 0.005
+_WITHIN_M, _LIFTED_M, _SLOW_M_S = 0.04, 0.10, 0.05
 _GRIP_M = 0.055  # from the stick's centre to a hand: 11 cm lie between the hands
 _MEET_M = (0.43, 0.0, 0.17)  # the stick's centre while both hold it
 _WAIT_M = (0.42, 0.19, 0.18)  # of an idle left hand; the right one's is the mirror image
@@ -89,10 +89,6 @@ def _straight(state: WorldState) -> Tensor:
     return state.arms[:, 0, 3:6].abs().amax(-1) < _STRAIGHT_RAD
 
 
-def _rests(state: WorldState) -> Tensor:
-    return (state.object_pos[:, 2] - _HALF_M[2]).abs() < _REST_M
-
-
 def _holds(arm: int) -> Callable[[WorldState], Tensor]:
     return lambda state: state.arms[:, arm, 6] < _HOLDING
 
@@ -152,10 +148,10 @@ class Handover:
 
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: lifted before, and now on the plate, at rest and released by both hands."""
-        near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
+        near = over_goal(state, _WITHIN_M)
         lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
         released = (state.arms[..., 6] > _RELEASED).all(-1)
-        return near & _rests(state) & lifted & released & (state.object_speed < _SLOW_M_S)
+        return near & rests(state, _HALF_M[2]) & lifted & released & (state.object_speed < _SLOW_M_S)
 
     def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
         """Return how far the stick is: at the left hand, in it, lifted, in the right one, over the plate."""
@@ -165,10 +161,10 @@ class Handover:
         )
         lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
         handed = lifted & right & _holds(1)(state) & _lets_go(0)(state)
-        over = lifted & (apart(state.object_pos[:, :2], state.goal_pos[:, :2]) < _WITHIN_M)
+        over = lifted & over_goal(state, _WITHIN_M)
         return {
             "at the stick": left, "grasped": left & _holds(0)(state), "lifted": lifted, "handed over": handed,
-            "over the plate": over, "placed": over & _rests(state),
+            "over the plate": over, "placed": over & rests(state, _HALF_M[2]),
         }  # fmt: skip
 
     def quantities(self, state: WorldState) -> Mapping[str, Tensor]:

@@ -13,7 +13,7 @@ from lary_envs.robots.humanoid import APPROACH_M, hand, hands
 from lary_envs.scene import add_box, add_goal_plate, add_piece
 from lary_envs.tasks.phases import Phase, at_height, both
 from lary_envs.tasks.spec import Placement, TaskSpec, register_task
-from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal, rests
 
 _HALF_M, _MASS_KG = (0.07, 0.095, 0.006), 0.20  # of the tray's bottom
 _HANDLE_M, _HANDLE_HALF_M, _HANDLE_KG = (0.0, 0.122, 0.020), (0.013, 0.034, 0.010), 0.02  # a handle's centre
@@ -22,7 +22,7 @@ _PLATE_HALF_M = (0.085, 0.110)
 _LOW_M, _HIGH_M = (0.41, -0.08), (0.44, 0.08)  # of both centres
 _APART_M = 0.08
 _YAW_RAD = math.radians(8)
-_WITHIN_M, _TURNED_RAD, _LIFTED_M, _SLOW_M_S, _REST_M = 0.03, math.radians(10), 0.05, 0.05, 0.005
+_WITHIN_M, _TURNED_RAD, _LIFTED_M, _SLOW_M_S = 0.03, math.radians(10), 0.05, 0.05
 _GRIP_M = 0.130  # from the tray's centre to a hand
 _HOVER_M, _CARRY_M, _GRASP_Z_M = 0.11, 0.11, 0.030  # lower fingers would touch the table
 _READY, _CLOSED, _RELEASED = 0.6, 0.0, 0.5  # openings: 6 cm while approaching; a handle is 2.6 cm wide
@@ -87,10 +87,6 @@ def _turned(state: WorldState) -> Tensor:
     return (state.goal_yaw - state.object_yaw).abs() < _TURNED_RAD
 
 
-def _rests(state: WorldState) -> Tensor:
-    return (state.object_pos[:, 2] - _HALF_M[2]).abs() < _REST_M
-
-
 def phases() -> tuple[Phase, ...]:
     """Return the expert's legs: to the handles, close, lift, turn, over the plate, down, open, up."""
     low = _GRASP_Z_M + 0.002
@@ -139,9 +135,9 @@ class HumanoidPlace:
 
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: lifted before, and now on the plate, straight, at rest and released."""
-        near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
+        near = over_goal(state, _WITHIN_M)
         lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
-        put_down = near & _turned(state) & _rests(state) & lifted
+        put_down = near & _turned(state) & rests(state, _HALF_M[2]) & lifted
         return put_down & _let_go(state) & (state.object_speed < _SLOW_M_S)
 
     def milestones(self, state: WorldState) -> Mapping[str, Tensor]:
@@ -150,10 +146,10 @@ class HumanoidPlace:
         grips = both(state.object_pos + across, state.object_pos - across)
         at_tray = (apart(state.arms[..., :3], grips) < _AT_HANDLE_M).all(-1)
         lifted = state.object_peak > _HALF_M[2] + _LIFTED_M
-        over = lifted & (apart(state.object_pos[:, :2], state.goal_pos[:, :2]) < _WITHIN_M)
+        over = lifted & over_goal(state, _WITHIN_M)
         return {
             "at the handles": at_tray, "grasped": at_tray & _hold(state), "lifted": lifted,
-            "over the plate": over, "placed": over & _rests(state) & _turned(state),
+            "over the plate": over, "placed": over & rests(state, _HALF_M[2]) & _turned(state),
         }  # fmt: skip
 
     def quantities(self, state: WorldState) -> Mapping[str, Tensor]:

@@ -12,13 +12,13 @@ from torch import Tensor
 from lary_envs.scene import add_cube, add_goal_disc
 from lary_envs.tasks.phases import Phase, at_height, pose
 from lary_envs.tasks.spec import Placement, TaskSpec, register_task
-from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal, rests
 
 _HALF_M, _MASS_KG = 0.02, 0.05
 _LOW_M, _HIGH_M = (0.38, -0.15), (0.62, 0.15)
 _APART_M = 0.12  # cube and disc must not touch at the start
 _YAW_RAD = math.pi / 4
-_WITHIN_M, _LIFTED_M, _SLOW_M_S, _REST_M = 0.04, 0.05, 0.05, 0.005
+_WITHIN_M, _LIFTED_M, _SLOW_M_S = 0.04, 0.05, 0.05
 _RELEASED = 0.75  # fingers more than 6 cm apart: 2 cm wider than the cube
 _HOVER_M, _CARRY_M = 0.12, 0.14
 _HOLDING = 0.56  # opening at which both fingers touch the 4 cm cube (0.5), with some slack
@@ -55,10 +55,6 @@ def phases() -> tuple[Phase, ...]:
     )
 
 
-def _rests(state: WorldState) -> Tensor:
-    return (state.object_pos[:, 2] - _HALF_M).abs() < _REST_M
-
-
 @register_task(SPEC, phases)
 class PickPlace:
     """A 4 cm cube and a disc in an area of 24 x 30 cm, the cube turned by up to 45 degrees."""
@@ -82,11 +78,11 @@ class PickPlace:
 
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: lifted before, and now on the disc, at rest and released."""
-        near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
+        near = over_goal(state, _WITHIN_M)
         lifted = state.object_peak > _HALF_M + _LIFTED_M
         return (
             near
-            & _rests(state)
+            & rests(state, _HALF_M)
             & lifted
             & (state.object_speed < _SLOW_M_S)
             & (state.tcp_pose[:, 6] > _RELEASED)
@@ -96,10 +92,10 @@ class PickPlace:
         """Return how far the cube is: between the fingers, held, lifted, over the disc, on it."""
         at_cube = apart(state.tcp_pose[:, :3], state.object_pos) < _HALF_M
         lifted = state.object_peak > _HALF_M + _LIFTED_M
-        over = lifted & (apart(state.object_pos[:, :2], state.goal_pos[:, :2]) < _WITHIN_M)
+        over = lifted & over_goal(state, _WITHIN_M)
         return {
             "at the cube": at_cube, "grasped": at_cube & (state.tcp_pose[:, 6] < _HOLDING), "lifted": lifted,
-            "over the disc": over, "placed": over & _rests(state),
+            "over the disc": over, "placed": over & rests(state, _HALF_M),
         }  # fmt: skip
 
     def quantities(self, state: WorldState) -> Mapping[str, Tensor]:

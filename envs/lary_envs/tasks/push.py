@@ -13,7 +13,7 @@ from torch import Tensor
 from lary_envs.scene import add_cube, add_goal_disc
 from lary_envs.tasks.phases import Phase, at_height, pose
 from lary_envs.tasks.spec import Placement, TaskSpec, register_task
-from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
+from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal
 
 _HALF_M, _MASS_KG = 0.025, 0.1
 _LOW_M, _HIGH_M = (0.38, -0.12), (0.50, 0.12)
@@ -100,7 +100,7 @@ class Push:
 
     def holds(self, state: WorldState) -> Tensor:
         """Return bool `[w]`: on the disc and at rest now."""
-        near = (state.object_pos - state.goal_pos)[:, :2].norm(dim=-1) < _WITHIN_M
+        near = over_goal(state, _WITHIN_M)
         return near & (state.object_speed < _SLOW_M_S)
 
     def milestones(self, state: WorldState) -> Mapping[str, Tensor]:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lary_policy.actions import euler_xyz_to_matrix
 
+_REST_M = 0.005  # what is dropped on the table sinks or tilts less
+
 
 @dataclass(frozen=True)
 class WorldState:
@@ -88,6 +90,16 @@ def of_goals(state: WorldState, *, heading: bool = False) -> dict[str, Tensor]:
 def apart(first: Tensor, second: Tensor) -> Tensor:
     """Return the distance `[...]` between points `[..., 3]` or, of their first two numbers, `[..., 2]`."""
     return (first - second).norm(dim=-1)
+
+
+def over_goal(state: WorldState, within_m: float) -> Tensor:
+    """Return bool `[w]`: the object's centre is this near to the first goal's, horizontally."""
+    return apart(state.object_pos[:, :2], state.goal_pos[:, :2]) < within_m
+
+
+def rests(state: WorldState, half_height_m: float) -> Tensor:
+    """Return bool `[w]`: the object's centre is as high as on the table."""
+    return (state.object_pos[:, 2] - half_height_m).abs() < _REST_M
 
 
 def furthest(milestones: Iterable[Tensor]) -> Tensor:
