@@ -23,8 +23,6 @@ import filelock
 
 from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, StoreError, UnsafePathError
 
-# The file of encoders that no other file of the group names: own ones and those found by `auto:`.
-NAMED_ENCODER = "_named"
 # Names of unfinished files of `atomic_write`, and how old one must be to be left over: between making and
 # locking it lie microseconds, and a minute on disks that are asleep.
 _TEMPORARY, _LEFT_S = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\.\w+)?"), 60.0

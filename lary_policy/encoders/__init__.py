@@ -83,14 +83,13 @@ scan(auto)
 scan(families)
 
 
-def weights_status(name: str, *, trusted: bool = True) -> WeightsStatus:
+def weights_status(name: str) -> WeightsStatus:
     """Return where an encoder's weights would come from on this machine; downloads nothing.
 
     Args:
         name: Registry name of the encoder.
-        trusted: See `find_encoder`.
 
     Raises:
         UnknownNameError: No such encoder; the message lists the valid names.
     """
-    return find_weights(encoder_spec(name, trusted=trusted).weights)
+    return find_weights(encoder_spec(name).weights)

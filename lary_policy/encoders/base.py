@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lary_policy.encoders.own import EXAMPLE, check_installed, import_attribute, source_digest
+from lary_policy.encoders.own import EXAMPLE, import_attribute, source_digest
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.types import LatentSpec
@@ -135,9 +135,9 @@ def list_encoders() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
 
 
-def encoder_spec(name: str, *, trusted: bool = True) -> EncoderSpec:
-    """Return the spec of an encoder without building it; arguments and errors as of `find_encoder`."""
-    return find_encoder(name, trusted=trusted).spec
+def encoder_spec(name: str) -> EncoderSpec:
+    """Return the spec of an encoder without building it; errors as of `find_encoder`."""
+    return find_encoder(name).spec
 
 
 def load_encoder(
@@ -151,7 +151,6 @@ def load_encoder(
     seed: int = 0,
     output: str = "auto",
     layer: int | None = None,
-    trusted: bool = True,
 ) -> LatentEncoder:
     """Build an encoder, frozen and in eval mode.
 
@@ -170,7 +169,6 @@ def load_encoder(
             under `preprocess="lary"`.
         layer: Take the tokens after this transformer block, counted from 1, and after the norm that follows
             the last block; the blocks behind it are left out. None is the last block, as published.
-        trusted: See `find_encoder`.
 
     Raises:
         UnknownNameError: Unknown encoder or dtype.
@@ -178,7 +176,7 @@ def load_encoder(
         WeightsMissingError: Pretrained weights are nowhere; the message says how to get them.
         WeightsMismatchError: A weight file does not fit or its hash differs from the pinned one.
     """
-    entry = find_encoder(name, trusted=trusted)
+    entry = find_encoder(name)
     spec = entry.spec
     image_px = spec.default_image_px(preprocess) if image_px is None else image_px
     spec.latent_at(image_px)
@@ -211,25 +209,19 @@ def encoder_fingerprint(spec: EncoderSpec, options: EncoderOptions, weights_sha2
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def find_encoder(name: str, *, trusted: bool = True) -> RegisteredEncoder:
+def find_encoder(name: str) -> RegisteredEncoder:
     """Return the registered encoder of a name in any of its three forms; see `load_encoder`.
 
-    Args:
-        name: The name.
-        trusted: Whether the user typed the name. A name out of a file (a checkpoint's configuration) is not:
-            an own encoder's module is then imported only where it is installed, see `check_installed`.
+    An own encoder's module is imported: whoever has the name out of a file calls `check_installed` first.
 
     Raises:
         UnknownNameError: No such encoder; the message lists the valid names.
-        ConfigError: An own encoder's module cannot be imported, registers nothing under that name, or is not
-            installed although a file names it.
+        ConfigError: An own encoder's module cannot be imported, or registers nothing under that name.
     """
     scheme, colon, rest = name.partition(":")
     if scheme in _SCHEMES and colon:
         return _SCHEMES[scheme](rest)
     if colon and all(part.isidentifier() for part in scheme.split(".")):
-        if not trusted:
-            check_installed(name)
         return _own_encoder(name)
     if colon:
         raise UnknownNameError("word before the colon, and no Python module", scheme, _SCHEMES)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders import base, families, weights_status
+from lary_policy.cli.compose import compose
+from lary_policy.encoders import EncoderView, base, families, weights_status
 from lary_policy.encoders.base import (
     LatentEncoder,
     encoder_spec,
@@ -21,7 +21,6 @@ from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.modules import find_blocks
 from lary_policy.encoders.weights.resolve import NO_WEIGHTS
 from lary_policy.errors import ConfigError, FrameFormatError, LaryPolicyError, ShapeError, UnknownNameError
-from lary_policy.paths import choices, configs_dir
 
 every_encoder = pytest.mark.parametrize("name", list_encoders())
 EVERY_OUTPUT = [(name, output) for name in list_encoders() for output in encoder_spec(name).outputs]
@@ -82,8 +81,8 @@ def test_the_references_input_pipeline_runs_and_repeats(name, tiny_px, noise_fra
 
 @every_encoder
 def test_every_encoder_can_be_chosen_at_the_command_line(name):
-    assert name in choices("encoder")
-    assert yaml.safe_load((configs_dir() / "encoder" / f"{name}.yaml").read_text())["name"] == name
+    typed = compose("probe", [f"encoder={name}", "encoder.weights=random"])
+    assert [EncoderView.of(view) for view in typed["encoders"]] == [EncoderView(name, weights="random")]
 
 
 @every_encoder

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, load_encoder
-from lary_policy.encoders.families.villax.encoder import TINY, VILLA_X, read_config
+from lary_policy.encoders.families.villax.encoder import TINY, VILLA_X, read_villax_config
 from lary_policy.encoders.families.villax.model import VillaXConfig, VillaXModel
 from lary_policy.encoders.pair_encoder import PairEncoder
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -182,7 +182,7 @@ def test_a_wrong_configuration_is_named(folder, config, says):
 def test_a_missing_configuration_says_which_folder_to_give(folder):
     (folder / "model_config.json").unlink()
     with pytest.raises(WeightsMismatchError, match=r"model_config\.json"):
-        read_config(folder / "model_config.json")
+        read_villax_config(folder / "model_config.json")
     with pytest.raises(WeightsMismatchError, match="microsoft/villa-x"):
         load_encoder("villa-x", weights=str(folder), image_px=56)
 

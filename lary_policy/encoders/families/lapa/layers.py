@@ -48,7 +48,7 @@ class PositionConvolution(nn.Module):
         return self.dsconv(past_only).movedim(1, -1).reshape(x.shape)
 
 
-class Attention(nn.Module):
+class BiasedAttention(nn.Module):
     """Attention between unit-length queries and keys; keys and values see tokens before the norm.
 
     Args:
@@ -156,9 +156,9 @@ class Layer(nn.ModuleDict):
     def __init__(self, dim: int, heads: int, head_width: int, *, cross: bool) -> None:
         super().__init__()
         self[POSITION] = PositionConvolution(dim)
-        self[SELF_ATTENTION] = Attention(dim, heads, head_width)
+        self[SELF_ATTENTION] = BiasedAttention(dim, heads, head_width)
         if cross:
-            self[CROSS_ATTENTION] = Attention(dim, heads, head_width, CROSS_NULLS)
+            self[CROSS_ATTENTION] = BiasedAttention(dim, heads, head_width, CROSS_NULLS)
         self[FEED_FORWARD] = feed_forward(dim)
 
     def forward(self, x: Tensor, video: VideoShape, bias: Tensor | None, context: Tensor | None) -> Tensor:

@@ -104,7 +104,7 @@ def build_villax(spec: EncoderSpec, options: EncoderOptions) -> PairEncoder:
     return PairEncoder(spec, options, model, weights, latent)
 
 
-def read_config(path: Path) -> VillaXConfig:
+def read_villax_config(path: Path) -> VillaXConfig:
     """Read the architecture out of a checkpoint's `model_config.json`.
 
     Raises:
@@ -131,7 +131,7 @@ def _config_of(spec: EncoderSpec, options: EncoderOptions, weights: Path) -> Vil
     beside = weights.with_name(CONFIG_FILE)
     if options.weights == "auto" and not beside.is_file():
         beside = resolve_weights(spec.name, CONFIG, "auto")[0]
-    config = read_config(beside)
+    config = read_villax_config(beside)
     if config.resolution != options.image_px:
         raise ConfigError(
             expected=f"image_px={config.resolution}, the size that the weights of '{spec.name}' are made for",
