@@ -35,11 +35,15 @@ IMPORTING = {
     "_target_", "auto_map", "base_class", "callable", "class", "code", "custom_code",
     "discover_packages_path", "entry_point", "factory", "function", "import", "load_plugin",
     "megatron_config", "megatron_core", "module", "package_name", "parent_library", "plugin", "plugin_path",
-    "plugins", "python", "trust_remote_code",
+    "plugins", "python", "reward_model", "trust_remote_code",
 }  # fmt: skip
+# What a folder of a model is described by, and keys under which settings name one.
+DESCRIPTIONS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_NAMES_MODEL = re.compile(r".*_(name|path|name_or_path)")
 OWN_PACKAGES = ("lerobot", "lary_policy")
 _RUNS_REMOTE_CODE = re.compile(r"""trust_remote_code["']?\s*[:=]\s*True""")
 _SHOWN = 80
+_LONGEST_PATH = 4096  # characters; more is no path on Linux, and an error to look for
 
 
 def require_trusted(folder: Path) -> None:
@@ -208,8 +212,19 @@ def _require_plain(raw: Any, path: Path) -> None:
             wrapped = said == "parent_library" and str(value).partition(".")[0] in OWN_PACKAGES
             if not (default or wrapped):
                 raise _refused(path, f"{place}={_short(value)}", f"Remove {key}, or use another checkpoint.")
+        if _NAMES_MODEL.fullmatch(said) and isinstance(value, str):
+            _require_no_code_in(value, path, place)
         if said == "type" and isinstance(value, str) and not value.replace("-", "_").isidentifier():
             raise _refused(path, f"{place}={_short(value)}", "A type is a registered name, not a module.")
+
+
+def _require_no_code_in(name: str, path: Path, place: str) -> None:
+    """Refuse a folder of a model on this machine that brings code, which transformers would ask to run."""
+    if len(name) > _LONGEST_PATH or not Path(name).is_dir():
+        return
+    for described in DESCRIPTIONS:
+        if "auto_map" in (_read(Path(name) / described) or {}):
+            raise _refused(path, f"{place}={name}, whose {described} names code", "Use another model.")
 
 
 def _entries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
@@ -296,7 +311,11 @@ def _step_class(step: Mapping[str, Any], path: Path, place: str) -> type:
             f"Only registered steps and steps defined in {' or '.join(OWN_PACKAGES)} are built.",
         )
     module, _, attribute = name.rpartition(".")
-    found: Any = getattr(importlib.import_module(module), attribute, None)
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:  # modules of LeRobot that need packages which are not installed
+        got = f"{place}.class={name} ({type(error).__name__}: {error})"
+        raise _refused(path, got, "Install what that step of LeRobot needs.") from error
     if not (isinstance(found, type) and issubclass(found, ProcessorStep)):
         raise _refused(path, f"{place}.class={name}, which is no processor step", "Use another checkpoint.")
     return found

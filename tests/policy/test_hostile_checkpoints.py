@@ -99,6 +99,8 @@ STEPS = {
         "action_tokenizer_processor", action_tokenizer_name="hub", trust_remote_code=True
     ),
     "classifier": named("reward_classifier_processor", pretrained_path="hub"),
+    "tokenizer of a folder with code": named("tokenizer_processor", tokenizer_name="hub"),
+    "class without its package": step({"class": "lerobot.robots.reachy2.robot_reachy2.Reachy2Robot"}),
     "target": named("device_processor", _target_="evil.E"),
     "nested target": named("device_processor", a=[{"_target_": "evil.run"}]),
     "plugin": named("device_processor", plugin="evil"),
@@ -285,7 +287,9 @@ def test_damaged_settings_are_named(attacked, text):
 @pytest.mark.parametrize(
     "change", [put("policy/encoder/name", "evil:E"), put("policy/type", "groot"), put("env/type", "evil.E"),
                put("env/_target_", "evil.E"), put("policy/auto_map", {"a": "evil.E"}), put("plugin", "evil"),
-               put("optimizer/type", "evil.Adam"), put("env/discover_packages_path", "evil")],
+               put("reward_model", {"type": "reward_classifier", "model_name": "hub"}),
+               put("policy/vlm_model_name", "hub"), put("optimizer/type", "evil.Adam"),
+               put("env/discover_packages_path", "evil")],
 )  # fmt: skip
 def test_no_settings_of_training_run_code(attacked, change):
     folder, sentinel = attacked

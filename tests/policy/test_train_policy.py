@@ -172,7 +172,7 @@ def test_the_order_of_a_resumed_run_is_reset_by_lerobot_not_by_us():
     """What LeRobot's sampler does when accelerate tells it the epoch, and what ours does."""
     from lerobot.datasets.sampler import EpisodeAwareSampler, compute_sampler_state
 
-    from lary_policy.stages.train_run import ResumedSampler
+    from lary_policy.cli.train.run import ResumedSampler
 
     def order(kind, state=None, epochs=3):
         sampler = kind([0, 5], [5, 12], shuffle=True, seed=3)
@@ -193,7 +193,7 @@ def test_the_order_of_a_resumed_run_is_reset_by_lerobot_not_by_us():
 
 
 def test_no_decoder_is_looked_for_at_length(data, lary_train, caplog):
-    from lary_policy.stages.train_config import usable_decoder
+    from lary_policy.cli.train.config import usable_decoder
 
     with caplog.at_level("WARNING"):
         folder, said = lary_train("run", steps=1)
