@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,40 @@ _CODEC = pa.Codec("zstd", compression_level=1)
 _LOW, _HIGH, _ENDS, _SHAPE = "low_bytes", "high_bytes", "high_ends", "empty_latents"
 
 
+_MEMORY = threading.local()
+
+
+def scratch(name: str, size: int) -> Tensor:
+    """Return uint8 `[size]` that the calling thread uses again and again under this name.
+
+    The system clears memory that it hands out, which takes longer than to fill it with latents.
+    """
+    found: Tensor | None = getattr(_MEMORY, name, None)
+    if found is None or len(found) < size:
+        found = torch.empty(size, dtype=torch.uint8)
+        setattr(_MEMORY, name, found)
+    return found[:size]
+
+
 def pack(latents: Tensor) -> dict[str, Tensor]:
-    """Return the tensors that stand for latents `[f n d]` of 16 bits in a shard.
+    """Return the tensors that stand for latents `[f n d]` of 16 bits in a shard, until the next call.
 
     They are all low bytes `[f n*d]`, the compressed high bytes one row after the other, where each row ends
     in them `[f]`, and an empty tensor `[0 n d]` of the latents' dtype.
     """
     planes = latents.contiguous().view(torch.uint8).view(len(latents), -1, 2)  # little-endian
-    rows = [_CODEC.compress(memoryview(row.numpy()), asbytes=True) for row in planes[..., 1].contiguous()]
+    low = scratch("low", planes[..., 0].numel()).view(planes.shape[:2]).copy_(planes[..., 0])
+    row = scratch("row", planes.shape[1])
+    high = bytearray()
+    ends = []
+    for plane in planes[..., 1]:
+        high += memoryview(_CODEC.compress(memoryview(row.copy_(plane).numpy())))
+        ends.append(len(high))
     return {
-        _LOW: planes[..., 0].contiguous(),
-        _ENDS: torch.tensor([len(row) for row in rows]).cumsum(0),
+        _LOW: low,
+        _ENDS: torch.tensor(ends),
         _SHAPE: latents[:0].contiguous(),
-        _HIGH: torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8),
+        _HIGH: torch.frombuffer(high, dtype=torch.uint8),
     }
 
 

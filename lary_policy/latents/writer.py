@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import queue
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.errors import StoreError
-from lary_policy.latents.shards import check_cast
+from lary_policy.latents.shards import check_cast, scratch
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
 
 SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
@@ -51,7 +51,6 @@ class ShardWriter:
         self._codes: list[Tensor] = []
         self._pool = ThreadPoolExecutor(WRITERS, "write")
         self._pending: deque[tuple[Future[str], int]] = deque()
-        self._staging: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         self._indexed = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -116,23 +115,13 @@ class ShardWriter:
             self._store.publish_index()
             self._indexed = time.monotonic()
 
-    def _write(self, ids: Sequence[str], latents: Sequence[Tensor], codes: Sequence[Tensor]) -> str:
-        rows = self._rows(len(ids))
-        try:
-            for part, into in zip(latents, rows[: len(ids)].split([len(x) for x in latents]), strict=True):
-                check_cast(part, into.copy_(part))
-            more = {"codes": torch.cat(list(codes))} if codes else {}
-            return self._store.write_shard(ids, rows[: len(ids)], index=False, **more)
-        finally:
-            self._staging.put(rows)
-
-    def _rows(self, count: int) -> Tensor:
-        """Return rows `[>= count n d]` that are used again and again: new memory is slow to get."""
-        try:
-            rows = self._staging.get_nowait()
-        except queue.Empty:
-            rows = torch.empty(0)
-        if len(rows) < count:
-            latent = self._store.latent
-            rows = torch.empty(count, latent.tokens, latent.width, dtype=STORE_DTYPES[self._store.dtype])
-        return rows
+    def _write(self, ids: Sequence[str], latents: list[Tensor], codes: Sequence[Tensor]) -> str:
+        latent, dtype = self._store.latent, STORE_DTYPES[self._store.dtype]
+        shape = (len(ids), latent.tokens, latent.width)
+        rows = scratch("rows", math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+        for into in rows.split([len(part) for part in latents]):
+            part = latents.pop(0)  # its memory goes before the shard is packed
+            check_cast(part, into.copy_(part))
+        del part
+        more = {"codes": torch.cat(list(codes))} if codes else {}
+        return self._store.write_shard(ids, rows, index=False, **more)
