@@ -12,7 +12,6 @@ from lary_policy.encoders.base import (
     list_encoders,
     load_encoder,
     register_encoder,
-    scan,
 )
 from lary_policy.encoders.codebook import CodebookHealth, codebook_health
 from lary_policy.encoders.frame_encoder import FrameEncoder
@@ -40,6 +39,7 @@ from lary_policy.encoders.weights import (
     WheelFile,
     find_weights,
 )
+from lary_policy.paths import import_modules
 
 __all__ = [
     "CodebookHealth",
@@ -79,8 +79,8 @@ __all__ = [
     "weights_status",
 ]
 
-scan(auto)
-scan(families)
+import_modules(auto.__name__)
+import_modules(families.__name__)
 
 
 def weights_status(name: str) -> WeightsStatus:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -122,12 +119,6 @@ def register_scheme(scheme: str) -> Callable[[EncoderFinder], EncoderFinder]:
         return finder
 
     return decorate
-
-
-def scan(package: ModuleType) -> None:
-    """Import every module of a package, so that the encoders in them register themselves."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def list_encoders() -> tuple[str, ...]:

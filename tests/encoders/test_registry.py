@@ -21,6 +21,7 @@ from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.modules import find_blocks
 from lary_policy.encoders.weights.resolve import NO_WEIGHTS
 from lary_policy.errors import ConfigError, FrameFormatError, LaryPolicyError, ShapeError, UnknownNameError
+from lary_policy.paths import import_modules
 
 every_encoder = pytest.mark.parametrize("name", list_encoders())
 EVERY_OUTPUT = [(name, output) for name in list_encoders() for output in encoder_spec(name).outputs]
@@ -302,7 +303,7 @@ def test_a_new_file_in_families_registers_itself(monkeypatch, tmp_path):
         "def build(spec, options):\n"
         "    return build_pixels(spec, options)\n"
     )
-    base.scan(families)
+    import_modules(families.__name__)
     monkeypatch.delitem(sys.modules, f"{families.__name__}.dropped_in")
     assert "dropped-in" in list_encoders()
     assert load_encoder("dropped-in", image_px=28).latent == load_encoder("pixels", image_px=28).latent

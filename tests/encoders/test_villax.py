@@ -170,7 +170,9 @@ def test_only_the_size_of_the_positions_is_allowed(folder):
         ({"architecture": "IgorDecoder", "config": {}}, "IgorDecoder"),
         ({"architecture": "IgorModel", "config": {"colour_depth": 3}}, "colour_depth"),
         ({"config": {}}, "architecture"),
-        (["a", "list"], "TypeError"),
+        (["a", "list"], "a list"),
+        ({"architecture": "IgorModel", "config": {"encoder_depth": 10**9}}, "encoder_depth 1000000000"),
+        ({"architecture": "IgorModel", "config": {"encoder_embed_dim": "wide"}}, "Error"),
     ],
 )
 def test_a_wrong_configuration_is_named(folder, config, says):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,10 +14,6 @@ from lary_policy.errors import ConfigError
 
 CONFIG_FILE = "config.json"
 PATH_STARTS = (".", "/", "~")
-MOST_BYTES = 2**23  # names of 21,000 classes take less than one megabyte
-MOST_NUMBER = 10**6  # widths, classes and words of a vocabulary are fewer
-MOST_LAYERS = 1000
-LAYERS = re.compile("layers|depth|blocks|stages")
 EXAMPLES = "auto:facebook/dinov2-small, auto:./my-model-folder, auto:vit_small_patch16_224"
 
 
@@ -154,44 +147,3 @@ class AutoModelSource:
     channels_last: bool = False
     licence: str = "see its page"
     hub: HubRepo | None = None
-
-
-def read_config(path: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file that describes a model or its processor, and refuse what could not be meant well.
-
-    Args:
-        path: The file.
-        name: Of the model, for messages.
-
-    Raises:
-        ConfigError: It is no JSON object of a sane size, wants code of its own (`auto_map`), or has a number
-            that no model has, with which building it would never end.
-    """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes, more than {MOST_BYTES}")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__}")
-        _check_values(config)
-    except Exception as error:  # a file of anyone
-        raise ConfigError(
-            expected=f"{path.name} of 'auto:{name}' as a JSON object, of a model without code of its own",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            fix="Choose another model, or write an own encoder for it, see the README.",
-        ) from error
-    return config
-
-
-def _check_values(config: Any, key: str = "") -> None:
-    """Raise ValueError for a value, however deep, that asks for code or for endless work."""
-    if key == "auto_map":
-        raise ValueError("auto_map, which names code in the repository")
-    if isinstance(config, dict):
-        for name, value in config.items():
-            _check_values(value, name)
-    elif isinstance(config, list):
-        for value in config:
-            _check_values(value, key)
-    elif isinstance(config, int) and abs(config) > (MOST_LAYERS if LAYERS.search(key) else MOST_NUMBER):
-        raise ValueError(f"{key} {config}")

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders.auto.files import AutoModelSource, AutoName, read_config
+from lary_policy.encoders.auto.files import AutoModelSource, AutoName
 from lary_policy.encoders.auto.timm import timm_source
 from lary_policy.encoders.auto.transformers import transformers_source
 from lary_policy.encoders.base import EncoderOptions, RegisteredEncoder, register_scheme
 from lary_policy.encoders.frame_encoder import FrameEncoder
 from lary_policy.encoders.modules import cut_after, drawn_or_loaded, find_blocks
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import read_tensors
+from lary_policy.encoders.weights import read_config, read_tensors
 from lary_policy.errors import ConfigError, LaryPolicyError
 from lary_policy.types import LatentSpec
 
@@ -77,7 +77,7 @@ def _find(files: AutoName, stamp: tuple[tuple[str, int, int], ...]) -> Registere
 def _source(files: AutoName) -> AutoModelSource:
     if files.timm_name is not None:
         return timm_source(files.timm_name)
-    config = read_config(files.config(), files.name)
+    config = read_config(files.config(), f"auto:{files.name}")
     if "architecture" in config:
         return timm_source(str(config["architecture"]), config)
     return transformers_source(files, config)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lary_policy.encoders.auto.files import AutoModelSource, AutoName, read_config
+from lary_policy.encoders.auto.files import AutoModelSource, AutoName
 from lary_policy.encoders.auto.pixels import Hints, check_side, measured_preprocess, three
 from lary_policy.encoders.families import loading_problems, quiet_transformers
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.weights import Weights, raise_on_mismatch
+from lary_policy.encoders.weights import Weights, raise_on_mismatch, read_config
 from lary_policy.errors import ConfigError, LaryPolicyError
 
 # Pillow's numbers of the resampling filters, as image processors write them.
@@ -189,7 +189,7 @@ def _pipeline(files: AutoName) -> tuple[int, Preprocess]:
 
     path = files.file("preprocessor_config.json")
     try:
-        written = read_config(path, files.name)
+        written = read_config(path, f"auto:{files.name}")
         for side in _sides(written):
             check_side(files.name, side)
         with quiet_transformers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lary_policy.encoders.weights.configs import read_config
 from lary_policy.encoders.weights.places import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.weights.resolve import (
     DRAWN,
@@ -38,6 +39,7 @@ __all__ = [
     "hub_is_reachable",
     "load_strictly",
     "raise_on_mismatch",
+    "read_config",
     "read_tensors",
     "rename",
     "require_module",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
+
+import torch
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.families.villax.model import VillaXConfig, VillaXModel
@@ -17,6 +18,7 @@ from lary_policy.encoders.weights import (
     Weights,
     WeightsSource,
     load_strictly,
+    read_config,
     read_tensors,
     resolve_weights,
 )
@@ -108,16 +110,19 @@ def read_villax_config(path: Path) -> VillaXConfig:
     """Read the architecture out of a checkpoint's `model_config.json`.
 
     Raises:
-        WeightsMismatchError: It cannot be read, is of another model, or has a value that is not known here.
+        WeightsMismatchError: It cannot be read, is of another model, or has a value with which none is built.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_config(path, VILLA_X.name)
         values = {key: value for key, value in found["config"].items() if key not in IGNORED}
         unknown = sorted(set(values) - {field.name for field in fields(VillaXConfig)})
         if found["architecture"] == ARCHITECTURE and not unknown:
-            return VillaXConfig(**values)
+            config = VillaXConfig(**values)
+            with torch.device("meta"):
+                VillaXModel(config)
+            return config
         got = f"architecture {found['architecture']}" + (f" with {', '.join(unknown)}" if unknown else "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a file of anyone
         got = f"{type(error).__name__}: {error}"
     raise WeightsMismatchError(
         expected=f"{path} as the configuration of an {ARCHITECTURE}",
