@@ -52,10 +52,10 @@ def choices(group: str) -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in (configs_dir() / group).glob("[!_]*.yaml")))
 
 
-def import_modules(package: str) -> None:
-    """Import every module of a package, so that what they register is known."""
+def import_modules(package: str, *, packages: bool = False) -> None:
+    """Import every module of a package, so that what they register is known; its `packages` too if asked."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if not module.ispkg:
+        if packages or not module.ispkg:
             importlib.import_module(f"{package}.{module.name}")
 
 

@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 import_modules(auto.__name__)
-import_modules(families.__name__)
+import_modules(families.__name__, packages=True)
 
 
 def weights_status(name: str) -> WeightsStatus:
