@@ -138,8 +138,7 @@ def _axes(axes: Axes) -> None:
 def _label(figure: Figure, axes: Axes, points: Sequence[Point], palette: Palette) -> None:
     """Write each encoder's name beside its point so that no name covers another or a point."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    spots = [axes.transData.transform(_place(point)[:2]) for point in points]
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
+    taken = [box for point in points for box in _drawn(axes, point)]
     for point in points:
         encoder, chosen = point.probe.encoder, None
         for x, y, side in _PLACES:
@@ -156,6 +155,18 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point], palette: Palette
         else:
             _first_place(axes, point, palette)
         taken.append(chosen or box)
+
+
+def _drawn(axes: Axes, point: Point) -> Iterable[Bbox]:
+    """Yield what a point and its bars cover, in the pixels of the figure."""
+    x, y, across, up = _place(point)
+    (left, right), (low, high) = (
+        (0.0, 0.0) if bars is None else (float(bars[0][0]), float(bars[1][0])) for bars in (across, up)
+    )
+    ends = (((x, y), (x, y), 5), ((x - left, y), (x + right, y), 1), ((x, y - low), (x, y + high), 1))
+    for start, end, room in ends:
+        corners = axes.transData.transform([start, end])
+        yield Bbox([corners.min(0) - room, corners.max(0) + room])
 
 
 def _first_place(axes: Axes, point: Point, palette: Palette) -> Annotation:
