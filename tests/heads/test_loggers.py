@@ -4,7 +4,6 @@ from types import ModuleType
 
 import pytest
 
-from lary_policy.cli.compose import compose
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig
@@ -13,6 +12,7 @@ from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.loggers import list_loggers, open_logger
 from lary_policy.heads.training.loop import train
+from lary_policy.runs import RunConfig
 
 
 def test_every_epoch_is_logged(planted, tmp_path):
@@ -71,7 +71,7 @@ def test_wandb_writes_offline_by_default(tmp_path, monkeypatch):
 
 def test_d26_nothing_is_logged_elsewhere_unless_asked_and_wandb_stays_offline(tmp_path, monkeypatch):
     """Defect D26: both probes of the reference import wandb and open an online run."""
-    assert compose("suite_source", [])["loggers"] == []
+    assert RunConfig.__dataclass_fields__["loggers"].default == ()
     opened = {}
     wandb = ModuleType("wandb")
     wandb.init = lambda **settings: opened.update(settings)
