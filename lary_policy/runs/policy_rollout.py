@@ -82,8 +82,9 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     def prepare(batch: Sequence[int]) -> Wave:
         def make_agent() -> PolicyAgent:
             return PolicyAgent(
-                policy, before, after, env_config.cameras, env.task.instruction, threads=available_cores()
-            )
+                policy, before, after, env_config.cameras, env.instruction, threads=available_cores(),
+                seeds=batch if config.batch_invariant else None,
+            )  # fmt: skip
 
         return Wave(make_agent, [None] * len(batch))
 

