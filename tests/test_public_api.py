@@ -1,5 +1,8 @@
 """`lary_policy.__all__` is small and every name in it exists."""
 
+import subprocess
+import sys
+
 import pytest
 
 import lary_policy
@@ -18,3 +21,11 @@ def test_name_resolves(name):
 def test_unknown_name_lists_the_public_ones():
     with pytest.raises(AttributeError, match="load_encoder"):
         lary_policy.load_encodr  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["lary_policy", "lary_policy.cli", "lary_policy.policy", "lary_envs"])
+def test_light_imports_stay_light(module):
+    heavy = ("torch", "transformers", "mujoco", "warp", "diffusers")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
