@@ -53,3 +53,20 @@ def test_full_disk_is_a_named_error_and_keeps_the_old_file(tmp_path, monkeypatch
 
 def test_configs_are_found():
     assert (configs_dir() / "suite" / "quick.yaml").is_file()
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path):
+    from lary_policy.paths import sweep_temporaries, visible_files
+
+    left, fresh, foreign = (tmp_path / f".a.csv.tmp-{name}.csv" for name in ("abcdefgh", "ijklmnop", "UPPER"))
+    for path in (left, fresh, foreign):
+        path.write_text("half")
+    for path in (left, foreign):
+        os.utime(path, (0, 0))
+    with atomic_write(tmp_path / "a.csv") as busy:
+        os.utime(busy, (0, 0))
+        sweep_temporaries(tmp_path, again=True)
+        assert busy.exists()
+        busy.write_text("whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([fresh.name, foreign.name, "a.csv"])
+    assert [p.name for p in visible_files(tmp_path, "*.csv")] == ["a.csv"]

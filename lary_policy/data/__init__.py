@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lary_policy.data.atomic import AtomicConfig
 from lary_policy.data.clips import ClipRow, ClipTable
 from lary_policy.data.identity import content_digest, table_digest
 from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport
@@ -10,11 +11,13 @@ from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.primitives import PRIMITIVES, derive_primitives
 from lary_policy.data.registry import list_sources, open_source, register_source
 from lary_policy.data.spec import PROTOCOLS, Source, SourceSpec, require_folder, require_protocol
+from lary_policy.data.verify import verify_source
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
     "PRIMITIVES",
     "PROTOCOLS",
+    "AtomicConfig",
     "ClipRow",
     "ClipTable",
     "IntegrityReport",
@@ -31,4 +34,5 @@ __all__ = [
     "require_folder",
     "require_protocol",
     "table_digest",
+    "verify_source",
 ]

@@ -32,7 +32,7 @@ def read_chunk(path: Path, steps: int, action_dim: int) -> NDArray[np.float32]:
         DatasetError: The file is missing or not a numeric array, has another length, or is not finite.
     """
     need = steps * action_dim
-    array = _load(path, need)
+    array = read_numbers(path, need)
     if array.size != need:
         raise DatasetError(
             expected=f"{steps} x {action_dim} = {need} numbers in {path.name}",
@@ -48,7 +48,7 @@ def read_steps(path: Path, action_dim: int) -> NDArray[np.float64]:
     Raises:
         DatasetError: The file is missing or not a numeric array, holds no whole steps, or is not finite.
     """
-    array = _load(path, _MAX_STEPS * action_dim)
+    array = read_numbers(path, _MAX_STEPS * action_dim)
     if array.size == 0 or array.size % action_dim:
         raise DatasetError(
             expected=f"a multiple of {action_dim} numbers in {path.name}",
@@ -125,7 +125,12 @@ def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtyp
     return values
 
 
-def _load(path: Path, need: int) -> NDArray[np.generic]:
+def read_numbers(path: Path, need: int) -> NDArray[np.generic]:
+    """Read an array as it is stored, if it is not far larger than the numbers that are needed.
+
+    Raises:
+        DatasetError: The file is missing, not a numeric array, or too large.
+    """
     limit = need * _MAX_ITEM_BYTES + _MAX_HEADER_BYTES
     fix = "Restore the file, or write the dataset anew with `lary data`."
     with foreign_file("a numeric .npy array", path, fix):

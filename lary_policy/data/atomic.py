@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from lary_policy.data.primitives import (
     label_arms,
     opposite,
 )
+from lary_policy.data.verify import verify_source
 from lary_policy.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from lary_policy.data.clips import ClipTable
+    from lary_policy.data.integrity import IntegrityReport
     from lary_policy.data.spec import Source
 
 
@@ -89,6 +91,10 @@ class AtomicSource:
             DatasetError: No row is usable, or nothing moves.
         """
         return atomic_pairs(self._source.pairs(split), self._embodiment, self._config)
+
+    def verify(self, **options: Any) -> IntegrityReport:
+        """Check the trajectories that the primitives are made of."""
+        return verify_source(self._source, **options)
 
     def clips(self, split: str) -> ClipTable:
         """Raise DatasetError: this is a source of pairs."""

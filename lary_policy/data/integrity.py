@@ -1,14 +1,17 @@
-"""What a check found."""
+"""Complete checks of files and of whole folders: what a check found, and checksums of what we wrote."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lary_policy.data.arrays import read_chunk
-from lary_policy.errors import FrameFormatError
-from lary_policy.frames import check_video, decode_frame, frame_id
+from lary_policy.data.arrays import read_chunk, read_numbers
+from lary_policy.data.parallel import Failure, for_each
+from lary_policy.errors import DatasetError, FrameFormatError, LaryPolicyError
+from lary_policy.frames import check_video, decode_frame, file_digest
+from lary_policy.paths import foreign_file, read_json, resolve_inside, visible_files, write_json
 from lary_policy.types import Quarantined
 
 
@@ -20,11 +23,13 @@ class IntegrityReport:
         root: What was checked.
         checked: How many of each kind of thing were looked at.
         problems: Everything that is wrong; empty when all is well.
+        unverifiable: What nobody can tell from the files, in words.
     """
 
     root: Path
     checked: dict[str, int]
     problems: tuple[Quarantined, ...]
+    unverifiable: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -33,7 +38,7 @@ class IntegrityReport:
 
 
 DEFAULT_TIMEOUT_S = 30.0  # a 20 s clip decodes in 1 s; a network disk may need longer for its first byte
-MediaKind = Literal["image", "action", "clip"]
+MediaKind = Literal["image", "action", "clip", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +69,20 @@ def check_file(file: MediaFile) -> str:
 
 def _image(file: MediaFile) -> str:
     decode_frame(file.path)
-    return frame_id(file.path)
+    return file_digest(file.path, trust=False)
 
 
 def _action(file: MediaFile) -> str:
     steps, dim = file.needs
     read_chunk(file.path, steps, dim)
-    return frame_id(file.path)
+    stored = read_numbers(file.path, steps * dim).dtype
+    if stored.kind != "f":
+        raise DatasetError(
+            expected=f"actions in floating point at {file.path}",
+            got=f"{stored}, which cannot hold metres and radians",
+            fix="Write the file anew.",
+        )
+    return file_digest(file.path, trust=False)
 
 
 def _clip(file: MediaFile) -> str:
@@ -82,7 +94,61 @@ def _clip(file: MediaFile) -> str:
             got=info.lie or f"{info.frames} frames",
             fix="Restore the file, or run `lary data indices` again.",
         )
-    return frame_id(file.path)
+    return file_digest(file.path, trust=False)
 
 
-_CHECKS = {"image": _image, "action": _action, "clip": _clip}
+def _file(file: MediaFile) -> str:
+    return file_digest(file.path, trust=False)
+
+
+_CHECKS = {"image": _image, "action": _action, "clip": _clip, "file": _file}
+CHECKSUMS_FILE = "checksums.json"
+NO_CHECKSUMS = (
+    "No checksums came with these files: a number, picture or label that was changed into another valid one "
+    "cannot be told from the right one."
+)
+
+
+def write_checksums(root: Path, name: str = CHECKSUMS_FILE, *, without: Collection[str] = ()) -> None:
+    """Write the sha256 of every file below a folder into one file there, for `find_changes`.
+
+    Args:
+        root: The folder, whose files are complete.
+        name: Path of the file below it.
+        without: Paths below the folder that are left out.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    files = [p.relative_to(root).as_posix() for p in visible_files(root, "**/*") if p.is_file()]
+    kept = [path for path in files if path != name and path not in without]
+    write_json(root / name, {path: file_digest(root / path, trust=False) for path in kept})
+
+
+def find_changes(
+    root: Path, name: str = CHECKSUMS_FILE, *, workers: int = 2, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Iterator[Quarantined]:
+    """Read every file below a folder and yield those that are not what `write_checksums` saw.
+
+    Args:
+        root: The folder.
+        name: Path of the file with the checksums below it.
+        workers: Processes; 0 reads here, without time limit.
+        timeout_s: Seconds for one file.
+    """
+    try:
+        with foreign_file("checksums of a dataset", root / name, "Restore the file."):
+            stated = {str(path): str(digest) for path, digest in read_json(root / name).items()}
+            files = [MediaFile("file", resolve_inside(root, path)) for path in stated]
+    except LaryPolicyError as error:
+        yield Quarantined(name, str(error), "checksums")
+        return
+    paths = list(stated)
+    for i, found in for_each(check_file, files, workers=workers, timeout_s=timeout_s):
+        if isinstance(found, Failure):
+            yield Quarantined(paths[i], found.reason, "checksums")
+        elif found != stated[paths[i]]:
+            yield Quarantined(paths[i], "its content is not what was written", "checksums")
+    present = {p.relative_to(root).as_posix() for p in visible_files(root, "**/*") if p.is_file()}
+    for path in sorted(present - {name} - set(stated)):
+        yield Quarantined(path, "it was not written with the others", "checksums")

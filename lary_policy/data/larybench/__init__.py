@@ -17,7 +17,7 @@ from lary_policy.data.larybench.statistics import (
     stream_statistics,
     write_statistics,
 )
-from lary_policy.data.larybench.verify import verify_source
+from lary_policy.data.larybench.verify import verify_benchmark
 
 __all__ = [
     "CLIP_FRAMES",
@@ -37,7 +37,7 @@ __all__ = [
     "read_statistics",
     "stream_statistics",
     "uniform_indices",
-    "verify_source",
+    "verify_benchmark",
     "write_indices",
     "write_statistics",
 ]

@@ -182,7 +182,7 @@ def _first_camera(root: Path) -> str:
     path = root / layout.DATASET_FILE
     if not path.is_file():
         return layout.UNNAMED_CAMERA
-    with foreign_file("a JSON object with `cameras`", path, "Restore the file or write the dataset anew."):
+    with foreign_file("a JSON object with cameras", path, "Restore the file or write the dataset anew."):
         return str(read_json(path)["cameras"][0])
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lary_policy.actions import load_embodiment
 from lary_policy.data.clips import ClipTable
+from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.larybench.clip_csv import open_clip_csv, read_clips, recording_of
 from lary_policy.data.larybench.pair_csv import demonstration_of, open_pair_csv, read_label_pairs, read_pairs
 from lary_policy.data.larybench.pair_rows import PairFile
 from lary_policy.data.larybench.sets import BenchmarkSet, benchmark_set, list_benchmark_sets, require_stride
+from lary_policy.data.larybench.verify import verify_benchmark
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.registry import register_source
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
@@ -83,6 +86,10 @@ class LaryBenchSource:
         if self.spec.kind != "clips":
             raise self.spec.wrong_kind("clips")
         return read_clips(self._filled(split), clamp=self.spec.protocol == "lary")
+
+    def verify(self, **options: Any) -> IntegrityReport:
+        """Check every CSV and every file that it names, see `verify_benchmark`."""
+        return verify_benchmark(self, **options)
 
     def files(self, split: str) -> tuple[PairFile, ...]:
         """Return the CSVs of a split with those of their rows that belong to it.

@@ -7,19 +7,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from lary_policy.actions import load_embodiment
 from lary_policy.console import OnProgress
 from lary_policy.data import layout
-from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport, MediaFile, check_file
+from lary_policy.data.integrity import (
+    DEFAULT_TIMEOUT_S,
+    NO_CHECKSUMS,
+    IntegrityReport,
+    MediaFile,
+    check_file,
+)
 from lary_policy.data.larybench.clip_csv import parse_indices
 from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields, step_of
 from lary_policy.data.larybench.sets import BenchmarkSet, require_stride
-from lary_policy.data.larybench.source import LaryBenchSource
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.splits import find_shared
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.types import Quarantined
+
+if TYPE_CHECKING:
+    from lary_policy.data.larybench.source import LaryBenchSource
 
 _SPAN = re.compile(r"action_(\d+)to(\d+)$")
 
@@ -131,7 +140,7 @@ class _Found:
     recordings: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
-def verify_source(
+def verify_benchmark(
     source: LaryBenchSource,
     *,
     workers: int = 2,
@@ -171,7 +180,7 @@ def verify_source(
     found.problems.extend(_leaks(found, digests))
     kinds = Counter(file.kind for file in files)
     checked = {"csv": len(source.data.splits), "rows": found.rows, **{f"{k}s": n for k, n in kinds.items()}}
-    return IntegrityReport(source.root, checked, tuple(dict.fromkeys(found.problems)))
+    return IntegrityReport(source.root, checked, tuple(dict.fromkeys(found.problems)), (NO_CHECKSUMS,))
 
 
 def _read_csvs(source: LaryBenchSource, split: str, found: _Found, limit: int | None) -> None:

@@ -164,6 +164,10 @@ class LeRobotFiles:
         stated = info.get("embodiment") if isinstance(info, Mapping) else None
         return stated if isinstance(stated, str) and stated in choices("embodiment") else None
 
+    def _widths(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return how many numbers each feature has a step, as `meta/info.json` states it."""
+        return {key: math.prod(int(size) for size in self.features[key]["shape"]) for key in keys}
+
     def steps(
         self, episodes: Sequence[LeRobotEpisode], keys: Sequence[str]
     ) -> Iterator[tuple[LeRobotEpisode, LeRobotSteps | str]]:
@@ -178,17 +182,17 @@ class LeRobotFiles:
             try:
                 with foreign_file("a table of steps", table, "Download it again, or write it anew."):
                     columns = _read_table(table, [*keys, *_STEP_COLUMNS])
-                    found = list(_episodes_of(columns, inside, keys, self.tasks))
+                    found = list(_episodes_of(columns, inside, self._widths(keys), self.tasks))
             except DatasetError as error:
                 found = [(episode, str(error)) for episode in inside]
             yield from found
 
 
 def _episodes_of(
-    columns: pa.Table, episodes: Iterable[LeRobotEpisode], keys: Sequence[str], known: Mapping[int, str]
+    columns: pa.Table, episodes: Iterable[LeRobotEpisode], widths: Mapping[str, int], known: Mapping[int, str]
 ) -> Iterator[tuple[LeRobotEpisode, LeRobotSteps | str]]:
     numbers = {name: torch.from_numpy(columns[name].to_numpy().copy()) for name in _STEP_COLUMNS}
-    values = {key: _matrix(columns[key]) for key in keys}
+    values = {key: _matrix(columns[key], width) for key, width in widths.items()}
     for episode in episodes:
         rows = torch.nonzero(numbers["episode_index"] == episode.number).flatten()
         order = numbers["frame_index"][rows].tolist()
@@ -212,12 +216,14 @@ def short_name(camera: str) -> str:
     return camera.removeprefix(IMAGE_PREFIX)
 
 
-def _matrix(column: pa.ChunkedArray) -> Tensor:
-    """Return a column of lists of one length, or of numbers, as float32 `[T A]`."""
+def _matrix(column: pa.ChunkedArray, width: int) -> Tensor:
+    """Return a column of lists of A numbers, or of numbers, as float32 `[T A]`; ValueError for others."""
     array = column.combine_chunks()
     flat = array.flatten() if pa.types.is_nested(array.type) else array
     values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).astype("float32"))
-    return values.view(len(array), -1)
+    if len(values) != len(array) * width:
+        raise ValueError(f"{len(values)} numbers in {len(array)} steps, of {width} each")
+    return values.view(len(array), width)
 
 
 def _rows(paths: Sequence[Path], *, skip: str) -> list[dict[str, Any]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lary_policy.data.clips import ClipTable
+from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.lerobot.clips import lerobot_clips
 from lary_policy.data.lerobot.files import (
     DISTURBED,
@@ -23,6 +25,7 @@ from lary_policy.data.lerobot.files import (
 from lary_policy.data.lerobot.frames import LeRobotMotion, stored_frame
 from lary_policy.data.lerobot.hub import locate
 from lary_policy.data.lerobot.mapping import ActionMapping, map_actions
+from lary_policy.data.lerobot.verify import verify_lerobot
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.registry import register_source
 from lary_policy.data.spec import SourceSpec, require_protocol
@@ -192,6 +195,10 @@ class LeRobotSource:
         if self.kind != "clips":
             raise self.spec.wrong_kind("clips")
         return lerobot_clips(self.files, self.cameras[0], self.episodes(split), clip_s=self._clip_s)
+
+    def verify(self, **options: Any) -> IntegrityReport:
+        """Check tables, frames, videos and checksums, see `verify_lerobot`."""
+        return verify_lerobot(self, **options)
 
     def motions(
         self, episodes: Sequence[LeRobotEpisode]

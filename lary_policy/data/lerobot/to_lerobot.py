@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from lary_policy.actions import load_embodiment
 from lary_policy.console import OnProgress
+from lary_policy.data.integrity import write_checksums
 from lary_policy.data.lerobot.files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
+from lary_policy.data.lerobot.verify import CHECKSUMS
 from lary_policy.data.lerobot.view import ABOUT, PNG
 from lary_policy.data.lerobot.writer import CODECS, DEFAULT_CRF, MAX_CRF, LeRobotForm, LeRobotWriter
 from lary_policy.data.simulated import (
@@ -113,6 +115,7 @@ def _export(
     writer.finish(_splits(records))
     seconds = round(time.perf_counter() - started, 3)
     write_json(partial / ABOUT, {**about, **_findings(checks), "seconds": seconds})
+    write_checksums(partial, CHECKSUMS)
 
 
 def _findings(checks: Sequence[ReplayCheck]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lary_policy.actions import load_embodiment
 from lary_policy.data import layout
 from lary_policy.data.clips import ClipTable
+from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.larybench import load_pairs
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.registry import register_source
@@ -18,6 +20,7 @@ from lary_policy.data.simulated.collect import (
     collect_demonstrations,
     seeds_of,
 )
+from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
 from lary_policy.errors import ConfigError, DatasetError
 from lary_policy.paths import read_json
@@ -150,6 +153,30 @@ class SimulatedSource:
     def clips(self, split: str) -> ClipTable:
         """Raise DatasetError: this is a source of pairs."""
         raise self.spec.wrong_kind("clips")
+
+    def verify(self, *, limit: int | None = None, **options: Any) -> IntegrityReport:
+        """Check demonstrations and goals, see `verify_dataset`.
+
+        Args:
+            limit: Must be None: checksums are of whole files.
+            options: `workers`, `timeout_s` and `on_progress`.
+
+        Raises:
+            ConfigError: A limit is given.
+        """
+        if limit is not None:
+            raise ConfigError(
+                expected="limit=null for simulated demonstrations", got=str(limit), fix="Leave limit out."
+            )
+        reports = [
+            verify_dataset(root, **options) for root in (self.root, self.goals_root) if root is not None
+        ]
+        counts = Counter[str]()
+        for report in reports:
+            counts.update(report.checked)
+        problems = tuple(problem for report in reports for problem in report.problems)
+        notes = tuple(dict.fromkeys(note for report in reports for note in report.unverifiable))
+        return IntegrityReport(self.root, dict(counts), problems, notes)
 
     def world(
         self,

@@ -10,7 +10,15 @@ from lary_policy.actions import load_embodiment
 from lary_policy.console import OnProgress
 from lary_policy.data import layout
 from lary_policy.data.arrays import read_chunk
-from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport, MediaFile, check_file
+from lary_policy.data.integrity import (
+    CHECKSUMS_FILE,
+    DEFAULT_TIMEOUT_S,
+    NO_CHECKSUMS,
+    IntegrityReport,
+    MediaFile,
+    check_file,
+    find_changes,
+)
 from lary_policy.data.larybench import PathResolver, load_pairs, read_metadata
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.parallel import Failure, TimedOut, for_each
@@ -42,9 +50,9 @@ def verify_dataset(
     """Read every file that the metadata CSVs of a dataset name, completely.
 
     Found are: unreadable CSVs, rows with a missing, damaged, wrongly sized or non-finite file or an unsafe
-    path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, and episodes
-    or frames that two splits share. A file that does not answer in time is a problem like any other; the rows
-    of a CSV are not read where one of their arrays does not.
+    path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, episodes or
+    frames that two splits share, and files that differ from `checksums.json`. A file that does not answer in
+    time is a problem like any other; the rows of a CSV are not read where one of their arrays does not.
 
     Args:
         root: Dataset root.
@@ -89,7 +97,11 @@ def verify_dataset(
         "images": len(ids) + len(bad_images),
         "episodes": len({r.episode for t in tables.values() for r in t.rows}),
     }
-    return IntegrityReport(root, checked, tuple(problems))
+    unverifiable: tuple[str, ...] = (NO_CHECKSUMS,)
+    if (root / CHECKSUMS_FILE).is_file():
+        unverifiable = ()
+        problems.extend(find_changes(root, workers=workers, timeout_s=timeout_s))
+    return IntegrityReport(root, checked, tuple(dict.fromkeys(problems)), unverifiable)
 
 
 def _settings(root: Path, embodiment: str | None, stride: int | None) -> tuple[str, int]:
