@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.console import console, progress
-from lary_policy.data import IntegrityReport
-from lary_policy.data.larybench import verify_source
+from lary_policy.data import IntegrityReport, verify_source
 from lary_policy.data.simulated import verify_dataset
 from lary_policy.errors import DatasetError
 from lary_policy.latents import verify_store
+from lary_policy.paths import visible_files
 from lary_policy.runs import write_result
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def _verify_source(settings: VerifySettings) -> bool:
 
     report = check_folder(source.root, check, label=f"{key} ({source.spec.protocol})")
     row = {"root": report.root, "source": key, "protocol": source.spec.protocol, "checked": report.checked}
-    write_report(settings.output_dir, f"verify-{key}", {**row, "problems": report.problems})
+    found = {"problems": report.problems, "unverifiable": report.unverifiable}
+    write_report(settings.output_dir, f"verify-{key}", {**row, **found})
     return report.ok
 
 
@@ -67,8 +68,8 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
         DatasetError: There is nothing to check.
     """
     cache = output_dir / "cache"
-    datasets = sorted(p.parent for p in cache.glob("data/*/dataset.json"))
-    stores = sorted(p.parent for p in cache.glob("latents/*/store.json"))
+    datasets = [p.parent for p in visible_files(cache, "data/*/dataset.json")]
+    stores = [p.parent for p in visible_files(cache, "latents/*/store.json")]
     if not datasets and not stores:
         raise DatasetError(
             expected=f"datasets or latent stores under {cache}",
@@ -100,6 +101,7 @@ def check_folder(
     counts = ", ".join(f"{number} {name}" for name, number in report.checked.items())
     console.print(f"    {'ok' if report.ok else 'WRONG'}: {counts}, {len(report.problems)} problems")
     tell([f"{problem.item}: {problem.reason}" for problem in report.problems])
+    tell(list(report.unverifiable))
     return report
 
 
