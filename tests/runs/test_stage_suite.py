@@ -44,7 +44,7 @@ def test_the_latest_report_is_one_page_and_a_list_of_scores(tiny):
     page = (latest / "report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html")
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("data:video/mp4;base64,") == 6  # three agents in two modes
+    assert page.count("data:video/mp4;base64,") == 5  # two heads in two modes, the scripted expert once
     rows = json.loads((latest / "report.json").read_text())
     assert isinstance(rows, list)
     assert all(tuple(row) == Score.columns() for row in rows)
