@@ -6,7 +6,6 @@ from lary_policy.latents.bank import (
     Bank,
     RamBudget,
     StoredLatents,
-    load_bank,
     ram_budget,
     tell_what_stays_on_disk,
 )
@@ -50,7 +49,6 @@ __all__ = [
     "import_fingerprint",
     "import_latents",
     "joined_latent",
-    "load_bank",
     "load_frames",
     "load_latents",
     "of_frames",
