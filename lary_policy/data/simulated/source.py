@@ -112,13 +112,7 @@ class SimulatedSource:
         self.goals_root = None if goals is None else require_folder(key, goals)
         self._about = _read_about(self.root)
         self._world_about = self._about if goals is None else _read_about(require_folder(key, goals))
-        different = [n for n in _SAME if self._about[n] != self._world_about[n]]
-        if different:
-            raise DatasetError(
-                expected=f"goals in {goals} of the same {', '.join(_SAME)} as {self.root}",
-                got=f"others: {', '.join(different)}",
-                fix="Collect both with the same settings.",
-            )
+        _require_same(self.root, self._about, self._world_about)
         self.task: str | None = self._about.get("task")
         self.spec = SourceSpec(
             key=key,
@@ -257,6 +251,16 @@ def collect_goals(root: Path, task: str, episodes: int, **settings: Any) -> Path
     """
     splits = {GOALS: seeds_of(GOALS, episodes)}
     return collect_demonstrations(root, task, splits=splits, **settings).root
+
+
+def _require_same(root: Path, about: Mapping[str, Any], goals: Mapping[str, Any]) -> None:
+    different = [name for name in _SAME if about[name] != goals[name]]
+    if different:
+        raise DatasetError(
+            expected=f"goals of the same {', '.join(_SAME)} as the demonstrations in {root}",
+            got=f"others: {', '.join(different)}",
+            fix="Collect both with the same settings.",
+        )
 
 
 def _read_about(root: Path) -> dict[str, Any]:

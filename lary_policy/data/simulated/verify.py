@@ -52,7 +52,7 @@ def verify_dataset(
     Found are: unreadable CSVs, rows with a missing, damaged, wrongly sized or non-finite file or an unsafe
     path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, episodes or
     frames that two splits share, and files that differ from `checksums.json`. A file that does not answer in
-    time is a problem like any other; the rows of a CSV are not read where one of their arrays does not.
+    time is a problem; the rows of a CSV are not read where one of their arrays does not.
 
     Args:
         root: Dataset root.
@@ -84,8 +84,7 @@ def verify_dataset(
             problems.append(Quarantined(path.name, str(error), "metadata"))
             continue
         tables[path.stem] = table
-        problems.extend(table.quarantined)
-        problems.extend(_duplicates(table))
+        problems.extend((*table.quarantined, *_duplicates(table)))
         problems.extend(_bad_target_states(root, table, arm.action_dim))
     ids, bad_images = _decode_all(tables, workers, timeout_s, on_progress)
     problems.extend(bad_images)
@@ -97,11 +96,15 @@ def verify_dataset(
         "images": len(ids) + len(bad_images),
         "episodes": len({r.episode for t in tables.values() for r in t.rows}),
     }
-    unverifiable: tuple[str, ...] = (NO_CHECKSUMS,)
-    if (root / CHECKSUMS_FILE).is_file():
-        unverifiable = ()
-        problems.extend(find_changes(root, workers=workers, timeout_s=timeout_s))
-    return IntegrityReport(root, checked, tuple(dict.fromkeys(problems)), unverifiable)
+    changes, notes = _changes(root, workers, timeout_s)
+    return IntegrityReport(root, checked, tuple(dict.fromkeys([*problems, *changes])), notes)
+
+
+def _changes(root: Path, workers: int, timeout_s: float) -> tuple[list[Quarantined], tuple[str, ...]]:
+    """Return what differs from the checksums, or that there are none."""
+    if not (root / CHECKSUMS_FILE).is_file():
+        return [], (NO_CHECKSUMS,)
+    return list(find_changes(root, workers=workers, timeout_s=timeout_s)), ()
 
 
 def _settings(root: Path, embodiment: str | None, stride: int | None) -> tuple[str, int]:
