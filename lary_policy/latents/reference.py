@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_policy.data import layout
+from lary_policy.data import IMAGES
 from lary_policy.data.larybench import (
     BenchmarkSet,
     Cells,
@@ -257,5 +257,5 @@ def _frame_ids(data: BenchmarkSet, row: Cells, resolver: PathResolver) -> Iterat
         digest = frame_id(resolver(row["video_path"], ""))
         yield from (clip_frame_id(digest, index) for index in parse_indices(row["sample_indices"]))
         return
-    folder = "" if data.embodiment is None else layout.IMAGES
+    folder = "" if data.embodiment is None else IMAGES
     yield from (frame_id(resolver(row[column], folder)) for column in ("src_img", "tgt_img"))
