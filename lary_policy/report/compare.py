@@ -102,7 +102,7 @@ def _differ(first: SampleScores, second: SampleScores) -> bool:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Comparison:
     """Scores of one metric that differ only in the encoder, so that they can be compared.
 
     Attributes:
@@ -153,7 +153,7 @@ class Cell:
 
 def cells(
     scores: Iterable[Score], stage: str, metric: str, evidence: Evidence | None = None
-) -> tuple[Cell, ...]:
+) -> tuple[Comparison, ...]:
     """Group the scores of one stage and metric into comparable cells, in order of first appearance.
 
     Random heads and the scripted expert are floor and ceiling, not competitors, and are left out.
@@ -163,17 +163,17 @@ def cells(
         if s.stage == stage and s.metric == metric and s.head not in REFERENCE_HEADS:
             key = (s.protocol, s.embodiment, s.task, s.mode, s.target, s.split, s.seed)
             groups.setdefault(key, []).append(s)
-    found: list[Cell] = []
+    found: list[Comparison] = []
     for key, members in groups.items():
         names = [s.encoder for s in members]
         heads = list(dict.fromkeys(s.head for s in members)) if len(set(names)) < len(names) else [""]
         for head in heads:
             kept = [s for s in members if head in ("", s.head)]
-            found.append(Cell(*key, head, rank(kept), evidence or Evidence()))
+            found.append(Comparison(*key, head, rank(kept), evidence or Evidence()))
     return tuple(found)
 
 
-def reference_of(scores: Sequence[Score], cell: Cell, head: str) -> Score | None:
+def reference_of(scores: Sequence[Score], cell: Comparison, head: str) -> Score | None:
     """Return the floor or ceiling of a cell: same task and mode, the best encoder's own if there is one."""
     found = [
         s
@@ -193,12 +193,12 @@ def rank(scores: Sequence[Score]) -> tuple[Score, ...]:
     return tuple(sorted(scores, key=lambda s: -s.value if higher else s.value))
 
 
-def cell_label(cell: Cell, siblings: Sequence[Cell]) -> str:
+def cell_label(cell: Comparison, siblings: Sequence[Comparison]) -> str:
     """Name a cell by task, target and mode, and by what else it takes to tell it from its siblings."""
     return ", ".join(filter(None, cell_words(cell, siblings)))
 
 
-def cell_words(cell: Cell, siblings: Sequence[Cell]) -> tuple[str, str]:
+def cell_words(cell: Comparison, siblings: Sequence[Comparison]) -> tuple[str, str]:
     """Return task, target and mode of a cell, and what else it takes to tell it from its siblings."""
     targets = [] if cell.target == "class" else [target_label(cell.target)]
     told = ["task", "target", "mode"]
@@ -210,7 +210,7 @@ def cell_words(cell: Cell, siblings: Sequence[Cell]) -> tuple[str, str]:
     return ", ".join([cell.task, *targets, mode_label(cell.mode)]), ", ".join(extras)
 
 
-def _kinds(cells: Sequence[Cell], names: Sequence[str]) -> int:
+def _kinds(cells: Sequence[Comparison], names: Sequence[str]) -> int:
     return len({tuple(getattr(c, name) for name in names) for c in cells})
 
 

@@ -10,7 +10,7 @@ from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import (
     CEILING_HEAD,
     FLOOR_HEAD,
-    Cell,
+    Comparison,
     Evidence,
     cell_label,
     cells,
@@ -128,7 +128,7 @@ def _same_winner(panel: Panel) -> bool:
     return any(p.probe.value == lowest and p.success.value == highest for p in panel.points)
 
 
-def _verdict(found: Sequence[Cell], verb: str, empty: str) -> str:
+def _verdict(found: Sequence[Comparison], verb: str, empty: str) -> str:
     """Sum the cells up: who wins how many, and how many of these wins the intervals support."""
     compared = [c for c in found if len(c.scores) > 1]
     if not compared:
@@ -148,7 +148,9 @@ def _verdict(found: Sequence[Cell], verb: str, empty: str) -> str:
     return f"{leader} {verb} in {wins[leader]} of {total}; {told} {others} in {support} of these."
 
 
-def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
+def _statement(
+    cell: Comparison, siblings: Sequence[Comparison], verb: str, bundle: ReportBundle
+) -> Statement:
     """State who is best in a cell and which intervals overlap with it."""
     label, best = cell_label(cell, siblings), cell.best
     missing = [n for n in bundle.encoders() if n not in {s.encoder for s in cell.scores}]
@@ -169,7 +171,7 @@ def _statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBu
     return Statement(label, text + _support(cell) + absent, best.encoder, not near)
 
 
-def _support(cell: Cell) -> str:
+def _support(cell: Comparison) -> str:
     """Say which of the others the best of a cell is told apart from."""
     near, far = cell.near(), cell.far()
     if cell.paired():
@@ -186,7 +188,9 @@ def _support(cell: Cell) -> str:
     return text + (f" It does not overlap with {_listed(far, 'or')}." if far else "")
 
 
-def _success_statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: ReportBundle) -> Statement:
+def _success_statement(
+    cell: Comparison, siblings: Sequence[Comparison], verb: str, bundle: ReportBundle
+) -> Statement:
     """Like `_statement`, with the random head and the scripted expert named as floor and ceiling."""
     base = _statement(cell, siblings, verb, bundle)
     floor, ceiling = (reference_of(bundle.scores, cell, head) for head in (FLOOR_HEAD, CEILING_HEAD))
@@ -202,7 +206,7 @@ def _success_statement(cell: Cell, siblings: Sequence[Cell], verb: str, bundle: 
     return Statement(base.label, base.text + extra, base.encoder, base.conclusive)
 
 
-def _above_floor(found: Sequence[Cell], bundle: ReportBundle) -> str:
+def _above_floor(found: Sequence[Comparison], bundle: ReportBundle) -> str:
     """Say in how many cells the best head is told apart from a random one."""
     floors = [(c, reference_of(bundle.scores, c, FLOOR_HEAD)) for c in found]
     known = [(c, f) for c, f in floors if f is not None]

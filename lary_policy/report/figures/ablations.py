@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import Palette, grid, house_style, sentences, svg
+from lary_policy.report.figures.style import Palette, faint_grid, house_style, sentences, svg
 from lary_policy.report.paper import fault_names, paper_number, reference_keys
 from lary_policy.scores import Score, metric_info
 
@@ -166,7 +166,7 @@ def curve(curves: Curves, palette: Palette, name: str) -> Markup:
         axes.set_xlabel(curves.label)
         axes.set_ylabel(f"{info.label}{', %' if info.percent else ''}")
         axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(-0.16, -0.2), ncols=1)
-        grid(axes)
+        faint_grid(axes)
         return svg(figure, name)
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import INK, Palette, grid, house_style, sentences, svg
+from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
 from lary_policy.report.paper import fault_names, paper_gap, reference_keys
 from lary_policy.report.parts import ClassTail
 
@@ -88,7 +88,7 @@ def long_tail(members: tuple[ClassTail, ...], palette: Palette, name: str) -> Ma
                     np.convolve(at, np.ones(window) / window, mode="valid"), smooth, color=colour, lw=1.6
                 )
         axes.set(ylim=(-0.03, 1.03), xlabel="classes, most frequent first", ylabel="F1")
-        grid(axes)
+        faint_grid(axes)
         return svg(figure, name)
 
 
@@ -111,7 +111,7 @@ def human_robot_gap(
         axes.set_ylim(-0.7, len(shared) - 0.3)
         axes.axvline(0, color=INK, lw=0.7)
         axes.set_xlabel("F1 of robots minus F1 of people")
-        grid(axes)
+        faint_grid(axes)
         return svg(figure, name)
 
 

@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.correlate import MIN_POINTS, Panel, Point, correlate
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import INK, Palette, grid, house_style, sentences, svg
+from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
 from lary_policy.scores import mode_label, target_label
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -132,7 +132,7 @@ def _place(point: Point) -> tuple[float, float, np.ndarray | None, np.ndarray | 
 def _axes(axes: Axes) -> None:
     axes.set_xlabel("test MSE of the head (lower is better)")
     axes.set_ylabel("success, %")
-    grid(axes)
+    faint_grid(axes)
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[Point], palette: Palette) -> None:

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import INK, Palette, grid, house_style, svg
+from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, svg
 from lary_policy.report.parts import Composition
 
 MAX_NAMES = 30  # more lines than that are no figure
@@ -22,7 +22,7 @@ _WORDS = {"class": "classes", "robot": "robot types", "collection": "collections
 
 
 @figure_kind("What the datasets are made of", order=20, needs=("compositions",))
-def compositions(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
+def drawn_compositions(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
     """Draw the classes, robots and collections of each dataset."""
     for number, one in enumerate(bundle.compositions):
         what = _WORDS[one.kind]
@@ -68,5 +68,5 @@ def composition(made_of: Composition, name: str) -> Markup:
         axes.legend(
             frameon=False, fontsize=7.5, ncols=len(made_of.splits), loc="lower left", bbox_to_anchor=(0, 1)
         )
-        grid(axes)
+        faint_grid(axes)
         return svg(figure, name)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import INK, Palette, grid, house_style, sentences, svg
+from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
 from lary_policy.report.paper import COMPARED, fault_names, paper_number, reference_keys
 from lary_policy.scores import Score, metric_info, target_label
 
@@ -87,7 +87,7 @@ def bars(scores: tuple[Score, ...], paper: tuple[float | None, ...], palette: Pa
                     )
             axes.set_title(task, loc="left")
             axes.locator_params(axis="x", nbins=4)
-            grid(axes)
+            faint_grid(axes)
         for axes, end in zip(panels, _ends(scores, printed, tasks), strict=True):
             axes.set_xlim(0, 1.06 * scale * end)
         panels[0].set_yticks(range(len(encoders)), encoders)

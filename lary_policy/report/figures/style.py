@@ -66,7 +66,7 @@ def sentences(*parts: str) -> str:
     return " ".join(filter(None, parts))
 
 
-def grid(axes: Axes) -> None:
+def faint_grid(axes: Axes) -> None:
     """Put a faint grid behind the data."""
     axes.grid(color=INK, alpha=0.12, lw=0.6)
     axes.set_axisbelow(True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import INK, Palette, grid, house_style, sentences, svg
+from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
 from lary_policy.report.parts import Trajectory
 from lary_policy.scores import join_words, mode_label, target_label
 
@@ -69,6 +69,6 @@ def dimension(members: Sequence[Trajectory], number: int, palette: Palette, name
         unit = f" ({first.units[number]})" if first.units and first.units[number] else ""
         axes.set_title(f"{first.labels[number]}{unit}", loc="left")
         axes.margins(x=0.01)
-        grid(axes)
+        faint_grid(axes)
         figure.subplots_adjust(left=0.19, right=0.985, bottom=0.14, top=0.86)  # equal axes side by side
         return svg(figure, name, crop=False)
