@@ -231,7 +231,7 @@ def exclusive(path: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            from lary_policy.console import console  # rich and torch, for this line alone
+            from lary_policy.console import console
 
             console.print(f"    waiting for another process that holds {path.stem.lstrip('.')}")
             lock.acquire()

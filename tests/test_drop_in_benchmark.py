@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.encoder.observation import ObservationEncoder
-from lary_policy.policy.encoder_config import EncoderConfig
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -10,7 +10,7 @@ import pytest
 
 from lary_policy import errors
 from lary_policy.errors import DatasetError
-from lary_policy.scores import Score
+from lary_policy.scores.score import Score
 from lary_policy.types import EpisodeResult, LatentSpec, Quarantined
 
 

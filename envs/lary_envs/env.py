@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from lary_envs.kinematics import Layout
 from lary_envs.nan_guard import NanGuard
 from lary_envs.physics import Bounded, Measurement, make_physics
 from lary_envs.randomisation import VARIED_FIELDS, VariedScene, ranges_of
-from lary_envs.remade import Remade
 from lary_envs.robots import robot_of
 from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
 from lary_envs.tasks import WorldState, furthest, task_entry
@@ -23,6 +22,31 @@ from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
 if TYPE_CHECKING:
     from lary_envs.rendering import RayTracer
+
+
+class Remade:
+    """Mixin: `pickle`, `cloudpickle` and `copy.deepcopy` make the object again from its arguments.
+
+    What comes out has not been reset, whatever state the original was in. The `spec` that gymnasium attaches
+    to an environment goes with it.
+    """
+
+    _made_from: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the arguments."""
+        made = super().__new__(cls)
+        made._made_from = (args, kwargs)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        attached = {name: value for name, value in vars(self).items() if name == "spec"}
+        return _make, (type(self), *self._made_from), attached
+
+
+def _make(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kind(*args, **kwargs)
+
 
 _DEVICES = ("cpu", "cuda")
 

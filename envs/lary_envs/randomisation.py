@@ -37,7 +37,7 @@ class Ranges:
         brightness: Of all lights, as a fraction.
         camera_shift_m: Position of the fixed cameras.
         camera_turn_rad: Orientation of the fixed cameras.
-        textures: Names of the table's textures, see `lary_envs.rendering.textures.TABLE_TEXTURES`.
+        textures: Names of the table's textures, see `lary_envs.rendering.renderer.TABLE_TEXTURES`.
     """
 
     hue: Range

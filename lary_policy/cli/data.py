@@ -13,7 +13,7 @@ from lary_policy.cli.help import action_help, run_help, settings_rows
 from lary_policy.cli.run import main as run_main
 from lary_policy.errors import UnknownNameError
 from lary_policy.machine import require_one_process
-from lary_policy.runs.settings import check_names, setting
+from lary_policy.settings import check_names, setting
 
 PROTOCOL = ("native", "lary")
 UNKNOWN = ("error", "pool", "identity")
@@ -204,7 +204,7 @@ def decoded[T](schema: type[T], values: dict[str, Any]) -> T:
     """
     import draccus
 
-    from lary_policy.runs.config import named_cause
+    from lary_policy.runs import named_cause
 
     try:
         settings = draccus.decode(schema, {k: v for k, v in values.items() if v is not None})

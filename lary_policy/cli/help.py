@@ -55,7 +55,7 @@ def action_help(usage: str, what: str, settings: type) -> str:
 
 def settings_rows(schema: type) -> list[str]:
     """Return a line for each setting of a dataclass: its name and default, and what it means."""
-    from lary_policy.runs.settings import names_of
+    from lary_policy.settings import names_of
 
     rows = []
     for field in dataclasses.fields(schema):

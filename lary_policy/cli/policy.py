@@ -37,7 +37,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     if not config.tasks:
         raise ConfigError(expected="env=<task>", got=f"source={config.source}", fix="Leave source out.")
     context = RunContext.create(config, until="probe")
-    from lary_policy.runs.policy_export import export_policy
+    from lary_policy.runs import export_policy
 
     done = export_policy(
         context, n_action_steps=own["n_action_steps"], save_encoder=bool(own["save_encoder"]), **paths

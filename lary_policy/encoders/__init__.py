@@ -6,6 +6,7 @@ from lary_policy.encoders import auto, families
 from lary_policy.encoders.base import (
     EncoderOptions,
     LatentEncoder,
+    check_installed,
     encoder_fingerprint,
     encoder_spec,
     find_encoder,
@@ -14,10 +15,8 @@ from lary_policy.encoders.base import (
     register_encoder,
 )
 from lary_policy.encoders.codebook import CodebookHealth, codebook_health
-from lary_policy.encoders.frame_encoder import FrameEncoder
-from lary_policy.encoders.modules import build_seeded, module_with_weights
-from lary_policy.encoders.own import check_installed
-from lary_policy.encoders.pair_encoder import (
+from lary_policy.encoders.kinds import (
+    FrameEncoder,
     PairEncoder,
     PairLatents,
     PairModel,
@@ -26,10 +25,10 @@ from lary_policy.encoders.pair_encoder import (
     encode_two,
     pair_spec,
 )
-from lary_policy.encoders.pipeline import compiled, encode_stream
+from lary_policy.encoders.modules import build_seeded, module_with_weights
 from lary_policy.encoders.preprocess import Preprocess, check_frames, prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.streaming import StreamingEncoder
+from lary_policy.encoders.streaming import StreamingEncoder, compiled, encode_stream
 from lary_policy.encoders.view import EncoderShelf, EncoderView
 from lary_policy.encoders.weights import (
     HubRepo,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lary_policy.heads.attentive import AttentiveProbe, AttentiveProbeConfig, FeedForward
-from lary_policy.heads.batch import Batch
 from lary_policy.heads.config import (
     HeadConfig,
     TrainConfig,
@@ -20,12 +19,12 @@ from lary_policy.heads.files import (
     count_parameters,
     load_head,
     load_meta,
+    load_reference_head,
     save_head,
 )
 from lary_policy.heads.mlp import ActionExpert, ActionExpertConfig
-from lary_policy.heads.objective import Objective, action_objective, class_objective
+from lary_policy.heads.objective import Batch, Objective, action_objective, class_objective
 from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid
-from lary_policy.heads.reference import load_reference_head
 from lary_policy.heads.registry import (
     QUESTIONS,
     Head,

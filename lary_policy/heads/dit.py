@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads.batch import Batch, Share
 from lary_policy.heads.mlp import embed_proprio
-from lary_policy.heads.objective import Objective
+from lary_policy.heads.objective import Batch, Objective, Share
 from lary_policy.heads.pool import LatentShape, Pool, PoolConfig, TokenGrid, attend
 from lary_policy.heads.registry import HeadKind, HeadSizes, register_head
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from lary_policy.latents.bank import (
-    Bank,
-    RamBudget,
-    StoredLatents,
-    ram_budget,
-    tell_what_stays_on_disk,
-)
+from lary_policy.latents.bank import Bank, RamBudget, StoredLatents, ram_budget, tell_what_stays_on_disk
 from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
 from lary_policy.latents.plan import (
+    CLIPS,
+    FRAMES,
+    HISTORIES,
+    PAIRS,
     encode_tables,
     frames_of,
     health_of,
+    joined_latent,
     of_frames,
     open_store,
     store_dtype,
     store_is_whole,
     store_path,
     stored_latent,
+    window_id,
 )
 from lary_policy.latents.reference import import_fingerprint, import_latents
 from lary_policy.latents.samples import LatentTable, load_frames, load_latents
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
 from lary_policy.latents.verify import verify_store
-from lary_policy.latents.windows import CLIPS, FRAMES, HISTORIES, PAIRS, joined_latent, window_id
 
 __all__ = [
     "CLIPS",

@@ -13,15 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_policy.data import IMAGES
-from lary_policy.data.larybench import (
-    BenchmarkSet,
-    Cells,
-    PathResolver,
-    check_fields,
-    parse_indices,
-    read_metadata,
-)
+from lary_policy.data import IMAGES, PathResolver
+from lary_policy.data.larybench import BenchmarkSet, Cells, check_fields, parse_indices, read_metadata
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnsafePathError
 from lary_policy.frames import clip_frame_id, clip_id, frame_id, pair_id
 from lary_policy.latents.store import LatentStore

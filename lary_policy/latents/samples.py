@@ -14,9 +14,8 @@ from lary_policy.errors import DatasetError, FrameFormatError, StoreError
 from lary_policy.frames import Frame, decode_frames
 from lary_policy.latents.bank import Bank, RamBudget, load_bank
 from lary_policy.latents.encode import Window, WindowKind, identify
-from lary_policy.latents.plan import BATCH_SIZE, kind_of, row_windows
+from lary_policy.latents.plan import BATCH_SIZE, FRAMES, PAIRS, kind_of, row_windows
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import FRAMES, PAIRS
 from lary_policy.types import Quarantined
 
 _PLURALS = {"frame": "frames", "pair": "pairs of frames", "clip": "clips"}

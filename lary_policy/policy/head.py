@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
+from lary_policy.actions import ActionCodec, ActionStats
+from lary_policy.encoders import encoder_spec
+from lary_policy.errors import HeadMismatchError
 from lary_policy.heads import (
     ActionExpert,
     ActionExpertConfig,
     Batch,
     DiffusionExpert,
     DiffusionExpertConfig,
+    HeadMeta,
     LatentShape,
     ModelConfig,
     PoolConfig,
     TokenGrid,
     build_module,
     head_kind,
+    load_head,
+    load_meta,
 )
 from lary_policy.policy.configuration_lary import LaryConfig
+from lary_policy.policy.encoder import ObservationEncoder
 
 PolicyHead = ActionExpert | DiffusionExpert
 
@@ -150,3 +160,136 @@ def masked_mean(loss: Tensor, is_pad: Tensor | None, reduction: str) -> Tensor:
     if reduction == "none":
         return per_sample / inside.sum(1).clamp(min=1)
     return per_sample.sum() / inside.sum().clamp(min=1)
+
+
+RESULT = "result.json"  # beside head.json: scores of the finished probe
+PROBE_STATS = "_probe_stats"  # runtime attribute of a configuration, for its processors; not in config.json
+_NO_POLICY = {
+    "pair": "a head that needs the frame to be reached",
+    "subgoal": "a head that needs the frame to be reached",
+    "atomic": "a head that predicts classes",
+}
+
+
+def adopt_probe(config: LaryConfig) -> None:
+    """Enter what the head of `config.head_from` decides: sizes, chunk, inputs, action mode, embodiment.
+
+    Raises:
+        HeadMismatchError: No policy can be made of the head, or the configuration names another encoder.
+    """
+    folder = Path(str(config.head_from))
+    meta = load_meta(folder)
+    _refuse(meta)
+    if config.encoder.name != meta.encoder:
+        raise HeadMismatchError(
+            expected=f"encoder '{meta.encoder}', which the head was trained with",
+            got=f"'{config.encoder.name}'",
+            fix=f"Pass --policy.encoder.name={meta.encoder}.",
+        )
+    set_head_model(config, meta.model)
+    spec = encoder_spec(meta.encoder)
+    if config.encoder.image_px is None and spec.patch_px is not None and meta.token_grid is not None:
+        config.encoder.image_px = meta.token_grid[-1] * spec.patch_px
+    still = spec.latent.kind == "frame"
+    # An encoder of pairs or clips saw the frame at the last plan and the present one, a chunk apart.
+    config.n_obs_steps, config.observation_stride = (1, 1) if still else (2, meta.chunk)
+    config.chunk_size = meta.chunk
+    config.n_action_steps = config.n_action_steps or meta.chunk
+    config.use_proprio = meta.proprio_stats is not None
+    config.action_mode, config.use_relative_actions = meta.target, False
+    config.relative_exclude_joints = []  # the embodiment says what stays absolute
+    config.embodiment = meta.embodiment
+    if meta.contract is not None:
+        config.control_hz = meta.contract.control_hz
+        config.action_feature_names = list(meta.contract.labels)
+    config.action_dim = meta.action_dim
+    config.scores = config.scores or _scores(folder)
+
+
+def match_probe(config: LaryConfig, encoder: ObservationEncoder) -> None:
+    """Compare a built encoder and the cameras with the head's; cameras are brought into the head's order.
+
+    Raises:
+        HeadMismatchError: The latents or the cameras are others, or the policy is loaded from a checkpoint.
+    """
+    meta = load_meta(Path(str(config.head_from)))
+    if config.pretrained_path is not None:
+        raise HeadMismatchError(
+            expected="head_from or the checkpoint of a policy",
+            got=f"{config.head_from} and {config.pretrained_path}",
+            fix="Drop --policy.head_from: the checkpoint has a head.",
+        )
+    meta.require(fingerprint=encoder.fingerprint)
+    given = {name.removeprefix("observation.images."): name for name in config.image_features}
+    if set(given) != set(meta.cameras):
+        raise HeadMismatchError(
+            expected=f"cameras {', '.join(meta.cameras)}, which the head was trained with",
+            got=", ".join(given),
+            fix="Use a dataset or environment with these cameras, and only these.",
+        )
+    features = dict(config.input_features or {})
+    ordered = {given[name]: features.pop(given[name]) for name in meta.cameras}
+    config.input_features = {**ordered, **features}
+
+
+def take_probe(config: LaryConfig, head: nn.Module, codec: ActionCodec | None, fingerprint: str) -> None:
+    """Copy the probe's weights and statistics into a policy and note where they came from.
+
+    The path is forgotten: checkpoints of the policy do not depend on it.
+
+    Args:
+        config: The policy's configuration.
+        head: The policy's head, built for the same sizes.
+        codec: The policy's statistics, or None for absolute actions.
+        fingerprint: Of the policy's encoder.
+
+    Raises:
+        HeadMismatchError: Latents of another shape.
+    """
+    trained, meta = load_head(Path(str(config.head_from)), fingerprint=fingerprint)
+    try:
+        head.load_state_dict(trained.state_dict(), strict=True)
+    except RuntimeError as error:
+        raise HeadMismatchError(
+            expected=f"a policy whose head sees latents {list(meta.latent_shape)} and the probe's state",
+            got=" ".join(str(error).split()),
+            fix="Use the encoder settings, cameras and state that the probe was trained with.",
+        ) from error
+    if codec is not None and meta.stats is not None:
+        codec.fit(meta.stats, meta.proprio_stats)
+    setattr(config, PROBE_STATS, probe_stats(meta))
+    config.head_origin = f"{meta.label}, {meta.mode} probe of {meta.task}, seed {meta.seed}"
+    config.head_from = None
+
+
+def probe_stats(meta: HeadMeta) -> dict[str, dict[str, Tensor]]:
+    """Return a head's statistics as LeRobot's processors take them."""
+    pairs = {ACTION: meta.stats, OBS_STATE: meta.proprio_stats}
+    return {key: _tensors(stats) for key, stats in pairs.items() if stats is not None}
+
+
+def _tensors(stats: ActionStats) -> dict[str, Tensor]:
+    return {"mean": torch.tensor(stats.mean), "std": torch.tensor(stats.std)}
+
+
+def _refuse(meta: HeadMeta) -> None:
+    """Refuse heads that cannot act on present frames alone, or whose output no environment takes."""
+    reasons = []
+    if meta.mode in _NO_POLICY:
+        reasons.append(f"mode {meta.mode}, {_NO_POLICY[meta.mode]}")
+    if meta.target not in ("absolute", "relative"):
+        reasons.append(f"target {meta.target}, which is no chunk of actions")
+    if meta.rotation != "native":
+        reasons.append(f"rotation {meta.rotation}, which is not the embodiment's convention")
+    if reasons:
+        raise HeadMismatchError(
+            expected="the head of a probe of mode policy, target absolute or relative, rotation native",
+            got="; ".join(reasons),
+            fix="Train one: `lary probe` with probes=[{mode: policy, target: relative, head: mlp-matched}].",
+        )
+
+
+def _scores(folder: Path) -> list[dict[str, Any]]:
+    """Read the scores of the finished probe, if the folder is a cell of `lary probe`."""
+    path = folder / RESULT
+    return json.loads(path.read_text())["scores"] if path.is_file() else []

@@ -76,7 +76,7 @@ class LaryPolicy(PreTrainedPolicy):
         require_env(config)
         self.encoder = ObservationEncoder(config.encoder, device=str(config.device))
         if config.head_from is not None:
-            from lary_policy.policy.head_from import match_probe
+            from lary_policy.policy.head import match_probe
 
             match_probe(config, self.encoder)  # cameras may change their order
         action_dim = _action_dim(config)
@@ -228,7 +228,7 @@ class LaryPolicy(PreTrainedPolicy):
         """Take over the statistics and weights of a probe, or compute statistics of relative actions."""
         config = self.config
         if config.head_from is not None:
-            from lary_policy.policy.head_from import take_probe
+            from lary_policy.policy.head import take_probe
 
             take_probe(config, self.head, self.codec, self.encoder.fingerprint)
         elif self.codec is not None and dataset_meta is not None and not config.pretrained_path:

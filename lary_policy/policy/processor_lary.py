@@ -20,7 +20,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from lary_policy.actions import floored, list_embodiments, load_embodiment
 from lary_policy.heads import load_meta
 from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.head_from import PROBE_STATS, probe_stats
+from lary_policy.policy.head import PROBE_STATS, probe_stats
 from lary_policy.policy.normalise import (
     NEEDED,
     Pipelines,

@@ -2,30 +2,115 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
 
-from lary_policy.paths import atomic_write
+from lary_policy.paths import atomic_write, resolve_inside
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Evidence
 from lary_policy.report.correlate import correlate
-from lary_policy.report.films import embed_videos, film_links, first_film
 from lary_policy.report.paper import paper_source, reference_keys, reproduced, side_by_side
+from lary_policy.report.parts import Video
 from lary_policy.report.statements import answers, question
 from lary_policy.report.tables import ResultTable, probe_tables, result_table, rollout_table
 from lary_policy.scores import Score, mode_label, target_label
 
 if TYPE_CHECKING:
     from lary_policy.report.figures import Section
+
+VIDEO_BUDGET_BYTES = 11_000_000  # of base64 text; leaves 4 MB for figures in a page of at most 15 MB
+
+
+@dataclass(frozen=True)
+class EmbeddedVideo:
+    """A video with its data, or the reason why it is not on the page.
+
+    Attributes:
+        video: The video.
+        data: base64 of the mp4 file, or empty.
+        missing: Why there is no data, or empty.
+        file: The file, or empty where it lies outside the folder of films.
+    """
+
+    video: Video
+    data: str = ""
+    missing: str = ""
+    file: Path | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Say which tiled episodes succeeded."""
+        if not self.video.seeds:
+            return "Outcome of the tiled episodes was not recorded."
+        marks = ("succeeded" if ok else "failed" for ok in self.video.successes)
+        return ", ".join(f"seed {s} {m}" for s, m in zip(self.video.seeds, marks, strict=True))
+
+
+def embed_videos(
+    videos: Sequence[Video], root: Path, budget_bytes: int = VIDEO_BUDGET_BYTES
+) -> tuple[EmbeddedVideo, ...]:
+    """Encode the videos in order until the budget is spent; the rest, and missing files, are named as such.
+
+    Raises:
+        UnsafePathError: A path leaves `root`.
+    """
+    found: list[EmbeddedVideo] = []
+    for video in videos:
+        path = _locate(video, root)
+        room = budget_bytes - sum(len(e.data) for e in found)
+        if not path.is_file():
+            found.append(EmbeddedVideo(video, missing="the file does not exist"))
+        elif _encoded_size(path) > room:
+            why = f"{path.stat().st_size / 1e6:.1f} MB are too much for this page; open the file"
+            found.append(EmbeddedVideo(video, missing=why, file=path))
+        else:
+            found.append(_encode(video, path))
+    return tuple(found)
+
+
+def _locate(video: Video, root: Path) -> Path:
+    path = Path(video.path)
+    inside = path.is_absolute() and path.is_relative_to(root.resolve())
+    return resolve_inside(root, path.relative_to(root.resolve()) if inside else path)
+
+
+def _encoded_size(path: Path) -> int:
+    return 4 * ((path.stat().st_size + 2) // 3)
+
+
+def _encode(video: Video, path: Path) -> EmbeddedVideo:
+    data = path.read_bytes()
+    if data[4:8] != b"ftyp":  # every ISO base media (mp4) file begins with this box
+        return EmbeddedVideo(video, missing="the file is not an mp4 video")
+    return EmbeddedVideo(video, data=base64.b64encode(data).decode("ascii"), file=path)
+
+
+def first_film(films: Sequence[EmbeddedVideo]) -> EmbeddedVideo | None:
+    """Return the film that a reader sees first: of a trained head, the one with the most successes."""
+    playable = [f for f in films if f.data]
+    return max(playable, key=lambda f: (not f.video.reference, sum(f.video.successes)), default=None)
+
+
+def film_links(films: Sequence[EmbeddedVideo], folder: Path | None) -> list[tuple[str, str]]:
+    """Return caption and relative address of each film's file."""
+    if folder is None:
+        return []
+    found = [(f.video.caption, os.path.relpath(f.file, folder.resolve())) for f in films if f.file]
+    return [(caption, quote(path.replace(os.sep, "/"))) for caption, path in found]
+
 
 _NUMBER = re.compile(r"-?\d[\d.]*(?: %)? \[[^\]<>&]*\]")
 _GROUPED = re.compile(r"[|\\]")
@@ -127,7 +212,7 @@ def _results(bundle: ReportBundle) -> ResultTable:
 
 def _context(bundle: ReportBundle, media_root: Path, folder: Path | None) -> dict[str, Any]:
     """Collect what the template shows."""
-    from lary_policy.report.figures import Palette, draw_sections  # the plotting library takes a second
+    from lary_policy.report.figures import Palette, draw_sections
 
     palette = Palette(bundle.encoders())
     sections = draw_sections(bundle, palette)

@@ -8,10 +8,9 @@ from lary_policy.runs.config import SIMULATED, ProbeConfig, RolloutConfig, RunCo
 from lary_policy.runs.context import RunContext, RunData, machine_facts
 from lary_policy.runs.grid import Job
 from lary_policy.runs.report import run_report
-from lary_policy.runs.results import Results
+from lary_policy.runs.results import Results, score_lines
 from lary_policy.runs.run import SuiteOutcome, run_suite
-from lary_policy.runs.score_table import score_lines
-from lary_policy.runs.settings import names_of, setting
+from lary_policy.settings import names_of, setting
 
 __all__ = [
     "SIMULATED",

@@ -14,7 +14,7 @@ from lary_policy.encoders import EncoderView
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.heads import HeadConfig, head_kind, load_head_config, parse_head_config, require_fit
 from lary_policy.heads.training import list_loggers
-from lary_policy.runs.settings import at_least, check_names, setting, some_and_different
+from lary_policy.settings import at_least, check_names, setting, some_and_different
 
 SIMULATED = "simulated"  # the source that `tasks` are of
 ACTION_MODES = ("pair", "policy")  # questions about actions; all others are about classes

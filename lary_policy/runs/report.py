@@ -20,9 +20,8 @@ from lary_policy.report import (
     collect_failures,
     write_report,
 )
-from lary_policy.runs.composition import SplitTables, compositions, split_sizes
 from lary_policy.runs.results import Result, Results
-from lary_policy.runs.rows import missing_rows
+from lary_policy.runs.rows import SplitTables, compositions, missing_rows, split_sizes
 from lary_policy.scores import SampleScores, Score
 from lary_policy.types import EpisodeResult, Quarantined
 

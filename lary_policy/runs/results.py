@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lary_policy.errors import ConfigError
-from lary_policy.scores import Score
+from lary_policy.scores import Score, format_score, metric_info
 
 Result = Mapping[str, Any]
 
@@ -65,3 +65,29 @@ class Results:
 
     def _stages(self) -> dict[str, list[Result]]:
         return {"data": self.data, "extract": self.extract, "probe": self.probe, "rollout": self.rollout}
+
+
+HEADLINES = ("mse", "top1", "success")  # one number of each kind of cell; the report has the others
+
+
+def score_lines(scores: Sequence[Score]) -> list[str]:
+    """Return a line for each headline score, in columns.
+
+    Scores that can be compared stand together (same stage, task, mode, target, metric and split), the best
+    encoder first.
+
+    Args:
+        scores: Of any probes and rollouts.
+    """
+    rows = [
+        (s.stage, s.task, f"{s.mode}/{s.target}", s.head, s.encoder, f"{s.metric} {format_score(s)}")
+        for s in sorted((s for s in scores if s.metric in HEADLINES), key=_order)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _order(score: Score) -> tuple[object, ...]:
+    sign = -1 if metric_info(score.metric).higher_is_better else 1
+    same = (score.stage, score.task, score.mode, score.target, score.metric, score.split, score.protocol)
+    return (*same, sign * score.value)

@@ -15,6 +15,7 @@ from lary_policy.errors import ConfigError
 from lary_policy.frames import remember_digests
 from lary_policy.heads.training import agree, connect, first_then_all
 from lary_policy.machine import is_main_process, resolve_device
+from lary_policy.runs.actions import check_statistics
 from lary_policy.runs.cells import plain, point_latest, run_folder, write_result
 from lary_policy.runs.collect import collected, open_task, run_collect
 from lary_policy.runs.config import RunConfig
@@ -26,7 +27,6 @@ from lary_policy.runs.report import run_report
 from lary_policy.runs.results import Results
 from lary_policy.runs.rollout import loops_of, run_rollout
 from lary_policy.runs.rows import missing_rows
-from lary_policy.runs.statistics import check_statistics
 
 # Of the report, of files and of tasks.
 TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from lary_policy.scores.actions import ActionEvaluation, evaluate_action
-from lary_policy.scores.agreement import kendall, mmrv, pearson, spearman
+from lary_policy.scores.agreement import SampleScores, kendall, mmrv, paired_difference, pearson, spearman
 from lary_policy.scores.classes import ClassEvaluation, ClassScores, evaluate_class, tail_buckets
 from lary_policy.scores.intervals import (
     CLAIM_CLUSTERS,
     Estimate,
+    bootstrap_f1_ci,
     bootstrap_macro_ci,
     bootstrap_mean_ci,
+    bootstrap_ratio_ci,
     wilson_ci,
 )
 from lary_policy.scores.metrics import (
@@ -22,12 +24,10 @@ from lary_policy.scores.metrics import (
     metric_info,
     mode_label,
     register_metric,
+    success_estimates,
     target_label,
 )
-from lary_policy.scores.paired import SampleScores, paired_difference
-from lary_policy.scores.ratios import bootstrap_f1_ci, bootstrap_ratio_ci
 from lary_policy.scores.score import Score
-from lary_policy.scores.success import success_estimates
 
 __all__ = [
     "CLAIM_CLUSTERS",

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from lary_policy.actions import Embodiment
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training import LatentBatches, predict
-from lary_policy.scores.intervals import Estimate, bootstrap_mean_ci
+from lary_policy.scores.intervals import Estimate, bootstrap_mean_ci, bootstrap_ratio_ci
 from lary_policy.scores.metrics import Metric, register_metric
-from lary_policy.scores.ratios import bootstrap_ratio_ci
 
 _CONSTANT_VARIANCE = 1e-12  # physical units squared: a micrometre or microradian is rounding
 # In variance, a head that only knows the mean moves by less than a hundredth of what its targets do and

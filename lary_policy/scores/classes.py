@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training import LatentBatches, predict
-from lary_policy.scores.intervals import Estimate, bootstrap_macro_ci, bootstrap_mean_ci
+from lary_policy.scores.intervals import Estimate, bootstrap_f1_ci, bootstrap_macro_ci, bootstrap_mean_ci
 from lary_policy.scores.metrics import Metric, register_metric
-from lary_policy.scores.ratios import bootstrap_f1_ci
 
 TAIL_BUCKETS = ("head", "middle", "tail")
 _ONE_CLASS = 0.98  # share of one class from which a head, or a split, is of that class alone

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from lary_policy.paths import import_modules
-from lary_policy.scores.intervals import Estimate, Interval
+from lary_policy.scores.intervals import Estimate, Interval, wilson_ci
 from lary_policy.scores.score import Score
+from lary_policy.types import EpisodeResult
 
 
 @dataclass(frozen=True)
@@ -147,3 +149,34 @@ def format_score(score: Score) -> str:
 def join_words(words: list[str], last: str = "and") -> str:
     """Join words as in a sentence: `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+@dataclass(frozen=True)
+class EpisodeOutcomes:
+    """Outcomes of independent episodes.
+
+    Attributes:
+        episodes: At least one.
+    """
+
+    episodes: tuple[EpisodeResult, ...]
+
+
+def success_estimates(episodes: Sequence[EpisodeResult]) -> dict[str, Estimate]:
+    """Return the rates of success ever and at the end, with Wilson intervals, by metric name.
+
+    Raises:
+        ShapeError: There are no episodes.
+    """
+    return estimates(EpisodeOutcomes(tuple(episodes)), [e.seed for e in episodes])
+
+
+def _rate(metric: str, outcomes: EpisodeOutcomes, _: ArrayLike) -> dict[str, Estimate]:
+    hits = sum(bool(getattr(episode, metric)) for episode in outcomes.episodes)
+    return {metric: wilson_ci(hits, len(outcomes.episodes))}
+
+
+for _name, _label, _order in (("success", "success", 30), ("success_at_end", "success at the end", 31)):
+    register_metric(
+        Metric(_name, _label, True, True, order=_order, of=EpisodeOutcomes, estimate=partial(_rate, _name))
+    )

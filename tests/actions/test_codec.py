@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lary_policy.actions import ActionCodec, ActionStats, RelativeFrame, load_embodiment
-from lary_policy.actions.codec import relative_mask
+from lary_policy.actions.codec import ActionCodec, RelativeFrame, relative_mask
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import EmbodimentError, ShapeError
 
 EMBODIMENTS = ("arm7", "arm12", "arm16")

@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lary_policy.actions.embodiment import (
-    ActionGroup,
-    Embodiment,
-    list_embodiments,
-    load_embodiment,
-)
+from lary_policy.actions.embodiment import ActionGroup, Embodiment, list_embodiments, load_embodiment
 from lary_policy.actions.rotation import euler_xyz_to_matrix
 from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError

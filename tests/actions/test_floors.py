@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lary_policy.actions import ActionGroup, ActionStats, Embodiment, RunningStatistics, fit_scaling, floored
+from lary_policy.actions.embodiment import ActionGroup, Embodiment
+from lary_policy.actions.scaling import fit_scaling
+from lary_policy.actions.statistics import ActionStats, RunningStatistics, floored
 
 NAMES = tuple(f"{side}_{part}" for side in ("left", "right") for part in ("shoulder", "elbow", "wrist"))
 

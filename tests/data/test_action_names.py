@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lary_policy.actions.embodiment import load_embodiment, register_embodiment
-from lary_policy.data.lerobot.mapping import infer_embodiment, map_actions, read_name
+from lary_policy.data.lerobot.metadata import infer_embodiment, map_actions, read_name
 from lary_policy.errors import EmbodimentError, UnknownNameError
 
 POSE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

@@ -8,10 +8,9 @@ import torch
 from larybench_files import make_agibotbeta, make_calvin, make_clips, make_robocoin
 
 from lary_policy.actions.embodiment import load_embodiment
-from lary_policy.data import open_source
-from lary_policy.data.atomic import AtomicConfig, atomic_pairs, chains, mirrored
+from lary_policy.data.atomic import PRIMITIVES, AtomicConfig, atomic_pairs, chains, mirrored, opposite
 from lary_policy.data.pairs import PairRow, PairTable
-from lary_policy.data.primitives import PRIMITIVES, opposite
+from lary_policy.data.registry import open_source
 from lary_policy.data.splits import split_of
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 

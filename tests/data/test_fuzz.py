@@ -16,21 +16,18 @@ from lerobot_files import write_lerobot
 from PIL import Image
 from video_files import moving_square, write_video
 
-from lary_policy.data import layout, open_source
+from lary_policy.data import layout
 from lary_policy.data.arrays import PlainChunks, read_chunk, read_steps
 from lary_policy.data.integrity import find_changes, write_checksums
-from lary_policy.data.larybench import read_statistics
-from lary_policy.data.lerobot import LeRobotAbout, LeRobotFiles, write_view
-from lary_policy.data.simulated import read_episodes
+from lary_policy.data.larybench.statistics import read_statistics
+from lary_policy.data.lerobot.files import LeRobotFiles
+from lary_policy.data.lerobot.view import LeRobotAbout, write_view
+from lary_policy.data.registry import open_source
+from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.errors import LaryPolicyError
-from lary_policy.frames import (
-    ParquetFrame,
-    check_video,
-    decode_frame,
-    frame_numbers,
-    probe_video,
-    read_video_frames,
-)
+from lary_policy.frames.frame import decode_frame
+from lary_policy.frames.stored import ParquetFrame
+from lary_policy.frames.video import check_video, frame_numbers, probe_video, read_video_frames
 
 SECONDS = 20.0  # a file that takes longer than this hangs
 ODD = (

@@ -10,8 +10,10 @@ from lerobot_files import write_lerobot
 from PIL import Image
 from video_files import moving_square, write_video
 
-from lary_policy.data import content_digest, open_source, table_digest
-from lary_policy.frames import file_digest, frame_id, remember_digests
+from lary_policy.data.integrity import content_digest, table_digest
+from lary_policy.data.registry import open_source
+from lary_policy.frames.digests import file_digest, remember_digests
+from lary_policy.frames.frame import frame_id
 
 
 def digest(root, key="libero", protocol="lary"):

@@ -8,8 +8,8 @@ import pytest
 from larybench_files import read_csv
 from video_files import moving_square, write_video
 
-from lary_policy.data import open_source
 from lary_policy.data.larybench.indices import write_indices
+from lary_policy.data.registry import open_source
 from lary_policy.errors import DatasetError
 
 COLUMNS = ("dataset", "video_path", "action")

@@ -20,9 +20,9 @@ from larybench_files import (
 from video_files import decode_all
 
 from lary_policy.actions.embodiment import load_embodiment
-from lary_policy.data import list_sources, open_source
 from lary_policy.data.larybench.clip_csv import parse_indices, recording_of
 from lary_policy.data.larybench.sets import benchmark_set, list_benchmark_sets, require_stride
+from lary_policy.data.registry import list_sources, open_source
 from lary_policy.data.splits import split_of
 from lary_policy.errors import DatasetError, FrameFormatError, UnknownNameError
 from lary_policy.frames.frame import decode_frames

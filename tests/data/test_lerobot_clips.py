@@ -7,7 +7,7 @@ import torch
 from lerobot_files import write_lerobot
 
 from lary_policy import cli
-from lary_policy.data import open_source
+from lary_policy.data.registry import open_source
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 
 PROBE = ("encoder=pixels", "encoder.image_px=28", "head=attentive-small", "head.num_heads=2",

@@ -11,10 +11,12 @@ import pytest
 from lerobot_files import POSE_NAMES, write_lerobot
 from PIL import Image
 
-from lary_policy.data import open_source
-from lary_policy.data.lerobot import LeRobotFiles, feature_names, is_depth
+from lary_policy.data.lerobot.files import LeRobotFiles
+from lary_policy.data.lerobot.metadata import feature_names, is_depth
+from lary_policy.data.registry import open_source
 from lary_policy.errors import DatasetError, FrameFormatError, UnsafePathError
-from lary_policy.frames import ParquetFrame, decode_frame
+from lary_policy.frames.frame import decode_frame
+from lary_policy.frames.stored import ParquetFrame
 
 TWO_ARMS = ("left_x", "left_gripper", "right_x", "right_gripper")
 
@@ -128,7 +130,7 @@ def test_videos_of_more_than_8_bits_of_grey_are_refused_by_name(tmp_path):
             depth = av.VideoFrame.from_ndarray(np.full((64, 64), 4000, np.uint16), format="gray12le")
             container.mux(stream.encode(depth))
         container.mux(stream.encode(None))
-    from lary_policy.frames import read_video_frames
+    from lary_policy.frames.video import read_video_frames
 
     with pytest.raises(FrameFormatError, match="a depth map"):
         read_video_frames(tmp_path / "d.mp4", [0])

@@ -238,7 +238,7 @@ def test_too_few_episodes_for_the_splits_are_an_error_that_says_so(video_root, c
 def test_it_opens_by_key_with_every_option_of_its_config_file(video_root):
     import yaml
 
-    from lary_policy.data import list_sources, open_source
+    from lary_policy.data.registry import list_sources, open_source
     from lary_policy.paths import configs_dir
 
     options = yaml.safe_load((configs_dir() / "source" / "lerobot.yaml").read_text())

@@ -12,10 +12,12 @@ import torch
 from lerobot_files import write_lerobot
 from video_files import moving_square, write_video
 
-from lary_policy.data import open_source
-from lary_policy.data.lerobot import LeRobotFiles, episode_frames
+from lary_policy.data.lerobot.files import LeRobotFiles
+from lary_policy.data.lerobot.frames import episode_frames
+from lary_policy.data.registry import open_source
 from lary_policy.errors import FrameFormatError
-from lary_policy.frames import TimedFrame, decode_frame, decode_frames, frame_id
+from lary_policy.frames.frame import decode_frame, decode_frames, frame_id
+from lary_policy.frames.stored import TimedFrame
 
 EPISODES, STEPS = 3, 9  # of 9, 10 and 11 frames
 

@@ -11,14 +11,9 @@ from PIL import Image
 from video_files import moving_square, write_video
 
 from lary_policy.errors import FrameFormatError
-from lary_policy.frames import (
-    check_video,
-    decode_frame,
-    file_digest,
-    frame_id,
-    probe_video,
-    read_video_frames,
-)
+from lary_policy.frames.digests import file_digest
+from lary_policy.frames.frame import decode_frame, frame_id
+from lary_policy.frames.video import check_video, probe_video, read_video_frames
 
 
 @pytest.fixture

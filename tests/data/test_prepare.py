@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from video_files import decode_all, moving_square, write_video
 
-from lary_policy.data.larybench.cutting import Segment, write_segment
-from lary_policy.data.larybench.prepare import parse_segments, plan_cuts, prepare_clips, required_clips
+from lary_policy.data.larybench.prepare import (
+    Segment,
+    parse_segments,
+    plan_cuts,
+    prepare_clips,
+    required_clips,
+    write_segment,
+)
 from lary_policy.errors import DatasetError, FrameFormatError
 from lary_policy.frames.video import probe_video
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lary_policy.data.primitives import CLOSE, DIRECTIONS, OPEN, PRIMITIVES, derive_primitives
+from lary_policy.data.atomic import CLOSE, DIRECTIONS, OPEN, PRIMITIVES, derive_primitives
 from lary_policy.errors import ShapeError
 
 # Class list of LARYBench's LIBERO set, protocol section 1.6.

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lary_policy.data.atomic import PRIMITIVES
 from lary_policy.data.larybench.pair_csv import load_pairs
-from lary_policy.data.primitives import PRIMITIVES
 from lary_policy.data.simulated.collect import collect_demonstrations
-from lary_policy.data.simulated.episodes import read_episodes
 from lary_policy.data.simulated.verify import verify_dataset
+from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.frames.frame import decode_frame
 from lary_policy.latents.plan import encode_tables

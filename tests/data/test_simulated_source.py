@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lary_policy.actions import load_embodiment
-from lary_policy.data import layout, open_source
-from lary_policy.data.larybench import load_pairs
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.data import layout
+from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.data.registry import open_source
 from lary_policy.data.simulated.source import SimulatedSource
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
-from lary_policy.frames import decode_frame
+from lary_policy.frames.frame import decode_frame
 
 
 @pytest.fixture

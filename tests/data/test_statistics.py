@@ -16,8 +16,8 @@ from larybench_files import make_agibotbeta, make_calvin, make_robocoin, read_cs
 
 from lary_policy.actions.scaling import CONSTANTS, RobotAccumulator, RobotStatistics, fit_robots
 from lary_policy.actions.statistics import ActionStats, RunningStatistics
-from lary_policy.data import open_source
 from lary_policy.data.larybench.statistics import read_statistics, stream_statistics, write_statistics
+from lary_policy.data.registry import open_source
 from lary_policy.errors import EmbodimentError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "statistics.json").read_text())

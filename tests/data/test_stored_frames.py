@@ -11,11 +11,12 @@ from PIL import Image
 from video_files import decode_all, moving_square, write_video
 
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames.digests import file_digest
 from lary_policy.frames.frame import clip_frame_id, decode_frame, decode_frames, frame_id
-from lary_policy.frames.stored import ParquetFrame, VideoFrame, file_digest
+from lary_policy.frames.stored import ParquetFrame, VideoFrame
 from lary_policy.latents.encode import encode_windows
+from lary_policy.latents.plan import FRAMES
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import FRAMES
 
 
 @pytest.fixture

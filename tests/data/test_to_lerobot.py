@@ -11,14 +11,15 @@ from lerobot_files import JOINT_NAMES, write_lerobot
 from PIL import Image
 
 from lary_policy.actions.embodiment import load_embodiment
-from lary_policy.data import layout, open_source
+from lary_policy.data import layout
 from lary_policy.data.lerobot.from_lerobot import import_demonstrations
-from lary_policy.data.lerobot.mapping import map_actions
+from lary_policy.data.lerobot.metadata import map_actions
 from lary_policy.data.lerobot.to_lerobot import export_demonstrations
 from lary_policy.data.lerobot.view import ABOUT, LeRobotAbout
+from lary_policy.data.registry import open_source
 from lary_policy.data.simulated.collect import collect_demonstrations
-from lary_policy.data.simulated.episodes import read_episodes
 from lary_policy.data.simulated.verify import verify_dataset
+from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.errors import ConfigError, DatasetError, EmbodimentError, StoreError, UnknownNameError
 from lary_policy.frames.frame import decode_frame
 

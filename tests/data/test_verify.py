@@ -10,8 +10,10 @@ from lerobot_files import write_lerobot
 from PIL import Image
 from video_files import moving_square, write_video
 
-from lary_policy.data import AtomicConfig, open_source, verify_source
-from lary_policy.data.simulated import collect_demonstrations
+from lary_policy.data.atomic import AtomicConfig
+from lary_policy.data.registry import open_source
+from lary_policy.data.simulated.collect import collect_demonstrations
+from lary_policy.data.verify import verify_source
 
 
 def places(report):

@@ -16,7 +16,8 @@ from larybench_files import (
 )  # fmt: skip
 from video_files import moving_square, write_video
 
-from lary_policy.data import open_source, verify_source
+from lary_policy.data.registry import open_source
+from lary_policy.data.verify import verify_source
 
 
 def check(root, key="calvin", protocol="lary", **options):

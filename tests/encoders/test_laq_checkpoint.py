@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
 from lary_policy.encoders.families import dino, siglip
+from lary_policy.encoders.families.lapa import LaqVariant
 from lary_policy.encoders.families.lapa.model import LaqConfig, LatentActionQuantiser
-from lary_policy.encoders.families.lapa.variants import LaqVariant
 from lary_policy.encoders.families.lapa.weights import MAGVIT2, infer_config, load_magvit2, vit_front_end
 from lary_policy.encoders.families.magvit2.model import Magvit2Config
 from lary_policy.encoders.families.transformers_vit import TINY

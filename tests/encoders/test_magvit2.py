@@ -12,7 +12,7 @@ import torch
 from golden_weights import fill, golden
 
 from lary_policy.encoders.base import load_encoder
-from lary_policy.encoders.families.magvit2 import encoder as open_magvit2
+from lary_policy.encoders.families import magvit2 as open_magvit2
 from lary_policy.encoders.families.magvit2.model import (
     Magvit2Autoencoder,
     Magvit2Config,

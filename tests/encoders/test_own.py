@@ -8,8 +8,8 @@ from own_encoder import NAME, write_own_package
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lary_policy.encoders import base, check_installed, weights_status
-from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders import base, weights_status
+from lary_policy.encoders.base import check_installed, encoder_spec, load_encoder
 from lary_policy.errors import ConfigError, FrameFormatError, UnknownNameError, WeightsMissingError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lary_policy.encoders.base import load_encoder
-from lary_policy.encoders.pipeline import compiled, encode_stream
+from lary_policy.encoders.streaming import compiled, encode_stream
 from lary_policy.errors import FrameFormatError
 
 NAMES = ["pixels", "dinov2-small", "vjepa2-large", "flux2-vae", "univla"]

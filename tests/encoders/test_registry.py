@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lary_policy.cli.compose import compose
-from lary_policy.encoders import EncoderView, base, families, weights_status
+from lary_policy.encoders import base, families, weights_status
 from lary_policy.encoders.base import (
     LatentEncoder,
     encoder_spec,
@@ -17,8 +17,9 @@ from lary_policy.encoders.base import (
     register_encoder,
 )
 from lary_policy.encoders.families.pixels import PIXELS, PatchPixels
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.modules import find_blocks
+from lary_policy.encoders.view import EncoderView
 from lary_policy.encoders.weights.resolve import NO_WEIGHTS
 from lary_policy.errors import ConfigError, FrameFormatError, LaryPolicyError, ShapeError, UnknownNameError
 from lary_policy.paths import import_modules

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lary_policy.encoders.base import list_encoders, load_encoder
-from lary_policy.encoders.pair_encoder import PairEncoder, encode_pairs, encode_two, pair_spec
+from lary_policy.encoders.kinds import PairEncoder, encode_pairs, encode_two, pair_spec
 from lary_policy.encoders.streaming import StreamingEncoder
 from lary_policy.errors import FrameFormatError, ShapeError
 

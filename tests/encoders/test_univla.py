@@ -20,7 +20,7 @@ from torch import nn
 
 from lary_policy.encoders.base import load_encoder
 from lary_policy.encoders.families.transformers_vit import TINY as TINY_VIT
-from lary_policy.encoders.families.univla.encoder import (
+from lary_policy.encoders.families.univla import (
     BACKBONE,
     TINY,
     UNIVLA,

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, encoder_spec, load_encoder
 from lary_policy.encoders.families import flux2_vae, wan_vae
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.errors import WeightsMismatchError
 

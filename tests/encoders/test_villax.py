@@ -22,9 +22,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lary_policy.encoders.base import EncoderOptions, load_encoder
-from lary_policy.encoders.families.villax.encoder import TINY, VILLA_X, read_villax_config
+from lary_policy.encoders.families.villax import TINY, VILLA_X, read_villax_config
 from lary_policy.encoders.families.villax.model import VillaXConfig, VillaXModel
-from lary_policy.encoders.pair_encoder import PairEncoder
+from lary_policy.encoders.kinds import PairEncoder
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from lary_policy.encoders.weights.resolve import random_weights
 from lary_policy.errors import ConfigError, FrameFormatError, WeightsMismatchError

@@ -15,8 +15,9 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import save_file
 from torch import nn
 
-from lary_policy.encoders import EncoderView, weights_status
+from lary_policy.encoders import weights_status
 from lary_policy.encoders.base import encoder_spec, load_encoder
+from lary_policy.encoders.view import EncoderView
 from lary_policy.encoders.weights import resolve as weights_module
 from lary_policy.encoders.weights.places import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.weights.resolve import Weights, resolve_weights

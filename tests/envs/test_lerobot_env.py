@@ -31,7 +31,7 @@ from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import list_tasks, task_spec
 from lary_policy.actions.contract import ActionContract
 from lary_policy.actions.embodiment import load_embodiment
-from lary_policy.data.simulated import seeds_of
+from lary_policy.data.simulated.collect import seeds_of
 from lary_policy.errors import ConfigError, EmbodimentError, SimulationError, UnknownNameError
 from lary_policy.policy.features import require_env
 from lary_policy.rollout.loop import run_episodes

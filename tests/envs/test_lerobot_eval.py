@@ -24,10 +24,9 @@ from lary_envs.env import SimEnv
 from lary_envs.gym.core import GymCore
 from lary_envs.gym.lerobot import LarySimEnv
 from lary_envs.gym.vector import LaryVectorEnv
-from lary_policy.data.simulated import FIRST_SEED
+from lary_policy.data.simulated.collect import FIRST_SEED
 from lary_policy.errors import ConfigError, EmbodimentError
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig, LaryConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.rollout.loop import run_episodes
 

@@ -14,7 +14,7 @@ from lary_envs.env import SimEnv
 from lary_envs.physics.batch import BatchPhysics
 from lary_envs.physics.warp import WarpPhysics
 from lary_envs.randomisation import LEVELS, VARIED_FIELDS, VariedScene, draw_variation
-from lary_envs.rendering.textures import TABLE_TEXTURES
+from lary_envs.rendering.renderer import TABLE_TEXTURES
 from lary_envs.robots.robot import robot_of
 from lary_envs.scene.table import build_model
 from lary_envs.tasks.expert import make_expert

@@ -13,8 +13,7 @@ from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.heads.training.fit import fit
-from lary_policy.heads.training.predict import predict
+from lary_policy.heads.training.fit import fit, predict
 from lary_policy.runs.config import DEFAULT_TARGETS, run_config
 
 

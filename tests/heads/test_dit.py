@@ -6,15 +6,15 @@ import torch
 from diffusers import DDPMScheduler
 
 from lary_policy.errors import ConfigError, ShapeError
-from lary_policy.heads.batch import Batch
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.dit import DiffusionExpertConfig, diffusion_objective, squared_cosine
 from lary_policy.heads.files import build_head, load_head, save_head
+from lary_policy.heads.objective import Batch
 from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.registry import build_module, head_kind
 from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.fit import predict
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.predict import predict
 
 SMALL = DiffusionExpertConfig(width=32, depth=2, num_heads=4, sample_steps=10)
 

@@ -10,24 +10,14 @@ from typing import ClassVar
 import pytest
 import torch
 
-from lary_policy.actions import ActionStats
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import HeadMismatchError, ShapeError, UnknownNameError
-from lary_policy.heads import (
-    QUESTIONS,
-    HeadKind,
-    HeadMeta,
-    action_objective,
-    head_kind,
-    head_kinds,
-    list_head_configs,
-    load_head,
-    load_head_config,
-    parse_head_config,
-    register_head,
-    require_fit,
-    save_head,
-)
-from lary_policy.heads.training import LatentBatches, fit, predict
+from lary_policy.heads.config import list_head_configs, load_head_config, parse_head_config, require_fit
+from lary_policy.heads.files import HeadMeta, load_head, save_head
+from lary_policy.heads.objective import action_objective
+from lary_policy.heads.registry import QUESTIONS, HeadKind, head_kind, head_kinds, register_head
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.heads.training.fit import fit, predict
 
 NAMES, ACTIONS = list_head_configs(), 3
 CLASSES = ("+x", "-x", "Open")

@@ -12,7 +12,7 @@ from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.loggers import list_loggers, open_logger
 from lary_policy.heads.training.loop import train
-from lary_policy.runs import RunConfig
+from lary_policy.runs.config import RunConfig
 
 
 def test_every_epoch_is_logged(planted, tmp_path):

@@ -19,12 +19,11 @@ from safetensors.torch import load_file
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.errors import WeightsMismatchError
 from lary_policy.heads.attentive import AttentiveProbe
-from lary_policy.heads.batch import Batch, share_of
 from lary_policy.heads.config import TrainConfig, load_head_config
 from lary_policy.heads.dit import DiffusionExpert, DiffusionExpertConfig, diffusion_objective, squared_cosine
+from lary_policy.heads.files import load_reference_head, reference_weights
 from lary_policy.heads.mlp import ActionExpert
-from lary_policy.heads.objective import action_objective, class_objective
-from lary_policy.heads.reference import load_reference_head, reference_weights
+from lary_policy.heads.objective import Batch, action_objective, class_objective, share_of
 from lary_policy.heads.training.batches import balanced_order
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP, learning_rate
 

@@ -14,8 +14,8 @@ from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import learning_rate
+from lary_policy.heads.training.fit import predict
 from lary_policy.heads.training.loop import mean_score, train
-from lary_policy.heads.training.predict import predict
 
 FAST = TrainConfig(epochs=25, batch_size=32, lr=3e-3, precision="float32", seed=0)
 

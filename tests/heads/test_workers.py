@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lary_policy.heads.batch import share_of
+from lary_policy.heads.objective import share_of
 from lary_policy.heads.training.workers import SingleWorker, open_workers
 from lary_policy.machine import is_main_process
 

@@ -14,8 +14,8 @@ from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.frames.frame import decode_frame, frame_id
 from lary_policy.latents.encode import encode_windows
+from lary_policy.latents.plan import FRAMES, HISTORIES, joined_latent, window_id
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import FRAMES, HISTORIES, joined_latent, window_id
 from lary_policy.types import LatentSpec
 
 

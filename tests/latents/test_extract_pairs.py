@@ -6,14 +6,13 @@ import torch
 from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.encoders.base import load_encoder
 from lary_policy.encoders.codebook import codebook_health
-from lary_policy.encoders.pair_encoder import encode_two, pair_spec
+from lary_policy.encoders.kinds import encode_two, pair_spec
 from lary_policy.errors import DatasetError, ShapeError, StoreError
 from lary_policy.frames.frame import decode_frame, frame_id, pair_id
 from lary_policy.latents.encode import encode_windows
-from lary_policy.latents.plan import encode_tables
+from lary_policy.latents.plan import FRAMES, PAIRS, encode_tables
 from lary_policy.latents.samples import load_latents
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import FRAMES, PAIRS
 
 
 @pytest.fixture

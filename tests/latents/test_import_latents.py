@@ -7,8 +7,8 @@ import pytest
 import torch
 from larybench_files import make_calvin, make_clips, read_csv, to_old_style, write_csv
 
-from lary_policy.data import open_source
 from lary_policy.data.larybench.sets import benchmark_set
+from lary_policy.data.registry import open_source
 from lary_policy.errors import DatasetError, StoreError, UnsafePathError
 from lary_policy.frames.frame import clip_frame_id, clip_id, frame_id, pair_id
 from lary_policy.latents.reference import NpzError, find_latent, import_latents, latent_folders, read_npz

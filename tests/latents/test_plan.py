@@ -11,6 +11,9 @@ from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError
 from lary_policy.latents.plan import (
+    CLIPS,
+    FRAMES,
+    PAIRS,
     encode_tables,
     kind_of,
     open_store,
@@ -20,7 +23,6 @@ from lary_policy.latents.plan import (
 )
 from lary_policy.latents.samples import load_latents
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import CLIPS, FRAMES, PAIRS
 
 
 @pytest.fixture

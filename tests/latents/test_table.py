@@ -5,10 +5,9 @@ from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.frames.frame import decode_frame
 from lary_policy.latents.encode import encode_windows
-from lary_policy.latents.plan import encode_tables
+from lary_policy.latents.plan import FRAMES, encode_tables
 from lary_policy.latents.samples import load_frames, load_latents
 from lary_policy.latents.store import LatentStore
-from lary_policy.latents.windows import FRAMES
 
 
 @pytest.fixture

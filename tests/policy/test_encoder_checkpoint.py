@@ -16,9 +16,9 @@ from lary_policy.encoders.base import encoder_spec, load_encoder, register_encod
 from lary_policy.encoders.families.transformers_vit import TransformersVit, vit_builder
 from lary_policy.encoders.weights.places import WeightsSource
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
+from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.encoder.observation import ObservationEncoder
 from lary_policy.policy.encoder.state import load_exactly
-from lary_policy.policy.encoder_config import EncoderConfig
 
 IMAGES = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 WIDTH, DEPTH = 16, 3  # of the small encoder that has a file

@@ -6,9 +6,9 @@ from torch import nn
 
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ConfigError
+from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.encoder import training as training_module
 from lary_policy.policy.encoder.observation import ObservationEncoder
-from lary_policy.policy.encoder_config import EncoderConfig
 
 # Encoders of each kind; DINOv2 and V-JEPA 2 name their projections differently, villa-X has them in one.
 KINDS = {"dinov2-small": 1, "univla": 2, "villa-x": 2, "vjepa2-large": 2, "lapa-dinov2": 2}

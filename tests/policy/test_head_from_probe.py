@@ -13,7 +13,7 @@ from lary_policy.actions.contract import ActionContract
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.actions.statistics import ActionStats
 from lary_policy.encoders.base import load_encoder
-from lary_policy.encoders.pair_encoder import pair_spec
+from lary_policy.encoders.kinds import pair_spec
 from lary_policy.errors import ConfigError, EmbodimentError, HeadMismatchError
 from lary_policy.heads.config import parse_head_config
 from lary_policy.heads.files import HeadMeta, build_head, save_head

@@ -13,7 +13,7 @@ from tiny_lary import batch, config
 
 from lary_policy import cli
 from lary_policy.errors import ConfigError, LaryPolicyError
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.policy.processor_lary import make_lary_pre_post_processors
 from lary_policy.policy.trusted import (

@@ -21,12 +21,11 @@ from safetensors.torch import load_file
 from test_head_from_probe import probe
 from tiny_lary import ACTION, PX, STATE
 
-from lary_policy.actions import ActionCodec, RelativeFrame
+from lary_policy.actions.codec import ActionCodec, RelativeFrame
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import EmbodimentError
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig, LaryConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.policy.relative_actions import target_statistics
 

@@ -8,9 +8,9 @@ import torch
 
 from lary_policy.encoders.base import encoder_spec, list_encoders, load_encoder
 from lary_policy.errors import ConfigError, FrameFormatError, UnknownNameError
+from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.encoder.images import to_frames
 from lary_policy.policy.encoder.observation import ObservationEncoder
-from lary_policy.policy.encoder_config import EncoderConfig
 
 EVERY_LEVEL = torch.arange(256, dtype=torch.uint8)
 

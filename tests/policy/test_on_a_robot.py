@@ -12,7 +12,7 @@ import torch
 from lerobot.robots import Robot, RobotConfig
 from tiny_lary import PX, config
 
-from lary_policy.actions import ActionStats
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.policy.processor_lary import make_lary_pre_post_processors
 

@@ -11,7 +11,7 @@ from tiny_lary import config
 from lary_policy.errors import DatasetError
 from lary_policy.policy.card import card_scores
 from lary_policy.policy.modeling_lary import LaryPolicy
-from lary_policy.scores import Score
+from lary_policy.scores.score import Score
 
 SUCCESS = Score(
     stage="rollout", encoder="dinov2-small", head="mlp512", embodiment="arm7", task="reach", mode="policy",

@@ -13,7 +13,7 @@ from lerobot.processor import RelativeActionsProcessorStep
 from scipy.spatial.transform import Rotation
 from tiny_lary import ACTION, STATE, batch, config
 
-from lary_policy.actions import RelativeFrame
+from lary_policy.actions.codec import RelativeFrame
 from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import ConfigError, EmbodimentError
 from lary_policy.policy.modeling_lary import LaryPolicy

@@ -236,8 +236,7 @@ def test_every_setting_that_makes_stored_latents_wrong_is_named():
 
     from lary_policy.cli.train.config import LaryTrainConfig
     from lary_policy.cli.train.run import why_uncached
-    from lary_policy.policy.configuration_lary import LaryConfig
-    from lary_policy.policy.encoder_config import EncoderConfig
+    from lary_policy.policy.configuration_lary import EncoderConfig, LaryConfig
 
     def reason(dataset=None, policy=None, **settings):
         dataset = DatasetConfig(repo_id="tests/tiny", **(dataset or {}))

@@ -6,8 +6,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from torch import Tensor
 
-from lary_policy.policy.configuration_lary import LaryConfig
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig, LaryConfig
 
 PX = 28  # two by two patches of 14
 STATE, ACTION, TOP = "observation.state", "action", "observation.images.top"

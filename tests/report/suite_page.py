@@ -20,7 +20,7 @@ from lary_policy.report.parts import (
     SplitSize,
     Trajectory,
 )
-from lary_policy.scores import Score
+from lary_policy.scores.score import Score
 from lary_policy.types import Quarantined
 
 KEYS = {

@@ -9,7 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from lary_policy.report.parts import Confusion, Trajectory
-from lary_policy.scores import Score
+from lary_policy.scores.score import Score
 
 ENCODERS = ("pixels", "efficientnet-lite0", "dinov2-small")
 HEAD = "mlp512-project32"

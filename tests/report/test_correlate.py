@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lary_policy.report.correlate import correlate
-from lary_policy.scores import Score
+from lary_policy.scores.score import Score
 
 from .synthetic import MSE, SUCCESS, all_scores, probe_scores, rollout_scores
 

@@ -11,11 +11,10 @@ import pytest
 
 from lary_policy.errors import ShapeError, StoreError, UnsafePathError
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.films import VIDEO_BUDGET_BYTES, embed_videos
-from lary_policy.report.page import read_scores, render_html, write_report
+from lary_policy.report.page import VIDEO_BUDGET_BYTES, embed_videos, read_scores, render_html, write_report
 from lary_policy.report.parts import CodebookUse, Video
-from lary_policy.scores import Score
 from lary_policy.scores.metrics import format_number
+from lary_policy.scores.score import Score
 from lary_policy.types import Quarantined
 
 from .synthetic import all_scores, probe_scores, score

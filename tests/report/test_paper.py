@@ -10,10 +10,17 @@ from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.ablations import codebook_curves, stride_curves
 from lary_policy.report.page import render_html
 from lary_policy.report.paper.defects import DEFECTS, defects_of
-from lary_policy.report.paper.side_by_side import reproduced, side_by_side
-from lary_policy.report.paper.tables import paper_gap, paper_number, paper_source, paper_table, paper_tables
+from lary_policy.report.paper.tables import (
+    paper_gap,
+    paper_number,
+    paper_source,
+    paper_table,
+    paper_tables,
+    reproduced,
+    side_by_side,
+)
 from lary_policy.report.parts import Attention, ClassTail, HeadInfo
-from lary_policy.scores import Score
+from lary_policy.scores.score import Score
 
 MLP, PROBE = "mlp4096-flatten", "attentive768x4"
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from lary_policy.report.correlate import Point, correlate
-from lary_policy.report.figures import Palette
-from lary_policy.report.figures.confusion import confusion
+from lary_policy.report.figures.classes import confusion
 from lary_policy.report.figures.correlation import joined, scatter
-from lary_policy.report.figures.style import COLOURS, INK
+from lary_policy.report.figures.style import COLOURS, INK, Palette
 from lary_policy.report.figures.trajectories import dimension
 from lary_policy.report.parts import Confusion, Trajectory
 

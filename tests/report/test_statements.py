@@ -9,7 +9,8 @@ from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Measured, mcnemar
 from lary_policy.report.correlate import correlate
 from lary_policy.report.statements import Answer, answers, question
-from lary_policy.scores import SampleScores, Score
+from lary_policy.scores.agreement import SampleScores
+from lary_policy.scores.score import Score
 
 from .synthetic import HEAD, MSE, SUCCESS, all_scores, probe_scores, rollout_scores, score
 

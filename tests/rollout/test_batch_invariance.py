@@ -10,11 +10,15 @@ from lerobot.processor import PolicyProcessorPipeline
 from torch import nn
 
 from lary_envs import EndEffectorController, SimEnv
-from lary_policy.actions import ActionStats, load_embodiment
-from lary_policy.encoders import load_encoder
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
+from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ConfigError
-from lary_policy.heads import ActionExpert, PoolConfig
-from lary_policy.rollout import HeadAgent, Observation, PolicyAgent, Wave, run_waves
+from lary_policy.heads.mlp import ActionExpert
+from lary_policy.heads.pool import PoolConfig
+from lary_policy.rollout.agents import HeadAgent, Observation
+from lary_policy.rollout.policy_agent import PolicyAgent
+from lary_policy.rollout.waves import Wave, run_waves
 
 SEEDS = tuple(range(300_000, 300_007))
 PX, CHUNK, STEPS = 28, 5, 30

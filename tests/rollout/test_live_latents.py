@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lary_policy.encoders.base import load_encoder
-from lary_policy.encoders.pair_encoder import encode_two
+from lary_policy.encoders.kinds import encode_two
 from lary_policy.errors import ShapeError
-from lary_policy.rollout.live import LiveLatents
+from lary_policy.rollout.agents import LiveLatents
 
 WORLDS, CAMERAS, PX = 3, 2, 28
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lary_policy.runs import Results
+from lary_policy.runs.results import Results
 
 LABELS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 UNITS = ("m", "m", "m", "rad", "rad", "rad", "")

@@ -11,8 +11,8 @@ import pytest
 from finished_cells import extracted, of_files, probed, simulated
 
 from lary_policy.errors import ConfigError
-from lary_policy.runs import Results, run_report
-from lary_policy.runs.report import report_bundle
+from lary_policy.runs.report import report_bundle, run_report
+from lary_policy.runs.results import Results
 
 NAMES = {"title": "t", "suite": "s"}
 

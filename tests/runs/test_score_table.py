@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from lary_policy.runs.score_table import score_lines
-from lary_policy.scores import Score
+from lary_policy.runs.results import score_lines
+from lary_policy.scores.score import Score
 
 MSE = Score(
     stage="probe", encoder="pixels", head="mlp512-project32", embodiment="arm7", task="reach", mode="policy",

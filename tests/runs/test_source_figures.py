@@ -13,12 +13,12 @@ from larybench_files import make_clips, make_libero, make_robocoin
 from PIL import Image
 
 from lary_policy import cli
-from lary_policy.data import open_source
 from lary_policy.data.pairs import PairTable
+from lary_policy.data.registry import open_source
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.runs.attention import FRAME_PX, seen_frames
-from lary_policy.runs.composition import compositions, split_sizes
+from lary_policy.runs.classes import FRAME_PX, seen_frames
 from lary_policy.runs.context import RunData
+from lary_policy.runs.rows import compositions, split_sizes
 
 SETTINGS = (
     "encoder=pixels", "encoder.image_px=28", "head=attentive-small", "head.num_heads=2", "head.width=16",

@@ -8,7 +8,7 @@ from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import ShapeError
 from lary_policy.heads.training.batches import LatentBatches
-from lary_policy.heads.training.predict import predict
+from lary_policy.heads.training.fit import predict
 from lary_policy.scores.actions import evaluate_action
 from lary_policy.scores.classes import evaluate_class
 from lary_policy.scores.metrics import estimates

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lary_policy.errors import ShapeError
-from lary_policy.scores import agreement, intervals, ratios
-from lary_policy.scores.agreement import mmrv
-from lary_policy.scores.paired import SampleScores, paired_difference
+from lary_policy.scores import agreement, intervals
+from lary_policy.scores import intervals as ratios
+from lary_policy.scores.agreement import SampleScores, mmrv, paired_difference
 
 
 def as_pair(function):

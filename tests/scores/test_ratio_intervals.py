@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lary_policy.errors import ShapeError
-from lary_policy.scores.ratios import bootstrap_f1_ci, bootstrap_ratio_ci
+from lary_policy.scores.intervals import bootstrap_f1_ci, bootstrap_ratio_ci
 
 
 def test_a_ratio_is_that_of_the_sums_and_its_interval_shrinks_with_more_episodes():

@@ -5,22 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lary_policy.actions import ActionStats, load_embodiment
+from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.actions.statistics import ActionStats
 from lary_policy.errors import ShapeError
-from lary_policy.heads.training import LatentBatches
-from lary_policy.scores import (
-    ActionEvaluation,
-    Metric,
-    SampleScores,
-    bootstrap_mean_ci,
-    estimates,
-    evaluate_action,
-    evaluate_class,
-    list_metrics,
-    metric_info,
-    paired_difference,
-    register_metric,
-)
+from lary_policy.heads.training.batches import LatentBatches
+from lary_policy.scores.actions import ActionEvaluation, evaluate_action
+from lary_policy.scores.agreement import SampleScores, paired_difference
+from lary_policy.scores.classes import evaluate_class
+from lary_policy.scores.intervals import bootstrap_mean_ci
+from lary_policy.scores.metrics import Metric, estimates, list_metrics, metric_info, register_metric
 
 ARM7 = load_embodiment("arm7")
 STATS = ActionStats((0.1,) * 7, (0.5,) * 7, 10)

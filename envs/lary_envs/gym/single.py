@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from lary_envs.env import Remade
 from lary_envs.gym.core import GymCore, Observation, Outcome
-from lary_envs.remade import Remade
 
 SEED_RANGE = 2**31 - 1
 

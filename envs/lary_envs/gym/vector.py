@@ -12,9 +12,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lary_envs.env import Remade
 from lary_envs.gym.core import GymCore, Mask, Observation, Outcome
 from lary_envs.gym.single import SEED_RANGE, world_of
-from lary_envs.remade import Remade
 from lary_policy.errors import SimulationError, UnknownNameError
 
 # Beside gymnasium's modes: finished worlds rest until `reset`, and every further step repeats how they ended,

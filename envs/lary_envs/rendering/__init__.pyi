@@ -1,2 +1,2 @@
+from .renderer import TABLE_TEXTURES as TABLE_TEXTURES
 from .renderer import RayTracer as RayTracer
-from .textures import TABLE_TEXTURES as TABLE_TEXTURES

@@ -13,8 +13,7 @@ from torch import Tensor
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.randomisation import LEVELS
-from lary_envs.tasks import task_spec
-from lary_envs.tasks.expert import make_expert
+from lary_envs.tasks import make_expert, task_spec
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from lary_policy.data.larybench.indices import IndicesReport, write_indices
 from lary_policy.data.larybench.pair_csv import load_pairs, read_metadata
 from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields
 from lary_policy.data.larybench.prepare import prepare_clips
-from lary_policy.data.larybench.resolver import PathResolver
 from lary_policy.data.larybench.sampling import pad_indices, uniform_indices
 from lary_policy.data.larybench.sets import CLIP_FRAMES, BenchmarkSet
 from lary_policy.data.larybench.source import LaryBenchSource
@@ -18,6 +17,7 @@ from lary_policy.data.larybench.statistics import (
     write_statistics,
 )
 from lary_policy.data.larybench.verify import verify_benchmark
+from lary_policy.data.layout import PathResolver
 
 __all__ = [
     "CLIP_FRAMES",

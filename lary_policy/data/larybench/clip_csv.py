@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from lary_policy.data.clips import ClipRow, ClipTable
 from lary_policy.data.larybench.pair_csv import nothing_usable, read_metadata
 from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields
-from lary_policy.data.larybench.resolver import PathResolver
+from lary_policy.data.layout import PathResolver
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.types import Quarantined
 

@@ -13,9 +13,9 @@ from typing import Any
 from lary_policy.console import OnProgress
 from lary_policy.data.larybench.pair_csv import read_metadata
 from lary_policy.data.larybench.pair_rows import check_fields
-from lary_policy.data.larybench.resolver import PathResolver
 from lary_policy.data.larybench.sampling import frame_differences, is_short, select_frames
 from lary_policy.data.larybench.sets import CLIP_FRAMES
+from lary_policy.data.layout import PathResolver
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.frames import probe_video

@@ -26,7 +26,7 @@ from lary_policy.data.larybench.pair_rows import (
     check_fields,
     step_of,
 )
-from lary_policy.data.larybench.resolver import PathResolver
+from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.errors import DatasetError, LaryPolicyError, UnknownNameError
 from lary_policy.paths import foreign_file, open_regular, read_json

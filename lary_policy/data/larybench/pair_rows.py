@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lary_policy.data import layout
 from lary_policy.data.arrays import PlainChunks, read_chunk
-from lary_policy.data.larybench.resolver import PathResolver
+from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairRow
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.types import Quarantined

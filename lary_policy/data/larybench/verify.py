@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 from lary_policy.actions import load_embodiment
 from lary_policy.console import OnProgress
 from lary_policy.data import layout
-from lary_policy.data.integrity import (
-    DEFAULT_TIMEOUT_S,
-    NO_CHECKSUMS,
-    IntegrityReport,
-    MediaFile,
-    check_file,
-)
+from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, NO_CHECKSUMS, IntegrityReport, MediaFile, check_file
 from lary_policy.data.larybench.clip_csv import parse_indices
 from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields, step_of
 from lary_policy.data.larybench.sets import BenchmarkSet, require_stride

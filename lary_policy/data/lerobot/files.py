@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lary_policy.data.lerobot.mapping import UNNAMED
 from lary_policy.data.lerobot.metadata import (
+    UNNAMED,
     feature_names,
     is_camera,
     is_depth,

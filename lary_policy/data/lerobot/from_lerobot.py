@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lary_policy.data.atomic import DEFAULT_THRESHOLD_M
 from lary_policy.data.lerobot.files import SUCCESS, LeRobotEpisode, short_name
 from lary_policy.data.lerobot.frames import LeRobotMotion, stored_frame
 from lary_policy.data.lerobot.source import SPLITS, LeRobotSource
 from lary_policy.data.lerobot.view import ABOUT, LeRobotAbout
-from lary_policy.data.primitives import DEFAULT_THRESHOLD_M
 from lary_policy.data.simulated import (
     DemonstrationLayout,
     DemonstrationReport,

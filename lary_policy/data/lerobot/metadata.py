@@ -5,14 +5,20 @@ Sources and policies both read them here.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from lary_policy.errors import DatasetError, UnsafePathError
+import torch
+from torch import Tensor
+
+from lary_policy.actions import ActionGroup, Embodiment, GroupKind, load_embodiment, register_embodiment
+from lary_policy.errors import DatasetError, EmbodimentError, UnsafePathError
 
 Feature = Mapping[str, Any]
 IMAGES = ("image", "video")
@@ -115,3 +121,200 @@ def require_format(root: Path, info: Mapping[str, Any], wanted: str = FORMAT) ->
             fix=f"Convert the folder, which stays on this machine: {CONVERTER} "
             f"--repo-id={shlex.quote(name)} --root={shlex.quote(str(root.absolute()))} --push-to-hub=false",
         )
+
+
+POSITION = ("x", "y", "z")
+EULER = ("roll", "pitch", "yaw")
+QUATERNION = ("qx", "qy", "qz", "qw")
+GRIPPERS = ("gripper", "grip", "claw", "finger", "jaw")
+SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+# Words that say whose number it is, not which one.
+_FILLERS = re.compile(
+    "ee|eef|tcp|end|effector|endeffector|tool|pose|position|pos|orientation|rotation|rot|ori|cartesian|"
+    "action|state|target|goal|cmd|command|main|follower|robot|arm|hand|value"
+)
+UNNAMED = "action_{}"  # what a number without a name is called
+
+
+@dataclass(frozen=True)
+class NameMeaning:
+    """What one name says.
+
+    Attributes:
+        name: The name as the dataset has it.
+        arm: `left`, `right` or `single`.
+        part: `x`, `roll`, `qw`, `gripper` or, of anything else, the words that are left (a joint).
+    """
+
+    name: str
+    arm: str
+    part: str
+
+
+def read_name(name: str) -> NameMeaning:
+    """Take a name like `left_ee.pos.x` or `shoulder_pan.pos` apart."""
+    words = [w for w in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) if w]
+    sides = [SIDES[w] for w in words if w in SIDES]
+    words = [w for w in words if w not in SIDES]
+    arm = sides[0] if sides else "single"
+    if any(word.startswith(GRIPPERS) for word in words):
+        return NameMeaning(name, arm, "gripper")
+    kept = [w for w in words if not _FILLERS.fullmatch(w)]
+    return NameMeaning(name, arm, "_".join(kept or words or [name]))
+
+
+def infer_embodiment(names: Sequence[str], control_hz: float, *, title: str) -> Embodiment:
+    """Make an action layout from names alone.
+
+    A full set of x, y, z of an arm is a position in metres; of roll, pitch, yaw, or of qx, qy, qz, qw, a
+    rotation; a name with `gripper` in it a gripper; all else joints in the dataset's own unit, whose
+    differences are taken number by number.
+
+    Args:
+        names: Name of each of the a numbers, each once.
+        control_hz: Actions a second.
+        title: What the layout's name starts with.
+
+    Raises:
+        EmbodimentError: There is no name, or one stands twice.
+    """
+    if not names or len(set(names)) < len(names):
+        raise EmbodimentError(
+            expected="a name for each number of an action, each once",
+            got=f"{list(names)}",
+            fix="Correct the names in meta/info.json, or pass action_names=[...].",
+        )
+    meanings = [read_name(name) for name in names]
+    groups: list[ActionGroup] = []
+    for arm in dict.fromkeys(m.arm for m in meanings):
+        groups.extend(_groups_of_arm(arm, meanings))
+    digest = hashlib.sha256(repr((groups, control_hz)).encode()).hexdigest()[:4]
+    return Embodiment(f"{title}-{len(names)}d-{digest}", tuple(groups), control_hz)
+
+
+def _groups_of_arm(arm: str, meanings: Sequence[NameMeaning]) -> list[ActionGroup]:
+    """Return position, rotation, grippers and joints of one arm, where it has them."""
+    places = {i: m.part for i, m in enumerate(meanings) if m.arm == arm}
+    found: list[ActionGroup] = []
+
+    def take(name: str, kind: GroupKind, indices: Sequence[int], convention: str, unit: str) -> None:
+        labels = tuple(meanings[i].name for i in indices)
+        found.append(ActionGroup(name, kind, arm, tuple(indices), labels, convention, unit))
+        for i in indices:
+            del places[i]
+
+    if position := _places_of(POSITION, places):
+        take("position", "position", position, "xyz_base_frame", "m")
+    if euler := _places_of(EULER, places):
+        take("orientation", "rotation", euler, "euler_xyz", "rad")
+    elif quaternion := _places_of(QUATERNION, places):
+        take("orientation", "rotation", quaternion, "quat_xyzw", "unit")
+    if gripper := [i for i, part in places.items() if part == "gripper"]:
+        take("gripper", "gripper", gripper, "opening", "fraction")
+    if places:
+        take("joints", "joint", list(places), "as_recorded", "unit")
+    return found
+
+
+def _places_of(parts: Sequence[str], places: dict[int, str]) -> list[int]:
+    """Return where each of some parts stands, in their order; nothing unless each stands exactly once."""
+    found = [[i for i, part in places.items() if part == wanted] for wanted in parts]
+    return [indices[0] for indices in found] if all(len(indices) == 1 for indices in found) else []
+
+
+Origin = Literal["given", "by name", "by position", "inferred"]
+
+
+@dataclass(frozen=True)
+class ActionMapping:
+    """Which number of a dataset's action is which of an embodiment.
+
+    Attributes:
+        embodiment: The layout.
+        names: For each of its a numbers, the dataset's name of it.
+        columns: For each of them, where it stands in the dataset's action.
+        origin: How this was found.
+    """
+
+    embodiment: Embodiment
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
+    origin: Origin
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Return the numbers `[..., a]` of the embodiment from the dataset's `[..., A]`."""
+        return values[..., torch.tensor(self.columns)]
+
+    def describe(self) -> str:
+        """Return one line for each group of numbers, for people to check."""
+        lines = [f"actions of {self.embodiment.name} ({self.origin}, {self.embodiment.control_hz:g} Hz)"]
+        for group in self.embodiment.groups:
+            pairs = zip(group.labels, group.indices, strict=True)
+            cells = [n if (n := self.names[i]) == label else f"{label} = {n}" for label, i in pairs]
+            form = f"{group.kind}, {group.convention}, {group.unit}"
+            lines.append(f"  {group.arm} {group.name} ({form}): {', '.join(cells)}")
+        return "\n".join(lines)
+
+
+def map_actions(
+    names: Sequence[str],
+    control_hz: float,
+    *,
+    embodiment: str | None,
+    action_names: Sequence[str] | None,
+    title: str,
+) -> ActionMapping:
+    """Find the layout of a dataset's actions.
+
+    Args:
+        names: The dataset's names of the A numbers of its action.
+        control_hz: Actions a second.
+        embodiment: Name of an embodiment, or None to infer one from the names.
+        action_names: The dataset's names in the order of the embodiment; None finds them by their meaning.
+            Numbers without names are taken in order.
+        title: What the name of an inferred layout starts with.
+
+    Raises:
+        EmbodimentError: A name is not in the dataset, or the numbers do not fit the embodiment.
+        UnknownNameError: There is no such embodiment.
+    """
+    columns = None if action_names is None else _columns(names, action_names)
+    if embodiment is None:
+        chosen = tuple(range(len(names))) if columns is None else columns
+        picked = tuple(names[i] for i in chosen)
+        layout = register_embodiment(infer_embodiment(picked, control_hz, title=title))
+        return ActionMapping(layout, picked, chosen, "inferred")
+    layout, origin = load_embodiment(embodiment), "given"
+    if columns is None:
+        by_name = _by_meaning(names, layout)
+        origin = "by position" if by_name is None else "by name"
+        unnamed = list(names) == [UNNAMED.format(i) for i in range(len(names))]
+        columns = by_name or (tuple(range(len(names))) if unnamed else ())
+    if len(columns) != layout.action_dim:
+        raise EmbodimentError(
+            expected=f"the {layout.action_dim} numbers of {layout.name} ({', '.join(layout.labels)})",
+            got=f"{len(columns) or 'not each of them'} among {', '.join(names)}",
+            fix="Pass action_names=[...] in the embodiment's order, or leave embodiment out to infer one.",
+        )
+    return ActionMapping(layout, tuple(names[i] for i in columns), columns, origin)  # type: ignore[arg-type]
+
+
+def _columns(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
+    absent = [name for name in wanted if name not in names]
+    if absent or len(set(wanted)) < len(wanted):
+        raise EmbodimentError(
+            expected=f"action_names among {', '.join(names)}, each once",
+            got=", ".join(absent or wanted),
+            fix="Correct the spelling.",
+        )
+    return tuple(names.index(name) for name in wanted)
+
+
+def _by_meaning(names: Sequence[str], layout: Embodiment) -> tuple[int, ...] | None:
+    """Return where the names of each label's meaning stand, or None unless each is there exactly once."""
+    meanings = [(m.arm, m.part) for m in map(read_name, names)]
+    arms = {i: g.arm for g in layout.groups for i in g.indices}
+    wanted = [(arms[i], read_name(label).part) for i, label in enumerate(layout.labels)]
+    if any(meanings.count(meaning) != 1 for meaning in wanted):
+        return None
+    return tuple(meanings.index(meaning) for meaning in wanted)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.integrity import IntegrityReport
-from lary_policy.data.lerobot.clips import lerobot_clips
 from lary_policy.data.lerobot.files import (
     DISTURBED,
     EXECUTED,
@@ -22,9 +21,9 @@ from lary_policy.data.lerobot.files import (
     LeRobotSteps,
     short_name,
 )
-from lary_policy.data.lerobot.frames import LeRobotMotion, stored_frame
+from lary_policy.data.lerobot.frames import LeRobotMotion, lerobot_clips, stored_frame
 from lary_policy.data.lerobot.hub import locate
-from lary_policy.data.lerobot.mapping import ActionMapping, map_actions
+from lary_policy.data.lerobot.metadata import ActionMapping, map_actions
 from lary_policy.data.lerobot.verify import verify_lerobot
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.registry import register_source

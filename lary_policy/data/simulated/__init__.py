@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from lary_policy.data.simulated.collect import FIRST_SEED, GOALS, SPLITS, collect_demonstrations, seeds_of
-from lary_policy.data.simulated.episodes import EpisodeRecord, read_episodes, records_from_json
 from lary_policy.data.simulated.publish import DemonstrationReport, complete, layout_of, report_on, reuse
 from lary_policy.data.simulated.recorder import EpisodeJob, Recording, png_bytes
 from lary_policy.data.simulated.replay import ReplayCheck, Replayed, read_settings, replay
 from lary_policy.data.simulated.source import SimulatedSource, collect_goals, collect_splits
 from lary_policy.data.simulated.verify import verify_dataset
-from lary_policy.data.simulated.writer import DemonstrationLayout, write_episode
+from lary_policy.data.simulated.writer import (
+    DemonstrationLayout,
+    EpisodeRecord,
+    read_episodes,
+    records_from_json,
+    write_episode,
+)
 
 __all__ = [
     "FIRST_SEED",

@@ -10,11 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lary_policy.data.primitives import DEFAULT_THRESHOLD_M
-from lary_policy.data.simulated.episodes import EpisodeRecord, records_from_json, records_to_json
+from lary_policy.data.atomic import DEFAULT_THRESHOLD_M
 from lary_policy.data.simulated.publish import PROGRESS_FILE, DemonstrationReport, layout_of, publish, reuse
 from lary_policy.data.simulated.recorder import Disturbance, EpisodeJob, Recording, record_episodes
-from lary_policy.data.simulated.writer import DemonstrationLayout, write_episode
+from lary_policy.data.simulated.writer import (
+    DemonstrationLayout,
+    EpisodeRecord,
+    records_from_json,
+    records_to_json,
+    write_episode,
+)
 from lary_policy.errors import DatasetError
 from lary_policy.paths import exclusive, foreign_file, is_vacant, lock_beside, read_json, write_json
 

@@ -11,8 +11,13 @@ from typing import Any
 from lary_policy.actions import load_embodiment
 from lary_policy.data import layout
 from lary_policy.data.integrity import write_checksums
-from lary_policy.data.simulated.episodes import EpisodeRecord, records_from_json, records_to_json
-from lary_policy.data.simulated.writer import DemonstrationLayout, write_metadata
+from lary_policy.data.simulated.writer import (
+    DemonstrationLayout,
+    EpisodeRecord,
+    records_from_json,
+    records_to_json,
+    write_metadata,
+)
 from lary_policy.errors import DatasetError
 from lary_policy.paths import read_json, sweep_temporaries, write_json
 from lary_policy.types import Quarantined

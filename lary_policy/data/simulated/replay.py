@@ -13,10 +13,9 @@ from torch import Tensor
 from lary_policy.data import layout
 from lary_policy.data.arrays import read_chunk
 from lary_policy.data.simulated.collect import ExpertSession, even_batches
-from lary_policy.data.simulated.episodes import EpisodeRecord
 from lary_policy.data.simulated.publish import layout_of
 from lary_policy.data.simulated.recorder import EpisodeJob, Recording
-from lary_policy.data.simulated.writer import DemonstrationLayout
+from lary_policy.data.simulated.writer import DemonstrationLayout, EpisodeRecord
 from lary_policy.errors import DatasetError, FrameFormatError
 from lary_policy.frames import decode_frame, decode_image
 from lary_policy.paths import read_json

@@ -14,12 +14,7 @@ from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.larybench import load_pairs
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.registry import register_source
-from lary_policy.data.simulated.collect import (
-    GOALS,
-    SPLITS,
-    collect_demonstrations,
-    seeds_of,
-)
+from lary_policy.data.simulated.collect import GOALS, SPLITS, collect_demonstrations, seeds_of
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
 from lary_policy.errors import ConfigError, DatasetError

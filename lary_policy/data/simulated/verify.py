@@ -19,10 +19,11 @@ from lary_policy.data.integrity import (
     check_file,
     find_changes,
 )
-from lary_policy.data.larybench import PathResolver, load_pairs, read_metadata
+from lary_policy.data.larybench import load_pairs, read_metadata
+from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.parallel import Failure, TimedOut, for_each
-from lary_policy.data.simulated.episodes import read_episodes
+from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.data.splits import find_leaks
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.frames import Frame

@@ -16,7 +16,7 @@ from lary_policy.encoders.auto.files import AutoModelSource, AutoName
 from lary_policy.encoders.auto.timm import timm_source
 from lary_policy.encoders.auto.transformers import transformers_source
 from lary_policy.encoders.base import EncoderOptions, RegisteredEncoder, register_scheme
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.modules import cut_after, drawn_or_loaded, find_blocks
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import read_config, read_tensors

@@ -14,21 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lary_policy.encoders.auto.files import AutoModelSource
-from lary_policy.encoders.auto.pixels import (
-    Hints,
-    check_side,
-    measured_preprocess,
-    not_reproducible,
-    three,
-)
+from lary_policy.encoders.auto.pixels import Hints, check_side, measured_preprocess, not_reproducible, three
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.weights import (
-    HubRepo,
-    Weights,
-    load_strictly,
-    raise_on_mismatch,
-    require_module,
-)
+from lary_policy.encoders.weights import HubRepo, Weights, load_strictly, raise_on_mismatch, require_module
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 
 

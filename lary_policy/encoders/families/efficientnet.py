@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.modules import FeatureMapTokens, module_with_weights
 from lary_policy.encoders.preprocess import Preprocess
 from lary_policy.encoders.spec import EncoderSpec

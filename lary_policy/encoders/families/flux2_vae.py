@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.modules import module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec

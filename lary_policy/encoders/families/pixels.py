@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.preprocess import Preprocess
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import NO_WEIGHTS, WeightsSource

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.frame_encoder import FrameEncoder
+from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.modules import cut_after, drawn_or_loaded
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import (

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
-from lary_policy.encoders.clip_encoder import ClipEncoder
+from lary_policy.encoders.kinds import ClipEncoder
 from lary_policy.encoders.modules import cut_after, drawn_or_loaded
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from lary_policy.encoders.spec import EncoderSpec

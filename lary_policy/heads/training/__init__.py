@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP
-from lary_policy.heads.training.fit import fit
+from lary_policy.heads.training.fit import fit, predict
 from lary_policy.heads.training.loggers import MetricLogger, list_loggers, open_logger
-from lary_policy.heads.training.predict import predict
 from lary_policy.heads.training.resume import EpochRecord, TrainResult
 from lary_policy.heads.training.workers import agree, connect, first_alone, first_then_all, wait_for_all
 

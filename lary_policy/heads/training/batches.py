@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.errors import ShapeError
-from lary_policy.heads.batch import Batch, Share
+from lary_policy.heads.objective import Batch, Share
 from lary_policy.heads.pool import LatentShape
 
 

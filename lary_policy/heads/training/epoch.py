@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError
-from lary_policy.heads.batch import Batch, share_of, shares_of
 from lary_policy.heads.config import TrainConfig
-from lary_policy.heads.objective import Objective
+from lary_policy.heads.objective import Batch, Objective, share_of, shares_of
 from lary_policy.heads.training.batches import LatentBatches, balanced_order
 from lary_policy.heads.training.step import RecordedStep, Shares
 from lary_policy.heads.training.workers import Workers, open_workers

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from lary_policy.errors import ShapeError
 from lary_policy.heads.config import TrainConfig, require_fit
 from lary_policy.heads.files import HeadMeta, build_head
@@ -85,3 +88,23 @@ def _require_samples_of(meta: HeadMeta, name: str, samples: LatentBatches) -> No
             f"{tuple(samples.targets.shape)}, {given or 'no'} numbers of proprioception",
             fix="Describe the head by the samples it is trained on.",
         )
+
+
+@torch.inference_mode()
+def predict(head: nn.Module, samples: LatentBatches, *, device: str = "cpu") -> Tensor:
+    """Return the head's outputs for all samples, `[N ...]` float32 on CPU.
+
+    Args:
+        head: On `device`; it is left in eval mode.
+        samples: Their order is that of the answers.
+        device: Where to compute.
+
+    Raises:
+        ShapeError: There are no samples.
+    """
+    if len(samples) == 0:
+        raise ShapeError(expected="at least one sample", got="none", fix="Check the test split.")
+    head.eval()
+    served = samples.to(device, torch.float32)
+    batches = served.ahead(served.evaluation_rows(), served.gather)
+    return torch.cat([head(*batch.inputs).float().cpu() for batch in batches])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.errors import TrainingError
-from lary_policy.heads.batch import Batch
+from lary_policy.heads.objective import Batch
 
 Shares = Sequence[tuple[Batch, float]]  # micro batches and the weight of each
 Update = Callable[[Shares, int | None], Tensor]

@@ -18,7 +18,7 @@ from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTa
 from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
 
 from lary_policy.errors import ConfigError, EmbodimentError
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.features import dataset_action_names, dataset_embodiment
 
 

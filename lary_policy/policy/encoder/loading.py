@@ -10,7 +10,7 @@ from torch import nn
 from lary_policy.encoders import LatentEncoder, load_encoder
 from lary_policy.encoders.weights import Weights
 from lary_policy.errors import ConfigError, LaryPolicyError, WeightsMismatchError, WeightsMissingError
-from lary_policy.policy.encoder_config import DRAWN, EncoderConfig
+from lary_policy.policy.configuration_lary import DRAWN, EncoderConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from lary_policy.encoders import LatentEncoder, build_seeded
 from lary_policy.errors import ConfigError
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig
 
 GREY_PX = 16  # any size will do, the encoder resizes
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from lary_policy.report.paper.defects import Defect, defects_of, fault_names
-from lary_policy.report.paper.side_by_side import SideBySide, reference_keys, reproduced, side_by_side
-from lary_policy.report.paper.tables import COMPARED, paper_gap, paper_number, paper_source
+from lary_policy.report.paper.tables import (
+    COMPARED,
+    SideBySide,
+    paper_gap,
+    paper_number,
+    paper_source,
+    reference_keys,
+    reproduced,
+    side_by_side,
+)
 
 __all__ = [
     "COMPARED",

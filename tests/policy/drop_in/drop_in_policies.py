@@ -11,7 +11,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
-from lary_policy.policy.encoder_config import EncoderConfig
+from lary_policy.policy.configuration_lary import EncoderConfig
 
 # Smallest sizes at which every stock architecture is whole.
 SIZES: dict[str, dict[str, Any]] = {

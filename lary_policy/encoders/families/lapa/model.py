@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lary_policy.encoders.families.lapa.layers import RelativeBias, Transformer
 from lary_policy.encoders.families.lapa.quantiser import NSVQ
-from lary_policy.encoders.pair_encoder import PairTokens
+from lary_policy.encoders.kinds import PairTokens
 
 # A 64-bit digest as digits from 0 to 255, which every floating point dtype holds exactly.
 DIGITS = 8

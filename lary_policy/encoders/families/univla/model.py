@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lary_policy.encoders.codebook import NearestCode
-from lary_policy.encoders.pair_encoder import PairTokens
+from lary_policy.encoders.kinds import PairTokens
 
 WAVELENGTH = 10_000.0  # base of the sinusoidal positions, as in the original transformer
 

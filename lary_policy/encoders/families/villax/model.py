@@ -17,7 +17,7 @@ from lary_policy.encoders.families.villax.layers import (
     grid_positions,
     sinusoid,
 )
-from lary_policy.encoders.pair_encoder import PairTokens
+from lary_policy.encoders.kinds import PairTokens
 
 
 @dataclass(frozen=True)
