@@ -15,16 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"lary_policy": ROOT / "lary_policy", "lary_envs": ROOT / "envs" / "lary_envs"}
 SOURCES = sorted(path for place in PLACES.values() for path in place.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-MAX_FILES, MAX_LINES, MAX_FILE, MAX_FUNCTION, MAX_FOLDER = 290, 40_000, 400, 60, 16
+MAX_FILES, MAX_LINES, MAX_FILE, MAX_FUNCTION, MAX_FOLDER = 290, 45_000, 400, 60, 16
 LEAST_TESTS = 0.6  # lines of tests a line of source
 # Folders of peers of one kind: adding one more is what they are for.
 PEERS = {"lary_envs/tasks", "lary_policy/encoders/families", "lary_policy/report/figures"}
-GROUND = ("errors", "types", "paths", "machine", "console")
+GROUND = ("errors", "types", "settings", "machine", "console", "paths")
 # From what is known to what knows it: a package imports from those before it.
 ORDER = (
     *GROUND, "actions", "frames", "encoders", "data", "latents", "heads", "scores", "rollout", "policy",
     "report", "runs", "cli",
 )  # fmt: skip
+# LeRobot finds our policy types because this was imported: nothing is taken from it.
+IMPORTED_FOR_EFFECT = ("lary_policy.policy.register",)
 # What lary_envs may know of lary_policy, and what a report never needs.
 ENVS_KNOW = (*GROUND, "actions")
 HEAVY = {"report": ("torch", "mujoco", "lary_envs", "lary_policy.encoders", "lary_policy.heads")}
@@ -158,7 +160,8 @@ def test_packages_are_imported_by_their_face(module):
         package = target.rpartition(".")[0]
         ground = package == "lary_policy" and target.rpartition(".")[2] in GROUND
         inside = own == package or own.startswith(package + ".")
-        assert target in PACKAGES or ground or inside, f"{module} reaches past the face of {package}"
+        known = target in PACKAGES or ground or inside or target in IMPORTED_FOR_EFFECT
+        assert known, f"{module} reaches past the face of {package}"
 
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("lary_policy.")))
@@ -230,6 +233,6 @@ def test_every_public_name_is_said_once():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(module)
-    # Entry points that LeRobot and the command line look for by their names.
-    said = {n: m for n, m in places.items() if len(m) > 1 and n not in ("main", "run", "register")}
+    hooks = {"main", "phases"}  # of a verb's file, and of a task's
+    said = {name: modules for name, modules in places.items() if len(modules) > 1 and name not in hooks}
     assert said == {}

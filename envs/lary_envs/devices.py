@@ -17,7 +17,7 @@ _KINDS = ("cpu", "cuda", "cuda:0", "cuda:1")  # examples for the message; any in
 _NO_DRIVER = b"Warp CUDA warning: Could not find or load the NVIDIA CUDA driver"
 
 
-def resolve_device(name: str | torch.device) -> torch.device:
+def torch_device(name: str | torch.device) -> torch.device:
     """Return the device called `cpu`, `cuda` (torch's current one) or, with an index, `cuda:1`.
 
     Raises:

@@ -166,16 +166,16 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     import importlib
 
     module = importlib.import_module(f"lary_policy.cli.{action.module}")
-    run: Callable[..., bool] = getattr(module, name.replace("-", "_").replace("import", "import_latents"))
+    run: Callable[..., bool] = getattr(module, name.replace("-", "_").replace("import", "import_stored"))
     if action.settings is ToLeRobotSettings:
         own = [field.name for field in dataclasses.fields(ToLeRobotSettings)]
         raw = compose("data", rest, extra=own)
         settings = {key: raw.pop(key) for key in own if key in raw}
         return 0 if run(decoded(ToLeRobotSettings, settings), raw) else 1
-    return 0 if run(read_settings(action.settings, rest)) else 1
+    return 0 if run(parse_settings(action.settings, rest)) else 1
 
 
-def read_settings[T](schema: type[T], arguments: Sequence[str]) -> T:
+def parse_settings[T](schema: type[T], arguments: Sequence[str]) -> T:
     """Read settings of an action from the command line; a source's own go into its `options`.
 
     Raises:

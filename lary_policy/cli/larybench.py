@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.actions import load_embodiment
-from lary_policy.cli.verify import tell, write_report
+from lary_policy.cli.verify import tell, write_findings
 from lary_policy.console import console, progress
 from lary_policy.data import open_source
 from lary_policy.data.larybench import (
@@ -20,8 +20,7 @@ from lary_policy.data.larybench import (
     write_statistics,
 )
 from lary_policy.errors import ConfigError, DatasetError
-from lary_policy.latents import import_fingerprint
-from lary_policy.latents import import_latents as import_reference
+from lary_policy.latents import import_fingerprint, import_latents
 from lary_policy.paths import safe_name
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def indices(settings: IndicesSettings) -> bool:
                 on_progress=update,
             )
         _tell_indices(report)
-        write_report(settings.output_dir, f"indices-{csv.stem}", report)
+        write_findings(settings.output_dir, f"indices-{csv.stem}", report)
         whole = whole and not report.quarantined
     return whole
 
@@ -109,7 +108,7 @@ def prepare(settings: PrepareSettings) -> bool:
         )
     console.print(f"    {report.required} clips needed, {report.made} made, {report.kept} there already")
     _tell_all(report.quarantined)
-    write_report(settings.output_dir, "prepare", report)
+    write_findings(settings.output_dir, "prepare", report)
     return not report.quarantined
 
 
@@ -155,7 +154,7 @@ def statistics(settings: StatisticsSettings) -> bool:
     return not found.quarantined
 
 
-def import_latents(settings: ImportSettings) -> bool:
+def import_stored(settings: ImportSettings) -> bool:
     """Make a store of latents that the reference extracted; True if no row was left out.
 
     Raises:
@@ -171,7 +170,7 @@ def import_latents(settings: ImportSettings) -> bool:
         )
     csv = source.csv_path(split).with_name(source.data.latents_name(split, model))
     root = settings.output_dir / "cache" / "latents"
-    store, report = import_reference(
+    store, report = import_latents(
         source.data,
         split,
         model,
@@ -187,7 +186,7 @@ def import_latents(settings: ImportSettings) -> bool:
         soft_wrap=True,
     )
     _tell_all(report.quarantined)
-    write_report(settings.output_dir, f"import-{key}", report)
+    write_findings(settings.output_dir, f"import-{key}", report)
     return not report.quarantined
 
 

@@ -52,7 +52,7 @@ def _verify_source(settings: VerifySettings) -> bool:
     report = check_folder(source.root, check, label=f"{key} ({source.spec.protocol})")
     row = {"root": report.root, "source": key, "protocol": source.spec.protocol, "checked": report.checked}
     found = {"problems": report.problems, "unverifiable": report.unverifiable}
-    write_report(settings.output_dir, f"verify-{key}", {**row, **found})
+    write_findings(settings.output_dir, f"verify-{key}", {**row, **found})
     return report.ok
 
 
@@ -81,7 +81,7 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
     reports += [check_folder(folder, verify_store) for folder in stores]
     rows = [{"root": r.root, "checked": r.checked, "problems": r.problems} for r in reports]
     problems = sum(len(r.problems) for r in reports)
-    path = write_report(output_dir, "verify", rows, quiet=True)
+    path = write_findings(output_dir, "verify", rows, quiet=True)
     console.print(f"{len(reports)} folders checked, {problems} problems; all of them: {path}", soft_wrap=True)
     return problems == 0
 
@@ -113,7 +113,7 @@ def tell(lines: list[str]) -> None:
         console.print(f"    and {len(lines) - SHOWN} more")
 
 
-def write_report(output_dir: Path, name: str, content: Any, *, quiet: bool = False) -> Path:
+def write_findings(output_dir: Path, name: str, content: Any, *, quiet: bool = False) -> Path:
     """Write what an action found as JSON and return the file."""
     path = output_dir / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_result(path, content)

@@ -6,7 +6,7 @@ from lary_policy.data.atomic import PRIMITIVES, AtomicConfig, derive_primitives
 from lary_policy.data.clips import ClipRow, ClipTable
 from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport, content_digest, table_digest
 from lary_policy.data.labels import LabelMap
-from lary_policy.data.layout import IMAGES
+from lary_policy.data.layout import IMAGES, PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.registry import list_sources, open_source, register_source
 from lary_policy.data.spec import PROTOCOLS, Source, SourceSpec, require_folder, require_protocol
@@ -24,6 +24,7 @@ __all__ = [
     "LabelMap",
     "PairRow",
     "PairTable",
+    "PathResolver",
     "Source",
     "SourceSpec",
     "content_digest",

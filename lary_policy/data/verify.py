@@ -127,7 +127,7 @@ def _twice(split: str, table: PairTable | ClipTable) -> Iterator[Quarantined]:
             yield Quarantined(split, f"{words[:200]} stands in {count} rows", "duplicates")
 
 
-def check_frames(frames: Sequence[Frame]) -> list[str | FrameFormatError]:
+def decode_each(frames: Sequence[Frame]) -> list[str | FrameFormatError]:
     """Decode frames of one file completely and return the id of each, or what is wrong with it."""
     found: list[str | FrameFormatError] = []
     for frame, image in zip(frames, decode_frames(frames), strict=True):
@@ -150,7 +150,7 @@ def _check(
         groups[frame if isinstance(frame, Path) else frame.group()].append(frame)
     jobs = [group[i : i + _AT_ONCE] for group in groups.values() for i in range(0, len(group), _AT_ONCE)]
     ids: dict[Frame, str] = {}
-    for done, (i, result) in enumerate(for_each(check_frames, jobs, workers=workers, timeout_s=timeout_s), 1):
+    for done, (i, result) in enumerate(for_each(decode_each, jobs, workers=workers, timeout_s=timeout_s), 1):
         answers = [result] * len(jobs[i]) if isinstance(result, Failure) else result
         for frame, answer in zip(jobs[i], answers, strict=True):
             if isinstance(answer, str):

@@ -130,7 +130,7 @@ class LaryVectorEnv(Remade, gymnasium.vector.VectorEnv[Observation, NDArray[np.f
         takes the first few after every step.
         """
         if name == "render" and self.render_mode is not None:
-            return Film(self._core.film())
+            return RecordedFrames(self._core.film())
         value = getattr(self, name)
         return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs
 
@@ -191,7 +191,7 @@ class LaryVectorEnv(Remade, gymnasium.vector.VectorEnv[Observation, NDArray[np.f
         return [new if own is None else int(own) for own, new in zip(given, drawn, strict=True)]
 
 
-class Film(Sequence[NDArray[np.uint8]]):
+class RecordedFrames(Sequence[NDArray[np.uint8]]):
     """Frames of all worlds that are copied to the host when they are looked at.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from lary_envs.devices import LaunchGraph, can_record, init_warp, launches_on, resolve_device
+from lary_envs.devices import LaunchGraph, can_record, init_warp, launches_on, torch_device
 from lary_policy.errors import ContactOverflowError, SimulationError, UnknownNameError
 
 # What a reset clears besides the state it is given. Everything else is computed from these in each step.
@@ -66,7 +66,7 @@ class WarpPhysics:
         self, model: mujoco.MjModel, num_worlds: int, *, device: str | torch.device, nconmax: int,
         njmax: int, vary: Sequence[str] = (), graph: bool | None = None, deterministic: bool = False,
     ) -> None:  # fmt: skip
-        self.device = resolve_device(device)
+        self.device = torch_device(device)
         self.vary, self.num_worlds = tuple(vary), num_worlds
         self._limits = {"nconmax": nconmax, "njmax": njmax}
         init_warp()

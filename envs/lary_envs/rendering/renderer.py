@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_envs.devices import launches_on, resolve_device
+from lary_envs.devices import launches_on, torch_device
 from lary_envs.physics import Physics, WarpPhysics
 from lary_envs.rendering.tracer import Tracer, copying_tracer, sharing_tracer, view_fields
 
@@ -50,7 +50,7 @@ class RayTracer:
         self, model: mujoco.MjModel, num_worlds: int, cameras: tuple[str, ...], image_px: int, *,
         device: str | torch.device = "cpu", num_threads: int | None = None,
     ) -> None:  # fmt: skip
-        self.device = resolve_device(device)
+        self.device = torch_device(device)
         self._model, self._num_worlds, self._cameras, self._image_px = model, num_worlds, cameras, image_px
         self._threads = num_threads or os.cpu_count() or 1
         self._physics: Physics | None = None

@@ -76,7 +76,7 @@ _LINKS: tuple[tuple[Part, ...], ...] = (
 _WRIST_CAMERA = CameraPlace((0.085, 0.0, 0.0), (0.04, 0.0, 0.13), 75.0, up=(1.0, 0.0, 0.0))
 
 
-def build(scene: mujoco.MjSpec) -> None:
+def build_panda(scene: mujoco.MjSpec) -> None:
     """Add arm, gripper, actuators and the `wrist` camera; the base stands at the world's origin."""
     add_materials(scene)
     body = scene.worldbody.add_body(name="link0")
@@ -100,7 +100,7 @@ PANDA = register_robot(
         name="panda",
         embodiment="arm7",
         arms=(Arm("single", CHAIN, JOINTS, GRIPPER, ((0.20, -0.40, 0.0), (0.80, 0.40, 0.55))),),
-        build=build,
+        build=build_panda,
         # Close to the workspace: a pixel of a 112 px frame is about 5 mm on the table.
         cameras={
             "front": CameraPlace((1.18, 0.0, 0.72), (0.485, 0.0, 0.105), 34.0),

@@ -100,7 +100,7 @@ def _workspace(side: Side) -> tuple[tuple[float, float, float], tuple[float, flo
     return (0.23, across[0], 0.0), (0.46, across[1], 0.28)
 
 
-def build(scene: mujoco.MjSpec) -> None:
+def build_piper(scene: mujoco.MjSpec) -> None:
     """Add both arms and their actuators."""
     add_materials(scene)
     for arm in PIPERS.arms:
@@ -151,7 +151,7 @@ PIPERS = register_robot(
         arms=tuple(
             Arm(side, chain(side), joint_names(side), None, _workspace(side)) for side in ("left", "right")
         ),
-        build=build,
+        build=build_piper,
         cameras={
             "front": CameraPlace((1.00, 0.0, 0.68), (0.26, 0.0, 0.12), 42.0),
             "agent": CameraPlace((0.04, 0.0, 1.02), (0.345, 0.0, 0.04), 45.0),

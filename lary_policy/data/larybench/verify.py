@@ -44,7 +44,7 @@ class RowContent:
     label: str
 
 
-def read_row(data: BenchmarkSet, action_dim: int, file: PairFile, cells: Cells) -> RowContent:
+def read_content(data: BenchmarkSet, action_dim: int, file: PairFile, cells: Cells) -> RowContent:
     """Check a row and return what it stands for.
 
     Args:
@@ -190,7 +190,7 @@ def _read_csvs(source: LaryBenchSource, split: str, found: _Found, limit: int | 
             found.rows += 1
             item = f"{file.path.name}:{line}"
             try:
-                content = read_row(source.data, action_dim, file, cells)
+                content = read_content(source.data, action_dim, file, cells)
             except LaryPolicyError as error:
                 found.problems.append(Quarantined(item, str(error), "rows"))
                 continue

@@ -32,7 +32,7 @@ from lary_policy.data.simulated import (
     Replayed,
     read_episodes,
     read_settings,
-    replay,
+    replay_episodes,
 )
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
 from lary_policy.frames import decode_image
@@ -90,7 +90,7 @@ def export_demonstrations(
     with exclusive(lock_beside(out)):  # of two that write the same, one waits and reuses
         if not is_vacant(out):
             return _reuse(out, about)
-        replayed = replay(root, records, num_worlds=num_worlds, render_device=render_device)
+        replayed = replay_episodes(root, records, num_worlds=num_worlds, render_device=render_device)
         with atomic_folder(out) as partial, LeRobotWriter(partial, form, longest=longest) as writer:
             _export(writer, partial, settings, about, records, replayed, on_progress)
     return out

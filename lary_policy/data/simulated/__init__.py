@@ -5,7 +5,7 @@ from __future__ import annotations
 from lary_policy.data.simulated.collect import FIRST_SEED, GOALS, SPLITS, collect_demonstrations, seeds_of
 from lary_policy.data.simulated.publish import DemonstrationReport, complete, layout_of, report_on, reuse
 from lary_policy.data.simulated.recorder import EpisodeJob, Recording, png_bytes
-from lary_policy.data.simulated.replay import ReplayCheck, Replayed, read_settings, replay
+from lary_policy.data.simulated.replay import ReplayCheck, Replayed, read_settings, replay_episodes
 from lary_policy.data.simulated.source import SimulatedSource, collect_goals, collect_splits
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.simulated.writer import (
@@ -37,7 +37,7 @@ __all__ = [
     "read_episodes",
     "read_settings",
     "records_from_json",
-    "replay",
+    "replay_episodes",
     "report_on",
     "reuse",
     "seeds_of",

@@ -80,7 +80,7 @@ def read_settings(root: Path) -> dict[str, Any]:
     return settings
 
 
-def replay(
+def replay_episodes(
     root: Path, records: Sequence[EpisodeRecord], *, num_worlds: int = 16, render_device: str = "cpu"
 ) -> Iterator[Replayed]:
     """Let the expert repeat episodes of a dataset and make sure that it did the same.

@@ -58,7 +58,7 @@ _LINKS: tuple[tuple[Part, ...], ...] = (
 )
 
 
-def build(
+def build_humanoid(
     scene: mujoco.MjSpec, arms: Sequence[Arm], grippers: Mapping[str, Gripper], shoulder_height_m: float
 ) -> None:
     """Add torso, head, arms with wrist cameras and grippers (by side), and actuators."""

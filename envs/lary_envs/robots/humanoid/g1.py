@@ -95,7 +95,7 @@ HUMANOID = register_robot(
         name="humanoid",
         embodiment="arm16",
         arms=ARMS,
-        build=lambda scene: body.build(scene, ARMS, GRIPPERS, SHOULDER_HEIGHT_M),
+        build=lambda scene: body.build_humanoid(scene, ARMS, GRIPPERS, SHOULDER_HEIGHT_M),
         cameras={
             "front": CameraPlace((1.26, 0.0, 0.76), (0.385, 0.0, 0.14), 39.0),
             "agent": CameraPlace(*body.head_view(SHOULDER_HEIGHT_M), 66.0),  # what the head sees
