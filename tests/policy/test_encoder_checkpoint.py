@@ -13,7 +13,7 @@ from torch import nn
 
 from lary_policy.encoders import base, weights_status
 from lary_policy.encoders.base import encoder_spec, load_encoder, register_encoder
-from lary_policy.encoders.families.transformers_vit import TransformersVit, vit_builder
+from lary_policy.encoders.families.transformers_vit import TransformersVit, register_vits
 from lary_policy.encoders.weights.places import WeightsSource
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
 from lary_policy.policy.configuration_lary import EncoderConfig
@@ -59,7 +59,7 @@ def source(tmp_path_factory) -> Iterator[Path]:
     spec = encoder_spec("dinov2-small")
     latent = dataclasses.replace(spec.latent, width=WIDTH)
     register_encoder(dataclasses.replace(spec, name="small-vit", latent=latent, weights=WeightsSource()))(
-        vit_builder({"small-vit": vit})
+        register_vits({"small-vit": vit})
     )
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     backbone = load_encoder("small-vit", weights="random", image_px=28, seed=3).model.backbone
