@@ -29,6 +29,7 @@ from lary_policy.actions.scaling import (
     RobotStatistics,
     Scaling,
     Unknown,
+    fit_robots,
     fit_scaling,
 )
 from lary_policy.actions.statistics import STD_FLOOR, ActionStats, RunningStatistics, floored
@@ -62,6 +63,7 @@ __all__ = [
     "axis_angle_to_matrix",
     "build_targets",
     "euler_xyz_to_matrix",
+    "fit_robots",
     "fit_scaling",
     "floored",
     "geodesic_angle_rad",

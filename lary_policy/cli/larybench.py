@@ -16,6 +16,7 @@ from lary_policy.data.larybench import (
     PairFile,
     prepare_clips,
     stream_statistics,
+    table_statistics,
     write_indices,
     write_statistics,
 )
@@ -137,14 +138,14 @@ def statistics(settings: StatisticsSettings) -> bool:
             got=f"{key}, which has classes",
             fix="Choose calvin, for example.",
         )
-    files: Sequence[PairFile] = source.files(source.spec.train_split)
+    split = source.spec.train_split
+    how: dict[str, Any] = {"relative": settings.relative, "unknown": settings.unknown_robots}
     with progress(f"statistics {key}"):
-        found = stream_statistics(
-            files,
-            load_embodiment(embodiment).action_dim,
-            relative=settings.relative,
-            unknown=settings.unknown_robots,  # type: ignore[arg-type]  # one of UNKNOWN_ROBOTS: checked
-        )
+        if isinstance(source, LaryBenchSource):  # millions of rows: one file in memory at a time
+            files: Sequence[PairFile] = source.files(split)
+            found = stream_statistics(files, load_embodiment(embodiment).action_dim, **how)
+        else:
+            found = table_statistics(source.pairs(split), **how)
     kind = "relative_action_stats_" if settings.relative else ""
     path = settings.output_dir / "statistics" / f"{kind}{key}.json"
     write_statistics(path, found, dataset=str(key), relative=settings.relative)

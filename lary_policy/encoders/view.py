@@ -140,10 +140,6 @@ class EncoderShelf:
             )
         return self._loaded[view]
 
-    def drop(self, view: EncoderView) -> None:
-        """Free an encoder that is not needed any more."""
-        self._loaded.pop(view, None)
-
     def key(self, view: EncoderView) -> dict[str, Any]:
         """Return what a view's latents depend on, without building the encoder."""
         return {

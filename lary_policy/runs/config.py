@@ -178,7 +178,7 @@ class RunConfig:
     num_worlds: int = setting(50, "simulated worlds side by side")
     rollout_randomisation: str | None = setting(None, "of closed loops; null = as demonstrations", LEVELS)
     stop_at_success: bool = setting(False, "end an episode at its first success")
-    batch_invariant: bool = setting(False, "batches of one size: num_worlds changes no bit")
+    batch_invariant: bool = setting(False, "one world after the other: num_worlds changes no bit")
     latents_dtype: str = setting(
         "auto", "of the store; auto = float32 under lary, otherwise 16 bits", LATENTS_DTYPES
     )

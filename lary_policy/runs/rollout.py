@@ -148,6 +148,7 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
             )
         ],
         "episodes": [asdict(e) for e in episodes],
+        "filmed": seeds[:FILMED],
         "video": str(film.path.relative_to(context.cache)),
         "seconds": seconds,
     }

@@ -14,6 +14,7 @@ from lary_policy.data.larybench.statistics import (
     NO_COLUMN,
     read_statistics,
     stream_statistics,
+    table_statistics,
     write_statistics,
 )
 from lary_policy.data.larybench.verify import verify_benchmark
@@ -36,6 +37,7 @@ __all__ = [
     "read_metadata",
     "read_statistics",
     "stream_statistics",
+    "table_statistics",
     "uniform_indices",
     "verify_benchmark",
     "write_indices",

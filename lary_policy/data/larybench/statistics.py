@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lary_policy.actions import ActionStats, RobotAccumulator, RobotStatistics, Unknown, floored
+from lary_policy.actions import ActionStats, RobotAccumulator, RobotStatistics, Unknown, fit_robots, floored
 from lary_policy.data import layout
 from lary_policy.data.arrays import read_steps
 from lary_policy.data.larybench.pair_rows import PairFile, check_fields
+from lary_policy.data.pairs import PairTable
 from lary_policy.errors import EmbodimentError, LaryPolicyError
 from lary_policy.paths import read_json, write_json
 from lary_policy.types import Quarantined
@@ -75,6 +76,27 @@ def stream_statistics(
             "with the statistics of all robots together.",
         )
     return StreamedStatistics(collected.result(unknown=unknown), rows, tuple(quarantined))
+
+
+def table_statistics(
+    table: PairTable, *, relative: bool = False, unknown: Unknown = "error"
+) -> StreamedStatistics:
+    """Compute statistics of every time step of every chunk of a table, whatever source it is of.
+
+    Args:
+        table: Rows of a split.
+        relative: Of the difference between the last and the first step of each chunk instead.
+        unknown: What becomes of blank robot types where other rows have one, see `RobotStatistics`.
+
+    Raises:
+        EmbodimentError: No row is usable, or `unknown` is `error` and some types are blank.
+    """
+    actions, types = table.actions(), table.robot_types()
+    values = actions[:, -1] - actions[:, 0] if relative else actions
+    robots = types if any(types) else (NO_COLUMN,) * len(types)
+    return StreamedStatistics(
+        fit_robots(values, robots, unknown=unknown), len(table), tuple(table.quarantined)
+    )
 
 
 def write_statistics(path: Path, found: StreamedStatistics, *, dataset: str, relative: bool = False) -> None:
