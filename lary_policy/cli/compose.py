@@ -100,7 +100,7 @@ def _put(settings: Settings, path: Sequence[str], value: Any) -> None:
         settings[name] = inner if isinstance(inner, dict) else {}
         settings = settings[name]
     if isinstance(settings.get(path[-1]), dict) and isinstance(value, str):
-        value = {"name": value, **settings[path[-1]]}
+        value = {**settings[path[-1]], "name": value}
     settings[path[-1]] = value
 
 

@@ -108,6 +108,9 @@ def _opened(config: RunConfig, until: str) -> RunContext:
     """Open the data of a run and read its rows; the first of several processes may download some."""
     context = RunContext.create(config, until=until)
     check_statistics(context)
+    for data in context.data:
+        for split in data.splits:
+            data.table(split)  # what is wrong with the files is said before anything is written
     remember_digests(context.cache / "digests.sqlite")
     for data in context.data:
         with progress(f"read {data.label}"):

@@ -117,12 +117,12 @@ def test_import(tmp_path, settings):
         (["verify", "source=clavin", "data_dir=."], "calvin"),
         (["verify", "data_dir=."], "source=calvin"),
         (["verify", "source=calvin"], "data_dir="),
-        (["verify", "source=calvin", "worker=1"], "lary data verify --help"),
+        (["verify", "source=calvin", "worker=1"], "Did you mean 'workers'"),
         (["verify", "source=calvin", "data_dir=.", "workers=-1", "protocol=paper"], "native"),
         (["indices"], "media_dir=<folder>"),
         (["indices", "source=calvin", "data_dir=."], "a source of pairs"),
         (["statistics", "source=libero", "data_dir=."], "which has classes"),
-        (["import", "source=calvin", "data_dir=."], "no split, model, latents_dir"),
+        (["import", "source=calvin", "data_dir=."], "split=None, model=None"),
         (["indexes"], "indices"),
     ],
 )
@@ -136,4 +136,4 @@ def test_help_lists_the_settings_of_an_action(action, capsys):
     assert lary(action, "--help") == 0
     text = capsys.readouterr().out
     assert f"usage: lary data {action}" in text
-    assert "data_dir: null" in text
+    assert "data_dir=null" in text
