@@ -37,7 +37,7 @@ def check_names(settings: Any) -> None:
         names, value = names_of(field), getattr(settings, field.name)
         for one in value if isinstance(value, tuple) else (value,):
             if names and one is not None and one not in names:
-                raise UnknownNameError(field.name.replace("_", " "), str(one), names)
+                raise UnknownNameError(field.name, str(one), names)
 
 
 def at_least(settings: Any, least: float, *names: str) -> None:

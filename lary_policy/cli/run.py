@@ -96,14 +96,14 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     Args:
         verb: As typed.
         arguments: Settings as typed.
-        run: Name of the run's folder, where the settings give none.
+        run: Name of the run's folder, whatever the settings say.
 
     Raises:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
     raw = compose(verb, arguments, extra=("policy",) if verb == "rollout" else ())
     policy = raw.pop("policy", None)
-    raw["run"] = raw.get("run") or run
+    raw["run"] = run or raw.get("run")  # each job of a sweep has a folder of its own
     from lary_policy.runs import run_config, run_suite
 
     config = run_config(raw)

@@ -242,7 +242,7 @@ def test_it_opens_by_key_with_every_option_of_its_config_file(video_root):
     from lary_policy.paths import configs_dir
 
     options = yaml.safe_load((configs_dir() / "source" / "lerobot.yaml").read_text())
-    key = options.pop("source")
+    key = "lerobot"
     assert key in list_sources()
     given = {name: value for name, value in options.items() if value is not None}
     source = open_source(key, data_dir=video_root, protocol="native", **given)

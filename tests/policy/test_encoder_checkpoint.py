@@ -12,7 +12,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from lary_policy.encoders import base, weights_status
-from lary_policy.encoders.base import encoder_spec, load_encoder, register_encoder
+from lary_policy.encoders.base import encoder_spec, load_encoder
 from lary_policy.encoders.families.transformers_vit import TransformersVit, register_vits
 from lary_policy.encoders.weights.places import WeightsSource
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
@@ -58,9 +58,8 @@ def source(tmp_path_factory) -> Iterator[Path]:
     vit = TransformersVit("Dinov2Model", {**sizes, "patch_size": 14}, prefix_tokens=1)
     spec = encoder_spec("dinov2-small")
     latent = dataclasses.replace(spec.latent, width=WIDTH)
-    register_encoder(dataclasses.replace(spec, name="small-vit", latent=latent, weights=WeightsSource()))(
-        register_vits({"small-vit": vit})
-    )
+    small = dataclasses.replace(spec, name="small-vit", latent=latent, weights=WeightsSource())
+    register_vits([small], {"small-vit": vit})
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     backbone = load_encoder("small-vit", weights="random", image_px=28, seed=3).model.backbone
     save_file({k: v.contiguous() for k, v in backbone.state_dict().items()}, path)

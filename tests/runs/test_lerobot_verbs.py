@@ -57,7 +57,7 @@ def test_the_probe_suite_scores_both_the_same(bridged):
 def test_help_lists_the_settings(action, capsys):
     assert cli.main(["data", action, "--help"]) == 0
     assert f"lary data {action}" in (told := capsys.readouterr().out)
-    assert "out: null" in told
+    assert "out=null" in told
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_help_lists_the_settings(action, capsys):
         (("to-lerobot", "env=reach"), "out=<folder>"),
         (("to-lerobot", "env=fly", "out=x"), "pick_place"),
         (("to-lerobot", "env=reach", "out=x", "cameras=[top]"), "front, wrist"),
-        (("to-lerobot", "env=reach", "out=x", "colour=red"), "lary data to-lerobot --help"),
+        (("to-lerobot", "env=reach", "out=x", "colour=red"), "expected a known setting"),
         (("from-lerobot", "out=x"), "root=<folder>"),
-        (("from-lerobot", "source=calvin", "out=x"), "Leave source= out"),
+        (("from-lerobot", "source=calvin", "out=x"), "expected a known setting"),
         (("from-lerobot", "root=nowhere", "out=x"), "nowhere"),
         (("to-lerobot2",), "to-lerobot"),
     ],

@@ -60,7 +60,8 @@ def test_extract_and_probe_run_with_it(folder, copy, suite_settings, name):
     config = json.loads((copy.output_dir / "own" / "run.json").read_text())["config"]
     assert config["encoders"][0]["name"] == name
     label = name.replace(":", "-")
-    label = f"{label}@random,64px"
+    stores = list((copy.output_dir / "cache" / "latents").glob(f"{label}-*"))
+    label = f"{label}-random-64px"
     assert len(copy.cells("extract", f"reach-{label}")) == 1
     assert len(copy.cells("probe", f"reach-{label}")) == 3
-    assert len(list((copy.output_dir / "cache" / "latents").glob(f"{label.partition('@')[0]}-*"))) == 1
+    assert len(stores) == 1

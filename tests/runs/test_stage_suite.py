@@ -140,10 +140,18 @@ def test_another_head_trains_only_its_own_cell_and_the_rollouts_that_use_it(copy
 
 def test_another_seed_trains_all_heads_on_the_same_data_and_latents(copy):
     before = copy.snapshot()
-    copy.run("seed=1", "rollouts=[]")
+    copy.run("seed=1")
     assert changed(before, copy.snapshot()) == {
         f"probe/reach-pixels-{name}-seed1"
         for name in (f"pair-absolute-{MLP}", f"policy-relative-{MLP}-proprio", "atomic-class-attentive128x2")
+    } | {
+        f"rollout/reach-pixels-{name}-{MLP}-seed1"
+        for name in (
+            "subgoal-absolute",
+            "policy-relative",
+            "random-subgoal-absolute",
+            "random-policy-relative",
+        )
     }
 
 

@@ -89,7 +89,7 @@ def test_report_shows_what_is_finished_and_names_what_is_not(copy, capsys, suite
     arguments = ["report", *suite_settings, f"output_dir={copy.output_dir}", "run=partial"]
     assert cli.main(arguments) == 0
     page = printed_path(capsys).read_text()
-    assert "Not finished, so not on this page: rollout reach-pixels-subgoal-absolute." in page
+    assert "not on this page: rollout reach-pixels-subgoal-absolute-mlp512-project32." in page
     assert not (cell / "result.json").exists()
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lary_envs.robots import PADDLE_HALF_M
 from lary_envs.scene import GREEN, add_box, add_goal_sphere
-from lary_envs.tasks.spec import Phase, Placement, TaskSpec, at_height, pair, register_task
+from lary_envs.tasks.phases import Phase, at_height, pair
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
 from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object
 
 _HALF_M, _MASS_KG = (0.045, 0.15, 0.03), 0.25

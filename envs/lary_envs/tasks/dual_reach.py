@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from lary_envs.scene import Vec3, add_two_spheres, place_two_spheres
-from lary_envs.tasks.spec import Phase, Placement, TaskSpec, both, pose, register_task
+from lary_envs.tasks.phases import Phase, both, pose
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
 from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03

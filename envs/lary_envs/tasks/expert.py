@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lary_envs.kinematics import limit_length
-from lary_envs.tasks.spec import Phase, task_entry
+from lary_envs.tasks.phases import Phase
+from lary_envs.tasks.spec import task_entry
 from lary_envs.tasks.state import WorldState
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lary_envs.robots.humanoid import APPROACH_M, hand, hands, point, withdrawn
 from lary_envs.scene import add_box, add_goal_plate
-from lary_envs.tasks.spec import Phase, Placement, TaskSpec, at_height, register_task
+from lary_envs.tasks.phases import Phase, at_height
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
 from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal, rests
 
 _HALF_M, _MASS_KG = (0.013, 0.11, 0.016), 0.05

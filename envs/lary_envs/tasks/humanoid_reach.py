@@ -6,7 +6,8 @@ from torch import Tensor
 
 from lary_envs.robots.humanoid import APPROACH_M, hand, hands
 from lary_envs.tasks.dual_reach import TwoSpheres
-from lary_envs.tasks.spec import Phase, TaskSpec, register_task
+from lary_envs.tasks.phases import Phase
+from lary_envs.tasks.spec import TaskSpec, register_task
 from lary_envs.tasks.state import WorldState
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.025

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from lary_envs.scene import add_cube, add_goal_disc
-from lary_envs.tasks.spec import Phase, Placement, TaskSpec, at_height, pose, register_task
+from lary_envs.tasks.phases import Phase, at_height, pose
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
 from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals, of_object, over_goal, rests
 
 _HALF_M, _MASS_KG = 0.02, 0.05

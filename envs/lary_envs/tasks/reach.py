@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from lary_envs.scene import add_goal_sphere
-from lary_envs.tasks.spec import Phase, Placement, TaskSpec, pose, register_task
+from lary_envs.tasks.phases import Phase, pose
+from lary_envs.tasks.spec import Placement, TaskSpec, register_task
 from lary_envs.tasks.state import WorldState, apart, of_arms, of_goals
 
 _RADIUS_M, _WITHIN_M = 0.025, 0.03
