@@ -16,8 +16,8 @@ from lerobot.policies.factory import make_policy
 
 from case import Figure
 from lary_envs.tasks import task_spec
-from lary_policy.cli.train import imagenet_stats
 from lary_policy.cli.train import main as lary_train
+from lary_policy.cli.train.cache import imagenet_stats
 from lary_policy.data.lerobot import export_demonstrations
 from lary_policy.data.simulated import collect_demonstrations
 from lary_policy.machine import available_cores

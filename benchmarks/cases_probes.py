@@ -31,13 +31,11 @@ from lary_policy.heads import (
 )
 from lary_policy.heads.training import (
     REFERENCE_SWEEP,
-    HeadStack,
     LatentBatches,
-    TrainingRun,
-    kept_heap,
-    train,
-    train_epoch,
 )
+from lary_policy.heads.training.epoch import HeadStack, TrainingRun, train_epoch
+from lary_policy.heads.training.loop import train
+from lary_policy.heads.training.step import kept_heap
 from lary_policy.latents import FRAMES, LatentStore, WindowEncoder, encode_windows, store_dtype
 from lary_policy.machine import Precision, available_cores, resolve_precision
 from timing import timed

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from case import Figure
 from lary_policy.encoders import LatentEncoder, compiled, encode_stream, load_encoder, prepare_frames
-from lary_policy.latents import FRAMES, LatentStore, ShardWriter, encode_windows
+from lary_policy.latents import FRAMES, LatentStore, encode_windows
+from lary_policy.latents.writer import ShardWriter
 from lary_policy.machine import available_cores
 from timing import timed
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from case import Figure
-from lary_policy import compose
+from lary_policy.cli.compose import compose
 from lary_policy.runs import run_config, run_suite
 
 
