@@ -1,6 +1,7 @@
 from .card import local_card as local_card
 from .configuration_lary import EncoderConfig as EncoderConfig
 from .configuration_lary import LaryConfig as LaryConfig
+from .features import require_cameras as require_cameras
 from .modeling_lary import LaryPolicy as LaryPolicy
 from .processor_lary import make_lary_pre_post_processors as make_lary_pre_post_processors
 from .trusted import load_processors as load_processors

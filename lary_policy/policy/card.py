@@ -19,11 +19,7 @@ _COLUMNS = ("stage", "task", "mode", "target", "metric", "value", "95 % CI", "n"
 
 
 def card_scores(path: Path) -> list[dict[str, Any]]:
-    """Read the scores of a report.json, or of a cell's result.json (or its folder).
-
-    Raises:
-        DatasetError: The file is missing, or holds no scores.
-    """
+    """Read the scores of a report.json, or of a cell (or its result.json); DatasetError if there are none."""
     file = path / "result.json" if path.is_dir() else path
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -48,10 +44,7 @@ def extend_card(card: ModelCard, config: LaryConfig) -> ModelCard:
 def local_card(config: LaryConfig, task: str, command: str) -> ModelCard:
     """Return a card for a checkpoint on disk; unlike LeRobot's, it is not sent to the hub for validation.
 
-    Args:
-        config: The policy's configuration.
-        task: What it was trained on.
-        command: How to evaluate it.
+    `task` is what it was trained on, `command` how to evaluate it.
     """
     data = ModelCardData(
         license=config.license or "apache-2.0",

@@ -32,16 +32,12 @@ DRAWN = ("random", "tiny-random")
 class EncoderConfig:
     """Which encoder sees the cameras, what of it trains and what of it a checkpoint holds.
 
-    On the command line: `--policy.encoder.name=dinov2-small --policy.encoder.image_px=112`.
+    On the command line: `--policy.encoder.name=dinov2-small --policy.encoder.image_px=112`. Fields that are
+    not named here are those of `load_encoder`; `dtype` is `float32` where the encoder trains.
 
     Attributes:
         name: Registry name, `package.module:Attribute` or `auto:<hub id, folder or timm name>`. An own module
             must have been typed, imported or installed; a file alone does not have it imported.
-        weights: `auto`, `random`, `tiny-random` or a path, as in `load_encoder`.
-        image_px: Side of the square input; the encoder's own by default.
-        preprocess: `native` or `lary`.
-        dtype: Dtype of weights and arithmetic; `float32` where the encoder trains.
-        output: One of the encoder's outputs; `auto` is its first.
         seed: Seed of random weights, of new adapters and of noisy outputs.
         trainable: `none` (frozen), `last` (the last transformer blocks and the norm after them), `all`, or
             `lora` (adapters on the attention's query and value projections).
@@ -263,8 +259,7 @@ class LaryConfig(PreTrainedConfig):
     def settle(self) -> None:
         """Derive what follows from the action mode and the embodiment; called when either changes.
 
-        Raises:
-            ConfigError: Relative actions are to be normalised by something else than mean and deviation.
+        ConfigError where relative actions are to be normalised by something else than mean and deviation.
         """
         plain = self.embodiment is None and self.n_obs_steps == 1
         self.use_relative_actions = self.use_relative_actions and self.is_relative and plain
@@ -294,12 +289,7 @@ class LaryConfig(PreTrainedConfig):
         return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
 
     def set_dataset_feature_metadata(self, features: Mapping[str, Mapping[str, Any]]) -> None:
-        """Learn the embodiment from a dataset's features; LeRobot calls this before it builds a policy.
-
-        Raises:
-            EmbodimentError: The dataset is of another embodiment, or contradicts itself.
-            ConfigError: Actions are to be relative to a state whose numbers have other names.
-        """
+        """Learn the embodiment from a dataset's features; LeRobot calls this before it builds a policy."""
         self.embodiment = dataset_embodiment(self.embodiment, features)
         self.action_feature_names = dataset_action_names(self.action_feature_names, features)
         self.settle()
@@ -313,13 +303,7 @@ class LaryConfig(PreTrainedConfig):
         super(LaryConfig, saved)._save_pretrained(save_directory)
 
     def validate_features(self) -> None:
-        """Check that the features are what the policy needs.
-
-        Raises:
-            ConfigError: There is no camera, one is not RGB, the action or a needed state is missing, or the
-                history is too short for the encoder.
-            UnknownNameError: The encoder does not exist.
-        """
+        """Check cameras, action, state and history; ConfigError says which of them does not fit."""
         require_cameras_and_action(self)
         if self.use_proprio or self.is_relative:
             why = "use_proprio=true" if self.use_proprio else f"action_mode={self.action_mode}"
@@ -327,26 +311,15 @@ class LaryConfig(PreTrainedConfig):
         require_history(self.encoder.name, self.n_obs_steps)
 
     def _check_names(self) -> None:
-        choices = {
-            "head": ("head", HEAD_SIZES),
-            "pool": ("pool", POOLS),
-            "action_mode": ("action mode", ACTION_MODES),
-        }
-        for name, (kind, valid) in choices.items():
+        for name, valid in (("head", HEAD_SIZES), ("pool", POOLS), ("action_mode", ACTION_MODES)):
             if getattr(self, name) not in valid:
-                raise UnknownNameError(kind, getattr(self, name), valid)
+                raise UnknownNameError(name.replace("_", " "), getattr(self, name), valid)
 
     def _check_numbers(self) -> None:
-        steps = self.n_action_steps or 0
-        rules = {
-            "n_obs_steps >= 1 and observation_stride >= 1": min(self.n_obs_steps, self.observation_stride)
-            >= 1,
-            "1 <= n_action_steps <= chunk_size": 1 <= steps <= self.chunk_size,
-        }
-        broken = [rule for rule, holds in rules.items() if not holds]
-        if broken:
+        first = min(self.n_obs_steps, self.observation_stride)
+        if first < 1 or not 1 <= (self.n_action_steps or 0) <= self.chunk_size:
             raise ConfigError(
-                expected="; ".join(broken),
+                expected="n_obs_steps >= 1 and observation_stride >= 1; 1 <= n_action_steps <= chunk_size",
                 got=f"n_obs_steps {self.n_obs_steps}, observation_stride {self.observation_stride}, "
                 f"n_action_steps {self.n_action_steps}, chunk_size {self.chunk_size}",
                 fix="Correct the policy's settings.",

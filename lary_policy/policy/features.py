@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -14,11 +14,7 @@ from lary_policy.errors import ConfigError, EmbodimentError
 
 
 def require_cameras_and_action(config: PreTrainedConfig) -> None:
-    """Refuse inputs without RGB cameras and outputs without actions.
-
-    Raises:
-        ConfigError: There is no camera, one is not RGB, or the action is missing.
-    """
+    """Raise ConfigError unless there are RGB cameras among the inputs and an action among the outputs."""
     cameras = config.image_features
     wrong = [name for name, feature in cameras.items() if feature.shape[0] != 3]
     if not cameras or wrong:
@@ -36,15 +32,7 @@ def require_cameras_and_action(config: PreTrainedConfig) -> None:
 
 
 def require_state(config: PreTrainedConfig, why: str) -> None:
-    """Refuse inputs without a state.
-
-    Args:
-        config: The policy's configuration.
-        why: The setting that needs one.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Raise ConfigError where there is no state, naming the setting that needs one (`why`)."""
     if config.robot_state_feature is None:
         raise ConfigError(
             expected=f"an input feature '{OBS_STATE}' for {why}",
@@ -54,12 +42,7 @@ def require_state(config: PreTrainedConfig, why: str) -> None:
 
 
 def require_history(encoder: str, n_obs_steps: int) -> None:
-    """Refuse a single frame for an encoder that compares frames.
-
-    Raises:
-        ConfigError: The history is too short.
-        UnknownNameError: The encoder does not exist.
-    """
+    """Raise ConfigError for a single frame where the encoder compares frames."""
     from lary_policy.encoders import encoder_spec
 
     kind = encoder_spec(encoder).latent.kind
@@ -81,8 +64,6 @@ def dataset_embodiment(known: str | None, features: Mapping[str, Mapping[str, An
     Raises:
         EmbodimentError: The two differ, or the dataset's actions are not those of the embodiment it names.
     """
-    from lary_policy.actions import list_embodiments, load_embodiment
-
     action = features.get(ACTION, {})
     name = action.get("embodiment") or (action.get("info") or {}).get("embodiment")
     if name is None:
@@ -103,16 +84,24 @@ def dataset_embodiment(known: str | None, features: Mapping[str, Mapping[str, An
     return str(name)
 
 
+def dataset_rate(known: float | None, meta: Any) -> float:
+    """Return the control rate of a dataset in Hz; EmbodimentError if another one is known already."""
+    rate = float(meta.fps)
+    if known not in (None, rate):
+        raise EmbodimentError(
+            expected=f"a dataset of control_hz {known} (actions a second), the policy's rate",
+            got=f"control_hz {rate}",
+            fix=f"Pass --policy.control_hz={rate} to train for that rate, or resample the dataset.",
+        )
+    return rate
+
+
 def dataset_action_names(
     known: list[str] | None, features: Mapping[str, Mapping[str, Any]]
 ) -> list[str] | None:
     """Return the name of each number of a dataset's actions, or those that are known where it names none.
 
     LeRobot takes `names` as a list of names, which it is not in every dataset: `{"motors": [...]}`.
-
-    Args:
-        known: The policy's names, perhaps as LeRobot read them.
-        features: Description of every feature, as in `meta/info.json`.
     """
     from lary_policy.data.lerobot import feature_names
 
@@ -124,17 +113,11 @@ def dataset_action_names(
 
 
 def require_state_names(features: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse actions relative to a state whose numbers have other names, e.g. poses relative to joints.
-
-    Raises:
-        ConfigError: Both are named and the names differ.
-    """
+    """Raise ConfigError for actions relative to a state of other names, e.g. poses relative to joints."""
     from lary_policy.data.lerobot import feature_names
 
     names, state = (feature_names(features.get(key)) for key in (ACTION, OBS_STATE))
-    if names is None or state is None:
-        return
-    if state[: len(names)] != names:
+    if names is not None and state is not None and state[: len(names)] != names:
         raise ConfigError(
             expected=f"a state whose numbers are the actions' {list(names)}, to be relative to",
             got=f"{OBS_STATE} of {list(state)}",
@@ -187,10 +170,9 @@ def own_contract(config: ContractedConfig) -> dict[str, Any]:
 def require_env(config: ContractedConfig) -> None:
     """Refuse an environment whose actions mean something else than the policy's.
 
-    Args:
-        config: A policy's configuration whose output feature `action` is the environment's. Where it has an
-            attribute `contract` (the dict of an `ActionContract`), it is compared with what the policy knows;
-            where it has `cameras` (names of image features), the policy's must be among them.
+    The output feature `action` of `config` is the environment's. Where it has an attribute `contract` (the
+    dict of an `ActionContract`), it is compared with what the policy knows; where it has `cameras` (names of
+    image features), the policy's must be among them.
 
     Raises:
         EmbodimentError: The actions differ; the message prints both sides.
@@ -200,20 +182,14 @@ def require_env(config: ContractedConfig) -> None:
     if feature is None:
         return
     require_action_dim(config, feature)
-    theirs: Mapping[str, Any] | None = getattr(feature, "contract", None)
-    if theirs is not None:
+    if (theirs := getattr(feature, "contract", None)) is not None:
         _compare(own_contract(config), theirs)
-    cameras = getattr(feature, "cameras", None)
-    if cameras is not None:
-        require_cameras(config, tuple(cameras))
+    if (cameras := getattr(feature, "cameras", None)) is not None:
+        require_cameras(config.image_features, cameras)
 
 
 def require_action_dim(config: ContractedConfig, feature: PolicyFeature) -> None:
-    """Refuse actions of another length than the policy was built for.
-
-    Raises:
-        EmbodimentError: The lengths differ.
-    """
+    """Raise EmbodimentError for actions of another length than the policy was built for."""
     if config.action_dim is not None and feature.shape[0] != config.action_dim:
         names = f" ({', '.join(config.action_feature_names)})" if config.action_feature_names else ""
         raise EmbodimentError(
@@ -223,17 +199,13 @@ def require_action_dim(config: ContractedConfig, feature: PolicyFeature) -> None
         )
 
 
-def require_cameras(config: ContractedConfig, given: tuple[str, ...]) -> None:
-    """Refuse a source of images that lacks one of the policy's cameras.
-
-    Raises:
-        ConfigError: A camera is missing; the message names all of both.
-    """
-    wanted = tuple(config.image_features)
-    if set(wanted) - set(given):
+def require_cameras(wanted: Iterable[str], given: Iterable[str]) -> None:
+    """Raise ConfigError where one of the policy's cameras is missing; the message names all of both."""
+    names, there = list(wanted), list(given)
+    if not set(names) <= set(there):
         raise ConfigError(
-            expected=f"cameras {', '.join(wanted)}, which the policy sees",
-            got=", ".join(given) or "none",
+            expected=f"cameras {', '.join(names)}, which the policy sees",
+            got=", ".join(there) or "no images",
             fix='Render these cameras, or rename others with --rename_map=\'{"<theirs>": "<ours>"}\'.',
         )
 

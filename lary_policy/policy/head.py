@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 
-from lary_policy.actions import ActionCodec, ActionStats
+from lary_policy.actions import ActionCodec
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import HeadMismatchError
 from lary_policy.heads import (
@@ -34,83 +33,52 @@ from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder import ObservationEncoder
 
 PolicyHead = ActionExpert | DiffusionExpert
-
-
-def _mlp(config: LaryConfig, pool: PoolConfig) -> ActionExpertConfig:
-    return ActionExpertConfig(width=config.head_width or 0, num_blocks=config.head_blocks or 0, pool=pool)
-
-
-def _dit(config: LaryConfig, pool: PoolConfig) -> DiffusionExpertConfig:
-    return DiffusionExpertConfig(
-        width=config.head_width or 0,
-        depth=config.head_blocks or 0,
-        num_heads=config.dit_heads,
-        mlp_ratio=config.dit_mlp_ratio,
-        condition_dropout=config.dit_dropout,
-        train_steps=config.dit_train_steps,
-        sample_steps=config.dit_sample_steps,
-        clip_sample=config.dit_clip_sample,
-        pool=pool,
-    )
-
-
-_MODELS: dict[str, Callable[[LaryConfig, PoolConfig], ModelConfig]] = {"mlp": _mlp, "dit": _dit}
+# Names of a pool's and of each head's sizes, and of the policy's settings that they are.
+_POOL = {
+    "kind": "pool",
+    "width": "pool_width",
+    "grid": "pool_grid",
+    "queries": "pool_queries",
+    "num_heads": "pool_heads",
+}
+_HEADS: dict[str, tuple[Callable[..., ModelConfig], dict[str, str]]] = {
+    "mlp": (ActionExpertConfig, {"width": "head_width", "num_blocks": "head_blocks"}),
+    "dit": (
+        DiffusionExpertConfig,
+        {
+            "width": "head_width",
+            "depth": "head_blocks",
+            "num_heads": "dit_heads",
+            "mlp_ratio": "dit_mlp_ratio",
+            "condition_dropout": "dit_dropout",
+            "train_steps": "dit_train_steps",
+            "sample_steps": "dit_sample_steps",
+            "clip_sample": "dit_clip_sample",
+        },
+    ),
+}
 
 
 def head_model(config: LaryConfig) -> ModelConfig:
-    """Return the sizes of the head that a policy's configuration describes.
-
-    Raises:
-        ConfigError: A size is out of range.
-    """
-    pool = PoolConfig(
-        kind=config.pool,  # type: ignore[arg-type]  # checked by PoolConfig
-        width=config.pool_width,
-        grid=config.pool_grid,
-        queries=config.pool_queries,
-        num_heads=config.pool_heads,
-    )
-    return _MODELS[config.head](config, pool)
+    """Return the sizes of the head that a policy's configuration describes; ConfigError if out of range."""
+    pool = PoolConfig(**{theirs: getattr(config, ours) for theirs, ours in _POOL.items()})
+    kind, names = _HEADS[config.head]
+    return kind(**{theirs: getattr(config, ours) for theirs, ours in names.items()}, pool=pool)
 
 
 def set_head_model(config: LaryConfig, model: ModelConfig) -> None:
     """Write the sizes of a head into a policy's configuration; inverse of `head_model`."""
+    config.head = model.kind
     pool = model.pool  # type: ignore[attr-defined]  # heads of actions have one
-    values: dict[str, Any] = {
-        "head": model.kind,
-        "head_width": model.width,  # type: ignore[attr-defined]
-        "pool": pool.kind,
-        "pool_width": pool.width,
-        "pool_grid": pool.grid,
-        "pool_queries": pool.queries,
-        "pool_heads": pool.num_heads,
-    }
-    if isinstance(model, DiffusionExpertConfig):
-        values |= {
-            "head_blocks": model.depth,
-            "dit_heads": model.num_heads,
-            "dit_mlp_ratio": model.mlp_ratio,
-            "dit_dropout": model.condition_dropout,
-            "dit_train_steps": model.train_steps,
-            "dit_sample_steps": model.sample_steps,
-            "dit_clip_sample": model.clip_sample,
-        }
-    elif isinstance(model, ActionExpertConfig):
-        values["head_blocks"] = model.num_blocks
-    for name, value in values.items():
-        setattr(config, name, value)
+    for values, names in ((model, _HEADS[model.kind][1]), (pool, _POOL)):
+        for theirs, ours in names.items():
+            setattr(config, ours, getattr(values, theirs))
 
 
 def build_policy_head(
     config: LaryConfig, latent_shape: LatentShape, token_grid: TokenGrid | None, action_dim: int
 ) -> PolicyHead:
-    """Build the untrained head of a policy.
-
-    Args:
-        config: The policy's configuration.
-        latent_shape: (t, c, n, d) of what it sees.
-        token_grid: Layout of the n tokens, or None.
-        action_dim: Numbers a of an action.
+    """Build the untrained head of a policy that sees (t, c, n, d) latents, the n tokens perhaps in a grid.
 
     Raises:
         ConfigError: A size is out of range, or the pool needs a grid that the tokens lack.
@@ -148,12 +116,9 @@ def head_loss(
 
 
 def masked_mean(loss: Tensor, is_pad: Tensor | None, reduction: str) -> Tensor:
-    """Average a loss `[b k a]` over the actions that lie inside their episode.
+    """Average a loss `[b k a]` over the actions inside their episode: one number, or with `none` `[b]`.
 
-    Args:
-        loss: Loss of each number.
-        is_pad: bool `[b k]`, actions past the episode's end; None if there are none.
-        reduction: `mean` gives one number, `none` one a sample `[b]`.
+    `is_pad`, bool `[b k]`, marks actions past the episode's end; None if there are none.
     """
     inside = torch.ones(loss.shape[:2], device=loss.device) if is_pad is None else (~is_pad).to(loss.dtype)
     per_sample = (loss.mean(-1) * inside).sum(1)
@@ -203,7 +168,9 @@ def adopt_probe(config: LaryConfig) -> None:
         config.control_hz = meta.contract.control_hz
         config.action_feature_names = list(meta.contract.labels)
     config.action_dim = meta.action_dim
-    config.scores = config.scores or _scores(folder)
+    result = folder / RESULT
+    if not config.scores and result.is_file():  # of a cell of `lary probe`
+        config.scores = json.loads(result.read_text())["scores"]
 
 
 def match_probe(config: LaryConfig, encoder: ObservationEncoder) -> None:
@@ -235,13 +202,8 @@ def match_probe(config: LaryConfig, encoder: ObservationEncoder) -> None:
 def take_probe(config: LaryConfig, head: nn.Module, codec: ActionCodec | None, fingerprint: str) -> None:
     """Copy the probe's weights and statistics into a policy and note where they came from.
 
-    The path is forgotten: checkpoints of the policy do not depend on it.
-
-    Args:
-        config: The policy's configuration.
-        head: The policy's head, built for the same sizes.
-        codec: The policy's statistics, or None for absolute actions.
-        fingerprint: Of the policy's encoder.
+    The path is forgotten: checkpoints of the policy do not depend on it. `codec` are the policy's statistics,
+    None for absolute actions; `fingerprint` is its encoder's.
 
     Raises:
         HeadMismatchError: Latents of another shape.
@@ -265,11 +227,11 @@ def take_probe(config: LaryConfig, head: nn.Module, codec: ActionCodec | None, f
 def probe_stats(meta: HeadMeta) -> dict[str, dict[str, Tensor]]:
     """Return a head's statistics as LeRobot's processors take them."""
     pairs = {ACTION: meta.stats, OBS_STATE: meta.proprio_stats}
-    return {key: _tensors(stats) for key, stats in pairs.items() if stats is not None}
-
-
-def _tensors(stats: ActionStats) -> dict[str, Tensor]:
-    return {"mean": torch.tensor(stats.mean), "std": torch.tensor(stats.std)}
+    return {
+        key: {"mean": torch.tensor(stats.mean), "std": torch.tensor(stats.std)}
+        for key, stats in pairs.items()
+        if stats is not None
+    }
 
 
 def _refuse(meta: HeadMeta) -> None:
@@ -287,9 +249,3 @@ def _refuse(meta: HeadMeta) -> None:
             got="; ".join(reasons),
             fix="Train one: `lary probe` with probes=[{mode: policy, target: relative, head: mlp-matched}].",
         )
-
-
-def _scores(folder: Path) -> list[dict[str, Any]]:
-    """Read the scores of the finished probe, if the folder is a cell of `lary probe`."""
-    path = folder / RESULT
-    return json.loads(path.read_text())["scores"] if path.is_file() else []

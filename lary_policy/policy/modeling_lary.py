@@ -15,7 +15,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from lary_policy.actions import ActionCodec, RelativeFrame
-from lary_policy.errors import EmbodimentError, ShapeError, UnknownNameError
+from lary_policy.errors import ShapeError, UnknownNameError
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder import (
     ATTENTION,
@@ -26,7 +26,7 @@ from lary_policy.policy.encoder import (
     load_exactly,
     seen_shape,
 )
-from lary_policy.policy.features import require_env
+from lary_policy.policy.features import dataset_rate, require_env
 from lary_policy.policy.head import build_policy_head, head_loss, head_model, masked_mean
 from lary_policy.policy.relative_actions import target_statistics
 
@@ -79,11 +79,13 @@ class LaryPolicy(PreTrainedPolicy):
             from lary_policy.policy.head import match_probe
 
             match_probe(config, self.encoder)  # cameras may change their order
-        action_dim = _action_dim(config)
+        feature = config.action_feature
+        action_dim = config.action_dim = int(feature.shape[0]) if feature is not None else 0
         shape, grid = seen_shape(self.encoder, config.n_obs_steps, len(config.image_features))
         self.head = build_policy_head(config, shape, grid, action_dim)
         self.codec = _codec(config, action_dim) if config.is_relative else None
-        _enter_rate(config, dataset_meta)
+        if dataset_meta is not None:
+            config.control_hz = dataset_rate(config.control_hz, dataset_meta)
         self._fit(dataset_meta)
         if config.scores_from is not None:
             from lary_policy.policy.card import card_scores
@@ -111,14 +113,10 @@ class LaryPolicy(PreTrainedPolicy):
         self.encoder.reset()
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
-        """Return the loss over all actions inside their episodes, and figures to log.
-
-        Args:
-            batch: What the preprocessor makes of a training batch.
-            reduction: `mean`, or `none` for one loss a sample `[b]`.
+        """Return the loss over all actions inside their episodes (one a sample if not reduced), and figures.
 
         Raises:
-            UnknownNameError: There is no such reduction.
+            UnknownNameError: The reduction is neither `mean` nor `none`.
             ConfigError: A camera is missing.
             ShapeError: The state is missing.
         """
@@ -132,8 +130,7 @@ class LaryPolicy(PreTrainedPolicy):
         each = head_loss(
             self.head, head_model(self.config), self.encode(batch), self._proprio(batch), targets
         )
-        is_pad = batch.get(f"{ACTION}_is_pad")
-        loss = masked_mean(each, is_pad, reduction)
+        loss = masked_mean(each, batch.get(f"{ACTION}_is_pad"), reduction)
         return loss, {"huber": float(loss.detach().mean())}
 
     def encode(self, batch: Mapping[str, Any]) -> Tensor:
@@ -204,11 +201,7 @@ class LaryPolicy(PreTrainedPolicy):
         return {**batch, **history}
 
     def _state(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the present state `[b s]`.
-
-        Raises:
-            ShapeError: It is missing or of another length.
-        """
+        """Return the present state `[b s]`; ShapeError where it is missing or of another length."""
         state, feature = batch.get(OBS_STATE), self.config.robot_state_feature
         if state is None or feature is None or state.shape[-1] != feature.shape[0]:
             raise ShapeError(
@@ -242,16 +235,8 @@ class LaryPolicy(PreTrainedPolicy):
         from lary_policy.policy.cache import LatentCache
 
         cache = LatentCache(Path(self.config.latents))
-        cache.require_encoder(self.encoder.fingerprint)
-        cache.require_cameras(tuple(self.config.image_features))
-        cache.require_dataset(dataset_meta)
+        cache.require(self.encoder.fingerprint, tuple(self.config.image_features), dataset_meta)
         return cache
-
-
-def _action_dim(config: LaryConfig) -> int:
-    feature = config.action_feature
-    config.action_dim = int(feature.shape[0]) if feature is not None else 0
-    return config.action_dim
 
 
 def _codec(config: LaryConfig, action_dim: int) -> ActionCodec:
@@ -264,21 +249,3 @@ def _codec(config: LaryConfig, action_dim: int) -> ActionCodec:
     state = config.robot_state_feature if config.use_proprio else None
     state_dim = 0 if state is None else int(state.shape[0])
     return ActionCodec(frame, delta=config.action_mode == "delta", action_dim=action_dim, state_dim=state_dim)
-
-
-def _enter_rate(config: LaryConfig, dataset_meta: Any | None) -> None:
-    """Enter the dataset's control rate.
-
-    Raises:
-        EmbodimentError: The policy is of another rate.
-    """
-    if dataset_meta is None:
-        return
-    rate = float(dataset_meta.fps)
-    if config.control_hz not in (None, rate):
-        raise EmbodimentError(
-            expected=f"a dataset of {config.control_hz} actions a second, the policy's rate",
-            got=f"{rate}",
-            fix=f"Pass --policy.control_hz={rate} to train for that rate, or resample the dataset.",
-        )
-    config.control_hz = rate

@@ -52,11 +52,7 @@ class _Checked:
         return moved
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the statistics.
-
-        Raises:
-            EmbodimentError: Some are missing.
-        """
+        """Return the statistics; EmbodimentError if some are missing."""
         for key in sorted(self.required - self._tensor_stats.keys()):
             raise _missing(key, "to be saved with the processors")
         state: dict[str, Tensor] = super().state_dict()  # type: ignore[misc]
@@ -65,22 +61,14 @@ class _Checked:
 
 @dataclass
 class CheckedNormalizerStep(_Checked, NormalizerProcessorStep):
-    """LeRobot's normaliser; a value of a required feature is refused where there are no statistics for it.
-
-    Attributes:
-        required: Features that the policy sees normalised.
-    """
+    """LeRobot's normaliser; a value of a `required` feature is refused where it has no statistics."""
 
     required: frozenset[str] = frozenset()
 
 
 @dataclass
 class CheckedUnnormalizerStep(_Checked, UnnormalizerProcessorStep):
-    """LeRobot's inverse of the normaliser, checked as `CheckedNormalizerStep`.
-
-    Attributes:
-        required: Features that the policy sees or predicts normalised.
-    """
+    """LeRobot's inverse of the normaliser, checked likewise."""
 
     required: frozenset[str] = frozenset()
 
@@ -95,17 +83,11 @@ def checked(pipelines: Pipelines, required: Iterable[str]) -> Pipelines:
     """Give pipelines checked steps in place of LeRobot's; they may be built before statistics exist."""
     keys = frozenset(required)
     for pipeline in pipelines:
-        pipeline.steps = [_checked(step, keys) for step in pipeline.steps]
+        for i, step in enumerate(pipeline.steps):
+            if (kind := _CHECKED.get(type(step))) is not None:
+                values = {f.name: getattr(step, f.name) for f in fields(step) if f.init}
+                pipeline.steps[i] = kind(**values, required=keys)
     return pipelines
-
-
-def _checked(step: ProcessorStep, required: frozenset[str]) -> ProcessorStep:
-    kind = _CHECKED.get(type(step))
-    if kind is None:
-        return step
-    values = {f.name: getattr(step, f.name) for f in fields(step) if f.init}
-    checked_step: ProcessorStep = kind(**values, required=required)
-    return checked_step
 
 
 def normalised_features(config: Any) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:

@@ -38,16 +38,16 @@ def make_lary_pre_post_processors(
     """Build the processors: rename, batch, device, normalise; unnormalise, CPU.
 
     With `use_relative_actions` LeRobot's own steps make actions relative before they are normalised.
-
-    Args:
-        config: The policy's configuration.
-        dataset_stats: Statistics of the dataset; those of a probe's head take precedence.
+    Statistics of a probe's head take precedence over those of the dataset.
 
     Raises:
         EmbodimentError: Statistics that were given are incomplete, of another length or not finite. Where
             there are none the pipelines are built, and refuse the first value that needs them.
     """
-    stats = _head_stats(config) or dataset_stats or {}
+    own: Stats | None = getattr(config, PROBE_STATS, None)  # of the probe that the policy started with
+    if config.head_from is not None:
+        own = probe_stats(load_meta(Path(config.head_from)))
+    stats = own or dataset_stats or {}
     steps = make_default_policy_processor_steps(config, _usable(config, stats))
     inputs: list[ProcessorStep] = [steps.rename_observations, steps.add_batch_dim, steps.to_device]
     outputs: list[ProcessorStep] = [steps.unnormalize]
@@ -63,13 +63,6 @@ def make_lary_pre_post_processors(
         input_steps=[*inputs, steps.normalize], output_steps=[*outputs, steps.to_cpu]
     )
     return checked(pipelines, _seen(config))
-
-
-def _head_stats(config: LaryConfig) -> Stats | None:
-    """Return the statistics of the probe's head the policy started with, or None."""
-    if config.head_from is not None:
-        return probe_stats(load_meta(Path(config.head_from)))
-    return getattr(config, PROBE_STATS, None)
 
 
 def _usable(config: LaryConfig, stats: Mapping[str, Mapping[str, Any]]) -> Stats:

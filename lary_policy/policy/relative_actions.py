@@ -20,14 +20,7 @@ Features = dict[PipelineFeatureType, dict[str, PolicyFeature]]
 
 @dataclass
 class _Retired(ProcessorStep):
-    """Does nothing: the policy itself makes actions relative and absolute; earlier checkpoints name the step.
-
-    Attributes:
-        enabled: As stored.
-        exclude_joints: As stored.
-        action_names: As stored.
-        embodiment: As stored.
-    """
+    """Does nothing: policies make actions relative and absolute themselves; old checkpoints name the step."""
 
     enabled: bool = False
     exclude_joints: list[str] = field(default_factory=list)
@@ -58,14 +51,10 @@ class RetiredAbsoluteActionsStep(_Retired):
 
 
 def target_statistics(root: Path, chunk: int, codec: ActionCodec) -> tuple[ActionStats, ActionStats]:
-    """Compute statistics of all targets and of all states of a dataset.
+    """Compute statistics of all targets (chunks of k actions) and of all states of a dataset.
 
     Every frame starts a chunk, as in training; actions past an episode's end are left out, as the loss does.
-
-    Args:
-        root: The dataset's folder.
-        chunk: Actions k of a chunk.
-        codec: What the targets are; its own statistics are not looked at.
+    `codec` says what the targets are; its own statistics are not looked at.
 
     Raises:
         DatasetError: The tables cannot be read.

@@ -49,9 +49,6 @@ _LONGEST_PATH = 4096  # characters; more is no path on Linux, and an error to lo
 def require_trusted(folder: Path) -> None:
     """Refuse a checkpoint whose files name code; its weights are safetensors, which hold none.
 
-    Args:
-        folder: The checkpoint; files that are not there are not looked for.
-
     Raises:
         ConfigError: A file is no JSON object of a sensible size, or names code; the message says where.
         UnsafePathError: A file of tensors outside the folder is named.
@@ -69,26 +66,16 @@ def require_trusted(folder: Path) -> None:
 
 
 def require_trusted_file(path: Path) -> None:
-    """Refuse a file of settings, such as `train_config.json`, that names code; other formats than JSON pass.
-
-    Raises:
-        ConfigError: It is no JSON object of a sensible size, or names code; the message says where.
-    """
+    """Refuse a file of settings (`train_config.json`) as `require_trusted` does; only JSON is read."""
     if path.suffix == ".json" and (raw := _read(path)) is not None:
         _require_plain(raw, path)
         _require_policy(raw.get("policy"), path)
 
 
 def require_trusted_source(name: str | Path, revision: str | None = None) -> None:
-    """Refuse what `require_trusted` does, of a checkpoint or file on this machine or a model on the hub.
+    """Refuse what `require_trusted` does, of a checkpoint or file here or of a model on the hub.
 
-    Args:
-        name: Folder, file of settings, or id on the hub, whose small files are downloaded to be looked at.
-        revision: Of the model on the hub.
-
-    Raises:
-        ConfigError: Its files name code.
-        UnsafePathError: A file of tensors outside the folder is named.
+    Of the model, `name` at `revision`, the small files are downloaded to be looked at.
     """
     path = Path(name)
     if path.is_dir():
@@ -111,8 +98,7 @@ def read_policy(folder: Path, device: str) -> PreTrainedConfig:
     """Read the configuration of a checkpoint on this machine; ids on the hub are not looked for.
 
     Raises:
-        ConfigError: The folder is no checkpoint, its settings are not those of a known policy, or name code.
-        UnsafePathError: A file of tensors outside the folder is named.
+        ConfigError: The folder is no checkpoint or not one of a known policy; or see `require_trusted`.
     """
     from lerobot.configs import PreTrainedConfig
 
@@ -125,16 +111,9 @@ def read_policy(folder: Path, device: str) -> PreTrainedConfig:
             fix="Pass policy=<output_dir>/checkpoints/last/pretrained_model, or what `lary policy` wrote.",
         )
     require_trusted(folder)
-    try:
+    what = f"settings of a policy that LeRobot or this package knows in {folder / CONFIG}"
+    with _foreign(what, "Use a checkpoint of this version of LeRobot; other plugins must be installed."):
         config = PreTrainedConfig.from_pretrained(folder)
-    except LaryPolicyError:
-        raise
-    except Exception as error:  # whatever LeRobot and draccus raise at settings of others
-        raise ConfigError(
-            expected=f"settings of a policy that LeRobot or this package knows in {folder / CONFIG}",
-            got=" ".join(f"{type(error).__name__}: {error}".split()),
-            fix="Use a checkpoint of this version of LeRobot; other plugins must be installed.",
-        ) from error
     config.pretrained_path, config.device = folder, device
     return config
 
@@ -143,62 +122,58 @@ def load_processors(config: PreTrainedConfig, folder: Path) -> Pipelines:
     """Load the processors of a checkpoint that `read_policy` read, onto the policy's device.
 
     Raises:
-        ConfigError: They are missing, damaged, or name code.
-        UnsafePathError: A file of tensors outside the folder is named.
+        ConfigError: They are missing or damaged; or see `require_trusted`.
     """
     from lerobot.policies.factory import make_pre_post_processors
 
     require_trusted(folder)
-    try:
+    what = f"processors that LeRobot can build in {folder}"
+    with _foreign(what, "Use a whole checkpoint of this version of LeRobot."):
         return make_pre_post_processors(
             config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
         )
+
+
+@contextlib.contextmanager
+def _foreign(what: str, fix: str) -> Iterator[None]:
+    """Turn whatever LeRobot and draccus raise at settings and tensors of others into a ConfigError."""
+    try:
+        yield
     except LaryPolicyError:
         raise
-    except Exception as error:  # whatever steps raise at settings and tensors of others
-        raise ConfigError(
-            expected=f"processors that LeRobot can build in {folder}",
-            got=" ".join(f"{type(error).__name__}: {error}".split()),
-            fix="Use a whole checkpoint of this version of LeRobot.",
-        ) from error
+    except Exception as error:
+        got = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(expected=what, got=got, fix=fix) from error
 
 
 def require_consent(name: str) -> str:
-    """Return an encoder's name; that of an own encoder only where the user agreed to import it.
+    """Return an encoder's name; ConfigError for an own encoder that the user did not agree to import.
 
-    That is where it stands on the command line, or where `check_installed` says so.
-
-    Raises:
-        ConfigError: The name would import a module that only a file names.
+    That is one that neither stands on the command line nor is installed, see `check_installed`.
     """
     module, colon, _ = str(name).partition(":")
     own = bool(colon) and module != "auto" and all(part.isidentifier() for part in module.split("."))
-    if own and not _typed(str(name)):
+    whole = re.compile(rf"(?<![\w.:]){re.escape(str(name))}(?![\w.:])")
+    if own and not any(whole.search(argument) for argument in sys.argv[1:]):  # alone or within a value
         from lary_policy.encoders import check_installed
 
         check_installed(name)
     return name
 
 
-def _typed(name: str) -> bool:
-    """Tell whether a name stands on the command line, alone or within a value."""
-    whole = re.compile(rf"(?<![\w.:]){re.escape(name)}(?![\w.:])")
-    return any(whole.search(argument) for argument in sys.argv[1:])
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     """Read a JSON object, or None where there is no such file."""
     if not path.is_file():
         return None
-    if path.stat().st_size > TOO_LONG:
-        raise _refused(path, f"{path.stat().st_size} bytes", "Use a checkpoint that LeRobot wrote.")
     try:
+        if path.stat().st_size > TOO_LONG:
+            raise ValueError(f"{path.stat().st_size} bytes")
         raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise ValueError(f"a {type(raw).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         got = f"{type(error).__name__}: {error}"
         raise _refused(path, got, "Use a checkpoint that LeRobot wrote.") from error
-    if not isinstance(raw, dict):
-        raise _refused(path, f"a {type(raw).__name__}", "Use a checkpoint that LeRobot wrote.")
     return raw
 
 
@@ -212,19 +187,17 @@ def _require_plain(raw: Any, path: Path) -> None:
             wrapped = said == "parent_library" and str(value).partition(".")[0] in OWN_PACKAGES
             if not (default or wrapped):
                 raise _refused(path, f"{place}={_short(value)}", f"Remove {key}, or use another checkpoint.")
-        if _NAMES_MODEL.fullmatch(said) and isinstance(value, str):
-            _require_no_code_in(value, path, place)
+        if _NAMES_MODEL.fullmatch(said) and isinstance(value, str) and _is_folder(value):
+            for described in DESCRIPTIONS:  # transformers would ask to run the code that it brings
+                if "auto_map" in (_read(Path(value) / described) or {}):
+                    got = f"{place}={value}, whose {described} names code"
+                    raise _refused(path, got, "Use another model.")
         if said == "type" and isinstance(value, str) and not value.replace("-", "_").isidentifier():
             raise _refused(path, f"{place}={_short(value)}", "A type is a registered name, not a module.")
 
 
-def _require_no_code_in(name: str, path: Path, place: str) -> None:
-    """Refuse a folder of a model on this machine that brings code, which transformers would ask to run."""
-    if len(name) > _LONGEST_PATH or not Path(name).is_dir():
-        return
-    for described in DESCRIPTIONS:
-        if "auto_map" in (_read(Path(name) / described) or {}):
-            raise _refused(path, f"{place}={name}, whose {described} names code", "Use another model.")
+def _is_folder(name: str) -> bool:
+    return len(name) <= _LONGEST_PATH and Path(name).is_dir()
 
 
 def _entries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
@@ -257,9 +230,8 @@ def _require_policy(raw: Any, path: Path) -> None:
             "Run it with LeRobot's own commands if you trust whoever published it.",
         )
     encoder = raw.get("encoder")
-    name = encoder.get("name") if isinstance(encoder, dict) else None
-    if isinstance(name, str):
-        require_consent(name)
+    if isinstance(encoder, dict) and isinstance(encoder.get("name"), str):
+        require_consent(encoder["name"])
 
 
 @functools.cache
@@ -287,7 +259,15 @@ def _require_steps(raw: Mapping[str, Any], path: Path) -> None:
         _require_plain(config, path)
         _require_harmless(kind, config, path)
         if (name := step.get("state_file")) is not None:
-            _require_beside(name, path)
+            plain = (
+                isinstance(name, str) and PurePosixPath(name).name == name and not {"\\", "\0"} & set(name)
+            )
+            if not plain or not name.endswith(".safetensors"):
+                raise UnsafePathError(
+                    expected=f"the name of a .safetensors file beside {path}",
+                    got=f"state_file={_short(name)}",
+                    fix="Use processors that LeRobot wrote.",
+                )
 
 
 def _step_class(step: Mapping[str, Any], path: Path, place: str) -> type:
@@ -347,17 +327,6 @@ def _require_harmless(kind: type, config: Mapping[str, Any], path: Path) -> None
             path,
             f"the step {kind.__name__}, which loads a model or code by name",
             "Run it with LeRobot's own commands if you trust whoever published it.",
-        )
-
-
-def _require_beside(name: Any, path: Path) -> None:
-    """Refuse a file of tensors that is not beside the file that names it."""
-    plain = isinstance(name, str) and PurePosixPath(name).name == name and not {"\\", "\0"} & set(name)
-    if not plain or not name.endswith(".safetensors"):
-        raise UnsafePathError(
-            expected=f"the name of a .safetensors file beside {path}",
-            got=f"state_file={_short(name)}",
-            fix="Use processors that LeRobot wrote.",
         )
 
 

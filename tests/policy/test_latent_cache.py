@@ -149,21 +149,20 @@ def test_statistics_of_cameras_can_be_replaced(tmp_path, root):
 
 def test_latents_of_another_encoder_dataset_or_camera_are_refused(tmp_path, root, latents):
     cache = LatentCache(latents.folder)
-    cache.require_encoder("f" * 16)
-    cache.require_dataset(meta_of(root))
-    cache.require_dataset(meta_of(latents.folder))
-    cache.require_cameras((WRIST,))
+    ours = "f" * 16
+    cache.require(ours, (WRIST,), meta_of(root))
+    cache.require(ours, (WRIST,), meta_of(latents.folder))
     with pytest.raises(StoreError, match=r"fingerprint eeee"):
-        cache.require_encoder("e" * 16)
+        cache.require("e" * 16, (WRIST,), meta_of(root))
     with pytest.raises(UnknownNameError, match="top"):
-        cache.require_cameras(("observation.images.front",))
+        cache.require(ours, ("observation.images.front",), meta_of(root))
     other = write_lerobot(tmp_path / "other", episodes=3, steps=7, video=False)
     with pytest.raises(StoreError, match=r"total_frames 24, episodes .*, statistics"):
-        cache.require_dataset(meta_of(other))
+        cache.require(ours, (WRIST,), meta_of(other))
     meta = meta_of(root)
     slower = SimpleNamespace(fps=10, total_frames=21, episodes=meta.episodes, stats=meta.stats, repo_id="a/b")
     with pytest.raises(StoreError, match=r"expected fps 10.0 \(of the dataset a/b\); got fps 20.0"):
-        cache.require_dataset(slower)
+        cache.require(ours, (WRIST,), slower)
 
 
 def test_frames_that_are_not_there(latents):

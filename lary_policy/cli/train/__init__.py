@@ -46,7 +46,12 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(HELP)
         return 0
-    _require_flags(arguments)
+    for bare in (a for a in arguments if "=" in a and not a.startswith("-")):
+        raise ConfigError(
+            expected="flags as lerobot-train takes them",
+            got=f"'{bare}'",
+            fix=f"Write --{bare}; `lary train --help` has examples.",
+        )
     with _command_line(["lerobot-train", *with_defaults(arguments)]):
         from lary_policy.cli.train.run import run
 
@@ -66,17 +71,6 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         if default.partition("=")[0] not in given and not (from_checkpoint and "type" in default)
     ]
     return [*arguments, *added]
-
-
-def _require_flags(arguments: Sequence[str]) -> None:
-    """Refuse `key=value`, which the other verbs take and LeRobot's parser would not understand."""
-    bare = [a for a in arguments if "=" in a and not a.startswith("-")]
-    if bare:
-        raise ConfigError(
-            expected="flags as lerobot-train takes them",
-            got=f"'{bare[0]}'",
-            fix=f"Write --{bare[0]}; `lary train --help` has examples.",
-        )
 
 
 @contextlib.contextmanager

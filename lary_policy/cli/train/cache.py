@@ -18,10 +18,10 @@ from safetensors import safe_open
 from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.console import console, progress
 from lary_policy.data.lerobot import require_format
-from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError
+from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.paths import exclusive, read_json
-from lary_policy.policy import LaryConfig
+from lary_policy.policy import LaryConfig, require_cameras
 from lary_policy.policy.cache import CachePlan, build_cache
 from lary_policy.policy.encoder import ObservationEncoder
 
@@ -52,7 +52,8 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
         dtype=cfg.latents_dtype or policy.encoder.dtype,
         camera_stats=imagenet_stats() if cfg.dataset.use_imagenet_stats else None,
     )
-    root, cores = _latents_dir(cfg), available_cores()
+    beside = (cfg.output_dir or Path("outputs/train/run")).parent / "cache"
+    root, cores = Path(cfg.latents_dir or beside), available_cores()
     label = f"latents of {policy.encoder.name}"
     with exclusive(root / f"{encoder.fingerprint}.lock"), progress(label) as update, intra_op_threads(cores):
         built = build_cache(
@@ -67,11 +68,7 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
 
 
 def require_readable(cfg: LaryTrainConfig) -> None:
-    """Refuse a dataset on this machine of a format that LeRobot no longer reads.
-
-    Raises:
-        DatasetError: It is of another format, or its description is damaged.
-    """
+    """Raise DatasetError where a dataset on this machine is of a format that LeRobot no longer reads."""
     home = Path(cfg.dataset.root) if cfg.dataset.root else HF_LEROBOT_HOME / cfg.dataset.repo_id
     if (home / INFO_PATH).is_file():
         require_format(home, read_json(home / INFO_PATH))
@@ -80,8 +77,7 @@ def require_readable(cfg: LaryTrainConfig) -> None:
 def local_dataset(cfg: LaryTrainConfig) -> LeRobotDatasetMetadata:
     """Return the description of the dataset, whose files are downloaded where they are missing.
 
-    Raises:
-        DatasetError: It is neither on this machine nor on the hub.
+    DatasetError where it is neither on this machine nor on the hub.
     """
     dataset = cfg.dataset
     try:
@@ -118,13 +114,7 @@ def _adopt_features(
         policy.input_features = {name: f for name, f in found.items() if name not in policy.output_features}
     policy.validate_features()
     seen = {renamed.get(name, name): name for name, f in found.items() if f.type is FeatureType.VISUAL}
-    missing = [name for name in policy.image_features if name not in seen]
-    if missing:
-        raise ConfigError(
-            expected=f"cameras {', '.join(policy.image_features)}, which the policy sees",
-            got=f"{', '.join(seen) or 'none'} in the dataset",
-            fix='Rename them: --rename_map=\'{"<name in the dataset>": "<name in the policy>"}\'.',
-        )
+    require_cameras(policy.image_features, seen)
     return {name: seen[name] for name in policy.image_features}
 
 
@@ -149,9 +139,3 @@ def _other_weights(checkpoint: Path | None, encoder: ObservationEncoder) -> str 
 def imagenet_stats() -> dict[str, Any]:
     """Return the statistics that LeRobot gives to cameras by default, as it does: in float32."""
     return {name: torch.tensor(stats, dtype=torch.float32).tolist() for name, stats in IMAGENET_STATS.items()}
-
-
-def _latents_dir(cfg: LaryTrainConfig) -> Path:
-    if cfg.latents_dir is not None:
-        return Path(cfg.latents_dir)
-    return (cfg.output_dir or Path("outputs/train/run")).parent / "cache"

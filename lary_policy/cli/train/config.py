@@ -31,11 +31,7 @@ def usable_decoder() -> str:
 
 @dataclass
 class TrainDataConfig(DatasetConfig):
-    """LeRobot's settings of a dataset with a quieter default.
-
-    Attributes:
-        video_backend: See `usable_decoder`.
-    """
+    """LeRobot's settings of a dataset, with `usable_decoder` as default of `video_backend`."""
 
     video_backend: str = field(default_factory=usable_decoder)
 

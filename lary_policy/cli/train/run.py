@@ -37,7 +37,12 @@ def run() -> None:
             got=str(error).rstrip("."),
             fix="See `lary train --help`.",
         ) from error
-    _require_episodes(cfg)
+    if cfg.dataset is not None and cfg.dataset.episodes == []:
+        raise ConfigError(
+            expected="at least one episode to train on",
+            got="--dataset.episodes=[]",
+            fix="Leave it out for all episodes, or name some: --dataset.episodes=[0,1].",
+        )
     require_readable(cfg)
     if cfg.trainable_config.pretrained_path is not None:  # which a file may have set
         require_trusted_source(cfg.trainable_config.pretrained_path)
@@ -84,16 +89,6 @@ def _resumed_order() -> Iterator[None]:
         yield
     finally:
         lerobot_train.EpisodeAwareSampler = theirs
-
-
-def _require_episodes(cfg: LaryTrainConfig) -> None:
-    """Refuse an empty choice of episodes."""
-    if cfg.dataset is not None and cfg.dataset.episodes == []:
-        raise ConfigError(
-            expected="at least one episode to train on",
-            got="--dataset.episodes=[]",
-            fix="Leave it out for all episodes, or name some: --dataset.episodes=[0,1].",
-        )
 
 
 @parser.wrap()

@@ -24,7 +24,6 @@ from lary_policy.latents import (
     FRAMES,
     HISTORIES,
     STORE_DTYPES,
-    ExtractReport,
     LatentStore,
     Window,
     encode_windows,
@@ -136,7 +135,13 @@ def build_cache(
         decode_threads=decode_threads,
         on_progress=on_progress,
     )
-    _require_all(report)
+    if report.quarantined:
+        first = report.quarantined[0]
+        raise DatasetError(
+            expected="images that can be decoded",
+            got=f"{len(report.quarantined)} that cannot, for example {first.item}: {first.reason}",
+            fix="Restore the files, or leave their episodes out (--dataset.episodes).",
+        )
     facts = CacheFacts(encoder.fingerprint, store.root.name, tuple(plan.cameras), window, steps, identity)
     folder = _publish(root, files, facts, ids, plan)
     return BuiltCache(folder, report.encoded, report.reused, _bytes(store), time.perf_counter() - start)
@@ -218,16 +223,6 @@ def _require_room(store: LatentStore, wanted: Mapping[str, Window]) -> None:
             expected=f"{needed / 1e9:.1f} GB for {len(store.missing(wanted))} latents in {store.root}",
             got=f"{free / 1e9:.1f} GB free",
             fix="Choose another disk (--latents_dir=...), --latents_dtype=float16, or smaller images.",
-        )
-
-
-def _require_all(report: ExtractReport) -> None:
-    if report.quarantined:
-        first = report.quarantined[0]
-        raise DatasetError(
-            expected="images that can be decoded",
-            got=f"{len(report.quarantined)} that cannot, for example {first.item}: {first.reason}",
-            fix="Restore the files, or leave their episodes out (--dataset.episodes).",
         )
 
 

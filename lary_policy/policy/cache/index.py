@@ -21,7 +21,6 @@ from lary_policy.paths import resolve_inside
 CACHE_FILE, IDS_FILE, STORES = "latents.json", "latent_ids.npz", "latents"
 VERSION = 1
 ID_BYTES = 64  # hex digits of a frame's id
-_REBUILD = "Run `lary train` with this dataset: it encodes what is missing and says where the latents are"
 
 
 @dataclass(frozen=True)
@@ -82,24 +81,17 @@ class CacheFacts:
 
     @classmethod
     def read(cls, folder: Path) -> CacheFacts:
-        """Read a cache's facts.
-
-        Raises:
-            StoreError: The folder holds no latents, or those of another format.
-        """
+        """Read them; StoreError where the folder holds no latents, or those of another format."""
         try:
             raw = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
             window = None if raw["window"] is None else tuple(raw["window"])
             changed = {"window": window, "cameras": tuple(raw["cameras"])}
             facts = cls(**{**raw, **changed, "dataset": DatasetIdentity(**raw["dataset"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                expected=f"stored latents of a dataset in {folder} ({CACHE_FILE})",
-                got=f"{type(error).__name__}: {error}",
-                fix=f"{_REBUILD}.",
-            ) from error
+            expected = f"stored latents of a dataset in {folder} ({CACHE_FILE})"
+            raise _other(expected, f"{type(error).__name__}: {error}") from error
         if facts.version != VERSION:
-            raise StoreError(expected=f"format {VERSION}", got=f"{facts.version}", fix=f"{_REBUILD}.")
+            raise _other(f"format {VERSION}", f"{facts.version}")
         return facts
 
 
@@ -127,25 +119,38 @@ class LatentCache:
         self._places = np.full(ids.shape, -1, np.int64)  # of each frame and camera among the latents, [F c]
         self._places[ids != b""] = np.arange(len(self._latents))
 
-    def require_encoder(self, fingerprint: str) -> None:
-        """Refuse an encoder that would give other latents.
+    def require(self, fingerprint: str, cameras: Sequence[str], meta: Any) -> None:
+        """Refuse an encoder that gives other latents, other cameras, and a dataset with other frames.
+
+        Args:
+            fingerprint: Of the policy's encoder.
+            cameras: Image features of the policy.
+            meta: The `LeRobotDatasetMetadata` of the dataset that is trained on.
 
         Raises:
-            StoreError: The fingerprints differ.
+            StoreError: The encoder or the dataset is another one, or changed; the message names what differs.
+            UnknownNameError: The latents lack a camera.
         """
         if fingerprint != self.facts.fingerprint:
-            raise StoreError(
-                expected=f"latents of the policy's encoder, fingerprint {fingerprint}",
-                got=f"those of {self.facts.fingerprint} in {self.folder}",
-                fix=f"{_REBUILD}, or drop --policy.latents.",
+            raise _other(
+                f"latents of the policy's encoder, fingerprint {fingerprint}",
+                f"those of {self.facts.fingerprint} in {self.folder}",
+                ", or drop --policy.latents",
             )
+        for camera in cameras:
+            if camera not in self.facts.cameras:
+                raise UnknownNameError(f"camera of the latents in {self.folder}", camera, self.facts.cameras)
+        theirs, ours = asdict(DatasetIdentity.of(meta)), asdict(self.facts.dataset)
+        different = [name for name in ours if ours[name] != theirs[name]]
+        if different:
+            wanted, found = (
+                ", ".join(f"{name} {str(facts[name])[:12]}" for name in different) for facts in (theirs, ours)
+            )
+            expected = f"{wanted} (of the dataset {meta.repo_id})"
+            raise _other(expected, f"{found} (of the latents in {self.folder})")
 
     def require_frozen(self, encoder: nn.Module) -> None:
-        """Refuse an encoder that learns, also through adapters that were added to it.
-
-        Raises:
-            ConfigError: One of its parameters has a gradient.
-        """
+        """Raise ConfigError for an encoder that learns, also through adapters that were added to it."""
         trained = [name for name, p in encoder.named_parameters() if p.requires_grad]
         if trained:
             raise ConfigError(
@@ -153,36 +158,6 @@ class LatentCache:
                 got=f"{len(trained)} trained tensors, for example {trained[0]}",
                 fix="Drop --policy.latents, or --policy.encoder.trainable and --peft.",
             )
-
-    def require_dataset(self, meta: Any) -> None:
-        """Refuse a dataset with other frames.
-
-        Args:
-            meta: The `LeRobotDatasetMetadata` of the dataset that is trained on.
-
-        Raises:
-            StoreError: It is another dataset, or it changed; the message names what differs.
-        """
-        theirs, ours = asdict(DatasetIdentity.of(meta)), asdict(self.facts.dataset)
-        different = [name for name in ours if ours[name] != theirs[name]]
-        if different:
-            raise StoreError(
-                expected=", ".join(f"{name} {_short(theirs[name])}" for name in different)
-                + f" (of the dataset {meta.repo_id})",
-                got=", ".join(f"{name} {_short(ours[name])}" for name in different)
-                + f" (of the latents in {self.folder})",
-                fix=f"{_REBUILD}.",
-            )
-
-    def require_cameras(self, cameras: Sequence[str]) -> None:
-        """Refuse a policy with other cameras.
-
-        Raises:
-            UnknownNameError: The latents lack a camera.
-        """
-        for camera in cameras:
-            if camera not in self.facts.cameras:
-                raise UnknownNameError(f"camera of the latents in {self.folder}", camera, self.facts.cameras)
 
     def lookup(self, index: Tensor, cameras: Sequence[str], deltas: Sequence[int] = (0,)) -> Tensor:
         """Return the latents `[b t c n d]` of frames, float32 on the CPU.
@@ -202,11 +177,8 @@ class LatentCache:
         columns = [self.facts.cameras.index(camera) for camera in cameras]
         places = self._places[rows[:, :, None], np.array(columns)]  # [b t c]
         if places.min(initial=0) < 0:
-            raise StoreError(
-                expected=f"latents of frame {int(index[0])} and its neighbours in {self.folder}",
-                got="none: its episode was not among those encoded",
-                fix=f"{_REBUILD}.",
-            )
+            expected = f"latents of frame {int(index[0])} and its neighbours in {self.folder}"
+            raise _other(expected, "none: its episode was not among those encoded")
         latents = self._latents[torch.from_numpy(places.reshape(-1))].float()
         if self.facts.window is None:
             return latents.unflatten(0, places.shape)
@@ -219,11 +191,7 @@ class LatentCache:
         names = ids[ids != b""].astype(str).tolist()
         absent = self.store.missing(names)
         if absent:
-            raise StoreError(
-                expected=f"{len(names)} latents in {self.store.root}",
-                got=f"{len(absent)} missing",
-                fix=f"{_REBUILD}.",
-            )
+            raise _other(f"{len(names)} latents in {self.store.root}", f"{len(absent)} missing")
         return StoredLatents(self.store, names)
 
     def _rows(self, index: Tensor, deltas: Sequence[int]) -> NDArray[np.int64]:
@@ -237,11 +205,8 @@ class LatentCache:
             )
         if self.facts.window is not None:
             if tuple(deltas) != self.facts.window:
-                raise StoreError(
-                    expected=f"latents of the window {tuple(deltas)}",
-                    got=f"those of {self.facts.window} in {self.folder}",
-                    fix=f"{_REBUILD}.",
-                )
+                found = f"those of {self.facts.window} in {self.folder}"
+                raise _other(f"latents of the window {tuple(deltas)}", found)
             return now[:, None]
         first, last = self._bounds[np.searchsorted(self._bounds[:, 0], now, side="right") - 1].T
         return np.clip(now[:, None] + np.array(deltas), first[:, None], last[:, None] - 1)
@@ -251,5 +216,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _short(value: object) -> str:
-    return value[:12] if isinstance(value, str) else str(value)
+def _other(expected: str, got: str, also: str = "") -> StoreError:
+    """Return the error of latents that are not those that are wanted."""
+    fix = "Run `lary train` with this dataset: it encodes what is missing and says where the latents are"
+    return StoreError(expected=expected, got=got, fix=f"{fix}{also}.")

@@ -72,7 +72,7 @@ class EncoderPolicy:
         Raises:
             ConfigError: A camera is missing; the message names all of both.
         """
-        require_cameras(self.config, tuple(key for key in batch if key.startswith(OBS_IMAGE)))
+        require_cameras(self.config.image_features, (key for key in batch if key.startswith(OBS_IMAGE)))
         action: Tensor = super().select_action(batch, **kwargs)  # type: ignore[misc]
         return action.float()
 
@@ -90,31 +90,22 @@ def trainable_only(params: Any) -> Any:
     """Return parameters, groups of them or a dict of lists without those that need no gradient."""
     if isinstance(params, dict):
         return {k: trainable_only(v) if isinstance(v, list) else v for k, v in params.items()}
-    return [trainable_only(p) if isinstance(p, dict) else p for p in params if _needed(p)]
+    return [
+        trainable_only(p) if isinstance(p, dict) else p for p in params if getattr(p, "requires_grad", True)
+    ]
 
 
-def _needed(entry: Any) -> bool:
-    return isinstance(entry, dict) or entry.requires_grad
+def with_images(config: Any, side: int = 0) -> Any:
+    """Return a copy of a configuration to build a stock policy from, whose own tower is then thrown away.
 
-
-def without_cameras(config: Any) -> Any:
-    """Return a copy of a configuration without image features, to build a stock module without its tower."""
-    return _with_images(config, {})
-
-
-def with_small_images(config: Any, side: int = 64) -> Any:
-    """Return a copy whose images are 64 px, to build a stock policy whose own tower is then thrown away.
-
-    Its ResNet is probed with an image of the configured size, and needs more than 32 px.
+    Its images are `side` px (a ResNet is probed with one of that size, and needs more than 32 px); with 0 it
+    has none, and no tower is built.
     """
-    feature = PolicyFeature(FeatureType.VISUAL, (3, side, side))
-    return _with_images(config, dict.fromkeys(config.image_features, feature))
-
-
-def _with_images(config: Any, images: dict[str, PolicyFeature]) -> Any:
     other = copy.copy(config)
-    vectors = {k: v for k, v in config.input_features.items() if k not in config.image_features}
-    other.input_features = images | vectors
+    images = config.image_features
+    vectors = {k: v for k, v in config.input_features.items() if k not in images}
+    feature = PolicyFeature(FeatureType.VISUAL, (3, side, side))
+    other.input_features = (dict.fromkeys(images, feature) if side else {}) | vectors
     return other
 
 
@@ -124,11 +115,7 @@ def build_encoder(config: Any) -> ObservationEncoder:
 
 
 def single_frame_encoder(config: Any) -> ObservationEncoder:
-    """Build the encoder of a policy that looks at one frame.
-
-    Raises:
-        ConfigError: The encoder needs several frames.
-    """
+    """Build the encoder of a policy that looks at one frame; ConfigError if it needs several."""
     encoder = build_encoder(config)
     if encoder.kind != "frame":
         raise ConfigError(

@@ -6,7 +6,7 @@ LeRobot finds the policy and the processors of a type in the modules whose names
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,14 +17,16 @@ from lerobot.policies.gaussian_actor.configuration_gaussian_actor import Gaussia
 from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
 
-from lary_policy.errors import ConfigError, EmbodimentError
+from lary_policy.errors import ConfigError
 from lary_policy.policy.configuration_lary import EncoderConfig
-from lary_policy.policy.features import dataset_action_names, dataset_embodiment
+from lary_policy.policy.features import dataset_action_names, dataset_embodiment, dataset_rate
 
 
 @dataclass
 class EncoderFields:
-    """Stands before a stock configuration in the bases and gives it an encoder.
+    """Stands before a stock configuration in the bases and gives it an encoder; images stay in [0, 1].
+
+    Fields that are not named here mean what they mean in the stock configuration.
 
     Attributes:
         encoder: Which encoder sees the cameras and what of it is trained.
@@ -54,7 +56,7 @@ class EncoderFields:
                 fix="Leave VISUAL out of it; the encoder normalises its input itself.",
             )
         for name in self.replaced:
-            value, default = getattr(self, name), _default(type(self), name)
+            value, default = getattr(self, name), _field(type(self), name).default
             if value != default:
                 raise ConfigError(
                     expected=f"{name}={default}, which belongs to the vision tower that the encoder replaces",
@@ -72,34 +74,37 @@ class EncoderFields:
             return
         self.embodiment = dataset_embodiment(self.embodiment, meta.features)
         self.action_feature_names = dataset_action_names(self.action_feature_names, meta.features)
-        if self.control_hz not in (None, float(meta.fps)):
-            raise EmbodimentError(
-                expected=f"a dataset of control_hz {self.control_hz}, which the policy was trained for",
-                got=f"control_hz {float(meta.fps)}",
-                fix="Train a new policy for this dataset, or choose another one.",
-            )
-        self.control_hz = float(meta.fps)
+        self.control_hz = dataset_rate(self.control_hz, meta)
 
 
 def images_as_they_are(stock: type[PreTrainedConfig]) -> dict[str, NormalizationMode]:
     """Return the default normalization_mapping of a stock configuration with images left in [0, 1]."""
-    factory: Any = next(f.default_factory for f in fields(stock) if f.name == "normalization_mapping")
+    factory: Any = _field(stock, "normalization_mapping").default_factory
     return {**factory(), "VISUAL": NormalizationMode.IDENTITY}
 
 
-def _default(config: type, name: str) -> Any:
-    return next(f.default for f in fields(config) if f.name == name)
+def _field(config: type, name: str) -> Field[Any]:
+    return next(f for f in fields(config) if f.name == name)
+
+
+@dataclass
+class VectorFields(EncoderFields):
+    """The same where the policy sees one vector a camera and step.
+
+    Attributes:
+        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
+            `both`.
+        encoder_feature_dim: Width of the vector.
+    """
+
+    encoder_features: str = "pooled"
+    encoder_feature_dim: int = 512
 
 
 @PreTrainedConfig.register_subclass("lary_act")
 @dataclass
 class LaryACTConfig(EncoderFields, ACTConfig):
-    """LeRobot's ACTConfig with `encoder`; every other field means what it means there.
-
-    Attributes:
-        normalization_mapping: Images stay in [0, 1].
-        pretrained_backbone_weights: None; the ResNet is not used.
-    """
+    """LeRobot's ACTConfig with `encoder`."""
 
     replaced: ClassVar[tuple[str, ...]] = (
         "vision_backbone", "pretrained_backbone_weights", "replace_final_stride_with_dilation",
@@ -113,16 +118,8 @@ class LaryACTConfig(EncoderFields, ACTConfig):
 
 @PreTrainedConfig.register_subclass("lary_diffusion")
 @dataclass
-class LaryDiffusionConfig(EncoderFields, DiffusionConfig):
-    """LeRobot's DiffusionConfig with `encoder`; every other field means what it means there.
-
-    Attributes:
-        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
-            `both`, one vector a camera and step.
-        encoder_feature_dim: Width of that vector.
-        normalization_mapping: Images stay in [0, 1].
-        pretrained_backbone_weights: None; the ResNet is not used.
-    """
+class LaryDiffusionConfig(VectorFields, DiffusionConfig):
+    """LeRobot's DiffusionConfig with `encoder`."""
 
     replaced: ClassVar[tuple[str, ...]] = (
         "vision_backbone", "pretrained_backbone_weights", "use_group_norm",
@@ -140,10 +137,9 @@ class LaryDiffusionConfig(EncoderFields, DiffusionConfig):
 @PreTrainedConfig.register_subclass("lary_gaussian_actor")
 @dataclass
 class LaryGaussianActorConfig(EncoderFields, GaussianActorConfig):
-    """LeRobot's GaussianActorConfig with `encoder`; every other field means what it means there.
+    """LeRobot's GaussianActorConfig with `encoder`.
 
     Attributes:
-        normalization_mapping: Images stay in [0, 1].
         vision_encoder_name: Not None, which makes SAC compute the features of a frozen encoder once a batch.
         freeze_vision_encoder: Follows `encoder.trainable`.
     """
@@ -167,22 +163,16 @@ class LaryGaussianActorConfig(EncoderFields, GaussianActorConfig):
 
 @PreTrainedConfig.register_subclass("lary_multi_task_dit")
 @dataclass
-class LaryMultiTaskDiTConfig(EncoderFields, MultiTaskDiTConfig):
+class LaryMultiTaskDiTConfig(VectorFields, MultiTaskDiTConfig):
     """LeRobot's MultiTaskDiTConfig with `encoder` for the cameras; the task text stays with CLIP.
 
     Attributes:
-        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
-            `both`, one vector a camera and step.
-        encoder_feature_dim: Width of that vector.
         spatial_softmax_num_keypoints: Points a camera where `encoder_features` has keypoints.
-        normalization_mapping: Images stay in [0, 1].
         image_crop_shape: None; the encoder resizes. A crop that is set is made before the encoder.
     """
 
     replaced: ClassVar[tuple[str, ...]] = ("vision_encoder_name",)
 
-    encoder_features: str = "pooled"
-    encoder_feature_dim: int = 512
     spatial_softmax_num_keypoints: int = 32
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=partial(images_as_they_are, MultiTaskDiTConfig)
@@ -192,26 +182,12 @@ class LaryMultiTaskDiTConfig(EncoderFields, MultiTaskDiTConfig):
 
 @PreTrainedConfig.register_subclass("lary_vqbet")
 @dataclass
-class LaryVQBeTConfig(EncoderFields, VQBeTConfig):
-    """LeRobot's VQBeTConfig with `encoder`; every other field means what it means there.
-
-    Attributes:
-        encoder_features: `keypoints` (spatial softmax of the feature map), `pooled` (mean of the tokens) or
-            `both`, one vector a step.
-        encoder_feature_dim: Width of that vector.
-        normalization_mapping: Images stay in [0, 1].
-        pretrained_backbone_weights: None; the ResNet is not used.
-        crop_shape: None; the encoder resizes.
-    """
+class LaryVQBeTConfig(VectorFields, VQBeTConfig):
+    """LeRobot's VQBeTConfig with `encoder`, which resizes images itself."""
 
     replaced: ClassVar[tuple[str, ...]] = (
         "vision_backbone", "pretrained_backbone_weights", "use_group_norm", "crop_shape", "crop_is_random",
     )  # fmt: skip
 
-    encoder_features: str = "pooled"
-    encoder_feature_dim: int = 512
-    normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=partial(images_as_they_are, VQBeTConfig)
-    )
     pretrained_backbone_weights: str | None = None
     crop_shape: tuple[int, int] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionConditionalUnet1d, DiffusionPolicy
 
-from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_small_images
+from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_images
 from lary_policy.policy.drop_in.configuration_drop_in import LaryDiffusionConfig
 
 
@@ -30,4 +30,4 @@ class LaryDiffusionPolicy(EncoderPolicy, DiffusionPolicy):
     @staticmethod
     def _stock_config(config: LaryDiffusionConfig) -> LaryDiffusionConfig:
         config.validate_features()
-        return with_small_images(config)
+        return with_images(config, side=64)

@@ -9,7 +9,7 @@ from lerobot.policies.gaussian_actor.modeling_gaussian_actor import (
 )
 from torch import nn
 
-from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder, without_cameras
+from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder, with_images
 from lary_policy.policy.drop_in.configuration_drop_in import LaryGaussianActorConfig
 from lary_policy.policy.encoder import ObservationEncoder
 
@@ -44,7 +44,7 @@ class LaryGaussianActorPolicy(EncoderPolicy, GaussianActorPolicy):
 
     def _observation_layers(self) -> GaussianActorObservationEncoder:
         """Return the stock encoder of states, with spatial embeddings of the feature map for each camera."""
-        layers = GaussianActorObservationEncoder(without_cameras(self.config))
+        layers = GaussianActorObservationEncoder(with_images(self.config))
         encoder = getattr(self, "image_encoder", None)
         if encoder is None:
             layers.vision = encoder = single_frame_encoder(self.config)

@@ -7,7 +7,7 @@ from typing import Any
 from lerobot.policies.multi_task_dit.modeling_multi_task_dit import DiffusionTransformer, MultiTaskDiTPolicy
 from torch import nn
 
-from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, without_cameras
+from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_images
 from lary_policy.policy.drop_in.configuration_drop_in import LaryMultiTaskDiTConfig
 
 
@@ -35,7 +35,7 @@ class LaryMultiTaskDiTPolicy(EncoderPolicy, MultiTaskDiTPolicy):
     @staticmethod
     def _stock_config(config: LaryMultiTaskDiTConfig) -> LaryMultiTaskDiTConfig:
         config.validate_features()
-        return without_cameras(config)
+        return with_images(config)
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Return the fresh layers, and what is trained of the encoders at the rate of a vision tower."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from lerobot.policies.vqbet.modeling_vqbet import MLP, VQBeTPolicy
 
-from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_small_images
+from lary_policy.policy.drop_in.adapter import EncoderPolicy, camera_features, with_images
 from lary_policy.policy.drop_in.configuration_drop_in import LaryVQBeTConfig
 
 
@@ -24,4 +24,4 @@ class LaryVQBeTPolicy(EncoderPolicy, VQBeTPolicy):
     @staticmethod
     def _stock_config(config: LaryVQBeTConfig) -> LaryVQBeTConfig:
         config.validate_features()
-        return with_small_images(config)
+        return with_images(config, side=64)

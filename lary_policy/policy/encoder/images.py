@@ -9,17 +9,21 @@ from lary_policy.errors import FrameFormatError
 
 EXPECTED = "images as floats in [0, 1], [b 3 h w] or [b t 3 h w]"
 WHITE = 255
+NORMALISED = (
+    "They seem normalised already: set normalization_mapping VISUAL to IDENTITY; the encoder does it."
+)
+UNDIVIDED = "LeRobot divides camera images by 255 before the policy sees them; do so once."
 
 
 def to_frames(images: Tensor, *, check_values: bool = True) -> Tensor:
     """Turn LeRobot's images into frames; what was uint8 before LeRobot divided it comes back exactly.
 
     Args:
-        images: Floats in [0, 1], [b 3 h w] or [b t 3 h w].
+        images: Floats in [0, 1], `[b 3 h w]` or `[b t 3 h w]`.
         check_values: Whether to look at the values, for which a GPU has to wait.
 
     Returns:
-        uint8 RGB frames [b t h w 3] on the same device; t is 1 for images without time.
+        uint8 RGB frames `[b t h w 3]` on the same device; t is 1 for images without time.
 
     Raises:
         FrameFormatError: Wrong dtype, axes or range.
@@ -27,7 +31,10 @@ def to_frames(images: Tensor, *, check_values: bool = True) -> Tensor:
     _check_axes(images)
     levels = (images.to(torch.float32) * WHITE).round()
     if check_values:
-        _check_range(levels)
+        low, high = (float(x) for x in levels.detach().aminmax())
+        if not (low >= 0 and high <= WHITE):  # NaN is refused, too
+            got = f"values from {low / WHITE:.4g} to {high / WHITE:.4g}"
+            raise FrameFormatError(expected=EXPECTED, got=got, fix=NORMALISED if low < 0 else UNDIVIDED)
     clips = levels if images.ndim == 5 else levels[:, None]
     return clips.to(torch.uint8).movedim(2, -1)
 
@@ -47,19 +54,3 @@ def _check_axes(images: Tensor) -> None:
     else:
         fix = "Give RGB: drop alpha, repeat grey three times."
     raise FrameFormatError(expected=EXPECTED, got=got, fix=fix)
-
-
-def _check_range(levels: Tensor) -> None:
-    """Refuse grey levels outside 0..255; the test is negated so that NaN fails it, too."""
-    low, high = (float(x) for x in levels.detach().aminmax())
-    if low >= 0 and high <= WHITE:
-        return
-    if low < 0:
-        fix = (
-            "They seem normalised already: set normalization_mapping VISUAL to IDENTITY; the encoder does it."
-        )
-    else:
-        fix = "LeRobot divides camera images by 255 before the policy sees them; do so once."
-    raise FrameFormatError(
-        expected=EXPECTED, got=f"values from {low / WHITE:.4g} to {high / WHITE:.4g}", fix=fix
-    )

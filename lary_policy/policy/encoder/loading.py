@@ -37,15 +37,20 @@ def load_referenced(config: EncoderConfig, device: str) -> LoadedEncoder:
     is built with random weights and marked as awaiting those of the checkpoint.
 
     Raises:
-        ConfigError: The configuration does not fit the encoder.
+        ConfigError: The configuration does not fit the encoder, or it runs no module.
         UnknownNameError: No such encoder.
         WeightsMissingError: The weights are not on this machine.
         WeightsMismatchError: They are not those whose hash is recorded.
     """
     try:
         encoder = _load(config, config.weights, device)
-        weights = weights_of(encoder)
-        _check_hash(config, weights)
+        weights = _weights(encoder)
+        if config.sha256 not in (None, weights.sha256):
+            raise WeightsMismatchError(
+                expected=f"weights of '{config.name}' with sha256 {config.sha256}",
+                got=f"{weights.sha256} ({weights.source})",
+                fix="What stands on an encoder works with its weights alone.",
+            )
     except (WeightsMissingError, WeightsMismatchError) as error:
         if config.sha256 is None:
             raise
@@ -54,25 +59,21 @@ def load_referenced(config: EncoderConfig, device: str) -> LoadedEncoder:
         encoder = _load(config, config.weights if config.weights in DRAWN else "random", device)
         mixed = hashlib.sha256(f"{encoder.fingerprint} {config.sha256}".encode())
         return LoadedEncoder(
-            encoder, module_of(encoder), mixed.hexdigest()[:16], _with_reference(config, error)
+            encoder, _module(encoder), mixed.hexdigest()[:16], _with_reference(config, error)
         )
     config.sha256, config.revision = weights.sha256, weights.source
-    return LoadedEncoder(encoder, module_of(encoder), encoder.fingerprint)
+    return LoadedEncoder(encoder, _module(encoder), encoder.fingerprint)
 
 
-def weights_of(encoder: LatentEncoder) -> Weights:
+def _weights(encoder: LatentEncoder) -> Weights:
     """Return the record of an encoder's weights; own encoders without one go by their fingerprint."""
+    found = getattr(encoder, "weights", None)
     own = Weights(f"fingerprint-{encoder.fingerprint}", "its own code")
-    found = getattr(encoder, "weights", own)
     return found if isinstance(found, Weights) else own
 
 
-def module_of(encoder: LatentEncoder) -> nn.Module:
-    """Return the module that an encoder runs.
-
-    Raises:
-        ConfigError: It has none, so that it could neither move with the policy nor train.
-    """
+def _module(encoder: LatentEncoder) -> nn.Module:
+    """Return what an encoder runs: without a module it could neither move with the policy nor train."""
     module = getattr(encoder, "model", None)
     if not isinstance(module, nn.Module):
         raise ConfigError(
@@ -96,15 +97,6 @@ def _load(config: EncoderConfig, weights: str, device: str) -> LatentEncoder:
     )
 
 
-def _check_hash(config: EncoderConfig, found: Weights) -> None:
-    if config.sha256 not in (None, found.sha256):
-        raise WeightsMismatchError(
-            expected=f"weights of '{config.name}' with sha256 {config.sha256}",
-            got=f"{found.sha256} ({found.source})",
-            fix="What stands on an encoder works with its weights alone.",
-        )
-
-
 def _with_reference(config: EncoderConfig, error: LaryPolicyError) -> LaryPolicyError:
     """Return the error with what a checkpoint's user can do about it."""
     ways = (
@@ -112,7 +104,5 @@ def _with_reference(config: EncoderConfig, error: LaryPolicyError) -> LaryPolicy
         "--policy.encoder.weights=<path>, or write the checkpoint with --policy.encoder.save=true, which "
         "stores them in it."
     )
-    expected = f"{error.expected} (sha256 {config.sha256})"
-    if isinstance(error, WeightsMismatchError):
-        expected = error.expected
-    return type(error)(expected=expected, got=error.got, fix=f"{error.fix} {ways}")
+    known = "" if isinstance(error, WeightsMismatchError) else f" (sha256 {config.sha256})"
+    return type(error)(expected=error.expected + known, got=error.got, fix=f"{error.fix} {ways}")

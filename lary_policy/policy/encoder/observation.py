@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from lerobot.utils.constants import OBS_IMAGE
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, FrameFormatError, LaryPolicyError
@@ -14,6 +15,7 @@ from lary_policy.policy.encoder.images import to_frames
 from lary_policy.policy.encoder.loading import load_referenced
 from lary_policy.policy.encoder.state import attach_state_hooks
 from lary_policy.policy.encoder.training import train_parts
+from lary_policy.policy.features import require_cameras
 
 
 class ObservationEncoder(nn.Module):
@@ -27,15 +29,11 @@ class ObservationEncoder(nn.Module):
         device: Where it is built; `.to()` moves it later.
 
     Attributes:
-        config: As given.
         latent: Tokens and width of one latent step.
-        spec: What the encoder is.
         kind: `frame`, `pair` or `clip`; the last two need at least two frames.
         fingerprint: 16 hex digits; equal fingerprints give equal latents while nothing of it is trained.
             A checkpoint with other weights changes it.
-        out_channels: Width d of tokens, feature maps and vectors.
-        embed_dim: The same.
-        backbone: The encoder's module.
+        out_channels: Width d of tokens, feature maps and vectors, as `embed_dim`.
 
     Raises:
         ConfigError: The configuration does not fit the encoder.
@@ -64,11 +62,7 @@ class ObservationEncoder(nn.Module):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of the feature map.
-
-        Raises:
-            ConfigError: Tokens of this encoder have no place in the image.
-        """
+        """Rows and columns of the feature map; ConfigError where tokens have no place in the image."""
         if self.latent.grid is None:
             raise ConfigError(
                 expected="an encoder whose tokens form a grid, for a feature map",
@@ -78,14 +72,10 @@ class ObservationEncoder(nn.Module):
         return self.latent.grid[1], self.latent.grid[2]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images to tokens.
+        """Encode images, floats in [0, 1] `[b 3 h w]` or `[b t 3 h w]`, to float32 tokens `[b t' n d]`.
 
-        Args:
-            images: Floats in [0, 1], [b 3 h w] or [b t 3 h w].
-
-        Returns:
-            Tokens [b t' n d], float32: t' is t for kind `frame`, t - 1 for `pair`, and what the model makes
-            of t frames for `clip`. They have gradients if a parameter of the backbone is trained.
+        t' is t for kind `frame`, t - 1 for `pair`, and what the model makes of t frames for `clip`. Tokens
+        have gradients if a parameter of the backbone is trained.
 
         Raises:
             FrameFormatError: Wrong dtype, axes or range, or too few frames. Values are looked at in every
@@ -141,19 +131,8 @@ class ObservationEncoder(nn.Module):
 
 
 def camera_images(batch: Mapping[str, Tensor], cameras: Sequence[str]) -> list[Tensor]:
-    """Return each camera's images `[b 3 h w]` or `[b t 3 h w]`, in order.
-
-    Raises:
-        ConfigError: A camera is missing; the message names all of both sides.
-    """
-    missing = [name for name in cameras if name not in batch]
-    if missing:
-        given = [name for name in batch if name.startswith("observation.image")]
-        raise ConfigError(
-            expected=f"images {', '.join(cameras)}, which the policy sees",
-            got=", ".join(given) or "no images",
-            fix="Render or record these cameras, or rename others with --rename_map.",
-        )
+    """Return each camera's images `[b 3 h w]` or `[b t 3 h w]`, in order; ConfigError if one is missing."""
+    require_cameras(cameras, [name for name in batch if name in cameras or name.startswith(OBS_IMAGE)])
     return [batch[name] for name in cameras]
 
 
@@ -166,10 +145,7 @@ def encode_views(encoder: ObservationEncoder, views: Sequence[Tensor]) -> Tensor
 
 
 def arrange(latents: Tensor, kind: str) -> Tensor:
-    """Join the time steps of a clip, as a probe's head sees them: `[b t' c n d]` to `[b 1 c t'*n d]`.
-
-    Latents of frames and pairs stay as they are.
-    """
+    """Join the time steps of a clip, as a probe's head sees them: `[b t' c n d]` to `[b 1 c t'*n d]`."""
     if kind != "clip":
         return latents
     return latents.transpose(1, 2).flatten(2, 3).unsqueeze(1)

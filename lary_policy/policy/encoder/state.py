@@ -25,10 +25,8 @@ WRAPPED = (".base_layer.", ".original_module.")
 
 
 def attach_state_hooks(encoder: Any) -> None:
-    """Let state dicts hold what `config` says; call before adapters are injected.
-
-    Args:
-        encoder: The ObservationEncoder, with `backbone`, `config` and `awaits`.
+    """Let state dicts of an ObservationEncoder hold what its `config` says; call before adapters are
+    injected.
     """
     encoder.base_names = frozenset(encoder.backbone.state_dict())
     encoder.register_state_dict_post_hook(_leave_out)
@@ -36,11 +34,9 @@ def attach_state_hooks(encoder: Any) -> None:
 
 
 def missing_keys(own: Mapping[str, Tensor], given: Iterable[str]) -> list[str]:
-    """Return the names of `own` that are not given under any of their names; tied tensors are stored once.
+    """Return the names of `own` that are not `given` under any of their names; tied tensors are stored once.
 
-    Args:
-        own: Tensors by name, as `state_dict(keep_vars=True)` returns them.
-        given: Names in a checkpoint.
+    `own` are tensors as `state_dict(keep_vars=True)` returns them.
     """
     names = set(given)
     present = {id(tensor) for name, tensor in own.items() if name in names}
@@ -100,11 +96,9 @@ def load_exactly(policy: nn.Module) -> None:
     """Make `policy.load_state_dict` refuse state dicts that do not fit, whatever its `strict` says.
 
     Weights that an ObservationEncoder does not store may be there or not; everything else must be there, once
-    for tied tensors, with its shape. Call it at the end of the policy's constructor. Loading a part of the
-    policy, or the policy as a part of another module (adapters of peft), stays as torch does it.
-
-    Args:
-        policy: The policy; loading then raises WeightsMismatchError that names the tensors.
+    for tied tensors, with its shape, or loading raises WeightsMismatchError that names the tensors. Call it
+    at the end of the policy's constructor. Loading a part of the policy, or the policy as a part of another
+    module (adapters of peft), stays as torch does it.
     """
     policy.register_load_state_dict_pre_hook(_check)
 

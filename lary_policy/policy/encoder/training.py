@@ -6,7 +6,6 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,19 +18,13 @@ GREY_PX = 16  # any size will do, the encoder resizes
 
 
 def call_order(encoder: LatentEncoder, backbone: nn.Module) -> dict[str, int]:
-    """Return when each innermost module of a backbone was called last, by its path.
-
-    Args:
-        encoder: Encodes one grey sample.
-        backbone: Its module.
-    """
+    """Return when each innermost module of an encoder's backbone was called last, by its path."""
     calls: list[str] = []
-    leaves = [(path, module) for path, module in backbone.named_modules() if not any(module.children())]
-
-    def note(path: str) -> Any:
-        return lambda *_: calls.append(path)
-
-    handles = [module.register_forward_hook(note(path)) for path, module in leaves]
+    handles = [
+        module.register_forward_hook(lambda *_, path=path: calls.append(path))
+        for path, module in backbone.named_modules()
+        if not any(module.children())
+    ]
     frames = 1 if encoder.latent.kind == "frame" else 2
     try:
         with torch.no_grad():
@@ -48,12 +41,7 @@ def transformer_blocks(
     """Return the stack of equal transformer blocks that runs last, and its path.
 
     A block is what stands two or more times in a row with the same shapes and has two linear layers or more;
-    stacks within a block do not count.
-
-    Args:
-        backbone: The module.
-        order: See `call_order`.
-        name: The encoder's, for the message.
+    stacks within a block do not count. `order` is what `call_order` returns, `name` the encoder's.
 
     Raises:
         ConfigError: There is none.
@@ -88,13 +76,10 @@ def norm_after(stack: str, order: Mapping[str, int], backbone: nn.Module) -> nn.
 
 
 def _is_stack(blocks: list[nn.Module]) -> bool:
-    if len(blocks) < 2 or len({_shapes(block) for block in blocks}) > 1:
+    shapes = {(type(b), *((name, p.shape) for name, p in b.named_parameters())) for b in blocks}
+    if len(blocks) < 2 or len(shapes) > 1:
         return False
     return sum(isinstance(module, nn.Linear) for module in blocks[0].modules()) >= 2
-
-
-def _shapes(block: nn.Module) -> tuple[Any, ...]:
-    return type(block), *((name, p.shape) for name, p in block.named_parameters())
 
 
 def _last_turn(path: str, order: Mapping[str, int]) -> int:
@@ -113,11 +98,6 @@ Parts = tuple[nn.Module, ...]
 
 def train_parts(encoder: LatentEncoder, backbone: nn.Module, config: EncoderConfig) -> Parts:
     """Give the parameters that `config.trainable` names gradients; all others are frozen already.
-
-    Args:
-        encoder: A frozen encoder.
-        backbone: Its module.
-        config: What trains.
 
     Returns:
         The modules that follow the policy into train mode.
