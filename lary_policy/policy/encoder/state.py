@@ -25,9 +25,7 @@ WRAPPED = (".base_layer.", ".original_module.")
 
 
 def attach_state_hooks(encoder: Any) -> None:
-    """Let state dicts of an ObservationEncoder hold what its `config` says; call before adapters are
-    injected.
-    """
+    """Let state dicts hold what the ObservationEncoder's `config` says; before adapters are injected."""
     encoder.base_names = frozenset(encoder.backbone.state_dict())
     encoder.register_state_dict_post_hook(_leave_out)
     encoder.register_load_state_dict_pre_hook(_fill_in)
