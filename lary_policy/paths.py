@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import importlib
 import io
 import json
@@ -15,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, Store
 # locking it lie microseconds, and a minute on disks that are asleep.
 _TEMPORARY, _LEFT_S = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\.\w+)?"), 60.0
 _SWEPT: set[Path] = set()
+SEAL = "lary_sha256"  # in JSON files of ours: the digest of all else in them
 MAX_JSON_BYTES = 1 << 28  # descriptions of datasets of a million episodes are a tenth of it
 
 
@@ -268,25 +270,56 @@ def _disk_error(path: Path, error: OSError) -> StoreError:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
+def json_sha256(value: Mapping[str, Any]) -> str:
+    """Return the digest (64 hex digits) of a JSON object, without what it says of it itself (`SEAL`)."""
+    rest = {name: one for name, one in value.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any, *, seal: bool = False) -> None:
     """Write JSON atomically.
+
+    Args:
+        path: The file.
+        value: Its content.
+        seal: Whether an object also says the digest of itself, so that `read_json` finds any change of it.
 
     Raises:
         StoreError: The disk is full or not writable.
     """
+    text = json.dumps(value, indent=1)
+    if seal:
+        read = json.loads(text)  # the digest is of what will be read: keys are text, tuples lists
+        text = json.dumps({**read, SEAL: json_sha256(read)}, indent=1)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(
+    path: Path,
+    *,
+    sealed: bool = False,
+    error: type[LaryPolicyError] = DatasetError,
+    fix: str = "Restore the file, or write it anew.",
+) -> dict[str, Any]:
+    """Read a JSON object, without its digest of itself.
+
+    Args:
+        path: The file.
+        sealed: Whether it must hold that digest; a digest that is there must always be right.
+        error: Kind of the error.
+        fix: What to do about it.
 
     Raises:
-        DatasetError: The file is missing or holds no JSON object.
+        LaryPolicyError: Of that kind: the file is missing, holds no JSON object, or not the one that was
+            written.
     """
-    fix = "Restore the file, or write it anew."
-    with foreign_file("a JSON object", path, fix):
+    with foreign_file("a JSON object", path, fix, error=error):
         value = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
-    if not isinstance(value, dict):
-        raise DatasetError(expected=f"a JSON object at {path}", got=str(value)[:200], fix=fix)
+        if not isinstance(value, dict):
+            raise error(expected=f"a JSON object at {path}", got=str(value)[:200], fix=fix)
+        stated = value.pop(SEAL, None)
+        if (stated is not None or sealed) and stated != json_sha256(value):
+            got = f"no {SEAL}" if stated is None else f"another one: {SEAL} is not that of its content"
+            raise error(expected=f"the JSON object that was written to {path}", got=got, fix=fix)
     return value

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lary_envs.physics import BatchPhysics, Physics
 from lary_policy.errors import SimulationError
+from lary_policy.paths import open_regular
 
 _STATE = ("time", "qpos", "qvel", "qacc_warmstart")
 _GOALS = ("mocap_pos", "mocap_quat")
@@ -151,10 +152,10 @@ def _physics(task: str, vary: Sequence[str], looks: str) -> BatchPhysics:
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path), safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # a file of anyone
         got = str(error)
     else:
         missing = [n for n in _META if n not in meta] + [n for n in (*_STATE, *_GOALS) if n not in tensors]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.console import console, progress
-from lary_policy.data import IntegrityReport, verify_source
+from lary_policy.data import CHECKSUMS_FILE, IntegrityReport, verify_files, verify_source
 from lary_policy.data.simulated import verify_dataset
 from lary_policy.errors import DatasetError
 from lary_policy.latents import verify_store
 from lary_policy.paths import visible_files
-from lary_policy.runs import write_result
+from lary_policy.runs import RESULT, verify_cell, write_result
 
 if TYPE_CHECKING:
     from lary_policy.cli.data import VerifySettings
@@ -70,15 +70,20 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
     cache = output_dir / "cache"
     datasets = [p.parent for p in visible_files(cache, "data/*/dataset.json")]
     stores = [p.parent for p in visible_files(cache, "latents/*/store.json")]
-    if not datasets and not stores:
+    cells = [p.parent for p in visible_files(cache, f"*/*/{RESULT}")]
+    places = (f"*/{CHECKSUMS_FILE}", f"policies/*/{CHECKSUMS_FILE}")  # reports and policies
+    written = [p.parent for place in places for p in visible_files(output_dir, place)]
+    if not (datasets or stores or cells or written):
         raise DatasetError(
-            expected=f"datasets or latent stores under {cache}",
+            expected=f"datasets, latent stores, results, reports or policies under {output_dir}",
             got="none",
             fix="Run `lary data` first, or pass output_dir=<folder>.",
         )
     dataset = partial(verify_dataset, workers=workers, timeout_s=timeout_s)
     reports = [check_folder(folder, dataset) for folder in datasets]
     reports += [check_folder(folder, verify_store) for folder in stores]
+    reports += [check_folder(folder, verify_cell) for folder in cells]
+    reports += [check_folder(folder, verify_files) for folder in written if not folder.is_symlink()]
     rows = [{"root": r.root, "checked": r.checked, "problems": r.problems} for r in reports]
     problems = sum(len(r.problems) for r in reports)
     path = write_findings(output_dir, "verify", rows, quiet=True)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from lary_policy.data.arrays import read_archive
 from lary_policy.data.atomic import PRIMITIVES, AtomicConfig, derive_primitives
 from lary_policy.data.clips import ClipRow, ClipTable
-from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, IntegrityReport, content_digest, table_digest
+from lary_policy.data.integrity import (
+    CHECKSUMS_FILE,
+    DEFAULT_TIMEOUT_S,
+    IntegrityReport,
+    content_digest,
+    require_written,
+    table_digest,
+    verify_files,
+    write_checksums,
+)
 from lary_policy.data.labels import LabelMap
 from lary_policy.data.layout import IMAGES, PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
@@ -13,6 +23,7 @@ from lary_policy.data.spec import PROTOCOLS, Source, SourceSpec, require_folder,
 from lary_policy.data.verify import verify_source
 
 __all__ = [
+    "CHECKSUMS_FILE",
     "DEFAULT_TIMEOUT_S",
     "IMAGES",
     "PRIMITIVES",
@@ -31,9 +42,13 @@ __all__ = [
     "derive_primitives",
     "list_sources",
     "open_source",
+    "read_archive",
     "register_source",
     "require_folder",
     "require_protocol",
+    "require_written",
     "table_digest",
+    "verify_files",
     "verify_source",
+    "write_checksums",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lary_policy.errors import DatasetError
-from lary_policy.paths import foreign_file, read_regular
+from lary_policy.paths import foreign_file, open_regular, read_regular
 
 _MAX_HEADER_BYTES = 4096  # a plain numeric .npy header is 128 bytes; anything near this is not one
 _PREAMBLE_BYTES = 12  # magic, version and the longer of the two lengths
 _PLAIN_HEADER_BYTES = 128  # numpy pads headers to multiples of 64; those of chunks need two
 _MAX_ITEM_BYTES = 16  # long double
+# Unpacked: latents of a clip of the largest model are 80 MB, ids of a million frames of three cameras 200.
+MAX_ARCHIVE_BYTES = 1 << 29
 _MAX_STEPS = 100_000  # an hour of 30 Hz: no chunk is longer, a file that claims so is none
 
 
@@ -137,13 +140,38 @@ def read_numbers(path: Path, need: int) -> NDArray[np.generic]:
         return _parse(read_regular(path, limit))
 
 
-def _parse(content: bytes) -> NDArray[np.generic]:
-    """Return the array in the bytes of an .npy file; ValueError if it is none or not numeric."""
+def read_archive(path: Path, names: Sequence[str], kinds: str = "fiu") -> dict[str, NDArray[Any]]:
+    """Read arrays of an .npz file, those that are there, without unpickling anything.
+
+    Args:
+        path: The file.
+        names: Of the arrays.
+        kinds: Kinds of dtype that the arrays may have, as numpy's `dtype.kind`.
+
+    Raises:
+        ValueError: It holds something else than arrays of these kinds, or unpacks to more than
+            `MAX_ARCHIVE_BYTES`.
+        OSError: It is missing or no regular file.
+        Exception: Whatever `zipfile`, `zlib` and numpy make of a damaged file.
+    """
+    with open_regular(path) as (file, _), zipfile.ZipFile(file) as archive:
+        wanted = [m for m in archive.infolist() if m.filename.removesuffix(".npy") in names]
+        size = sum(member.file_size for member in wanted)
+        if size > MAX_ARCHIVE_BYTES:
+            raise ValueError(f"{size} bytes unpacked, of at most {MAX_ARCHIVE_BYTES}")
+        found = {m.filename.removesuffix(".npy"): _parse(archive.read(m), kinds) for m in wanted}
+        if len(found) < len(wanted):
+            raise ValueError("an array that is there twice")
+        return found
+
+
+def _parse(content: bytes, kinds: str = "fiu") -> NDArray[np.generic]:
+    """Return the array in the bytes of an .npy file; ValueError if it is none or of another kind."""
     if content[:6] != b"\x93NUMPY" or len(content) < _PREAMBLE_BYTES:
         raise ValueError("no .npy file")
     start = _data_start(content)
     shape, fortran_order, dtype = _parse_header(content[:start])
-    if dtype.kind not in "fiu":
+    if dtype.kind not in kinds:
         raise ValueError(f"dtype {dtype}")
     if min(shape, default=0) < 0:
         raise ValueError(f"shape {shape}")

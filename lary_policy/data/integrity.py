@@ -7,10 +7,11 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from lary_policy.console import OnProgress
 from lary_policy.data.arrays import read_chunk, read_numbers
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.pairs import PairTable
@@ -133,13 +134,19 @@ def write_checksums(root: Path, name: str = CHECKSUMS_FILE, *, without: Collecti
 
 
 def find_changes(
-    root: Path, name: str = CHECKSUMS_FILE, *, workers: int = 2, timeout_s: float = DEFAULT_TIMEOUT_S
+    root: Path,
+    name: str = CHECKSUMS_FILE,
+    *,
+    without: Collection[str] = (),
+    workers: int = 2,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> Iterator[Quarantined]:
     """Read every file below a folder and yield those that are not what `write_checksums` saw.
 
     Args:
         root: The folder.
         name: Path of the file with the checksums below it.
+        without: Paths below the folder that may be there besides.
         workers: Processes; 0 reads here, without time limit.
         timeout_s: Seconds for one file.
     """
@@ -157,8 +164,61 @@ def find_changes(
         elif found != stated[paths[i]]:
             yield Quarantined(paths[i], "its content is not what was written", "checksums")
     present = {p.relative_to(root).as_posix() for p in visible_files(root, "**/*") if p.is_file()}
-    for path in sorted(present - {name} - set(stated)):
+    for path in sorted(present - {name, *without} - set(stated)):
         yield Quarantined(path, "it was not written with the others", "checksums")
+
+
+def verify_files(
+    root: Path,
+    *,
+    without: Collection[str] = (),
+    workers: int = 0,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    on_progress: OnProgress | None = None,
+) -> IntegrityReport:
+    """Compare every file below a folder with its `CHECKSUMS_FILE`.
+
+    Args:
+        root: The folder.
+        without: Paths below it that may be there besides.
+        workers: Processes that read files; 0 reads them here, without time limit.
+        timeout_s: Seconds for one file.
+        on_progress: Called with (1, 1) in the end.
+    """
+    shared: dict[str, Any] = {"without": without, "workers": workers, "timeout_s": timeout_s}
+    problems = tuple(find_changes(root, **shared))
+    count = sum(p.is_file() for p in visible_files(root, "**/*"))
+    if on_progress is not None:
+        on_progress(1, 1)
+    return IntegrityReport(root, {"files": count}, problems)
+
+
+def lost_checksums(about: Path) -> list[Quarantined]:
+    """Return that checksums are lost, where the description of a dataset says that they were written."""
+    try:
+        name = read_json(about).get("checksums") if about.is_file() else None
+    except LaryPolicyError as error:
+        return [Quarantined(about.name, str(error), "checksums")]
+    return [Quarantined(str(name), "it was written with the dataset, and is missing", "checksums")][
+        : bool(name)
+    ]
+
+
+def require_written(path: Path, name: str = CHECKSUMS_FILE) -> None:
+    """Refuse a file that is not what the checksums beside it say; without checksums nobody can tell.
+
+    Raises:
+        DatasetError: It is another one, or the checksums are damaged.
+    """
+    if not (path.parent / name).is_file():
+        return
+    stated = read_json(path.parent / name).get(path.name)
+    if stated not in (None, file_digest(path, trust=False)):
+        raise DatasetError(
+            expected=f"{path} as it was written, of sha256 {stated}",
+            got=file_digest(path, trust=False),
+            fix="Write it anew with the same command.",
+        )
 
 
 UNREADABLE = "unreadable"  # stands for a frame without content; its row is set aside later

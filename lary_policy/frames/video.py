@@ -33,6 +33,7 @@ CONTAINERS = {
     ".flv": "flv",
     ".ogv": "ogg",
 }
+TIMEOUT_S = 60.0  # for opening a file, and for each read; a network disk may need some for its first byte
 # How far a frame may be from the time that a table states; LeRobot's own default.
 TOLERANCE_S = 1e-4
 
@@ -313,6 +314,7 @@ def opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
             format=container_format,
             options={"protocol_whitelist": "file"},
             metadata_errors="replace",
+            timeout=TIMEOUT_S,
         ) as container:
             if not container.streams.video:
                 raise _damaged(path, "no video stream")

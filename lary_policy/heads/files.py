@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lary_policy.actions import ActionContract, ActionStats
+from lary_policy.encoders.weights import check_weight_file
 from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
 from lary_policy.heads.config import parse_model_config
 from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.heads.registry import Head, ModelConfig, build_module
-from lary_policy.paths import atomic_write
+from lary_policy.paths import MAX_JSON_BYTES, atomic_write, open_regular, read_regular
 
 HEAD_FORMAT = 3  # 2 had no digests
 _WEIGHTS, _META = "head.safetensors", "head.json"
@@ -186,7 +187,7 @@ def _read(folder: Path) -> tuple[HeadMeta, dict[str, Any]]:
     """Return the description of a head, and all that its file holds; any fault of it is one named error."""
     path = folder / _META
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
         version, known = facts["format_version"], facts.get("sha256")
         if version == HEAD_FORMAT and known != facts_sha256(facts):
             raise HeadMismatchError(
@@ -205,7 +206,7 @@ def _read(folder: Path) -> tuple[HeadMeta, dict[str, Any]]:
 def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """Return the tensors of a file; any fault of it is one named error."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as (file, _):
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
             raise HeadMismatchError(
@@ -312,6 +313,7 @@ def load_reference_head(head: nn.Module, path: Path, *, member: int = 0) -> None
         WeightsMismatchError: The file cannot be read safely, has no such head, or another architecture.
     """
     try:
+        check_weight_file(path)
         file = torch.load(path, map_location="cpu", weights_only=True)
         weights = file["model_state_dict"] if "model_state_dict" in file else file["classifiers"][member]
         head.load_state_dict(reference_weights(weights), strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_policy.data import IMAGES, PathResolver
+from lary_policy.data import IMAGES, PathResolver, read_archive
 from lary_policy.data.larybench import BenchmarkSet, Cells, check_fields, parse_indices, read_metadata
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnsafePathError
 from lary_policy.frames import clip_frame_id, clip_id, frame_id, pair_id
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.writer import ShardWriter
-from lary_policy.paths import resolve_inside
+from lary_policy.paths import foreign_file, resolve_inside
 from lary_policy.types import LatentKind, LatentSpec, Quarantined
 
 
@@ -46,31 +45,25 @@ def read_npz(path: Path) -> NpzLatent:
     Raises:
         NpzError: It is missing, damaged, not finite, or its tokens have neither two nor three dimensions.
     """
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise _unusable(path, "no zip archive, which every .npz is")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tokens, codes = file["tokens"], file["indices"] if "indices" in file else np.empty(0)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise _unusable(path, "no such file" if missing else f"{type(error).__name__}: {error}") from error
+    with foreign_file("an array `tokens` [n d] or [t n d]", path, _AGAIN, error=NpzError):
+        arrays = read_archive(path, ("tokens", "indices"))
+        tokens, codes = arrays["tokens"], arrays.get("indices", np.empty(0))
     if tokens.ndim not in (2, 3) or tokens.size == 0 or tokens.dtype.kind != "f":
         raise _unusable(path, f"tokens of shape {tokens.shape} and dtype {tokens.dtype}")
     if not np.isfinite(tokens).all():
         raise _unusable(path, f"{int((~np.isfinite(tokens)).sum())} tokens that are NaN or infinite")
     quantised = codes.size > 0 and codes.dtype.kind in "iu"
     return NpzLatent(
-        torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.float32)),
+        torch.from_numpy(np.array(tokens, dtype=np.float32, order="C")),
         torch.from_numpy(codes.reshape(-1).astype(np.int64)) if quantised else None,
     )
 
 
+_AGAIN = "Extract this row again; rows without latents are quarantined until then."
+
+
 def _unusable(path: Path, reason: str) -> NpzError:
-    return NpzError(
-        expected=f"an array `tokens` [n d] or [t n d] in {path}",
-        got=reason,
-        fix="Extract this row again; rows without latents are quarantined until then.",
-    )
+    return NpzError(expected=f"an array `tokens` [n d] or [t n d] in {path}", got=reason, fix=_AGAIN)
 
 
 @dataclass(frozen=True)

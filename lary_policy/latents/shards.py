@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from lary_policy.errors import StoreError
-from lary_policy.paths import atomic_write
+from lary_policy.paths import atomic_write, foreign_file, open_regular
 
 # Higher levels take twice the time and save nothing: there are no repetitions, only frequent bytes.
 _CODEC = pa.Codec("zstd", compression_level=1)
@@ -164,11 +165,11 @@ def _file_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> l
 
 def check_shard(path: Path) -> None:
     """Raise StoreError unless the file's bytes have the sha256 that its name says."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _damaged(path, f"{type(error).__name__}: {error.strerror}") from error
+    with (
+        foreign_file("an intact shard", path, _again(path), error=StoreError),
+        open_regular(path) as (file, _),
+    ):
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != path.stem:
         raise _damaged(path, f"bytes with sha256 {digest}")
 
@@ -179,11 +180,8 @@ def shard_frame_ids(path: Path) -> tuple[str, ...]:
     Raises:
         StoreError: The shard is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return tuple(json.loads(file.metadata()[_IDS]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    with _opened(path) as file:
+        return tuple(json.loads(file.metadata()[_IDS]))
 
 
 def read_shard(path: Path) -> Tensor:
@@ -202,15 +200,12 @@ def open_shard(path: Path) -> Tensor | PackedRows:
     Raises:
         StoreError: The shard is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            if _TENSOR in names:
-                latents: Tensor = file.get_tensor(_TENSOR)
-                return latents
-            return PackedRows({name: file.get_tensor(name) for name in names})
-    except (OSError, SafetensorError, KeyError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    with _opened(path) as file:
+        names = file.keys()
+        if _TENSOR in names:
+            latents: Tensor = file.get_tensor(_TENSOR)
+            return latents
+        return PackedRows({name: file.get_tensor(name) for name in names})
 
 
 def read_codes(path: Path) -> Tensor:
@@ -219,12 +214,20 @@ def read_codes(path: Path) -> Tensor:
     Raises:
         StoreError: The shard is damaged, or was written without.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            codes: Tensor = file.get_tensor(_CODES)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    return codes.long()
+    with _opened(path) as file:
+        codes: Tensor = file.get_tensor(_CODES)
+        return codes.long()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    fix = _again(path)
+    with (
+        foreign_file("an intact shard", path, fix, error=StoreError),
+        open_regular(path),
+        safe_open(path, framework="pt") as file,
+    ):
+        yield file
 
 
 def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:
@@ -264,8 +267,8 @@ def check_cast(latents: Tensor, cast: Tensor) -> None:
 
 
 def _damaged(path: Path, got: str) -> StoreError:
-    return StoreError(
-        expected=f"an intact shard {path}",
-        got=got,
-        fix=f"Delete it (rm '{path}') and run `lary extract` again: only its frames are encoded anew.",
-    )
+    return StoreError(expected=f"an intact shard {path}", got=got, fix=_again(path))
+
+
+def _again(path: Path) -> str:
+    return f"Delete it (rm '{path}') and run `lary extract` again: only its frames are encoded anew."

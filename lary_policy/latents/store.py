@@ -28,7 +28,7 @@ from lary_policy.latents.shards import (
     shard_frame_ids,
     write_shard,
 )
-from lary_policy.paths import atomic_write, foreign_file
+from lary_policy.paths import atomic_write, foreign_file, read_json, write_json
 from lary_policy.types import LatentSpec, Quarantined
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -89,7 +89,7 @@ class LatentStore:
         """
         fix = "Choose the folder of a latent store, or extract it anew."
         with foreign_file(f"a readable {STORE_FILE}", Path(root) / STORE_FILE, fix, error=StoreError):
-            identity = json.loads((Path(root) / STORE_FILE).read_text(encoding="utf-8"))
+            identity = read_json(Path(root) / STORE_FILE, error=StoreError, fix=fix)
             spec = identity["latent"]
             grid = None if spec["grid"] is None else tuple(spec["grid"])
             latent = LatentSpec(**{**spec, "grid": grid})
@@ -274,10 +274,11 @@ class LatentStore:
         path = self.root / STORE_FILE
         if not path.exists():
             return
+        found: object
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            found = f"{type(error).__name__}: {error}"
+            found = read_json(path, error=StoreError)
+        except StoreError as error:
+            found = error.got
         if found != self._identity():
             raise StoreError(
                 expected=f"a store of {self._identity()} in {self.root}",
@@ -287,8 +288,7 @@ class LatentStore:
 
     def _publish_identity(self) -> None:
         if not (self.root / STORE_FILE).exists():
-            with atomic_write(self.root / STORE_FILE) as temporary:
-                temporary.write_text(json.dumps(self._identity(), indent=1), encoding="utf-8")
+            write_json(self.root / STORE_FILE, self._identity(), seal=True)
 
     def reload(self) -> None:
         """Read what is stored, as other processes left it.

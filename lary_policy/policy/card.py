@@ -9,8 +9,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from lary_policy.data import require_written
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import DatasetError
+from lary_policy.paths import read_json
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.scores import Score
 
@@ -22,9 +24,10 @@ def card_scores(path: Path) -> list[dict[str, Any]]:
     """Read the scores of a report.json, or of a cell (or its result.json); DatasetError if there are none."""
     file = path / "result.json" if path.is_dir() else path
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        rows = raw["scores"] if isinstance(raw, dict) else raw  # a cell's result, or a report
-        return [Score.from_dict(row).to_dict() for row in rows]
+        require_written(file)
+        if not isinstance(raw := json.loads(file.read_text(encoding="utf-8")), list):
+            raw = read_json(file)["scores"]  # a cell's result; a report is a list
+        return [Score.from_dict(row).to_dict() for row in raw]
     except Exception as error:
         raise DatasetError(
             expected=f"a report.json or result.json of lary with scores in {path}",

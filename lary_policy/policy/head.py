@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from lary_policy.heads import (
     load_head,
     load_meta,
 )
+from lary_policy.policy.card import card_scores
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder import ObservationEncoder
 
@@ -170,7 +170,7 @@ def adopt_probe(config: LaryConfig) -> None:
     config.action_dim = meta.action_dim
     result = folder / RESULT
     if not config.scores and result.is_file():  # of a cell of `lary probe`
-        config.scores = json.loads(result.read_text())["scores"]
+        config.scores = card_scores(result)
 
 
 def match_probe(config: LaryConfig, encoder: ObservationEncoder) -> None:

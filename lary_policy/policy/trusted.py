@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnsafePathError
+from lary_policy.paths import read_regular
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
@@ -163,15 +164,13 @@ def require_consent(name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """Read a JSON object, or None where there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        if path.stat().st_size > TOO_LONG:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_regular(path, TOO_LONG).decode("utf-8"))
         if not isinstance(raw, dict):
             raise ValueError(f"a {type(raw).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
+    except Exception as error:  # a file of anyone, or a pipe
         got = f"{type(error).__name__}: {error}"
         raise _refused(path, got, "Use a checkpoint that LeRobot wrote.") from error
     return raw

@@ -12,11 +12,13 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from lary_policy.errors import ShapeError, StoreError
-from lary_policy.paths import atomic_write
+from lary_policy.heads.training import content_sha256
+from lary_policy.paths import atomic_write, foreign_file, open_regular
 from lary_policy.rollout.loop import Shots
 
 SUCCESS_RGB = (46, 160, 67)
@@ -80,7 +82,8 @@ class Film:
             frames = torch.stack([frame[index] for frame in filmed.frames])
             success = torch.stack([flag[index] for flag in filmed.success])
             with atomic_write(self._clip(batch[world])) as temporary:
-                temporary.write_bytes(save({"frames": frames, "success": success}))
+                tensors = {"frames": frames, "success": success}
+                temporary.write_bytes(save(tensors, {"sha256": content_sha256(tensors, {})}))
 
     def write(self, *, tile_px: int = 224, hz: float = 20.0) -> Path:
         """Write the video, unless it is there, and delete the clips that it was made of.
@@ -106,15 +109,16 @@ class Film:
         return self._folder / f"{seed}.safetensors"
 
     def _read(self, seed: int) -> Clip:
-        path = self._clip(seed)
-        try:
-            return Clip(**load_file(path))
-        except Exception as error:  # whatever a damaged file makes its reader raise
-            raise StoreError(
-                expected=f"a filmed episode in {path}",
-                got=f"{type(error).__name__}: {error}",
-                fix="Delete the file; the episode is run again.",
-            ) from error
+        path, fix = self._clip(seed), "Delete the file; the episode is run again."
+        with (
+            foreign_file("a filmed episode", path, fix, error=StoreError),
+            open_regular(path),
+            safe_open(path, framework="pt") as file,
+        ):
+            tensors = {name: file.get_tensor(name) for name in ("frames", "success")}
+            if (file.metadata() or {}).get("sha256") != content_sha256(tensors, {}):
+                raise ValueError("its content is not what was written")
+            return Clip(**tensors)
 
 
 def tile_video(clips: Sequence[Clip], path: Path, *, tile_px: int = 224, hz: float = 10.0) -> Path:

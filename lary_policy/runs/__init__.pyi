@@ -1,3 +1,5 @@
+from .cells import RESULT as RESULT
+from .cells import verify_cell as verify_cell
 from .cells import write_result as write_result
 from .collect import collect_demos as collect_demos
 from .config import SIMULATED as SIMULATED

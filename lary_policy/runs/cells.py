@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lary_policy.console import OnProgress
+from lary_policy.data import IntegrityReport, verify_files, write_checksums
 from lary_policy.errors import StoreError
 from lary_policy.heads.training import agree, first_alone, wait_for_all
 from lary_policy.machine import is_main_process
-from lary_policy.paths import atomic_write, exclusive, safe_name
+from lary_policy.paths import exclusive, read_json, safe_name, write_json
+from lary_policy.types import Quarantined
 
 RESULT = "result.json"
+# What an unfinished cell goes on from; left where a process was killed right after it had finished.
+UNFINISHED = ("training.safetensors", "episodes.partial.json")
 
 
 def plain(value: Any) -> Any:
@@ -39,9 +44,8 @@ def digest(*parts: Any) -> str:
 
 
 def write_result(path: Path, value: Any) -> None:
-    """Write plain data as JSON, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=1), encoding="utf-8")
+    """Write plain data as JSON, atomically; an object says the digest of itself, see `read_json`."""
+    write_json(path, plain(value), seal=isinstance(value, dict))
 
 
 @dataclass(frozen=True)
@@ -74,23 +78,16 @@ class Cell:
         """Read the result.
 
         Raises:
-            StoreError: The file is not valid JSON.
+            StoreError: The file is no JSON object, or not the one that was written.
         """
-        path = self.folder / RESULT
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(value, dict):
-                raise ValueError(f"a {type(value).__name__} instead of an object")
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                expected="a finished cell",
-                got=f"{path}: {error}",
-                fix=f"Delete {self.folder} and start the command again.",
-            ) from error
-        return value
+        return _read_result(self.folder)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Publish the result atomically and return it as every later run will read it."""
+        """Publish the result atomically and return it as every later run will read it.
+
+        Before it the checksums of what else lies in the folder are written, for `verify_cell`.
+        """
+        write_checksums(self.folder, without=(RESULT, *UNFINISHED))
         write_result(self.folder / RESULT, result)
         return self.result()
 
@@ -124,6 +121,27 @@ class Cell:
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the cell while a block runs, see `lary_policy.paths.exclusive`."""
         return exclusive(self.root / "locks" / f"{self.stage}-{self.folder.name}.lock")
+
+
+def _read_result(folder: Path) -> dict[str, Any]:
+    fix = f"Delete {folder} and start the command again."
+    return read_json(folder / RESULT, sealed=True, error=StoreError, fix=fix)
+
+
+def verify_cell(folder: Path, *, on_progress: OnProgress | None = None) -> IntegrityReport:
+    """Compare all files of a finished cell with what was written.
+
+    Args:
+        folder: Folder of the cell.
+        on_progress: Called with (1, 1) in the end.
+    """
+    report = verify_files(folder, without=(RESULT, *UNFINISHED), on_progress=on_progress)
+    try:
+        _read_result(folder)
+    except StoreError as error:
+        found = Quarantined(RESULT, str(error), "cells")
+        return dataclasses.replace(report, problems=(found, *report.problems))
+    return report
 
 
 def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:

@@ -17,6 +17,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lary_envs.gym import LarySimEnv
 from lary_policy.console import progress
+from lary_policy.data import write_checksums
 from lary_policy.data.simulated import FIRST_SEED, GOALS, seeds_of
 from lary_policy.errors import ConfigError
 from lary_policy.frames import file_digest
@@ -104,6 +105,7 @@ def export_policy(
         processor.save_pretrained(target)
     command = eval_command(target, task, meta, context)
     local_card(config, meta.task, command).save(target / "README.md")
+    write_checksums(target)
     size_mb = (target / "model.safetensors").stat().st_size / 1e6
     return ExportedPolicy(target, size_mb, command)
 
@@ -310,4 +312,5 @@ def _write(
     facts = machine_facts(device, available_cores(), str(config.seed), config.protocol)
     rows = [score.to_dict() for score in scores]
     result = {"checkpoint": str(checkpoint), "environment": facts, "scores": rows}
-    write_json(folder / "rollout.json", {**result, "episodes": [asdict(e) for e in episodes]})
+    write_json(folder / "rollout.json", {**result, "episodes": [asdict(e) for e in episodes]}, seal=True)
+    write_checksums(folder)

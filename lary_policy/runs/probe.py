@@ -11,14 +11,14 @@ from lary_policy.heads import Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
 from lary_policy.latents import LatentTable, stored_latent
 from lary_policy.machine import intra_op_threads
-from lary_policy.runs.cells import Cell
+from lary_policy.runs.cells import UNFINISHED, Cell
 from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import Splits
 from lary_policy.runs.grid import Job
 from lary_policy.scores import Estimate, Score
 from lary_policy.types import Quarantined
 
-PROGRESS_FILE = "training.safetensors"  # what an interrupted training goes on from
+PROGRESS_FILE = UNFINISHED[0]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,9 @@ from lary_policy.errors import DatasetError, StoreError
 from lary_policy.heads import build_head, load_head
 from lary_policy.latents import LatentTable
 from lary_policy.machine import intra_op_threads
+from lary_policy.paths import foreign_file, read_json
 from lary_policy.rollout import ExpertAgent, Film, HeadAgent, Wave, run_waves
-from lary_policy.runs.cells import Cell, write_result
+from lary_policy.runs.cells import UNFINISHED, Cell, write_result
 from lary_policy.runs.config import RolloutConfig
 from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.encode import load_goals
@@ -289,7 +289,7 @@ class EpisodeProgress:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "episodes.partial.json"
+        self._path = folder / UNFINISHED[1]
 
     def read(self) -> tuple[list[EpisodeResult], float]:
         """Return finished episodes and seconds; nothing when there was no interruption.
@@ -299,15 +299,10 @@ class EpisodeProgress:
         """
         if not self._path.exists():
             return [], 0.0
-        try:
-            raw = json.loads(self._path.read_text())
+        fix = "Delete the file; the episodes are run again."
+        with foreign_file("finished episodes", self._path, fix, error=StoreError):
+            raw = read_json(self._path, sealed=True, error=StoreError, fix=fix)
             return [EpisodeResult(**row) for row in raw["episodes"]], float(raw["seconds"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                expected=f"finished episodes in {self._path}",
-                got=f"{type(error).__name__}: {error}",
-                fix="Delete the file; the episodes are run again.",
-            ) from error
 
     def write(self, episodes: Sequence[EpisodeResult], seconds: float) -> None:
         """Replace the file."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from lary_policy.console import console, progress
+from lary_policy.data import write_checksums
 from lary_policy.errors import ConfigError
 from lary_policy.frames import remember_digests
 from lary_policy.heads.training import agree, connect, first_then_all
@@ -99,6 +100,8 @@ def run_suite(
         spent[stage] = time.perf_counter() - started
     for line in missing_rows(results.probe):
         console.print(f"    {line}", soft_wrap=True, markup=False)
+    if is_main_process():
+        write_checksums(folder)
     if report is not None:
         point_latest(config.output_dir, folder)
     return SuiteOutcome(folder, report, spent, results)

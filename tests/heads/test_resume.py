@@ -14,7 +14,7 @@ from lary_policy.heads.mlp import ActionExpertConfig
 from lary_policy.heads.objective import action_objective
 from lary_policy.heads.pool import PoolConfig
 from lary_policy.heads.registry import build_module, head_kind
-from lary_policy.heads.training import resume
+from lary_policy.heads.training import content_sha256
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.loop import train
 
@@ -139,9 +139,16 @@ def _written_again(path, change):
     path.write_bytes(save(tensors, metadata))
 
 
+def _seal(metadata, tensors):
+    """Write the digest of the content anew, so that what it says is looked at."""
+    texts = {name: text for name, text in metadata.items() if name != "sha256"}
+    metadata["sha256"] = content_sha256(tensors, texts)
+
+
 def _facts(**changes):
     def change(metadata, tensors):
         metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), **changes})
+        _seal(metadata, tensors)
 
     return change
 
@@ -149,7 +156,7 @@ def _facts(**changes):
 def _tensor(name, value):
     def change(metadata, tensors):
         tensors.update({name: value})
-        metadata["sha256"] = resume._digest(tensors)
+        _seal(metadata, tensors)
 
     return change
 
@@ -166,6 +173,8 @@ def _tensor(name, value):
         lambda metadata, tensors: metadata.update(progress="[]"),
         lambda metadata, tensors: metadata.update(identity="3"),
         lambda metadata, tensors: metadata.pop("sha256"),
+        lambda metadata, tensors: metadata.update(progress=metadata["progress"].replace("1", "2", 1)),
+        lambda metadata, tensors: metadata.update(identity=metadata["identity"].replace("0", "1", 1)),
         lambda metadata, tensors: tensors["head/fc_in.weight"].view(-1)[3].mul_(1.001),
         _tensor("head/fc_in.weight", torch.zeros(3)),
         _tensor("generator", torch.zeros(3)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from written import rewrite
 
 from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.encoders.base import load_encoder
@@ -43,8 +44,7 @@ def test_names_of_stores_tell_them_apart(tmp_path):
 
 def change(name, value):
     def damage(path):
-        facts = json.loads(path.read_text())
-        path.write_text(json.dumps({**facts, name: value}))
+        rewrite(path, **{name: value})
 
     return damage
 
@@ -54,12 +54,13 @@ def change(name, value):
     [
         (change("fingerprint", "f" * 16), False),
         (change("dtype", "bfloat16"), False),
+        (lambda path: path.write_text(path.read_text().replace("fingerprint", "fingerprinT")), False),
         # Only the encoder knows the shape of its latents.
         (lambda path: change("latent", {**json.loads(path.read_text())["latent"], "width": 99})(path), True),
         (lambda path: path.write_text("{"), False),
         (lambda path: path.write_bytes(b"\xff\xfe"), False),
     ],
-    ids=["fingerprint", "dtype", "shape", "json", "utf-8"],
+    ids=["fingerprint", "dtype", "letter", "shape", "json", "utf-8"],
 )
 def test_what_is_not_the_encoders_is_moved_aside_and_encoded_anew(
     pairs, pixels, tmp_path, damage, seems_whole, capsys

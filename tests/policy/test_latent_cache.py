@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lerobot_files import write_lerobot
+from written import rewrite
 
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnknownNameError
 from lary_policy.latents.store import LatentStore
@@ -175,12 +176,15 @@ def test_a_folder_without_latents_or_of_another_format(tmp_path, root, latents):
     with pytest.raises(StoreError, match="lary train"):
         LatentCache(root)
     copy = shutil.copytree(latents.folder, tmp_path / "views" / "copy")
-    facts = json.loads((copy / "latents.json").read_text())
-    (copy / "latents.json").write_text(json.dumps({**facts, "version": 99}))
+    rewrite(copy / "latents.json", version=99)
     with pytest.raises(StoreError, match="format 1; got 99"):
         LatentCache(copy)
-    (copy / "latents.json").write_text(json.dumps({**facts, "store": "gone"}))
+    rewrite(copy / "latents.json", version=1, store="gone")
     with pytest.raises(StoreError, match="gone"):
+        LatentCache(copy)
+    text = (copy / "latents.json").read_text()
+    (copy / "latents.json").write_text(text.replace('"version": 1', '"version": 2'))
+    with pytest.raises(StoreError, match="lary_sha256"):
         LatentCache(copy)
 
 

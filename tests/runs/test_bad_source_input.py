@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from larybench_files import make_calvin, make_libero, read_csv, write_csv
+from written import rewrite
 
 from lary_policy import cli
 from lary_policy.errors import DatasetError
@@ -91,8 +92,7 @@ def test_a_store_of_another_encoder_is_put_aside_and_made_anew(tmp_path, lary, c
     assert lary("extract", "calvin") == 0
     (store,) = (tmp_path / "out/cache/latents").iterdir()
     (cell,) = (tmp_path / "out/cache/extract").glob("*/result.json")
-    identity = json.loads((store / STORE_FILE).read_text())
-    (store / STORE_FILE).write_text(json.dumps({**identity, "fingerprint": "f" * 16}))
+    identity = rewrite(store / STORE_FILE, fingerprint="f" * 16)
     cell.unlink()
     assert lary("suite", "calvin") == 0
     assert "f" * 16 in capsys.readouterr().err

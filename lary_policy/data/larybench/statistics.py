@@ -115,7 +115,7 @@ def write_statistics(path: Path, found: StreamedStatistics, *, dataset: str, rel
         "missing_action_examples": [q.item for q in found.quarantined[:20]],
         "global": _to_json(found.statistics.everything),
     }
-    write_json(path, value | plain)
+    write_json(path, value | plain, seal=True)
 
 
 def read_statistics(

@@ -230,7 +230,7 @@ def _rows(paths: Sequence[Path], *, skip: str) -> list[dict[str, Any]]:
     """Read tables row by row without the columns whose name starts with `skip`."""
     rows: list[dict[str, Any]] = []
     for path in paths:
-        columns = [name for name in pq.read_schema(path).names if not name.startswith(skip)]
+        columns = [name for name in _columns(path) if not name.startswith(skip)]
         rows.extend(_read_table(path, columns).to_pylist())
     if not rows:
         raise ValueError("no episodes")
@@ -238,6 +238,11 @@ def _rows(paths: Sequence[Path], *, skip: str) -> list[dict[str, Any]]:
     if len(set(numbers)) < len(numbers):
         raise ValueError("episodes that stand in meta/episodes twice")
     return sorted(rows, key=lambda row: row["episode_index"])
+
+
+def _columns(path: Path) -> list[str]:
+    with open_regular(path) as (file, _):
+        return list(pq.read_schema(file).names)
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -268,7 +273,7 @@ def _episode(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> LeR
 
 def _tasks(root: Path) -> dict[int, str]:
     path = root / "meta" / "tasks.parquet"
-    names = pq.read_schema(path).names
+    names = _columns(path)
     # The text is a column of its own, or was the index of the data frame that was written.
     text = "task" if "task" in names else "__index_level_0__"
     table = _read_table(path, [text, "task_index"])

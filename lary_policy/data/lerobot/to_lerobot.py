@@ -114,7 +114,8 @@ def _export(
             on_progress(len(checks), len(records))
     writer.finish(_splits(records))
     seconds = round(time.perf_counter() - started, 3)
-    write_json(partial / ABOUT, {**about, **_findings(checks), "seconds": seconds})
+    told = {**about, **_findings(checks), "seconds": seconds, "checksums": CHECKSUMS}
+    write_json(partial / ABOUT, told, seal=True)
     write_checksums(partial, CHECKSUMS)
 
 

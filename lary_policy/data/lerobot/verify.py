@@ -13,7 +13,9 @@ from lary_policy.data.integrity import (
     MediaFile,
     check_file,
     find_changes,
+    lost_checksums,
 )
+from lary_policy.data.lerobot.view import ABOUT
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.verify import verify_tables
 from lary_policy.types import Quarantined
@@ -57,6 +59,7 @@ def verify_lerobot(
             problems.append(Quarantined(str(videos[i].path), found.reason, "videos"))
     checked["videos"] = len(videos)
     if not (source.root / CHECKSUMS).is_file():
+        problems.extend(lost_checksums(source.root / ABOUT))
         return replace(report, checked=checked, problems=tuple(problems))
     problems.extend(find_changes(source.root, CHECKSUMS, **shared))
     return replace(report, checked=checked, problems=tuple(problems), unverifiable=())

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lary_policy.data.lerobot.files import INFO, LeRobotFiles
 from lary_policy.data.lerobot.metadata import IMAGES
 from lary_policy.data.simulated import EpisodeRecord, records_from_json
-from lary_policy.paths import foreign_file, read_json, write_json
+from lary_policy.paths import foreign_file, open_regular, read_json, write_json
 
 STATS, TASKS, EPISODES = "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
 FIX = "Download the dataset again, or write it anew."
@@ -64,7 +64,7 @@ def write_view(
 def _copy_numbers(table: Path, out: Path, hidden: set[str]) -> None:
     """Copy a table without the hidden columns, row group by row group, so that memory stays small."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with foreign_file("a table of steps", table, FIX), pq.ParquetFile(table) as file:
+    with foreign_file("a table of steps", table, FIX), open_regular(table), pq.ParquetFile(table) as file:
         columns = [name for name in file.schema_arrow.names if name not in hidden]
         schema = pa.schema([file.schema_arrow.field(name) for name in columns])
         with pq.ParquetWriter(out, _described(schema, file.schema_arrow.metadata, hidden)) as writer:
@@ -123,7 +123,7 @@ class LeRobotAbout:
         path = Path(root) / ABOUT
         fix = "Write the dataset anew, or delete the file to use it as any other LeRobot dataset."
         with foreign_file("what `lary data to-lerobot` writes", path, fix):
-            found = read_json(path)
+            found = read_json(path, fix=fix)
             settings = dict(found["dataset"])
             return cls(
                 repo_id=str(found["repo_id"]),

@@ -241,7 +241,7 @@ def _save_progress(
     partial: Path, config: Mapping[str, Any], records: Sequence[EpisodeRecord], seconds: float
 ) -> None:
     progress = {"config": config, "records": records_to_json(records), "seconds": seconds}
-    write_json(partial / PROGRESS_FILE, progress)
+    write_json(partial / PROGRESS_FILE, progress, seal=True)
 
 
 def _resume(partial: Path, config: Mapping[str, Any]) -> tuple[list[EpisodeRecord], float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lary_policy.actions import load_embodiment
 from lary_policy.data import layout
-from lary_policy.data.integrity import write_checksums
+from lary_policy.data.integrity import CHECKSUMS_FILE, write_checksums
 from lary_policy.data.simulated.writer import (
     DemonstrationLayout,
     EpisodeRecord,
@@ -110,8 +110,9 @@ def complete(
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "failed": records_to_json(failed),
         "seconds": round(seconds, 3),
+        "checksums": CHECKSUMS_FILE,
     }
-    write_json(folder / layout.DATASET_FILE, summary)
+    write_json(folder / layout.DATASET_FILE, summary, seal=True)
     sweep_temporaries(folder, again=True)
     write_checksums(folder, without=(PROGRESS_FILE,))
     return summary

@@ -18,6 +18,7 @@ from lary_policy.data.integrity import (
     MediaFile,
     check_file,
     find_changes,
+    lost_checksums,
 )
 from lary_policy.data.larybench import load_pairs, read_metadata
 from lary_policy.data.layout import PathResolver
@@ -104,7 +105,7 @@ def verify_dataset(
 def _changes(root: Path, workers: int, timeout_s: float) -> tuple[list[Quarantined], tuple[str, ...]]:
     """Return what differs from the checksums, or that there are none."""
     if not (root / CHECKSUMS_FILE).is_file():
-        return [], (NO_CHECKSUMS,)
+        return lost_checksums(root / layout.DATASET_FILE), (NO_CHECKSUMS,)
     return list(find_changes(root, workers=workers, timeout_s=timeout_s)), ()
 
 

@@ -16,6 +16,7 @@ from lary_policy.encoders.weights.resolve import (
 )
 from lary_policy.encoders.weights.tensors import (
     CONTAINERS,
+    check_weight_file,
     load_strictly,
     raise_on_mismatch,
     read_tensors,
@@ -35,6 +36,7 @@ __all__ = [
     "WeightsSource",
     "WeightsStatus",
     "WheelFile",
+    "check_weight_file",
     "find_weights",
     "hub_is_reachable",
     "load_strictly",

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from lary_policy.encoders.weights.places import HubRepo, WeightsSource, WheelFile
 from lary_policy.encoders.weights.shards import is_index, shard_files, shard_names
 from lary_policy.errors import WeightsMismatchError, WeightsMissingError
+from lary_policy.paths import open_regular
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 
@@ -222,5 +223,5 @@ def _sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as (file, _):
         return hashlib.file_digest(file, "sha256").hexdigest()

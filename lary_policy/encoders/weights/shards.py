@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lary_policy.errors import UnsafePathError, WeightsMismatchError
+from lary_policy.paths import MAX_JSON_BYTES, read_regular
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -26,7 +27,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         UnsafePathError: A name is not that of a safetensors file beside the index.
     """
     try:
-        found = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        found = dict(json.loads(read_regular(index, MAX_JSON_BYTES).decode("utf-8"))["weight_map"])
     except Exception as error:  # a file of anyone
         raise _broken(index, f"{type(error).__name__}: {str(error)[:200]}") from error
     # Not resolved: in the hub's cache these files are links to another folder.

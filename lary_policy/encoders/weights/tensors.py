@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lary_policy.encoders.weights.resolve import Weights
 from lary_policy.encoders.weights.shards import is_index, read_shards
 from lary_policy.errors import ConfigError, LaryPolicyError, WeightsMismatchError
+from lary_policy.paths import open_regular
 
 # Keys under which training frameworks put the state dict: LAQ trainers and Lightning.
 CONTAINERS = ("model", "state_dict")
@@ -38,12 +39,12 @@ def read_tensors(path: Path, containers: Sequence[str] = CONTAINERS) -> dict[str
     from safetensors.torch import load_file
 
     try:
+        check_weight_file(path)
         if is_index(path):
             tensors = read_shards(path, load_file)
         elif path.suffix == ".safetensors":
             tensors = dict(load_file(path))
         else:
-            _check_archive(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             tensors = _state_dict(path, loaded, containers)
     except LaryPolicyError:
@@ -56,12 +57,15 @@ def read_tensors(path: Path, containers: Sequence[str] = CONTAINERS) -> dict[str
     return tensors
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that says it holds more than it does: torch stores tensors uncompressed.
+def check_weight_file(path: Path) -> None:
+    """Refuse a pipe, and a zip archive that says it holds more than it does: torch stores as it is.
 
     Raises:
+        OSError: It is missing, or no regular file, which would be waited for.
         WeightsMismatchError: A member is compressed, or the members are larger than the file.
     """
+    with open_regular(path):
+        pass
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -6,7 +6,7 @@ from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP
 from lary_policy.heads.training.fit import fit, predict
 from lary_policy.heads.training.loggers import MetricLogger, list_loggers, open_logger
-from lary_policy.heads.training.resume import EpochRecord, TrainResult
+from lary_policy.heads.training.resume import EpochRecord, TrainResult, content_sha256
 from lary_policy.heads.training.workers import agree, connect, first_alone, first_then_all, wait_for_all
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TrainResult",
     "agree",
     "connect",
+    "content_sha256",
     "first_alone",
     "first_then_all",
     "fit",

@@ -18,7 +18,7 @@ from lary_policy.errors import TrainingError
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import members_of
-from lary_policy.paths import atomic_write
+from lary_policy.paths import atomic_write, open_regular
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def save_progress(
     facts = {name: value for name, value in vars(progress).items() if name not in ("best_weights", "history")}
     facts["history"] = [asdict(record) for record in progress.history]
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts), "sha256": _digest(plain)}
-    data = save(plain, metadata)
+    metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts)}
+    data = save(plain, {**metadata, "sha256": content_sha256(plain, metadata)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
@@ -148,13 +148,13 @@ def load_progress(
     if not path.exists():
         return Progress()
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        with open_regular(path), safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found, facts = json.loads(metadata["identity"]), json.loads(metadata["progress"])
+        if metadata.pop("sha256") != content_sha256(tensors, metadata):
+            raise ValueError("its content is not what was written")
         _require_same(path, found, wanted)
-        if _digest(tensors) != metadata["sha256"]:
-            raise ValueError("its tensors are not those that were written")
         head.load_state_dict(_part(tensors, "head/"))
         for number, optimiser in enumerate(optimisers):
             _restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
@@ -192,9 +192,9 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in tensors.items()}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of names and bytes of tensors on the CPU."""
-    digest = hashlib.sha256()
+def content_sha256(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """Return the digest of names and bytes of tensors on the CPU, and of texts beside them."""
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,15 @@ from lary_policy.latents import (
     window_id,
 )
 from lary_policy.paths import atomic_folder, write_json
-from lary_policy.policy.cache.index import CACHE_FILE, ID_BYTES, IDS_FILE, STORES, CacheFacts, DatasetIdentity
+from lary_policy.policy.cache.index import (
+    CACHE_FILE,
+    ID_BYTES,
+    IDS_FILE,
+    STORES,
+    CacheFacts,
+    DatasetIdentity,
+    ids_digest,
+)
 from lary_policy.types import LatentSpec
 
 VIEWS = "views"
@@ -230,12 +238,14 @@ def _publish(
     root: Path, files: LeRobotFiles, facts: CacheFacts, ids: NDArray[np.bytes_], plan: CachePlan
 ) -> Path:
     """Write the view of the dataset with the ids of its latents, unless it is there."""
+    frames = np.array(bounds(files))
+    facts = replace(facts, ids=ids_digest(ids, frames))
     told = json.dumps([asdict(facts), plan.camera_stats], sort_keys=True)
     key = hashlib.sha256(told.encode() + ids.tobytes()).hexdigest()[:16]
     folder = root / VIEWS / f"{files.root.resolve().name}-{key}"
     if not folder.is_dir():
         with atomic_folder(folder) as partial:
             write_view(files, partial, episodes=plan.episodes, camera_stats=plan.camera_stats)
-            np.savez(partial / IDS_FILE, ids=ids, bounds=np.array(bounds(files)))
-            write_json(partial / CACHE_FILE, asdict(facts))
+            np.savez(partial / IDS_FILE, ids=ids, bounds=frames)
+            write_json(partial / CACHE_FILE, asdict(facts), seal=True)
     return folder

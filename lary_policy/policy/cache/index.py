@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lary_policy.data import read_archive
 from lary_policy.errors import ConfigError, ShapeError, StoreError, UnknownNameError
 from lary_policy.latents import LatentStore, StoredLatents
-from lary_policy.paths import resolve_inside
+from lary_policy.paths import foreign_file, read_json, resolve_inside
 
 CACHE_FILE, IDS_FILE, STORES = "latents.json", "latent_ids.npz", "latents"
 VERSION = 1
+_REBUILD = "Run `lary train` with this dataset: it encodes what is missing and says where the latents are"
 ID_BYTES = 64  # hex digits of a frame's id
 
 
@@ -69,6 +71,7 @@ class CacheFacts:
         steps: Time steps t' of the latent of a window.
         dataset: Whose frames they are.
         version: Format of the folder.
+        ids: `ids_digest` of the ids beside it; caches of earlier versions do not have it.
     """
 
     fingerprint: str
@@ -78,18 +81,17 @@ class CacheFacts:
     steps: int
     dataset: DatasetIdentity
     version: int = VERSION
+    ids: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> CacheFacts:
         """Read them; StoreError where the folder holds no latents, or those of another format."""
-        try:
-            raw = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
+        path = folder / CACHE_FILE
+        with foreign_file("the description of stored latents", path, f"{_REBUILD}.", error=StoreError):
+            raw = read_json(path, error=StoreError, fix=f"{_REBUILD}.")
             window = None if raw["window"] is None else tuple(raw["window"])
             changed = {"window": window, "cameras": tuple(raw["cameras"])}
             facts = cls(**{**raw, **changed, "dataset": DatasetIdentity(**raw["dataset"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            expected = f"stored latents of a dataset in {folder} ({CACHE_FILE})"
-            raise _other(expected, f"{type(error).__name__}: {error}") from error
         if facts.version != VERSION:
             raise _other(f"format {VERSION}", f"{facts.version}")
         return facts
@@ -112,9 +114,11 @@ class LatentCache:
     def __init__(self, folder: Path) -> None:
         self.folder, self.facts = Path(folder), CacheFacts.read(Path(folder))
         self.store = LatentStore.open(resolve_inside(self.folder.parents[1] / STORES, self.facts.store))
-        with np.load(self.folder / IDS_FILE, allow_pickle=False) as file:
-            self._bounds: NDArray[np.int64] = file["bounds"]  # [E 2]
-            ids = file["ids"]
+        with foreign_file("ids of stored latents", folder / IDS_FILE, f"{_REBUILD}.", error=StoreError):
+            arrays = read_archive(folder / IDS_FILE, ("ids", "bounds"), "iS")
+            ids, self._bounds = arrays["ids"], arrays["bounds"]  # [F c], [E 2]
+            if self.facts.ids not in ("", ids_digest(ids, self._bounds)):
+                raise ValueError("its content is not what was written")
         self._latents = self._open(ids)
         self._places = np.full(ids.shape, -1, np.int64)  # of each frame and camera among the latents, [F c]
         self._places[ids != b""] = np.arange(len(self._latents))
@@ -212,11 +216,15 @@ class LatentCache:
         return np.clip(now[:, None] + np.array(deltas), first[:, None], last[:, None] - 1)
 
 
+def ids_digest(ids: NDArray[np.bytes_], bounds: NDArray[np.int64]) -> str:
+    """Return the sha256 of the ids `[F c]` of all frames and the bounds `[E 2]` of all episodes."""
+    return hashlib.sha256(ids.tobytes() + bounds.tobytes()).hexdigest()
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _other(expected: str, got: str, also: str = "") -> StoreError:
     """Return the error of latents that are not those that are wanted."""
-    fix = "Run `lary train` with this dataset: it encodes what is missing and says where the latents are"
-    return StoreError(expected=expected, got=got, fix=f"{fix}{also}.")
+    return StoreError(expected=expected, got=got, fix=f"{_REBUILD}{also}.")
