@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from lary_policy.cli.compose import compose, typed, wants_help
 from lary_policy.cli.help import action_help, run_help, settings_rows
 from lary_policy.cli.run import main as run_main
+from lary_policy.console import busy
 from lary_policy.errors import UnknownNameError
 from lary_policy.machine import require_one_process
 from lary_policy.settings import check_names, setting
@@ -163,16 +165,15 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         print(_help(name, action, rest))
         return 0
     require_one_process(f"`lary data {name}`")
-    import importlib
-
-    module = importlib.import_module(f"lary_policy.cli.{action.module}")
-    run: Callable[..., bool] = getattr(module, name.replace("-", "_").replace("import", "import_stored"))
-    if action.settings is ToLeRobotSettings:
-        own = [field.name for field in dataclasses.fields(ToLeRobotSettings)]
-        raw = compose("data", rest, extra=own)
-        settings = {key: raw.pop(key) for key in own if key in raw}
-        return 0 if run(decoded(ToLeRobotSettings, settings), raw) else 1
-    return 0 if run(parse_settings(action.settings, rest)) else 1
+    with busy(f"lary data {name}"):
+        module = importlib.import_module(f"lary_policy.cli.{action.module}")
+        run: Callable[..., bool] = getattr(module, name.replace("-", "_").replace("import", "import_stored"))
+        if action.settings is ToLeRobotSettings:
+            own = [field.name for field in dataclasses.fields(ToLeRobotSettings)]
+            raw = compose("data", rest, extra=own)
+            settings = {key: raw.pop(key) for key in own if key in raw}
+            return 0 if run(decoded(ToLeRobotSettings, settings), raw) else 1
+        return 0 if run(parse_settings(action.settings, rest)) else 1
 
 
 def parse_settings[T](schema: type[T], arguments: Sequence[str]) -> T:

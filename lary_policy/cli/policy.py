@@ -8,6 +8,7 @@ from typing import Any
 
 from lary_policy.cli.compose import compose, wants_help
 from lary_policy.cli.help import run_help
+from lary_policy.console import busy
 from lary_policy.errors import ConfigError
 
 # Name, default and meaning of what this verb has besides the settings that its probe is found by.
@@ -19,6 +20,7 @@ OWN = (
 )
 
 
+@busy("lary policy")
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Run the verb and return the exit code.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lary_policy.cli.compose import compose, wants_help
 from lary_policy.cli.help import run_help
+from lary_policy.console import busy, console
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.machine import is_main_process, require_one_process
 
@@ -59,8 +60,6 @@ def run_job(config: Any) -> str:
     """Run one combination and return where its results are. Launchers may call it on another machine."""
     from hydra.core.hydra_config import HydraConfig
 
-    pass  # import gone
-
     job = HydraConfig.get()
     words = [word.removeprefix("++") for word in job.overrides.task]
     verb = next(word.partition("=")[2] for word in words if word.startswith("verb="))
@@ -81,10 +80,11 @@ def main(verb: str, arguments: Sequence[str]) -> int:
     if wants_help(arguments):
         print(run_help(verb, arguments, [_POLICY] if verb == "rollout" else []))
         return 0
-    if wants_sweep(arguments):
-        require_one_process("a sweep (lists such as encoders=[...] and seeds=[...] need none)")
-        return run_sweep(verb, arguments)
-    outcome = run_verb(verb, arguments)
+    with busy(f"lary {verb}"):  # imports alone may take half a minute on a machine with other work
+        if wants_sweep(arguments):
+            require_one_process("a sweep (lists such as encoders=[...] and seeds=[...] need none)")
+            return run_sweep(verb, arguments)
+        outcome = run_verb(verb, arguments)
     if outcome is not None and is_main_process():
         print(outcome)
     return 0
@@ -132,7 +132,6 @@ def _roll_out_policy(config: Any, checkpoint: Path) -> Path:
 
 def _print_outcome(outcome: Any) -> None:
     """Print the scores, best encoder first, and the seconds of each stage."""
-    from lary_policy.console import console
     from lary_policy.runs import score_lines
 
     console.print()
