@@ -15,7 +15,6 @@ import re
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,7 @@ import filelock
 
 from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, StoreError, UnsafePathError
 
-# Names of unfinished files of `atomic_write`, and how old one must be to be left over: between making and
-# locking it lie microseconds, and a minute on disks that are asleep.
-_TEMPORARY, _LEFT_S = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\.\w+)?"), 60.0
+_TEMPORARY = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\.\w+)?")  # names of unfinished files of `atomic_write`
 _SWEPT: set[Path] = set()
 SEAL = "lary_sha256"  # in JSON files of ours: the digest of all else in them
 MAX_JSON_BYTES = 1 << 28  # descriptions of datasets of a million episodes are a tenth of it
@@ -154,9 +151,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(path.parent)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
-        with contextlib.suppress(OSError):  # a file system without locks: only age tells what is left over
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle, name = _locked_temporary(path)
     except OSError as error:
         raise _disk_error(path, error) from error
     umask = os.umask(0)
@@ -175,24 +170,50 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def sweep_temporaries(folder: Path, *, again: bool = False) -> None:
+def _locked_temporary(path: Path) -> tuple[int, str]:
+    """Make the unfinished file of `path` and hold its lock: handle and name.
+
+    Between making and locking it another process may take it for left over and remove it: then once more.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks, where nothing is ever taken for left over
+            return handle, name
+        else:
+            held = os.fstat(handle).st_nlink > 0
+        if held:
+            return handle, name
+        os.close(handle)
+
+
+def sweep_temporaries(folder: Path, *, again: bool = False, levels: int = 0) -> None:
     """Remove what killed processes left of `atomic_write` in a folder; what is being written stays.
 
     Args:
         folder: Where to look; once in the life of a process.
         again: Look again.
+        levels: Of folders below it to look into, too.
     """
     if folder in _SWEPT and not again:
         return
     _SWEPT.add(folder)
-    for path in folder.glob(".*.tmp-*"):
-        try:
-            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _LEFT_S:
-                with path.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
-                    path.unlink()
-        except OSError:
-            continue  # in use, or another process was faster
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                if levels and entry.name[0] != ".":
+                    sweep_temporaries(Path(entry.path), again=again, levels=levels - 1)
+            elif _TEMPORARY.fullmatch(entry.name):
+                _remove_if_left(Path(entry.path))
+
+
+def _remove_if_left(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("rb") as file:  # in use, or another process was faster
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+        path.unlink()
 
 
 @contextlib.contextmanager

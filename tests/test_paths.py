@@ -2,11 +2,13 @@
 
 import errno
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from lary_policy.errors import StoreError, UnsafePathError
-from lary_policy.paths import atomic_write, configs_dir, resolve_inside
+from lary_policy.paths import atomic_write, configs_dir, resolve_inside, sweep_temporaries, visible_files
 
 
 @pytest.mark.parametrize("bad", ["../x", "a/../../x", "/etc/passwd", "a/.."])
@@ -56,17 +58,36 @@ def test_configs_are_found():
 
 
 def test_what_killed_writers_left_is_swept_and_what_is_being_written_stays(tmp_path):
-    from lary_policy.paths import sweep_temporaries, visible_files
-
-    left, fresh, foreign = (tmp_path / f".a.csv.tmp-{name}.csv" for name in ("abcdefgh", "ijklmnop", "UPPER"))
-    for path in (left, fresh, foreign):
+    (tmp_path / "below" / "two").mkdir(parents=True)
+    left, foreign = (tmp_path / f".a.csv.tmp-{name}.csv" for name in ("abcdefgh", "UPPER"))
+    below, deep = (tmp_path / place / left.name for place in ("below", "below/two"))
+    for path in (left, foreign, below, deep):
         path.write_text("half")
-    for path in (left, foreign):
-        os.utime(path, (0, 0))
     with atomic_write(tmp_path / "a.csv") as busy:
-        os.utime(busy, (0, 0))
-        sweep_temporaries(tmp_path, again=True)
+        sweep_temporaries(tmp_path, again=True, levels=1)
         assert busy.exists()
         busy.write_text("whole")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([fresh.name, foreign.name, "a.csv"])
+    assert {p.name for p in tmp_path.iterdir()} == {foreign.name, "a.csv", "below"}
+    assert not below.exists()
+    assert deep.exists()
     assert [p.name for p in visible_files(tmp_path, "*.csv")] == ["a.csv"]
+
+
+def test_a_sweep_between_making_and_locking_a_file_costs_its_writer_nothing(tmp_path, monkeypatch):
+    """The moment in which an unfinished file looks left over: another process removes it just then."""
+    made, swept = tempfile.mkstemp, []
+
+    def make(**where):
+        handle, name = made(**where)
+        if len(swept) < 3:
+            sweep_temporaries(tmp_path, again=True)
+            swept.append(name)
+            assert not Path(name).exists()
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", make)
+    with atomic_write(tmp_path / "a.json") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "a.json").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert len(swept) == 3

@@ -81,4 +81,8 @@ def open_source(
 
     if isinstance(atomic, Mapping):
         atomic = AtomicConfig(**checked_settings("atomic", AtomicConfig, atomic))
+    if not isinstance(atomic, AtomicConfig):
+        raise ConfigError(
+            expected="atomic as settings or null", got=repr(atomic), fix="Pass 'atomic={threshold_m: 0.01}'."
+        )
     return AtomicSource(source, atomic)

@@ -57,11 +57,12 @@ def target_statistics(root: Path, chunk: int, codec: ActionCodec) -> tuple[Actio
     `codec` says what the targets are; its own statistics are not looked at.
 
     Raises:
-        DatasetError: The tables cannot be read.
+        DatasetError: The tables cannot be read, or hold a number that is not finite.
     """
     from lary_policy.data.lerobot import LeRobotFiles
 
     files, targets, states = LeRobotFiles.read(root), RunningStatistics(), RunningStatistics()
+    files.require_finite((ACTION, OBS_STATE))
     for episode, steps in files.steps(files.episodes, (ACTION, OBS_STATE)):
         if isinstance(steps, str):
             raise DatasetError(

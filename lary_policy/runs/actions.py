@@ -88,8 +88,7 @@ def check_statistics(context: RunContext) -> None:
             fix="Leave statistics out.",
         )
     for data in with_actions:
-        probes = config.probes_for(data.protocol, data.about, data.spec.kind)
-        for target in {probe.target for probe in probes if probe.about == "actions"}:
+        for target in {probe.target for probe in data.probes(config) if probe.about == "actions"}:
             given_scaling(config, data, target)
 
 

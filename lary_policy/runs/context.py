@@ -29,7 +29,7 @@ from lary_policy.errors import UnknownNameError
 from lary_policy.latents import store_dtype
 from lary_policy.machine import available_cores, resolve_device
 from lary_policy.runs.cells import Cell, digest
-from lary_policy.runs.config import RunConfig
+from lary_policy.runs.config import Probe, RunConfig
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
@@ -78,6 +78,15 @@ class RunData:
         if self.task is not None:
             return ("actions", "classes")
         return ("classes",) if self.spec.embodiment is None else ("actions",)
+
+    def probes(self, config: RunConfig) -> tuple[Probe, ...]:
+        """Return the heads that a run trains on it, see `RunConfig.probes_for`."""
+        return config.probes_for(self.protocol, self.about, self.spec.kind, self.rows)
+
+    @property
+    def rows(self) -> int:
+        """Its training rows."""
+        return len(self.table(self.spec.train_split))
 
     @property
     def embodiment(self) -> Embodiment | None:

@@ -54,6 +54,5 @@ def pairs_of(context: RunContext) -> Iterator[tuple[RunData, EncoderView]]:
 
 def jobs_of(context: RunContext, data: RunData, view: EncoderView) -> list[Job]:
     """Return the heads that a run trains on one view's latents of some data."""
-    probes = context.config.probes_for(data.protocol, data.about, data.spec.kind)
-    grid = itertools.product(probes, context.config.every_seed)
+    grid = itertools.product(data.probes(context.config), context.config.every_seed)
     return [Job(data, view, probe, seed) for probe, seed in grid]

@@ -231,7 +231,7 @@ def _said(row: Result) -> list[str]:
 
 
 def _notes(results: Results, data: Sequence[SplitTables]) -> list[str]:
-    notes = []
+    notes = list(results.notes)
     for one in data:
         spec, counts = one.spec, ", ".join(f"{split} {len(one.table(split))}" for split in one.splits)
         notes.append(

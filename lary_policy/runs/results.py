@@ -23,6 +23,7 @@ class Results:
         rollout: One entry a closed loop.
         finished_only: Whether unfinished cells are left out instead of computed.
         unfinished: The cells that were left out for that reason.
+        notes: What a reader must know of how the run was set up.
     """
 
     data: list[Result] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Results:
     rollout: list[Result] = field(default_factory=list)
     finished_only: bool = False
     unfinished: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def wants(self, name: str, done: bool) -> bool:
         """Tell whether a cell belongs to this run; one that is left out is noted in `unfinished`."""

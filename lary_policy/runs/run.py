@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,10 +16,11 @@ from lary_policy.errors import ConfigError
 from lary_policy.frames import remember_digests
 from lary_policy.heads.training import agree, connect, first_then_all
 from lary_policy.machine import is_main_process, resolve_device
+from lary_policy.paths import sweep_temporaries
 from lary_policy.runs.actions import check_statistics
 from lary_policy.runs.cells import plain, point_latest, run_folder, write_result
 from lary_policy.runs.collect import collected, open_task, run_collect
-from lary_policy.runs.config import RunConfig
+from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
 from lary_policy.runs.context import STAGES, RunContext
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
 from lary_policy.runs.grid import jobs_of, pairs_of
@@ -29,6 +30,7 @@ from lary_policy.runs.results import Results
 from lary_policy.runs.rollout import loops_of, run_rollout
 from lary_policy.runs.rows import missing_rows
 
+_BELOW = 4  # levels of an output folder that hold files of ours: shards are in cache/latents/<store>/shards
 # Of the report, of files and of tasks.
 TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}
 
@@ -72,8 +74,11 @@ def run_suite(
     label = verb if config.tasks else f"{verb}-{config.source}"
     folder = agree(run_folder(config.output_dir, config.run, label) if is_main_process() else Path())
     if is_main_process():
+        sweep_temporaries(config.output_dir, again=True, levels=_BELOW)
         write_result(folder / "run.json", {"environment": context.facts(), "config": plain(config)})
-    results, spent = Results(finished_only=finished_only), {}
+    results, spent = Results(finished_only=finished_only, notes=list(_small(context, until))), {}
+    for line in results.notes:
+        console.print(f"    {line}", soft_wrap=True, markup=False)
     steps: dict[str, Callable[[RunContext, Results], None]] = {
         "data": _data,
         "extract": _extract,
@@ -119,6 +124,18 @@ def _opened(config: RunConfig, until: str) -> RunContext:
         with progress(f"read {data.label}"):
             _ = data.digest
     return context
+
+
+def _small(context: RunContext, until: str) -> Iterator[str]:
+    """Say of which data the small heads are trained because they have few rows."""
+    for data in context.data if STAGES.index(until) >= STAGES.index("probe") else ():
+        if context.config.is_small(data.protocol, data.rows):
+            heads = dict.fromkeys(probe.head.label for probe in data.probes(context.config))
+            usual = ",".join(DEFAULT_HEADS[data.protocol, data.about[0]])
+            yield (
+                f"{data.label}: {data.rows} training rows, fewer than {SMALL_ROWS:,}, so its heads are small "
+                f"({', '.join(heads)}); heads=[{usual}] trains those of larger data."
+            )
 
 
 def _data(context: RunContext, results: Results) -> None:

@@ -226,6 +226,11 @@ def test_one_number_that_is_none_names_its_episode(copy):
     edit_table(copy, change)
     (aside,) = open_source("lerobot", data_dir=copy).pairs("train").quarantined
     assert "episode 0, frames 5 to 9" in aside.reason
+    files = LeRobotFiles.read(copy)
+    assert files.numbers() == ("action", "observation.state")
+    with pytest.raises(DatasetError, match=r"episode 0, frame 7\..*delete_episodes"):
+        files.require_finite(files.numbers())
+    files.require_finite(files.numbers(), episodes=[1, 2])
 
 
 def test_a_gripper_without_any_number_and_a_task_that_is_not_there(copy):

@@ -170,7 +170,7 @@ def test_images_there_and_back_are_the_same_files(simulated, images, tmp_path):
         elif name.name not in (layout.DATASET_FILE, "checksums.json"):  # which say when, and by what
             assert (simulated / name).read_bytes() == (back / name).read_bytes(), name
     first, second = (json.loads((root / layout.DATASET_FILE).read_text()) for root in (simulated, back))
-    assert {k: v for k, v in second.items() if k not in ("origin", "seconds", SEAL)} == {
+    assert {k: v for k, v in second.items() if k not in ("origin", "content", "seconds", SEAL)} == {
         k: v for k, v in first.items() if k not in ("seconds", SEAL)
     }
     assert verify_dataset(back).ok
@@ -313,6 +313,24 @@ def test_a_foreign_dataset_becomes_demonstrations(foreign, tmp_path):
         import_demonstrations(foreign, tmp_path / "out", embodiment="arm7", name="push", stride=4)
 
 
+def test_what_was_corrected_in_place_is_never_taken_for_what_was_written_before(foreign, simulated, tmp_path):
+    """Neither the frames nor the numbers of an earlier state of the same folder are passed off as new."""
+    root = shutil.copytree(foreign, tmp_path / "set")
+    import_demonstrations(root, tmp_path / "out", embodiment="arm7")
+    assert import_demonstrations(root, tmp_path / "out", embodiment="arm7").reused
+    edit_table(root, "observation.images.top", lambda cells: cells[0].update(bytes=cells[9]["bytes"]))
+    with pytest.raises(DatasetError, match="differs in content"):
+        import_demonstrations(root, tmp_path / "out", embodiment="arm7")
+    assert not import_demonstrations(root, tmp_path / "new", embodiment="arm7").reused
+    demos = shutil.copytree(simulated, tmp_path / "sim")
+    written = export_demonstrations(demos, tmp_path / "lerobot", split="val", video=False)
+    assert export_demonstrations(demos, written, split="val", video=False) == written
+    action = next(demos.rglob("actions/**/*.npy"))
+    np.save(action, np.load(action) + 1)
+    with pytest.raises(DatasetError, match="differs in content"):
+        export_demonstrations(demos, written, split="val", video=False)
+
+
 @pytest.mark.parametrize(
     ("written", "options", "error", "words"),
     [
@@ -351,6 +369,9 @@ def test_damaged_episodes_are_left_out_and_named(foreign, tmp_path):
     assert "complete image" in reasons["seed 0 (train)"]
     assert "not finite" in reasons["seed 3 (train)"]
     assert verify_dataset(tmp_path / "out").ok
+    edit_table(root, "action", lambda cells: cells[30].__setitem__(0, float("nan")))  # in the only one of val
+    with pytest.raises(DatasetError, match="for example episode 1: an action or state is not finite"):
+        import_demonstrations(root, tmp_path / "none", embodiment="arm7")
 
 
 def test_an_edited_dataset_does_not_get_the_seeds_of_others(images, tmp_path):

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
@@ -23,8 +25,10 @@ from tiny_lary import ACTION, PX, STATE
 
 from lary_policy.actions.codec import ActionCodec, RelativeFrame
 from lary_policy.actions.embodiment import load_embodiment
+from lary_policy.cli.train.cache import require_readable
+from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.encoders.base import load_encoder
-from lary_policy.errors import EmbodimentError
+from lary_policy.errors import DatasetError, EmbodimentError
 from lary_policy.policy.configuration_lary import EncoderConfig, LaryConfig
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.policy.relative_actions import target_statistics
@@ -205,3 +209,24 @@ def test_a_dataset_of_another_robot_or_rate_is_refused(dataset):
     slower.control_hz = 5.0
     with pytest.raises(EmbodimentError, match="control_hz=20"):
         make_policy(slower, ds_meta=meta)
+
+
+@pytest.mark.parametrize("mode", ["absolute", "relative"])
+def test_a_number_that_is_none_is_named_before_training(dataset, tmp_path, mode):
+    root = shutil.copytree(dataset, tmp_path / "data")
+    path = next((root / "data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    actions = table[ACTION].to_pylist()
+    actions[9][2] = float("inf")
+    place = table.column_names.index(ACTION)
+    pq.write_table(table.set_column(place, ACTION, pa.array(actions, table[ACTION].type)), path)
+    config = LaryTrainConfig(**vars(pipeline(root, tmp_path / "out", policy_config("mlp"))))
+    with pytest.raises(DatasetError, match="in episode 1, frame 2"):
+        require_readable(config)
+    config.dataset.episodes = [0]
+    require_readable(config)  # the other episode is not trained on
+    if mode == "relative":  # whose statistics are of the whole dataset
+        frame = RelativeFrame.of(7, embodiment="arm7", exclude=["gripper"], names=POSE_NAMES)
+        codec = ActionCodec(frame, delta=False, action_dim=7, state_dim=7)
+        with pytest.raises(DatasetError, match="in episode 1, frame 2"):
+            target_statistics(root, 4, codec)

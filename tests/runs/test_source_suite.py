@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from larybench_files import make_calvin, make_clips, make_libero, make_robocoin
 
 from lary_policy import cli
 from lary_policy.actions.scaling import CONSTANTS
+from lary_policy.cli.compose import compose
+from lary_policy.heads.config import load_head_config
 from lary_policy.latents.store import LatentStore
+from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, run_config
 
 FAST = ("head.train.epochs=1", "head.width=32", "device=cpu")
 REGRESSION = ("encoder=pixels", "encoder.image_px=28", "head=mlp-small", *FAST)
@@ -115,6 +118,32 @@ def test_the_page_says_what_was_read_and_how(calvin):
     page = calvin.page()
     assert "calvin, protocol lary: rows train 48, val 6; heads learn on train, are chosen on val" in page
     assert "Set aside: none of" in page
+
+
+@pytest.mark.parametrize(("about", "head"), [("actions", "mlp-small"), ("classes", "attentive-small")])
+def test_usual_heads_fit_the_number_of_rows(about, head):
+    config = run_config(compose("suite", ["source=calvin"]))
+
+    def heads(protocol, rows, asked=config):
+        probes = asked.probes_for(protocol, (about,), "pairs", rows)
+        return list(dict.fromkeys(p.head.model for p in probes))
+
+    many = [load_head_config(name).model for name in DEFAULT_HEADS["native", about]]
+    assert heads("native", SMALL_ROWS) == heads("native", None) == many
+    assert heads("native", SMALL_ROWS - 1) == [load_head_config(head).model]
+    reference = [load_head_config(name).model for name in DEFAULT_HEADS["lary", about]]
+    assert heads("lary", 10) == reference  # whose numbers are those of the reference, however few the rows
+    asked = replace(config, heads=tuple(map(load_head_config, DEFAULT_HEADS["native", about])))
+    assert heads("native", 10, asked) == many
+
+
+def test_few_rows_are_said_with_what_trains_the_other_heads(tmp_path, capsys):
+    make_calvin(tmp_path, train=24, val=3)
+    settings = ("source=calvin", f"data_dir={tmp_path}", *REGRESSION[:2], "device=cpu", "targets=[absolute]")
+    assert cli.main(["probe", *settings, f"output_dir={tmp_path / 'out'}"]) == 0
+    said = "".join(capsys.readouterr().err.split())
+    assert "92trainingrows,fewerthan5,120,soitsheadsaresmall(mlp512-project32)" in said
+    assert "heads=[mlp-reference,mlp-matched]" in said
 
 
 def test_targets_of_the_reference_are_called_what_they_are(calvin):

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.console import console, progress
-from lary_policy.data.lerobot import require_format
+from lary_policy.data.lerobot import LeRobotFiles, require_format
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.paths import exclusive, read_json
@@ -68,10 +68,17 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
 
 
 def require_readable(cfg: LaryTrainConfig) -> None:
-    """Raise DatasetError where a dataset on this machine is of a format that LeRobot no longer reads."""
+    """Raise DatasetError where a dataset on this machine cannot be trained on.
+
+    That is where its format is one that LeRobot no longer reads, or where a number is not finite.
+    """
     home = Path(cfg.dataset.root) if cfg.dataset.root else HF_LEROBOT_HOME / cfg.dataset.repo_id
-    if (home / INFO_PATH).is_file():
-        require_format(home, read_json(home / INFO_PATH))
+    if not (home / INFO_PATH).is_file():
+        return
+    require_format(home, read_json(home / INFO_PATH))
+    if not cfg.dataset.streaming:
+        files = LeRobotFiles.read(home)
+        files.require_finite(files.numbers(), cfg.dataset.episodes)
 
 
 def local_dataset(cfg: LaryTrainConfig) -> LeRobotDatasetMetadata:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from lary_policy.data.lerobot.metadata import (
     place_of,
     require_format,
 )
-from lary_policy.errors import DatasetError, UnknownNameError
+from lary_policy.errors import DatasetError, FrameFormatError, UnknownNameError
+from lary_policy.frames import file_digest
 from lary_policy.paths import choices, foreign_file, open_regular, read_json, visible_files
 
 INFO = "meta/info.json"
@@ -143,6 +145,14 @@ class LeRobotFiles:
                 )
         raise UnknownNameError(f"camera of {self.root.name}", name, map(short_name, self.cameras()))
 
+    def numbers(self) -> tuple[str, ...]:
+        """Return the features of numbers that policies see or predict."""
+        return tuple(
+            name
+            for name, feature in self.features.items()
+            if is_vector(feature) and name.partition(".")[0] in ("observation", ACTION)
+        )
+
     def names(self, key: str) -> tuple[str, ...]:
         """Return the names of the numbers of a feature, `action_0`, ... where it has none.
 
@@ -186,6 +196,47 @@ class LeRobotFiles:
             except DatasetError as error:
                 found = [(episode, str(error)) for episode in inside]
             yield from found
+
+    def require_finite(self, keys: Sequence[str], episodes: Collection[int] | None = None) -> None:
+        """Refuse numbers that are NaN or infinite: one in a batch makes all weights of a policy NaN.
+
+        Args:
+            keys: Features of numbers.
+            episodes: Numbers of the episodes to look at; None for all. Tables that cannot be read are passed
+                over: they are named where they are needed.
+
+        Raises:
+            DatasetError: A number is not finite; the message names its episode and frame.
+        """
+        chosen = [e for e in self.episodes if episodes is None or e.number in episodes]
+        for episode, steps in self.steps(chosen, keys):
+            for key, values in {} if isinstance(steps, str) else steps.values.items():
+                bad = torch.nonzero(~torch.isfinite(values).all(-1)).flatten().tolist()
+                if bad:
+                    raise DatasetError(
+                        expected=f"finite numbers in {key} of {self.root}",
+                        got=f"NaN or infinity in episode {episode.number}, frame {bad[0]}"
+                        + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
+                        fix="Correct the table, or take the episode out: lerobot-edit-dataset "
+                        f"--operation.type=delete_episodes --operation.episode_indices=[{episode.number}].",
+                    )
+
+    def content(self, cameras: Collection[str]) -> str:
+        """Return 64 hex digits that change with tables, videos of these cameras, tasks, names and lengths.
+
+        Files that are missing or cannot be read count as such; what needs them is named where it is read.
+        """
+        described = [self.root / INFO, self.root / "meta" / "tasks.parquet"]
+        described += visible_files(self.root / "meta" / "episodes", "*/*.parquet")
+        videos = [path for e in self.episodes for key, (path, _) in e.videos.items() if key in cameras]
+        found = hashlib.sha256()
+        for path in dict.fromkeys((*described, *(e.table for e in self.episodes), *videos)):
+            try:
+                digest = file_digest(path)
+            except FrameFormatError:
+                digest = "unreadable"
+            found.update(f"{path.relative_to(self.root)}:{digest};".encode())
+        return found.hexdigest()
 
 
 def _episodes_of(

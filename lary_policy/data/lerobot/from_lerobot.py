@@ -162,6 +162,7 @@ def _config(
         "label_threshold_m": threshold,
         "seeds": seeds,
         "origin": origin,
+        "content": source.files.content(source.cameras),
     }
 
 

@@ -8,6 +8,7 @@ also `executed` and `disturbed`. The instruction is the task; `meta/info.json` h
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from lary_policy.actions import load_embodiment
 from lary_policy.console import OnProgress
 from lary_policy.data.integrity import write_checksums
+from lary_policy.data.layout import EPISODES_FILE
 from lary_policy.data.lerobot.files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
 from lary_policy.data.lerobot.verify import CHECKSUMS
 from lary_policy.data.lerobot.view import ABOUT, PNG
@@ -35,11 +37,20 @@ from lary_policy.data.simulated import (
     replay_episodes,
 )
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
-from lary_policy.frames import decode_image
-from lary_policy.paths import atomic_folder, exclusive, is_vacant, lock_beside, read_json, write_json
+from lary_policy.frames import decode_image, file_digest
+from lary_policy.paths import (
+    atomic_folder,
+    exclusive,
+    is_vacant,
+    lock_beside,
+    read_json,
+    visible_files,
+    write_json,
+)
 
 ALL = "all"
 _NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it
+_NUMBERS = (".npy", ".csv")  # files that a replay follows; frames are rendered anew and compared
 
 
 def export_demonstrations(
@@ -86,6 +97,7 @@ def export_demonstrations(
     settings = read_settings(root)
     records = _choose(root, settings, split)
     about = _about(settings, records, repo_id, cameras, (codec, crf) if video else (PNG, None))
+    about["content"] = _content(root)
     form, longest = _form(settings, about), max(r.steps for r in records) + 1
     with exclusive(lock_beside(out)):  # of two that write the same, one waits and reuses
         if not is_vacant(out):
@@ -117,6 +129,15 @@ def _export(
     told = {**about, **_findings(checks), "seconds": seconds, "checksums": CHECKSUMS}
     write_json(partial / ABOUT, told, seal=True)
     write_checksums(partial, CHECKSUMS)
+
+
+def _content(root: Path) -> str:
+    """Return 64 hex digits that change with the numbers and labels of demonstrations."""
+    found = hashlib.sha256()
+    for path in visible_files(root, "**/*"):
+        if path.suffix in _NUMBERS or path.name == EPISODES_FILE:
+            found.update(f"{path.relative_to(root)}:{file_digest(path)};".encode())
+    return found.hexdigest()
 
 
 def _findings(checks: Sequence[ReplayCheck]) -> dict[str, Any]:

@@ -98,9 +98,11 @@ def complete(
     for split in config["seeds"]:
         chosen = [r for r in kept if r.split == split]
         if not chosen:
+            lost = [r for r in failed if r.split == split]
+            example = f", for example episode {lost[0].episode}: {lost[0].failure}" if lost else ""
             raise DatasetError(
                 expected=f"at least one successful episode in split {split}",
-                got=f"{len(failed)} failed, for example: {failed[0].failure}",
+                got=f"{len(lost)} failed{example}",
                 fix="Give more seeds, or less noise.",
             )
         write_metadata(folder, form, split, chosen)
