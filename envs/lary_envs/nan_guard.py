@@ -94,21 +94,13 @@ class NanGuard:
 
 @dataclass(frozen=True)
 class Replay:
-    """A diverged episode run again by MuJoCo's C engine.
+    """A diverged episode run again by MuJoCo's C engine."""
 
-    Attributes:
-        task: Name of the task.
-        seed: Seed of the episode.
-        recorded: Positions `[k, nq]` before each of the k control steps, as they were saved.
-        replayed: Positions `[k, nq]` after each of them, run again from the first saved state.
-        ctrl: Commands `[k, nu]`.
-    """
-
-    task: str
-    seed: int
-    recorded: Tensor
-    replayed: Tensor
-    ctrl: Tensor
+    task: str  # name of the task
+    seed: int  # seed of the episode
+    recorded: Tensor  # positions `[k, nq]` before each of the k control steps, as they were saved
+    replayed: Tensor  # positions `[k, nq]` after each of them, run again from the first saved state
+    ctrl: Tensor  # commands `[k, nu]`
 
     @property
     def diverged_at(self) -> int | None:

@@ -28,24 +28,15 @@ type Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ranges:
-    """Least and largest deviation from the plain scene; signs and directions are drawn freely.
+    """Least and largest deviation from the plain scene; signs and directions are drawn freely."""
 
-    Attributes:
-        hue: Of all objects and goals together, as a fraction of the colour circle.
-        size: Of the objects and goals, as a fraction.
-        light_turn_rad: Direction of the light that casts shadows.
-        brightness: Of all lights, as a fraction.
-        camera_shift_m: Position of the fixed cameras.
-        camera_turn_rad: Orientation of the fixed cameras.
-        textures: Names of the table's textures, see `lary_envs.rendering.renderer.TABLE_TEXTURES`.
-    """
-
-    hue: Range
-    size: Range
-    light_turn_rad: Range
-    brightness: Range
-    camera_shift_m: Range
-    camera_turn_rad: Range
+    hue: Range  # of all objects and goals together, as a fraction of the colour circle
+    size: Range  # of the objects and goals, as a fraction
+    light_turn_rad: Range  # direction of the light that casts shadows
+    brightness: Range  # of all lights, as a fraction
+    camera_shift_m: Range  # position of the fixed cameras
+    camera_turn_rad: Range  # orientation of the fixed cameras
+    # Names of the table's textures, see `lary_envs.rendering.renderer.TABLE_TEXTURES`
     textures: tuple[str, ...]
 
 
@@ -76,25 +67,15 @@ LEVELS: Mapping[str, Ranges | None] = {
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """One draw.
+    """One draw."""
 
-    Attributes:
-        hue: Added to hues, as a fraction of the colour circle.
-        scale: Factor of sizes.
-        light_turn: `[3]` rotation vector (rad) of the shadow-casting light's direction.
-        brightness: Factor of the lights' colours.
-        camera_shift: `[c, 3]` metres, of each fixed camera.
-        camera_turn: `[c, 3]` rotation vectors (rad).
-        texture: Name of the table's texture.
-    """
-
-    hue: float
-    scale: float
-    light_turn: Vector
-    brightness: float
-    camera_shift: Vector
-    camera_turn: Vector
-    texture: str
+    hue: float  # added to hues, as a fraction of the colour circle
+    scale: float  # factor of sizes
+    light_turn: Vector  # `[3]` rotation vector (rad) of the shadow-casting light's direction
+    brightness: float  # factor of the lights' colours
+    camera_shift: Vector  # `[c, 3]` metres, of each fixed camera
+    camera_turn: Vector  # `[c, 3]` rotation vectors (rad)
+    texture: str  # name of the table's texture
 
 
 def ranges_of(level: str) -> Ranges | None:

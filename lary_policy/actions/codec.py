@@ -16,17 +16,13 @@ from lary_policy.errors import ConfigError, EmbodimentError, ShapeError
 
 @dataclass(frozen=True)
 class RelativeFrame:
-    """Turns absolute actions into relative ones and back.
+    """Turns absolute actions into relative ones and back."""
 
-    Attributes:
-        mask: Which of the a numbers become relative; the others stay absolute.
-        embodiment: Layout whose rotations are composed (and whose grippers stay absolute); None subtracts.
-        wide: Compose rotations in float64: LeRobot runs policies and processors under autocast and TF32,
-            which would round products of float32.
-    """
-
-    mask: tuple[bool, ...]
+    mask: tuple[bool, ...]  # which of the a numbers become relative; the others stay absolute
+    # Layout whose rotations are composed (and whose grippers stay absolute); None subtracts
     embodiment: Embodiment | None = None
+    # Compose rotations in float64: LeRobot runs policies and processors under autocast and TF32, which would
+    # round products of float32
     wide: bool = True
 
     @classmethod

@@ -14,21 +14,13 @@ from lary_policy.errors import EmbodimentError
 
 @dataclass(frozen=True)
 class ActionContract:
-    """Everything two sides must agree on so that one may execute what the other predicts.
+    """Everything two sides must agree on so that one may execute what the other predicts."""
 
-    Attributes:
-        embodiment: Name of the action layout.
-        labels: Meaning of each of the a numbers, in order.
-        conventions: For each number its convention and unit, e.g. `euler_xyz rad`.
-        control_hz: Actions a second.
-        target: `absolute` or `relative` (to the measured state at the start of a chunk).
-    """
-
-    embodiment: str
-    labels: tuple[str, ...]
-    conventions: tuple[str, ...]
-    control_hz: float
-    target: str
+    embodiment: str  # name of the action layout
+    labels: tuple[str, ...]  # meaning of each of the a numbers, in order
+    conventions: tuple[str, ...]  # for each number its convention and unit, e.g. `euler_xyz rad`.
+    control_hz: float  # actions a second
+    target: str  # `absolute` or `relative` (to the measured state at the start of a chunk)
 
     @classmethod
     def of(cls, embodiment: Embodiment, target: str) -> ActionContract:

@@ -48,25 +48,15 @@ def convert_rotation(values: Tensor, source: str, target: str) -> Tensor:
 
 @dataclass(frozen=True)
 class ActionGroup:
-    """Some numbers of an action that belong together.
+    """Some numbers of an action that belong together."""
 
-    Attributes:
-        name: Name used in scores, e.g. `position`.
-        kind: `position` (metres, base frame), `rotation`, `gripper` or `joint`.
-        arm: `single`, `left` or `right`.
-        indices: Where in the action vector.
-        labels: One name a number.
-        convention: Rotation convention (`euler_xyz`, `quat_wxyz`, `quat_xyzw`, `rot6d`) or frame.
-        unit: `m`, `rad`, `deg`, `unit` or `fraction`.
-    """
-
-    name: str
-    kind: GroupKind
-    arm: str
-    indices: tuple[int, ...]
-    labels: tuple[str, ...]
-    convention: str
-    unit: str
+    name: str  # name used in scores, e.g. `position`.
+    kind: GroupKind  # `position` (metres, base frame), `rotation`, `gripper` or `joint`
+    arm: str  # `single`, `left` or `right`
+    indices: tuple[int, ...]  # where in the action vector
+    labels: tuple[str, ...]  # one name a number
+    convention: str  # rotation convention (`euler_xyz`, `quat_wxyz`, `quat_xyzw`, `rot6d`) or frame
+    unit: str  # `m`, `rad`, `deg`, `unit` or `fraction`
 
     @property
     def place(self) -> slice | list[int]:

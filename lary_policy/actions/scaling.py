@@ -42,17 +42,12 @@ CONSTANTS: Mapping[str, ActionStats] = {
 
 @dataclass(frozen=True)
 class RobotStatistics:
-    """Statistics of each type of robot.
+    """Statistics of each type of robot."""
 
-    Attributes:
-        robots: By type.
-        everything: Over all robots.
-        unknown: What rows of a blank or unknown type get: an `error`, the statistics of `everything`
-            (`pool`), or mean 0 and std 1 (`identity`: what the reference does without a word).
-    """
-
-    robots: Mapping[str, ActionStats]
-    everything: ActionStats
+    robots: Mapping[str, ActionStats]  # by type
+    everything: ActionStats  # over all robots
+    # What rows of a blank or unknown type get: an `error`, the statistics of `everything` (`pool`), or mean 0
+    # and std 1 (`identity`: what the reference does without a word)
     unknown: Unknown = "error"
 
     def of_rows(self, robot_types: Sequence[str], items: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
@@ -100,14 +95,10 @@ class RobotStatistics:
 
 @dataclass
 class RobotAccumulator:
-    """Collects actions robot by robot, file after file.
+    """Collects actions robot by robot, file after file."""
 
-    Attributes:
-        dim: Numbers a of an action.
-        robots: What was seen of each type so far; blank ones are under "".
-    """
-
-    dim: int
+    dim: int  # numbers a of an action
+    # What was seen of each type so far; blank ones are under ""
     robots: dict[str, RunningStatistics] = field(default_factory=dict)
 
     def update(self, robot_type: str, actions: NDArray[Any]) -> None:
@@ -171,17 +162,11 @@ def fit_robots(
 
 @dataclass(frozen=True)
 class Scaling:
-    """Statistics of action targets.
+    """Statistics of action targets."""
 
-    Attributes:
-        statistics: Of each robot type; of one type "" where robots are not told apart.
-        per_robot: Whether robots are told apart.
-        origin: Where the numbers come from, in words.
-    """
-
-    statistics: RobotStatistics
-    per_robot: bool
-    origin: str
+    statistics: RobotStatistics  # of each robot type; of one type "" where robots are not told apart
+    per_robot: bool  # whether robots are told apart
+    origin: str  # where the numbers come from, in words
 
     @property
     def everything(self) -> ActionStats:
@@ -214,15 +199,10 @@ class Scaling:
 
 @dataclass(frozen=True)
 class RowScale:
-    """The scaling of some rows, each with the statistics of its own robot.
+    """The scaling of some rows, each with the statistics of its own robot."""
 
-    Attributes:
-        scaling: Statistics.
-        robots: Robot type of each row.
-    """
-
-    scaling: Scaling
-    robots: tuple[str, ...]
+    scaling: Scaling  # statistics
+    robots: tuple[str, ...]  # robot type of each row
 
     def denormalise(self, actions: Tensor) -> Tensor:
         """Map normalised `[N k a]` of these rows to physical units."""

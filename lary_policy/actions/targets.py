@@ -16,19 +16,14 @@ ROTATIONS = ("native", "rot6d")
 
 @dataclass(frozen=True)
 class ActionTarget:
-    """One way to turn a recorded chunk into what a head predicts.
+    """One way to turn a recorded chunk into what a head predicts."""
 
-    Attributes:
-        name: Name in configurations and scores.
-        whole_chunk: Whether each of the k actions is predicted, or one number of each kind for all of them.
-        encode: Chunks `[N k a]`, poses at their first frame `[N a]` and the layout to targets `[N k' a]`.
-        what: One line for tables.
-    """
-
-    name: str
+    name: str  # name in configurations and scores
+    # Whether each of the k actions is predicted, or one number of each kind for all of them
     whole_chunk: bool
+    # Chunks `[N k a]`, poses at their first frame `[N a]` and the layout to targets `[N k' a]`
     encode: Encode
-    what: str
+    what: str  # one line for tables
 
     def steps(self, chunk: int) -> int:
         """Return the number k' of predicted actions for chunks of k."""

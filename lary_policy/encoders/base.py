@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.encoders.spec import EncoderSpec
+from lary_policy.encoders.weights import WeightsStatus, find_weights
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.types import LatentSpec
 
@@ -116,27 +117,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How a spec is turned into an encoder; every value is already checked.
+    """How a spec is turned into an encoder; every value is already checked."""
 
-    Attributes:
-        weights: `auto`, `random`, `tiny-random` or a path.
-        image_px: Side of the square input.
-        preprocess: Name of the input pipeline.
-        dtype: Dtype of weights and latents.
-        device: Where the model runs.
-        seed: Seed of random weights and of noisy outputs.
-        output: One of the spec's `outputs`.
-        layer: Block after which the tokens are taken, counted from 1; None is the last.
-    """
-
-    weights: str
-    image_px: int
-    preprocess: str
-    dtype: torch.dtype
-    device: torch.device
-    seed: int
-    output: str = "continuous"
-    layer: int | None = None
+    weights: str  # `auto`, `random`, `tiny-random` or a path
+    image_px: int  # side of the square input
+    preprocess: str  # name of the input pipeline
+    dtype: torch.dtype  # dtype of weights and latents
+    device: torch.device  # where the model runs
+    seed: int  # seed of random weights and of noisy outputs
+    output: str = "continuous"  # one of the spec's `outputs`
+    layer: int | None = None  # block after which the tokens are taken, counted from 1; None is the last
 
 
 @runtime_checkable
@@ -224,6 +214,15 @@ def list_encoders() -> tuple[str, ...]:
 def encoder_spec(name: str) -> EncoderSpec:
     """Return the spec of an encoder without building it; errors as of `find_encoder`."""
     return find_encoder(name).spec
+
+
+def weights_status(name: str) -> WeightsStatus:
+    """Return where an encoder's weights would come from on this machine; downloads nothing.
+
+    Raises:
+        UnknownNameError: No such encoder; the message lists the valid names.
+    """
+    return find_weights(encoder_spec(name).weights)
 
 
 def load_encoder(

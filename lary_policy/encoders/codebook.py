@@ -54,24 +54,16 @@ class NearestCode(nn.Module):
 
 @dataclass(frozen=True)
 class CodebookHealth:
-    """How evenly a codebook is used.
+    """How evenly a codebook is used."""
 
-    Attributes:
-        codes: Entries of the codebook.
-        tokens: Tokens that were quantised.
-        used: Entries that at least one token became.
-        perplexity: Exponential of the entropy of the usage: `codes` when all are used alike, 1 when one is
-            used alone, 0 without a token.
-        dead: Entries that no token became.
-        counts: Tokens of each entry.
-    """
-
-    codes: int
-    tokens: int
-    used: int
+    codes: int  # entries of the codebook
+    tokens: int  # tokens that were quantised
+    used: int  # entries that at least one token became
+    # Exponential of the entropy of the usage: `codes` when all are used alike, 1 when one is used alone, 0
+    # without a token
     perplexity: float
-    dead: tuple[int, ...]
-    counts: tuple[int, ...]
+    dead: tuple[int, ...]  # entries that no token became
+    counts: tuple[int, ...]  # tokens of each entry
 
     @property
     def usage(self) -> float:

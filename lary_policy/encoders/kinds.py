@@ -91,18 +91,12 @@ class ClipEncoder(ModuleEncoder):
 
 @dataclass(frozen=True)
 class PairTokens:
-    """Everything a latent action model says about p pairs of frames.
+    """Everything a latent action model says about p pairs of frames."""
 
-    Attributes:
-        continuous: Tokens before quantisation [p n d], without noise.
-        quantised: Tokens made of codebook vectors [p n d].
-        indices: Codes [p n], int64.
-        lary: What the reference benchmark extracts [p n d], where it is neither of the two.
-    """
-
-    continuous: Tensor
-    quantised: Tensor
-    indices: Tensor
+    continuous: Tensor  # tokens before quantisation [p n d], without noise
+    quantised: Tensor  # tokens made of codebook vectors [p n d]
+    indices: Tensor  # codes [p n], int64
+    # What the reference benchmark extracts [p n d], where it is neither of the two
     lary: Tensor | None = None
 
     def output(self, name: str) -> Tensor:
@@ -241,15 +235,10 @@ class PairEncoder(ModuleEncoder):
 
 @dataclass(frozen=True)
 class PairLatents:
-    """Latents of p pairs of frames.
+    """Latents of p pairs of frames."""
 
-    Attributes:
-        latents: [p n d].
-        codes: Codebook indices [p m] of encoders with a codebook, else None.
-    """
-
-    latents: Tensor
-    codes: Tensor | None
+    latents: Tensor  # [p n d]
+    codes: Tensor | None  # codebook indices [p m] of encoders with a codebook, else None
 
 
 def pair_spec(encoder: LatentEncoder) -> LatentSpec:

@@ -59,31 +59,26 @@ INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How frames become model input: squashed to a square, or resized by the short side and cropped.
+    """How frames become model input: squashed to a square, or resized by the short side and cropped."""
 
-    Attributes:
-        mean: Per-channel mean on the [0, 1] scale.
-        std: Per-channel standard deviation on the [0, 1] scale.
-        interpolation: `bicubic`, `bilinear`, `nearest` or `lanczos` (Pillow's, always antialiased).
-        antialias: Whether the kernel widens when shrinking, as in Pillow; OpenCV does not (`bicubic` without
-            antialias is its INTER_CUBIC, both use a = -0.75).
-        crop: (resize_short_px, crop_px): the short side is resized to `resize_short_px` and the centre
-            cropped to `crop_px`, both scaled alike where the input size is not `crop_px`. None squashes.
-        squash: With `crop`, whether both sides are resized to `resize_short_px`, whatever the image's shape.
-        floor: Whether a crop with an odd margin cuts less at the top and left, as transformers' processors
-            do; torchvision rounds half a pixel to the even number.
-        bgr: Whether the model wants blue first; mean and standard deviation then are of blue, green, red.
-        video: Pipeline of samples of more than two frames, where the reference reads those otherwise.
-    """
-
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # per-channel mean on the [0, 1] scale
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # per-channel standard deviation on the [0, 1] scale
+    # `bicubic`, `bilinear`, `nearest` or `lanczos` (Pillow's, always antialiased)
     interpolation: str = "bicubic"
+    # Whether the kernel widens when shrinking, as in Pillow; OpenCV does not (`bicubic` without antialias is
+    # its INTER_CUBIC, both use a = -0.75)
     antialias: bool = True
+    # (resize_short_px, crop_px): the short side is resized to `resize_short_px` and the centre cropped to
+    # `crop_px`, both scaled alike where the input size is not `crop_px`. None squashes.
     crop: tuple[int, int] | None = None
+    # With `crop`, whether both sides are resized to `resize_short_px`, whatever the image's shape
     squash: bool = False
+    # Whether a crop with an odd margin cuts less at the top and left, as transformers' processors do;
+    # torchvision rounds half a pixel to the even number
     floor: bool = False
+    # Whether the model wants blue first; mean and standard deviation then are of blue, green, red
     bgr: bool = False
+    # Pipeline of samples of more than two frames, where the reference reads those otherwise
     video: Preprocess | None = None
 
     def __post_init__(self) -> None:

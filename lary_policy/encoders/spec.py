@@ -16,59 +16,44 @@ EncoderFamily = Literal["semantic", "pixel", "embodied-lam", "general-lam"]
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Everything known about one encoder before it is built.
+    """Everything known about one encoder before it is built."""
 
-    Attributes:
-        name: Registry name.
-        family: LARYBench's family of the encoder.
-        weights: Where pretrained weights come from, with pinned revision and hash; empty without weights.
-        image_px: Side of the square input the published weights are used at.
-        patch_px: Pixels between neighbouring tokens, or None where the input size does not decide the latent.
-        size_multiple: Other input sides must be a multiple of this.
-        latent: Output at `image_px`.
-        preprocess: Input pipelines by name: always `native`, and `lary` where the reference differs.
-        dtype: Dtype of the published weights.
-        licence: SPDX licence of the weights.
-        paper: Where they are described.
-        params_m: Parameters of what `encode` runs, in millions.
-        gflops_per_frame: Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9;
-            half of what two frames cost where latents are of pairs or clips.
-        reference_key: Name of the same model in LARYBench, or None.
-        code_version: Raised when code changes the output for the same weights; a digest of its module follows
-            that of an own encoder.
-        outputs: What `encode` can return; the first is the default. Quantised families offer `continuous`,
-            `quantised` and, where the reference returns something else, `lary`.
-        lary_output: What `output="auto"` means under `preprocess="lary"`; None for the first of `outputs`.
-        noisy_outputs: Those of `outputs` that draw noise, so that the seed decides the latents.
-        codebook: (codes, width of a code) of quantised families.
-        lary_image_px: Side of the input under `preprocess="lary"` where it is not `image_px`.
-        auto_dtype: What `dtype=auto` means: `auto` for bfloat16 where the hardware multiplies it natively, or
-            the one dtype that is worth computing in.
-        depth: Transformer blocks, of which `layer` may ask for an inner one; None where there is no such
-            sequence, or where what follows is trained for its end (latent action models).
-    """
-
-    name: str
-    family: EncoderFamily
+    name: str  # registry name
+    family: EncoderFamily  # LARYBench's family of the encoder
+    # Where pretrained weights come from, with pinned revision and hash; empty without weights
     weights: WeightsSource
-    image_px: int
+    image_px: int  # side of the square input the published weights are used at
+    # Pixels between neighbouring tokens, or None where the input size does not decide the latent
     patch_px: int | None
-    size_multiple: int
-    latent: LatentSpec
+    size_multiple: int  # other input sides must be a multiple of this
+    latent: LatentSpec  # output at `image_px`
+    # Input pipelines by name: always `native`, and `lary` where the reference differs
     preprocess: Mapping[str, Preprocess] = field(hash=False)
-    dtype: str
-    licence: str
-    paper: str
-    params_m: float
+    dtype: str  # dtype of the published weights
+    licence: str  # SPDX licence of the weights
+    paper: str  # where they are described
+    params_m: float  # parameters of what `encode` runs, in millions
+    # Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9; half of what two
+    # frames cost where latents are of pairs or clips
     gflops_per_frame: float
-    reference_key: str | None = None
+    reference_key: str | None = None  # name of the same model in LARYBench, or None
+    # Raised when code changes the output for the same weights; a digest of its module follows that of an own
+    # encoder
     code_version: int | str = 1
+    # What `encode` can return; the first is the default. Quantised families offer `continuous`, `quantised`
+    # and, where the reference returns something else, `lary`.
     outputs: tuple[str, ...] = ("continuous",)
+    # What `output="auto"` means under `preprocess="lary"`; None for the first of `outputs`
     lary_output: str | None = None
+    # Those of `outputs` that draw noise, so that the seed decides the latents
     noisy_outputs: tuple[str, ...] = ()
-    codebook: tuple[int, int] | None = None
-    lary_image_px: int | None = None
+    codebook: tuple[int, int] | None = None  # (codes, width of a code) of quantised families
+    lary_image_px: int | None = None  # side of the input under `preprocess="lary"` where it is not `image_px`
+    # What `dtype=auto` means: `auto` for bfloat16 where the hardware multiplies it natively, or the one dtype
+    # that is worth computing in
     auto_dtype: str = "auto"
+    # Transformer blocks, of which `layer` may ask for an inner one; None where there is no such sequence, or
+    # where what follows is trained for its end (latent action models)
     depth: int | None = None
 
     def default_image_px(self, preprocess: str) -> int:

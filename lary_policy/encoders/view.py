@@ -15,27 +15,22 @@ from lary_policy.machine import resolve_precision
 
 @dataclass(frozen=True)
 class EncoderView:
-    """An encoder as a run sees it: two views of one encoder are two rows of its tables.
+    """An encoder as a run sees it: two views of one encoder are two rows of its tables."""
 
-    Attributes:
-        name: Registry name, `package.module:Attribute` of an own encoder, or `auto:<model>`.
-        weights: `auto`, `random`, or the path of a local file or folder.
-        preprocess: `native` or `lary`.
-        dtype: `auto` (see `EncoderSpec.auto_dtype`), `float32`, `bfloat16` or `float16`.
-        image_px: Side of the square input. None means the size of the run's frames, so that nothing is
-            scaled up; encoders whose tokens do not follow the input's size, and files of all sizes, get the
-            size that the weights were published at.
-        output: One of the encoder's outputs; `auto` is its first one or, under preprocess=lary, what the
-            reference extracts.
-        layer: Transformer block after which the tokens are taken, counted from 1; None is the last.
-    """
-
-    name: str
+    name: str  # registry name, `package.module:Attribute` of an own encoder, or `auto:<model>`
+    # `auto`, `random`, or the path of a local file or folder
     weights: str = field(default="auto", metadata={"label": "{}"})
-    preprocess: str = field(default="native", metadata={"label": "{}"})
+    preprocess: str = field(default="native", metadata={"label": "{}"})  # `native` or `lary`
+    # `auto` (see `EncoderSpec.auto_dtype`), `float32`, `bfloat16` or `float16`
     dtype: str = field(default="auto", metadata={"label": "{}"})
+    # Side of the square input. None means the size of the run's frames, so that nothing is scaled up;
+    # encoders whose tokens do not follow the input's size, and files of all sizes, get the size that the
+    # weights were published at.
     image_px: int | None = field(default=None, metadata={"label": "{}px"})
+    # One of the encoder's outputs; `auto` is its first one or, under preprocess=lary, what the reference
+    # extracts
     output: str = field(default="auto", metadata={"label": "{}"})
+    # Transformer block after which the tokens are taken, counted from 1; None is the last
     layer: int | None = field(default=None, metadata={"label": "layer{}"})
 
     @property
@@ -80,17 +75,11 @@ def _fits(value: Any, types: tuple[type, ...]) -> bool:
 
 @dataclass
 class EncoderShelf:
-    """Loads the encoders of views when they are needed and keeps them.
+    """Loads the encoders of views when they are needed and keeps them."""
 
-    Attributes:
-        device: Resolved torch device.
-        seed: Of drawn weights and noisy outputs.
-        frame_px: Size of the run's frames; None gives every encoder the size that its weights were published
-            at.
-    """
-
-    device: str
-    seed: int = 0
+    device: str  # resolved torch device
+    seed: int = 0  # of drawn weights and noisy outputs
+    # Size of the run's frames; None gives every encoder the size that its weights were published at
     frame_px: int | None = None
     _loaded: dict[EncoderView, LatentEncoder] = field(default_factory=dict)
 

@@ -22,17 +22,11 @@ MAX_GROUP_BYTES = 1 << 32  # of images in one row group; LeRobot's files are a f
 
 @dataclass(frozen=True, slots=True)
 class VideoFrame:
-    """One frame of a video file.
+    """One frame of a video file."""
 
-    Attributes:
-        path: Video file.
-        index: Number of the frame in the file, from 0 on.
-        clamp: Whether an index behind the last frame means the last frame, see `ClipRow`.
-    """
-
-    path: Path
-    index: int
-    clamp: bool = False
+    path: Path  # video file
+    index: int  # number of the frame in the file, from 0 on
+    clamp: bool = False  # whether an index behind the last frame means the last frame, see `ClipRow`
 
     def __str__(self) -> str:
         return f"{self.path}#{self.index}"
@@ -59,15 +53,10 @@ class VideoFrame:
 
 @dataclass(frozen=True, slots=True)
 class TimedFrame:
-    """The frame of a video file that is shown at a time.
+    """The frame of a video file that is shown at a time."""
 
-    Attributes:
-        path: Video file.
-        time_s: Seconds on the file's own clock.
-    """
-
-    path: Path
-    time_s: float
+    path: Path  # video file
+    time_s: float  # seconds on the file's own clock
 
     def __str__(self) -> str:
         return f"{self.path}@{self.time_s:.4f}s"
@@ -94,17 +83,11 @@ class TimedFrame:
 
 @dataclass(frozen=True, slots=True)
 class ParquetFrame:
-    """An image file in a cell of a Parquet table.
+    """An image file in a cell of a Parquet table."""
 
-    Attributes:
-        path: Table.
-        column: A column of structs with the field `bytes`.
-        row: Row of the table.
-    """
-
-    path: Path
-    column: str
-    row: int
+    path: Path  # table
+    column: str  # A column of structs with the field `bytes`
+    row: int  # row of the table
 
     def __str__(self) -> str:
         return f"{self.path}#{self.column}:{self.row}"

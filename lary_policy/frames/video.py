@@ -40,25 +40,15 @@ TOLERANCE_S = 1e-4
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds.
+    """What a video file holds."""
 
-    Attributes:
-        frames: Frames that are really there.
-        stated: Frames that the container claims, or None where it claims none.
-        width: Width in pixels.
-        height: Height in pixels.
-        fps: Average frame rate, or None where the container has none.
-        duration_s: Length in seconds that the container claims, or None.
-        codec: Name of the codec.
-    """
-
-    frames: int
-    stated: int | None
-    width: int
-    height: int
-    fps: float | None
-    duration_s: float | None
-    codec: str
+    frames: int  # frames that are really there
+    stated: int | None  # frames that the container claims, or None where it claims none
+    width: int  # width in pixels
+    height: int  # height in pixels
+    fps: float | None  # average frame rate, or None where the container has none
+    duration_s: float | None  # length in seconds that the container claims, or None
+    codec: str  # name of the codec
 
     @property
     def claimed(self) -> int:

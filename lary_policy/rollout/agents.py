@@ -97,20 +97,14 @@ class LiveLatents:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an agent may look at when it plans.
+    """What an agent may look at when it plans."""
 
-    Attributes:
-        frames: uint8 `[m c h w 3]` of the observed worlds, or None for agents that do not need frames.
-        proprio: Measured state `[w a]` in the embodiment's layout.
-        last_target: Absolute target `[w a]` that was executed last.
-        chunk_index: How many chunks were executed in this episode.
-        worlds: Indices `[m]` of the observed worlds; None when all are. The others need no plan.
-    """
-
+    # Uint8 `[m c h w 3]` of the observed worlds, or None for agents that do not need frames
     frames: Tensor | None
-    proprio: Tensor
-    last_target: Tensor
-    chunk_index: int
+    proprio: Tensor  # measured state `[w a]` in the embodiment's layout
+    last_target: Tensor  # absolute target `[w a]` that was executed last
+    chunk_index: int  # how many chunks were executed in this episode
+    # Indices `[m]` of the observed worlds; None when all are. The others need no plan.
     worlds: Tensor | None = None
 
     def seen(self) -> tuple[Tensor, Tensor]:

@@ -28,15 +28,10 @@ BORDER_PX = 6
 
 @dataclass(frozen=True)
 class Clip:
-    """One filmed episode.
+    """One filmed episode."""
 
-    Attributes:
-        frames: uint8 `[t, h, w, 3]` of the first camera.
-        success: bool `[t]`: the task's condition held.
-    """
-
-    frames: Tensor
-    success: Tensor
+    frames: Tensor  # uint8 `[t, h, w, 3]` of the first camera
+    success: Tensor  # bool `[t]`: the task's condition held
 
 
 class Film:

@@ -18,19 +18,12 @@ from lary_policy.types import DIVERGED, EpisodeResult
 
 @dataclass
 class Shots:
-    """What was filmed of some worlds of one batch.
+    """What was filmed of some worlds of one batch."""
 
-    Attributes:
-        worlds: Which worlds are filmed.
-        every: Film each n-th control step.
-        frames: One uint8 `[v h w 3]` (first camera) a filmed step.
-        success: One bool `[v]` a filmed step.
-    """
-
-    worlds: tuple[int, ...]
-    every: int = 2
-    frames: list[Tensor] = field(default_factory=list)
-    success: list[Tensor] = field(default_factory=list)
+    worlds: tuple[int, ...]  # which worlds are filmed
+    every: int = 2  # film each n-th control step
+    frames: list[Tensor] = field(default_factory=list)  # one uint8 `[v h w 3]` (first camera) a filmed step
+    success: list[Tensor] = field(default_factory=list)  # one bool `[v]` a filmed step
 
     def take(self, env: World, success: Tensor) -> None:
         """Film the present state; frames stay on their device."""

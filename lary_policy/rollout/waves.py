@@ -17,15 +17,10 @@ IDLE = "idle"  # a world of the last wave that has no episode
 
 @dataclass(frozen=True)
 class Wave:
-    """The agent of one batch of seeds, and the seeds that cannot be run at all.
+    """The agent of one batch of seeds, and the seeds that cannot be run at all."""
 
-    Attributes:
-        make_agent: Called after the reset.
-        impossible: Reason why a seed is not run, or None, one a seed.
-    """
-
-    make_agent: Callable[[], Agent]
-    impossible: Sequence[str | None]
+    make_agent: Callable[[], Agent]  # called after the reset
+    impossible: Sequence[str | None]  # reason why a seed is not run, or None, one a seed
 
 
 def run_waves(

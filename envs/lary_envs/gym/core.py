@@ -65,17 +65,11 @@ ON_FAILURE = ("raise", "end")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one control step brought, one row a world.
+    """What one control step brought, one row a world."""
 
-    Attributes:
-        success: bool `[w]`.
-        truncated: bool `[w]`: the last step, without success.
-        failure: uint8 `[w]`, indices into `lary_policy.types.FAILURES`.
-    """
-
-    success: Mask
-    truncated: Mask
-    failure: NDArray[np.uint8]
+    success: Mask  # bool `[w]`
+    truncated: Mask  # bool `[w]`: the last step, without success
+    failure: NDArray[np.uint8]  # uint8 `[w]`, indices into `lary_policy.types.FAILURES`
 
     @classmethod
     def none(cls, num_worlds: int) -> Outcome:

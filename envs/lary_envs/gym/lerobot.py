@@ -33,11 +33,9 @@ class ContractFeature(PolicyFeature):
 
     LeRobot's `make_policy` hands the features of an environment to the policy as they are, so a policy finds
     the environment's contract in `config.output_features["action"]`. Saved configs hold type and shape only.
-
-    Attributes:
-        contract: `dataclasses.asdict` of the environment's `ActionContract`.
     """
 
+    # `dataclasses.asdict` of the environment's `ActionContract`
     contract: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,23 +54,6 @@ class LarySimEnv(EnvConfig):
     finished world rests until the whole batch has ended. A target that must not be executed, or a diverged
     simulation, ends that world's episode without success; `info["failure"]` names it.
 
-    Attributes:
-        task: Name of a task, see `lary_envs.list_tasks`.
-        fps: Control steps a second: the task's own.
-        cameras: Cameras to render, in this order.
-        image_px: Height and width of a frame.
-        max_episode_steps: Control steps of an episode; the task's own by default.
-        action_mode: `absolute` targets, or `relative` to the last commanded pose.
-        device: Of physics, control and rendering: `auto`, `cpu`, `cuda` or `cuda:1`.
-        randomisation: Level of randomisation, see `lary_envs.SimEnv`.
-        looks: Of the robot, see `lary_envs.SimEnv`.
-        batched: Simulate and render all worlds together in this process; otherwise each is an environment of
-            its own, in this process or, with `eval.use_async_envs`, in several.
-        torch_observations: Leave observations on the device; None does so on CUDA. The policy sees the same
-            either way, but `eval.recording` needs False.
-        features: Derived from the above.
-        features_map: Derived from the above.
-
     Raises:
         UnknownNameError: Unknown task, camera, level, looks, action mode or device.
         ConfigError: Another control rate or other features than the task has, or options that exclude each
@@ -80,19 +61,23 @@ class LarySimEnv(EnvConfig):
         SimulationError: A count below 1.
     """
 
-    task: str | None = "reach"
-    fps: int = 20
-    cameras: list[str] = field(default_factory=lambda: ["front"])
-    image_px: int = 112
-    max_episode_steps: int | None = None
-    action_mode: str = "absolute"
-    device: str = "auto"
-    randomisation: str = "none"
-    looks: str = "primitives"
+    task: str | None = "reach"  # name of a task, see `lary_envs.list_tasks`
+    fps: int = 20  # control steps a second: the task's own
+    cameras: list[str] = field(default_factory=lambda: ["front"])  # cameras to render, in this order
+    image_px: int = 112  # height and width of a frame
+    max_episode_steps: int | None = None  # control steps of an episode; the task's own by default
+    action_mode: str = "absolute"  # `absolute` targets, or `relative` to the last commanded pose
+    device: str = "auto"  # of physics, control and rendering: `auto`, `cpu`, `cuda` or `cuda:1`
+    randomisation: str = "none"  # level of randomisation, see `lary_envs.SimEnv`
+    looks: str = "primitives"  # of the robot, see `lary_envs.SimEnv`
+    # Simulate and render all worlds together in this process; otherwise each is an environment of its own, in
+    # this process or, with `eval.use_async_envs`, in several
     batched: bool = True
+    # Leave observations on the device; None does so on CUDA. The policy sees the same either way, but
+    # `eval.recording` needs False.
     torch_observations: bool | None = None
-    features: dict[str, PolicyFeature] = field(default_factory=dict)
-    features_map: dict[str, str] = field(default_factory=dict)
+    features: dict[str, PolicyFeature] = field(default_factory=dict)  # derived from the above
+    features_map: dict[str, str] = field(default_factory=dict)  # derived from the above
 
     def __post_init__(self) -> None:
         spec = self._spec()

@@ -16,25 +16,15 @@ type Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SerialChain:
-    """Constants of one arm; every joint turns about the z axis of its own link frame.
+    """Constants of one arm; every joint turns about the z axis of its own link frame."""
 
-    Attributes:
-        base: `[4, 4]` frame before the first joint, in the world.
-        links: `[n, 4, 4]` link frame i in link frame i - 1 at joint angle zero.
-        tool: `[4, 4]` tool centre point (TCP) frame in the last link frame.
-        lower: `[n]` lower joint limits, rad.
-        upper: `[n]` upper joint limits, rad.
-        home: `[n]` home posture, rad.
-        max_velocity: `[n]` joint speed limits, rad/s.
-    """
-
-    base: Matrix
-    links: Matrix
-    tool: Matrix
-    lower: Matrix
-    upper: Matrix
-    home: Matrix
-    max_velocity: Matrix
+    base: Matrix  # `[4, 4]` frame before the first joint, in the world
+    links: Matrix  # `[n, 4, 4]` link frame i in link frame i - 1 at joint angle zero
+    tool: Matrix  # `[4, 4]` tool centre point (TCP) frame in the last link frame
+    lower: Matrix  # `[n]` lower joint limits, rad
+    upper: Matrix  # `[n]` upper joint limits, rad
+    home: Matrix  # `[n]` home posture, rad
+    max_velocity: Matrix  # `[n]` joint speed limits, rad/s
 
     @property
     def num_joints(self) -> int:

@@ -17,28 +17,19 @@ KERNELS = ("auto", "warp", "torch")
 
 @dataclass(frozen=True)
 class IkSettings:
-    """How one move is computed.
+    """How one move is computed."""
 
-    Attributes:
-        max_step_m: Longest move of the tool centre point (TCP).
-        max_step_rad: Largest turn of the TCP.
-        period_s: Time of one move; with the joints' speed limits it bounds the change of every joint.
-        iterations: Least-squares steps a move; two follow 0.4 m/s within 1 mm.
-        damping: Trades accuracy near singularities for bounded joint steps.
-        strong_damping: Used to try again where an iteration led away from the goal: it is out of reach, and
-            steps of a stretched arm with little damping would swing for ever.
-        null_gain: Pull of redundant joints towards home, a fraction of the way for each iteration.
-        max_joint_step_rad: Largest change of a joint in one iteration.
-    """
-
-    max_step_m: float = 0.03
-    max_step_rad: float = 0.2
+    max_step_m: float = 0.03  # longest move of the tool centre point (TCP)
+    max_step_rad: float = 0.2  # largest turn of the TCP
+    # Time of one move; with the joints' speed limits it bounds the change of every joint
     period_s: float = 0.05
-    iterations: int = 2
-    damping: float = 0.03
+    iterations: int = 2  # least-squares steps a move; two follow 0.4 m/s within 1 mm
+    damping: float = 0.03  # trades accuracy near singularities for bounded joint steps
+    # Used to try again where an iteration led away from the goal: it is out of reach, and steps of a
+    # stretched arm with little damping would swing for ever
     strong_damping: float = 0.2
-    null_gain: float = 0.01
-    max_joint_step_rad: float = 0.3
+    null_gain: float = 0.01  # pull of redundant joints towards home, a fraction of the way for each iteration
+    max_joint_step_rad: float = 0.3  # largest change of a joint in one iteration
 
     @classmethod
     def unlimited(cls, *, iterations: int, damping: float = 0.03) -> IkSettings:
@@ -48,17 +39,11 @@ class IkSettings:
 
 @dataclass
 class IkState:
-    """What a solver reads and writes in place, for w worlds and A arms of n joints, float64.
+    """What a solver reads and writes in place, for w worlds and A arms of n joints, float64."""
 
-    Attributes:
-        joints: `[w, A, n]` commanded joint angles, rad.
-        goal_pos: `[w, A, 3]` the last target after the speed limit, metres.
-        goal_rot: `[w, A, 3, 3]` its rotation.
-    """
-
-    joints: Tensor
-    goal_pos: Tensor
-    goal_rot: Tensor
+    joints: Tensor  # `[w, A, n]` commanded joint angles, rad
+    goal_pos: Tensor  # `[w, A, 3]` the last target after the speed limit, metres
+    goal_rot: Tensor  # `[w, A, 3, 3]` its rotation
 
     @classmethod
     def at_home(cls, chain: TorchChain, num_worlds: int) -> IkState:

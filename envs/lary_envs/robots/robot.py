@@ -18,60 +18,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gripper:
-    """A parallel gripper.
+    """A parallel gripper."""
 
-    Attributes:
-        fingers: Joint names; the first finger is actuated, the second mirrors it.
-        open_m: Travel of one finger, metres.
-    """
-
-    fingers: tuple[str, str]
-    open_m: float
+    fingers: tuple[str, str]  # joint names; the first finger is actuated, the second mirrors it
+    open_m: float  # travel of one finger, metres
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One arm of a robot.
+    """One arm of a robot."""
 
-    Attributes:
-        side: `single`, `left` or `right`, as in the embodiment's action groups.
-        chain: Its kinematics.
-        joints: Joint names from base to tool; actuators have the same names.
-        gripper: Its gripper, or None.
-        workspace_m: Low and high corner of the box (world frame) in which every task happens.
-    """
-
-    side: str
-    chain: SerialChain
-    joints: tuple[str, ...]
-    gripper: Gripper | None
-    workspace_m: tuple[Vec3, Vec3]
+    side: str  # `single`, `left` or `right`, as in the embodiment's action groups
+    chain: SerialChain  # its kinematics
+    joints: tuple[str, ...]  # joint names from base to tool; actuators have the same names
+    gripper: Gripper | None  # its gripper, or None
+    workspace_m: tuple[Vec3, Vec3]  # low and high corner of the box (world frame) in which every task happens
 
 
 @dataclass(frozen=True, eq=False)
 class Robot:
-    """A robot, its cameras and how to build it.
+    """A robot, its cameras and how to build it."""
 
-    Attributes:
-        name: Name of the robot.
-        embodiment: Name of its action layout.
-        arms: Its arms, left before right.
-        build: Adds materials, bodies and wrist cameras to a scene, and actuators in the order of `ctrl`: for
-            each arm its joints, then its first finger.
-        cameras: Fixed cameras by name, world frame.
-        wrist_cameras: Names of the cameras that `build` mounts on the hands.
-        contacts: Contacts and constraint rows a world may need (`nconmax`, `njmax` of MuJoCo Warp).
-        table_near_m: x of the table's edge towards the robot.
-    """
-
-    name: str
-    embodiment: str
-    arms: tuple[Arm, ...]
+    name: str  # name of the robot
+    embodiment: str  # name of its action layout
+    arms: tuple[Arm, ...]  # its arms, left before right
+    # Adds materials, bodies and wrist cameras to a scene, and actuators in the order of `ctrl`: for each arm
+    # its joints, then its first finger
     build: Callable[[mujoco.MjSpec], None]
-    cameras: Mapping[str, CameraPlace]
-    wrist_cameras: tuple[str, ...]
+    cameras: Mapping[str, CameraPlace]  # fixed cameras by name, world frame
+    wrist_cameras: tuple[str, ...]  # names of the cameras that `build` mounts on the hands
+    # Contacts and constraint rows a world may need (`nconmax`, `njmax` of MuJoCo Warp)
     contacts: tuple[int, int]
-    table_near_m: float = -0.2
+    table_near_m: float = -0.2  # x of the table's edge towards the robot
 
     @property
     def camera_names(self) -> tuple[str, ...]:

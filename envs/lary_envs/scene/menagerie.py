@@ -29,15 +29,10 @@ _POSTURES = 8  # compared; one alone would match any two chains
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """A link of ours and the body of the other model that moves with it.
+    """A link of ours and the body of the other model that moves with it."""
 
-    Attributes:
-        name: Our body.
-        pose: `[4, 4]` pose of the other body in it.
-    """
-
-    name: str
-    pose: Matrix
+    name: str  # our body
+    pose: Matrix  # `[4, 4]` pose of the other body in it
 
 
 def match_links(robot: Robot, model: mujoco.MjModel, joints: Mapping[str, str]) -> dict[int, Link]:
@@ -183,17 +178,11 @@ _HIDDEN_GROUP = 3  # that of Menagerie's own collision geoms: neither traced nor
 
 @dataclass(frozen=True)
 class Counterpart:
-    """The Menagerie model of a robot.
+    """The Menagerie model of a robot."""
 
-    Attributes:
-        folder: Name of the model.
-        file: Its MJCF file.
-        joints: Its joint for each of ours.
-    """
-
-    folder: str
-    file: str
-    joints: Mapping[str, str]
+    folder: str  # name of the model
+    file: str  # its MJCF file
+    joints: Mapping[str, str]  # its joint for each of ours
 
 
 # Not `agilex_piper` for arm12: its joints 2 and 3 count from zeros 2 degrees away from those of the current

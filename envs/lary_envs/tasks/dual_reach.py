@@ -39,21 +39,13 @@ def phases() -> tuple[Phase, ...]:
 
 @dataclass(frozen=True)
 class TwoSpheres:
-    """A magenta sphere on the left and a green one on the right, each to be reached by its own arm.
+    """A magenta sphere on the left and a green one on the right, each to be reached by its own arm."""
 
-    Attributes:
-        radius_m: Of the spheres.
-        within_m: How near to its sphere's centre a tool counts as there.
-        low_m: Low corner of the box of the left sphere's centre; the right one's is its mirror image.
-        high_m: Its high corner.
-        grippers: Whether the arms have some.
-    """
-
-    radius_m: float
-    within_m: float
-    low_m: Vec3
-    high_m: Vec3
-    grippers: bool
+    radius_m: float  # of the spheres
+    within_m: float  # how near to its sphere's centre a tool counts as there
+    low_m: Vec3  # low corner of the box of the left sphere's centre; the right one's is its mirror image
+    high_m: Vec3  # its high corner
+    grippers: bool  # whether the arms have some
 
     def build(self, scene: mujoco.MjSpec) -> None:
         """Add the spheres."""

@@ -17,26 +17,18 @@ def _reached(_: WorldState) -> bool:
 
 @dataclass(frozen=True)
 class Phase:
-    """One leg of an expert.
+    """One leg of an expert."""
 
-    Attributes:
-        name: For people.
-        waypoint: State to target poses `[w, A, 7]` of all arms (`[w, 7]` where there is one arm).
-        tolerance_m: The leg is over when commanded and measured position of every arm are this near to the
-            waypoint ...
-        done: ... and this condition, bool `[w]`, holds.
-        speed_m: Longest move in one control step, metres.
-        free: Far from contact: noise may be injected.
-        track: Keep reading the object's pose; False uses the pose at the start of the leg.
-    """
-
-    name: str
+    name: str  # for people
+    # State to target poses `[w, A, 7]` of all arms (`[w, 7]` where there is one arm)
     waypoint: Callable[[WorldState], Tensor]
+    # The leg is over when commanded and measured position of every arm are this near to the waypoint and the
+    # condition `done`, bool `[w]`, holds.
     tolerance_m: float
     done: Callable[[WorldState], Tensor | bool] = _reached
-    speed_m: float = 0.02
-    free: bool = False
-    track: bool = False
+    speed_m: float = 0.02  # longest move in one control step, metres
+    free: bool = False  # far from contact: noise may be injected
+    track: bool = False  # keep reading the object's pose; False uses the pose at the start of the leg
 
 
 def pose(position: Tensor, yaw_rad: Tensor | float, gripper: float) -> Tensor:

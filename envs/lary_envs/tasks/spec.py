@@ -23,27 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as a user sees it. Every field is a literal where a task states it, see `list_tasks`.
+    """A task as a user sees it. Every field is a literal where a task states it, see `list_tasks`."""
 
-    Attributes:
-        name: Registry name.
-        gym_id: Its name in gymnasium, between `lary/` and `-v0`.
-        instruction: The task in words.
-        success: The success condition in physical terms.
-        max_steps: Control steps after which an episode ends.
-        hold_s: Seconds for which the condition must hold without a break.
-        control_hz: Control steps a second.
-        embodiment: Name of the action layout; it decides which robot stands in the scene.
-    """
-
-    name: str
-    gym_id: str
-    instruction: str
-    success: str
-    max_steps: int
-    hold_s: float
-    control_hz: float = 20.0
-    embodiment: str = "arm7"
+    name: str  # registry name
+    gym_id: str  # its name in gymnasium, between `lary/` and `-v0`
+    instruction: str  # the task in words
+    success: str  # the success condition in physical terms
+    max_steps: int  # control steps after which an episode ends
+    hold_s: float  # seconds for which the condition must hold without a break
+    control_hz: float = 20.0  # control steps a second
+    embodiment: str = "arm7"  # name of the action layout; it decides which robot stands in the scene
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -18,24 +18,15 @@ class WorldState:
     """Measured state of all w worlds after a control step; what success conditions and experts read.
 
     Arms appear as poses x, y, z (metres, world frame), roll, pitch, yaw (radians), opening in [0, 1].
-
-    Attributes:
-        arms: `[w, A, 7]` measured poses of the tool centre points, left before right.
-        goals: `[w, G, 3]` centres of the goals, metres (G is 1, all zeros, in tasks without one).
-        goal_yaw: `[w]` radians, of the first goal.
-        object_pos: `[w, 3]` centre of the object (zeros in tasks without one).
-        object_rot: `[w, 3, 3]` its rotation matrix.
-        object_speed: `[w]` m/s.
-        object_peak: `[w]` highest z of the object's centre since the reset, metres.
     """
 
-    arms: Tensor
-    goals: Tensor
-    goal_yaw: Tensor
-    object_pos: Tensor
-    object_rot: Tensor
-    object_speed: Tensor
-    object_peak: Tensor
+    arms: Tensor  # `[w, A, 7]` measured poses of the tool centre points, left before right
+    goals: Tensor  # `[w, G, 3]` centres of the goals, metres (G is 1, all zeros, in tasks without one)
+    goal_yaw: Tensor  # `[w]` radians, of the first goal
+    object_pos: Tensor  # `[w, 3]` centre of the object (zeros in tasks without one)
+    object_rot: Tensor  # `[w, 3, 3]` its rotation matrix
+    object_speed: Tensor  # `[w]` m/s
+    object_peak: Tensor  # `[w]` highest z of the object's centre since the reset, metres
 
     @property
     def tcp_pose(self) -> Tensor:

@@ -18,23 +18,14 @@ from lary_envs.tasks import make_expert, task_spec
 
 @dataclass(frozen=True)
 class ExpertRate:
-    """How often the scripted expert of a task succeeds, and how fast.
+    """How often the scripted expert of a task succeeds, and how fast."""
 
-    Attributes:
-        task: Task name.
-        episodes: Episodes, one a seed.
-        ever: Episodes that succeeded at some step.
-        at_end: Episodes in which success held at the last step.
-        median_steps: Median control steps until the first success (of the successful ones).
-        max_steps: The slowest of them.
-    """
-
-    task: str
-    episodes: int
-    ever: int
-    at_end: int
-    median_steps: int
-    max_steps: int
+    task: str  # task name
+    episodes: int  # episodes, one a seed
+    ever: int  # episodes that succeeded at some step
+    at_end: int  # episodes in which success held at the last step
+    median_steps: int  # median control steps until the first success (of the successful ones)
+    max_steps: int  # the slowest of them
 
 
 def play_expert(env: SimEnv, seeds: Sequence[int]) -> Iterator[int]:

@@ -21,19 +21,12 @@ _ITERATIONS = 80
 
 @dataclass(frozen=True, eq=False)
 class Reachability:
-    """The best solution found for each of p positions and r rotations.
+    """The best solution found for each of p positions and r rotations."""
 
-    Attributes:
-        joints: `[p, r, n]` rad.
-        error_m: `[p, r]` distance from the wanted position.
-        error_rad: `[p, r]` angle from the wanted rotation.
-        margin_rad: `[p, r]` distance of the joint that is nearest to one of its limits.
-    """
-
-    joints: Tensor
-    error_m: Tensor
-    error_rad: Tensor
-    margin_rad: Tensor
+    joints: Tensor  # `[p, r, n]` rad
+    error_m: Tensor  # `[p, r]` distance from the wanted position
+    error_rad: Tensor  # `[p, r]` angle from the wanted rotation
+    margin_rad: Tensor  # `[p, r]` distance of the joint that is nearest to one of its limits
 
     def mask(self, margin_rad: float = 0.0) -> Tensor:
         """Return bool `[p, r]`: reached, every joint at least `margin_rad` inside its limits."""

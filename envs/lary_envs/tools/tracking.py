@@ -24,29 +24,17 @@ _AROUND_RAD, _LIMIT_MARGIN_RAD = 0.3, 0.1  # joints stay this near to home, and 
 
 @dataclass(frozen=True)
 class TrackingReport:
-    """Errors between target and measured pose of the tool centre points, at the end of each control step.
+    """Errors between target and measured pose of the tool centre points, at the end of each control step."""
 
-    Attributes:
-        embodiment: Name of the action layout.
-        paths: Random paths of five legs of 0.5 s, with abrupt turns between them, then 0.5 s at rest.
-        median_speed_m_s: Median speed of the targets on the way.
-        max_speed_m_s: Their largest speed.
-        moving_median_mm: Median distance on the way.
-        moving_p95_mm: 95 % are nearer.
-        moving_median_deg: Median angle on the way.
-        settled_median_mm: Median distance after 0.5 s at rest.
-        settled_max_mm: The largest of them.
-    """
-
-    embodiment: str
-    paths: int
-    median_speed_m_s: float
-    max_speed_m_s: float
-    moving_median_mm: float
-    moving_p95_mm: float
-    moving_median_deg: float
-    settled_median_mm: float
-    settled_max_mm: float
+    embodiment: str  # name of the action layout
+    paths: int  # random paths of five legs of 0.5 s, with abrupt turns between them, then 0.5 s at rest
+    median_speed_m_s: float  # median speed of the targets on the way
+    max_speed_m_s: float  # their largest speed
+    moving_median_mm: float  # median distance on the way
+    moving_p95_mm: float  # 95 % are nearer
+    moving_median_deg: float  # median angle on the way
+    settled_median_mm: float  # median distance after 0.5 s at rest
+    settled_max_mm: float  # the largest of them
 
 
 def measure_tracking(embodiment: str, *, paths: int = 50, seed: int = 0) -> TrackingReport:

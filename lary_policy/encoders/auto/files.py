@@ -19,21 +19,13 @@ EXAMPLES = "auto:facebook/dinov2-small, auto:./my-model-folder, auto:vit_small_p
 
 @dataclass(frozen=True)
 class AutoName:
-    """A name after `auto:`; exactly one of folder, repo and timm_name is set.
+    """A name after `auto:`; exactly one of folder, repo and timm_name is set."""
 
-    Attributes:
-        name: As typed.
-        folder: Local folder with config.json.
-        repo: Hub repository `owner/name`.
-        revision: Commit, branch or tag of the repository; None is its main branch.
-        timm_name: Name of a timm architecture.
-    """
-
-    name: str
-    folder: Path | None = None
-    repo: str | None = None
-    revision: str | None = None
-    timm_name: str | None = None
+    name: str  # as typed
+    folder: Path | None = None  # local folder with config.json
+    repo: str | None = None  # hub repository `owner/name`
+    revision: str | None = None  # commit, branch or tag of the repository; None is its main branch
+    timm_name: str | None = None  # name of a timm architecture
 
     @classmethod
     def parse(cls, name: str) -> AutoName:
@@ -128,22 +120,14 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class AutoModelSource:
-    """A model found by name, not built yet.
+    """A model found by name, not built yet."""
 
-    Attributes:
-        image_px: Side of the images it is made for.
-        preprocess: Its own input pipeline.
-        build: From the input side to the model with weights drawn from torch's generator.
-        load: From the input side and a checkpoint's tensors to the model; raises WeightsMismatchError.
-        channels_last: Whether its feature maps are [b h w d].
-        licence: As its configuration says.
-        hub: Repository of its weights where the name itself is none.
-    """
-
-    image_px: int
-    preprocess: Preprocess
+    image_px: int  # side of the images it is made for
+    preprocess: Preprocess  # its own input pipeline
+    # From the input side to the model with weights drawn from torch's generator
     build: Callable[[int], nn.Module]
+    # From the input side and a checkpoint's tensors to the model; raises WeightsMismatchError
     load: Callable[[int, Mapping[str, Tensor], Weights], nn.Module]
-    channels_last: bool = False
-    licence: str = "see its page"
-    hub: HubRepo | None = None
+    channels_last: bool = False  # whether its feature maps are [b h w d]
+    licence: str = "see its page"  # as its configuration says
+    hub: HubRepo | None = None  # repository of its weights where the name itself is none

@@ -33,21 +33,13 @@ DIGITS = 7  # significant ones that float32 tells of a mean or a standard deviat
 
 @dataclass(frozen=True)
 class Hints:
-    """What a configuration says, which the probes confirm or not.
+    """What a configuration says, which the probes confirm or not."""
 
-    Attributes:
-        mean: Per-channel mean on the [0, 1] scale, None where it says none.
-        std: Its standard deviation.
-        interpolation: Name of its filter.
-        sides: Sides that it may resize to before a crop.
-        floor: See `Preprocess.floor`.
-    """
-
-    mean: Triple | None
-    std: Triple | None
-    interpolation: str
-    sides: tuple[int, ...]
-    floor: bool
+    mean: Triple | None  # per-channel mean on the [0, 1] scale, None where it says none
+    std: Triple | None  # its standard deviation
+    interpolation: str  # name of its filter
+    sides: tuple[int, ...]  # sides that it may resize to before a crop
+    floor: bool  # see `Preprocess.floor`
 
 
 def measured_preprocess(name: str, processor: Processor, hints: Hints) -> tuple[int, Preprocess]:

@@ -67,17 +67,11 @@ def timm_source(architecture: str, config: Mapping[str, Any] | None = None) -> A
 
 @dataclass(frozen=True)
 class TimmModel:
-    """A model as timm would create it.
+    """A model as timm would create it."""
 
-    Attributes:
-        architecture: Its name.
-        pretrained: timm's pretrained configuration.
-        arguments: Further arguments of its constructor.
-    """
-
-    architecture: str
-    pretrained: Mapping[str, Any]
-    arguments: Mapping[str, Any]
+    architecture: str  # its name
+    pretrained: Mapping[str, Any]  # timm's pretrained configuration
+    arguments: Mapping[str, Any]  # further arguments of its constructor
 
     def create(self, image_px: int, num_classes: int = 0) -> Any:
         """Return the model with random weights, without a classifier unless `num_classes` is given."""

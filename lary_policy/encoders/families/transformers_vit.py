@@ -118,23 +118,15 @@ class PatchTokens(nn.Module):
 
 @dataclass(frozen=True)
 class TransformersVit:
-    """One architecture of transformers, as data.
+    """One architecture of transformers, as data."""
 
-    Attributes:
-        model: Name of the model class.
-        config: Arguments of its config class.
-        prefix_tokens: CLS and register tokens in front of the patches.
-        call: Further arguments of every call.
-        subtree: Prefix under which a larger checkpoint holds this model; the rest is left out.
-        settings: Attributes set on the built model.
-    """
-
-    model: str
-    config: Mapping[str, Any]
-    prefix_tokens: int
-    call: Mapping[str, Any] = field(default_factory=dict)
+    model: str  # name of the model class
+    config: Mapping[str, Any]  # arguments of its config class
+    prefix_tokens: int  # CLS and register tokens in front of the patches
+    call: Mapping[str, Any] = field(default_factory=dict)  # further arguments of every call
+    # Prefix under which a larger checkpoint holds this model; the rest is left out
     subtree: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # attributes set on the built model
 
     def module(self, tiny: bool = False) -> PatchTokens:
         """Return the model with weights drawn from torch's generator; `tiny` shrinks width and depth."""

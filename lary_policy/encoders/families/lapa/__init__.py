@@ -35,19 +35,14 @@ from lary_policy.types import LatentSpec
 
 @dataclass(frozen=True)
 class LaqVariant:
-    """One member of the family.
+    """One member of the family."""
 
-    Attributes:
-        config: Sizes of its quantiser; a checkpoint may differ in codebook, sequence length and depth.
-        patch_px: Pixels between neighbouring tokens of its grid.
-        front_end: The frozen network it looks through; None where it embeds patches itself.
-        exact: Whether a checkpoint must have all sizes of `config`.
-    """
-
+    # Sizes of its quantiser; a checkpoint may differ in codebook, sequence length and depth
     config: LaqConfig
-    patch_px: int
+    patch_px: int  # pixels between neighbouring tokens of its grid
+    # The frozen network it looks through; None where it embeds patches itself
     front_end: FrontEnd | None = None
-    exact: bool = False
+    exact: bool = False  # whether a checkpoint must have all sizes of `config`
 
     def latent(self, config: LaqConfig, image_px: int) -> LatentSpec:
         """Return the output of a quantiser of these sizes; its tokens have no position, see `NSVQ.decode`."""

@@ -69,30 +69,18 @@ def pair_noise(seed: int, first: Tensor, second: Tensor, shape: torch.Size) -> T
 
 @dataclass(frozen=True)
 class LaqConfig:
-    """Sizes of a latent action quantiser; a checkpoint's shapes tell all of them.
+    """Sizes of a latent action quantiser; a checkpoint's shapes tell all of them."""
 
-    Attributes:
-        dim: Width d of its tokens, that of the features where it gets some.
-        codes: Codes in the codebook.
-        code_width: Width q of a code.
-        code_seq_len: Name of the network that thins the grid out, see `nsvq.CODE_NETWORKS`.
-        spatial_depth: Layers of the spatial encoder and of the decoder.
-        temporal_depth: Layers of the temporal encoder.
-        heads: Attention heads.
-        head_width: Width of a head.
-        input_patch_px: Side of the patches that it embeds itself; None when it gets features.
-        output_patch_px: Side of the patches that its decoder predicts; None when it predicts features.
-    """
-
-    dim: int
-    codes: int = 8
-    code_width: int = 32
-    code_seq_len: int = 16
-    spatial_depth: int = 4
-    temporal_depth: int = 4
-    heads: int = 16
-    head_width: int = 64
-    input_patch_px: int | None = None
+    dim: int  # width d of its tokens, that of the features where it gets some
+    codes: int = 8  # codes in the codebook
+    code_width: int = 32  # width q of a code
+    code_seq_len: int = 16  # name of the network that thins the grid out, see `nsvq.CODE_NETWORKS`
+    spatial_depth: int = 4  # layers of the spatial encoder and of the decoder
+    temporal_depth: int = 4  # layers of the temporal encoder
+    heads: int = 16  # attention heads
+    head_width: int = 64  # width of a head
+    input_patch_px: int | None = None  # side of the patches that it embeds itself; None when it gets features
+    # Side of the patches that its decoder predicts; None when it predicts features
     output_patch_px: int | None = None
 
 

@@ -41,22 +41,15 @@ from lary_policy.errors import WeightsMismatchError
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """A frozen network from images [m 3 h w] to tokens [m n d].
+    """A frozen network from images [m 3 h w] to tokens [m n d]."""
 
-    Attributes:
-        name: For messages.
-        weights: Places that carry its own weights.
-        prefix: What its tensors' names begin with inside a quantiser's checkpoint.
-        tiny_width: Width d of the toy model's tokens.
-        module: Returns the network, or the toy model for True, with weights drawn from torch's generator.
-        pretrained: Returns the network with a checkpoint's tensors; WeightsMismatchError if they do not fit.
-    """
-
-    name: str
-    weights: WeightsSource
-    prefix: str
-    tiny_width: int
+    name: str  # for messages
+    weights: WeightsSource  # places that carry its own weights
+    prefix: str  # what its tensors' names begin with inside a quantiser's checkpoint
+    tiny_width: int  # width d of the toy model's tokens
+    # Returns the network, or the toy model for True, with weights drawn from torch's generator
     module: Callable[[bool], nn.Module]
+    # Returns the network with a checkpoint's tensors; WeightsMismatchError if they do not fit
     pretrained: Callable[[Mapping[str, Tensor], Weights], nn.Module]
 
 

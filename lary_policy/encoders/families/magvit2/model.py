@@ -25,20 +25,13 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Magvit2Config:
-    """Sizes of the autoencoder; the defaults are those of the published 2^18-code checkpoints.
+    """Sizes of the autoencoder; the defaults are those of the published 2^18-code checkpoints."""
 
-    Attributes:
-        base_channels: Channels at full resolution, a multiple of 32.
-        multipliers: Channels of each level as multiples of `base_channels`; each level but the last halves
-            the resolution.
-        blocks: Residual blocks a level.
-        bits: Channels of the feature map, one a bit of the code.
-    """
-
-    base_channels: int = 128
+    base_channels: int = 128  # channels at full resolution, a multiple of 32
+    # Channels of each level as multiples of `base_channels`; each level but the last halves the resolution
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    blocks: int = 4
-    bits: int = 18
+    blocks: int = 4  # residual blocks a level
+    bits: int = 18  # channels of the feature map, one a bit of the code
 
     @property
     def patch_px(self) -> int:

@@ -127,27 +127,16 @@ def _feed_forward(width: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class UniVlaConfig:
-    """Architecture; the defaults are the published second stage.
+    """Architecture; the defaults are the published second stage."""
 
-    Attributes:
-        feature_width: Width of the backbone's patch tokens.
-        width: Width of encoder and decoder.
-        heads: Attention heads of both.
-        encoder_depth: Space-time blocks.
-        decoder_depth: Blocks of the decoder.
-        action_tokens: Tokens of the action, and as many of everything else that changes.
-        codes: Entries of each of the two codebooks.
-        code_width: Width of a code.
-    """
-
-    feature_width: int = 768
-    width: int = 768
-    heads: int = 12
-    encoder_depth: int = 12
-    decoder_depth: int = 12
-    action_tokens: int = 4
-    codes: int = 16
-    code_width: int = 128
+    feature_width: int = 768  # width of the backbone's patch tokens
+    width: int = 768  # width of encoder and decoder
+    heads: int = 12  # attention heads of both
+    encoder_depth: int = 12  # space-time blocks
+    decoder_depth: int = 12  # blocks of the decoder
+    action_tokens: int = 4  # tokens of the action, and as many of everything else that changes
+    codes: int = 16  # entries of each of the two codebooks
+    code_width: int = 128  # width of a code
 
 
 class UniVlaModel(nn.Module):

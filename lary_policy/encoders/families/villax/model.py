@@ -26,44 +26,25 @@ class VillaXConfig:
 
     The defaults are those of the published weights, as far as they can be told from their 238.71 M
     parameters; a checkpoint's own file decides.
-
-    Attributes:
-        resolution: Side of the input in pixels.
-        patch_size: Side of a patch in pixels.
-        in_channels: Colours.
-        d_t: Frames of a window.
-        mlp_ratio: Hidden width of feed-forwards, in widths.
-        encoder_depth: Space-time blocks.
-        encoder_embed_dim: Width of the encoder.
-        encoder_n_heads: Its attention heads.
-        action_latent_dim: Width of an action token.
-        st_use_qk_norm: Whether its queries and keys are normed.
-        num_learned_tokens: Tokens of one action.
-        map_heads: Heads of the pooling attention.
-        decoder_depth: Blocks of the decoder.
-        decoder_embed_dim: Width of the decoder.
-        decoder_n_heads: Its attention heads.
-        use_qk_norm: Whether its queries and keys are normed.
-        n_codes: Entries of the codebook.
     """
 
-    resolution: int = 224
-    patch_size: int = 14
-    in_channels: int = 3
-    d_t: int = 8
-    mlp_ratio: float = 4.0
-    encoder_depth: int = 12
-    encoder_embed_dim: int = 768
-    encoder_n_heads: int = 8
-    action_latent_dim: int = 32
-    st_use_qk_norm: bool = True
-    num_learned_tokens: int = 2
-    map_heads: int = 24
-    decoder_depth: int = 12
-    decoder_embed_dim: int = 768
-    decoder_n_heads: int = 16
-    use_qk_norm: bool = True
-    n_codes: int = 32
+    resolution: int = 224  # side of the input in pixels
+    patch_size: int = 14  # side of a patch in pixels
+    in_channels: int = 3  # colours
+    d_t: int = 8  # frames of a window
+    mlp_ratio: float = 4.0  # hidden width of feed-forwards, in widths
+    encoder_depth: int = 12  # space-time blocks
+    encoder_embed_dim: int = 768  # width of the encoder
+    encoder_n_heads: int = 8  # its attention heads
+    action_latent_dim: int = 32  # width of an action token
+    st_use_qk_norm: bool = True  # whether its queries and keys are normed
+    num_learned_tokens: int = 2  # tokens of one action
+    map_heads: int = 24  # heads of the pooling attention
+    decoder_depth: int = 12  # blocks of the decoder
+    decoder_embed_dim: int = 768  # width of the decoder
+    decoder_n_heads: int = 16  # its attention heads
+    use_qk_norm: bool = True  # whether its queries and keys are normed
+    n_codes: int = 32  # entries of the codebook
 
     @property
     def grid(self) -> int:

@@ -1,0 +1,15 @@
+from .agents import Agent as Agent
+from .agents import ExpertAgent as ExpertAgent
+from .agents import HeadAgent as HeadAgent
+from .agents import Observation as Observation
+from .film import Clip as Clip
+from .film import Film as Film
+from .film import tile_video as tile_video
+from .loop import RolloutResult as RolloutResult
+from .loop import run_episodes as run_episodes
+from .policy_agent import PolicyAgent as PolicyAgent
+from .waves import Wave as Wave
+from .waves import run_waves as run_waves
+from .world import Controller as Controller
+from .world import Described as Described
+from .world import World as World
