@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -45,6 +45,18 @@ class UnknownNameError(LaryPolicyError):
         )
 
 
+def look_up[V](kind: str, name: str, table: Mapping[str, V]) -> V:
+    """Return what a registry has under a name; UnknownNameError where it has nothing."""
+    if name not in table:
+        raise UnknownNameError(kind, name, table)
+    return table[name]
+
+
+def summary(error: Exception, length: int = 200) -> str:
+    """Return kind and words of an error of someone else's code on one line, cut to a length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
+
+
 class ConfigError(LaryPolicyError):
     """A configuration value is missing, of the wrong type or contradicts another."""
 
@@ -83,6 +95,15 @@ class EmbodimentError(LaryPolicyError):
 
 class SimulationError(LaryPolicyError):
     """A task, camera, world count or action does not fit the simulated environment."""
+
+
+def require_one(**counts: int) -> None:
+    """Raise SimulationError for the first of named numbers that is below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise SimulationError(
+                expected=f"{name} of at least 1", got=f"{value}", fix=f"Choose {name} >= 1."
+            )
 
 
 class ContactOverflowError(LaryPolicyError):

@@ -13,7 +13,7 @@ from torch import Tensor
 from lary_envs.kinematics import IkSettings, IkState, KernelName, Layout, TorchChain, make_ik
 from lary_envs.robots import robot_of
 from lary_policy.actions import euler_xyz_to_matrix, load_embodiment, matrix_to_euler_xyz
-from lary_policy.errors import ShapeError, SimulationError
+from lary_policy.errors import ShapeError, require_one
 from lary_policy.types import FAILURES, NON_FINITE, OUT_OF_RANGE
 
 WORKSPACE_MARGIN_M = 0.25  # how far outside the workspace of its arm a target may lie
@@ -30,7 +30,6 @@ class EndEffectorController:
     targets (a speed limit, part of the controller's contract) and no joint faster than its published speed.
 
     Args:
-        num_worlds: Worlds w.
         embodiment: Name of the action layout; its robot has A arms of n joints.
         max_step_m: Longest move of a tool centre point in one command.
         max_step_rad: Largest turn in one command.
@@ -50,10 +49,7 @@ class EndEffectorController:
         self, num_worlds: int, *, embodiment: str = "arm7", max_step_m: float = 0.03,
         max_step_rad: float = 0.2, device: str | torch.device = "cpu", kernel: KernelName = "auto",
     ) -> None:  # fmt: skip
-        if num_worlds < 1:
-            raise SimulationError(
-                expected="num_worlds of at least 1", got=f"{num_worlds}", fix="Choose num_worlds >= 1."
-            )
+        require_one(num_worlds=num_worlds)
         robot, layout = robot_of(embodiment), load_embodiment(embodiment)
         self.num_worlds, self.layout = num_worlds, Layout(layout, robot)
         self.workspace_bounds = tuple(arm.workspace_m for arm in robot.arms)
@@ -80,11 +76,9 @@ class EndEffectorController:
         ]
 
     def reset(self, joint_pos: Tensor, worlds: Tensor | None = None) -> None:
-        """Start from joint angles `[w, A * n]` (`SimEnv.joints()`) with open grippers.
+        """Start the given worlds (long indices, all by default) from `[w, A * n]` (`SimEnv.joints()`, rad).
 
-        Args:
-            joint_pos: Angles of all worlds, rad.
-            worlds: Indices (long) of the worlds to reset; None resets all.
+        Grippers are open.
 
         Raises:
             ShapeError: Wrong shape or non-finite values.

@@ -90,10 +90,7 @@ def _warp_stream(stream: torch.cuda.Stream) -> wp.Stream:
 class LaunchGraph:
     """A fixed sequence of launches: recorded as a CUDA graph after its first call, or launched each time.
 
-    Args:
-        launch: Makes the launches; reads and writes the same arrays in every call.
-        device: Where.
-        record: Whether to record a graph; needs CUDA.
+    `launch` makes them on `device` and reads and writes the same arrays in every call; `record` needs CUDA.
     """
 
     def __init__(self, launch: Callable[[], None], device: torch.device, *, record: bool) -> None:

@@ -18,7 +18,7 @@ from lary_envs.robots import robot_of
 from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
 from lary_envs.tasks import WorldState, furthest, task_entry
 from lary_policy.actions import ActionContract, load_embodiment
-from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
+from lary_policy.errors import ShapeError, SimulationError, UnknownNameError, require_one
 
 if TYPE_CHECKING:
     from lary_envs.rendering import RayTracer
@@ -290,9 +290,4 @@ class SimEnv(Remade):
         for camera in self.cameras:
             if camera not in self.task.cameras:
                 raise UnknownNameError("camera", camera, self.task.cameras)
-        counts = {"num_worlds": self.num_worlds, "image_px": self.image_px, "cameras": len(self.cameras)}
-        for name, value in counts.items():
-            if value < 1:
-                raise SimulationError(
-                    expected=f"{name} of at least 1", got=f"{value}", fix=f"Choose {name} >= 1."
-                )
+        require_one(num_worlds=self.num_worlds, image_px=self.image_px, cameras=len(self.cameras))

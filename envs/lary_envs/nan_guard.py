@@ -24,7 +24,6 @@ class NanGuard:
     """A ring of the last states and commands of all worlds. Without a guard nothing is recorded.
 
     Args:
-        physics: The engine to watch.
         task: Name of the task, for `replay`.
         substeps: Physics steps of a control step.
         folder: Where diverged worlds are saved.
@@ -46,11 +45,9 @@ class NanGuard:
         self._saved: set[tuple[int, int]] = set()
 
     def record(self, ctrl: Tensor, alive: Tensor | None = None) -> None:
-        """Keep the state before a control step and its commands; does not wait for the device.
+        """Keep the state before a control step and its commands `[w, nu]`; does not wait for the device.
 
-        Args:
-            ctrl: Commands `[w, nu]`.
-            alive: bool `[w]`; worlds that diverged keep what led to it. All are recorded by default.
+        Worlds that are not `alive` (bool `[w]`, all by default) keep what led to their divergence.
         """
         slot = self._count % self._steps
         fields = {name: self._physics.field(name) for name in _STATE} | {"ctrl": ctrl}
@@ -64,11 +61,7 @@ class NanGuard:
         self._recorded = now if alive is None else torch.where(alive, now, self._recorded)
 
     def dump(self, seeds: Sequence[int]) -> tuple[Path, ...]:
-        """Save the diverged worlds, each once an episode, and return their files; waits for the device.
-
-        Args:
-            seeds: Seeds `[w]` of the running episodes.
-        """
+        """Save the diverged worlds, each once an episode (seeds `[w]`), and return their files; waits."""
         finite = torch.ones(len(seeds), dtype=torch.bool, device=self._physics.device)
         for name in ("qpos", "qvel"):
             finite &= torch.isfinite(self._physics.field(name)).all(-1)

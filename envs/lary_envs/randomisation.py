@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lary_envs.physics import GOAL_BODIES, Physics
 from lary_envs.robots import Robot
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import look_up
 
 _STREAM = 0x100C  # keeps these random numbers apart from those of the initial state, which uses the bare seed
 
@@ -84,9 +84,7 @@ def ranges_of(level: str) -> Ranges | None:
     Raises:
         UnknownNameError: There is no such level.
     """
-    if level not in LEVELS:
-        raise UnknownNameError("randomisation level", level, LEVELS)
-    return LEVELS[level]
+    return look_up("randomisation level", level, LEVELS)
 
 
 def draw_variation(seed: int, ranges: Ranges, num_cameras: int) -> Variation:

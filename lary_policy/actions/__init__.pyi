@@ -5,6 +5,7 @@ from .contract import require_stats as require_stats
 from .embodiment import ActionGroup as ActionGroup
 from .embodiment import Embodiment as Embodiment
 from .embodiment import GroupKind as GroupKind
+from .embodiment import convert_rotation as convert_rotation
 from .embodiment import list_embodiments as list_embodiments
 from .embodiment import load_embodiment as load_embodiment
 from .embodiment import register_embodiment as register_embodiment
@@ -15,6 +16,7 @@ from .rotation import matrix_to_axis_angle as matrix_to_axis_angle
 from .rotation import matrix_to_euler_xyz as matrix_to_euler_xyz
 from .rotation import matrix_to_quat_wxyz as matrix_to_quat_wxyz
 from .rotation import matrix_to_quat_xyzw as matrix_to_quat_xyzw
+from .rotation import matrix_to_rot6d as matrix_to_rot6d
 from .rotation import quat_wxyz_to_matrix as quat_wxyz_to_matrix
 from .rotation import quat_xyzw_to_matrix as quat_xyzw_to_matrix
 from .scaling import UNKNOWN_ROBOTS as UNKNOWN_ROBOTS

@@ -36,10 +36,7 @@ class ActionContract:
         return cls(**{**raw, **lists})
 
     def require(self, other: ActionContract) -> None:
-        """Refuse a partner whose actions mean something else.
-
-        Args:
-            other: Contract of the environment that would execute the actions.
+        """Refuse a partner, the environment that would execute the actions, if they mean something else.
 
         Raises:
             EmbodimentError: They differ; the message names the fields and prints both sides.

@@ -111,14 +111,10 @@ class RobotAccumulator:
             self.robots.setdefault(robot, RunningStatistics(self.dim)).merge(seen)
 
     def result(self, *, unknown: Unknown = "error", layout: Floors | None = None) -> RobotStatistics:
-        """Return the statistics.
+        """Return the statistics, `floored` for `layout`.
 
         Blank types are no robot of their own and count for `everything` only, except with `identity`, where
-        they are pooled into one robot as in the reference.
-
-        Args:
-            unknown: See `RobotStatistics`.
-            layout: See `floored`.
+        they are pooled into one robot as in the reference; for `unknown` see `RobotStatistics`.
 
         Raises:
             EmbodimentError: Nothing was taken in, or `unknown` is `error` and there are blank types.
@@ -141,13 +137,7 @@ class RobotAccumulator:
 def fit_robots(
     actions: Tensor, robot_types: Sequence[str], *, unknown: Unknown = "error", layout: Floors | None = None
 ) -> RobotStatistics:
-    """Compute statistics of the rows of a table in memory.
-
-    Args:
-        actions: `[N, k, a]`, or differences `[N, a]`.
-        robot_types: Type of robot of each row.
-        unknown: See `RobotStatistics`.
-        layout: See `floored`.
+    """Compute statistics of actions `[N, k, a]`, or differences `[N, a]`, and the robot types of N rows.
 
     Raises:
         EmbodimentError: There are no rows, or `unknown` is `error` and a type is blank.

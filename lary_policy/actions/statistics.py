@@ -52,11 +52,7 @@ class ActionStats:
 
     @classmethod
     def fit(cls, actions: Tensor, layout: Floors | None = None) -> ActionStats:
-        """Compute statistics of `[..., a]` in float64.
-
-        Args:
-            actions: Any actions or poses.
-            layout: Says what is worth resolving (see `floored`); None keeps to LARYBench.
+        """Compute statistics of `[..., a]` in float64; deviations are `floored` for `layout`.
 
         Raises:
             EmbodimentError: There are no actions.
@@ -119,10 +115,6 @@ class RunningStatistics:
 
     def result(self, layout: Floors | None = None, *, share: float = 1.0) -> ActionStats:
         """Return mean and population standard deviation, the latter `floored`.
-
-        Args:
-            layout: Says what is worth resolving; None keeps to LARYBench.
-            share: See `floored`.
 
         Raises:
             EmbodimentError: Nothing was taken in.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from lary_policy.actions.embodiment import ActionGroup, Embodiment, convert_rotation
-from lary_policy.errors import ShapeError, UnknownNameError
+from lary_policy.errors import ShapeError, UnknownNameError, look_up
 
 Encode = Callable[[Tensor, Tensor, Embodiment], Tensor]
 ROTATIONS = ("native", "rot6d")
@@ -67,18 +67,13 @@ def list_action_targets() -> tuple[str, ...]:
 
 
 def action_target(name: str, *, protocol: str = "native") -> ActionTarget:
-    """Return a target by name.
-
-    Args:
-        name: `absolute`, `relative`, `relative_pose` or `displacement`.
-        protocol: Under `lary`, `relative` means what the reference means by it: `displacement`.
+    """Return a target by name; under `lary`, `relative` means what the reference calls so: `displacement`.
 
     Raises:
         UnknownNameError: There is no such target; the message lists the known ones.
     """
-    if name not in _TARGETS:
-        raise UnknownNameError("action target", name, _TARGETS)
-    return _TARGETS[_LARY_NAMES.get(name, name) if protocol == "lary" else name]
+    found = look_up("action target", name, _TARGETS)
+    return _TARGETS[_LARY_NAMES.get(name, name)] if protocol == "lary" else found
 
 
 def rot6d_embodiment(embodiment: Embodiment) -> Embodiment:

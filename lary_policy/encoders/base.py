@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import WeightsStatus, find_weights
-from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.errors import ConfigError, UnknownNameError, look_up
 from lary_policy.types import LatentSpec
 
 EXAMPLE = "encoder=my_pkg.my_vit:MyEncoder"
@@ -266,15 +266,12 @@ def load_encoder(
     image_px = spec.default_image_px(preprocess) if image_px is None else image_px
     spec.latent_at(image_px)
     spec.preprocess_named(preprocess)
-    if dtype not in DTYPES:
-        raise UnknownNameError("dtype", dtype, DTYPES)
+    torch_dtype = look_up("dtype", dtype, DTYPES)
     spec.check_layer(layer)
     if weights == "tiny-random" and not entry.tiny:
         weights = "random"
     output = spec.output_named(output, preprocess)
-    options = EncoderOptions(
-        weights, image_px, preprocess, DTYPES[dtype], _device(device), seed, output, layer
-    )
+    options = EncoderOptions(weights, image_px, preprocess, torch_dtype, _device(device), seed, output, layer)
     return entry.builder(spec, options)
 
 
@@ -310,9 +307,7 @@ def find_encoder(name: str) -> RegisteredEncoder:
         return _own_encoder(name)
     if colon:
         raise UnknownNameError("word before the colon, and no Python module", scheme, _SCHEMES)
-    if name not in _REGISTRY:
-        raise UnknownNameError("encoder", name, _REGISTRY)
-    return _REGISTRY[name]
+    return look_up("encoder", name, _REGISTRY)
 
 
 def _own_encoder(name: str) -> RegisteredEncoder:

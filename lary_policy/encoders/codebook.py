@@ -13,14 +13,9 @@ from lary_policy.errors import ShapeError
 
 
 def nearest_codes(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantise vectors.
+    """Return the nearest of codes [K d] for each vector [... d], and its index [...].
 
-    Args:
-        vectors: [... d].
-        codes: [K d].
-
-    Returns:
-        The nearest code of each vector [... d] and its index [...], the smaller one of two equally near.
+    Of two equally near codes the one with the smaller index is taken.
     """
     # float32, because cdist has no half-precision kernel on every device.
     distances = torch.cdist(vectors.flatten(0, -2).float(), codes.float())
@@ -84,11 +79,7 @@ class CodebookHealth:
 
 
 class CodebookCounter:
-    """Counts codes batch by batch.
-
-    Args:
-        codes: Entries of the codebook.
-    """
+    """Counts the use of a codebook of `codes` entries, batch by batch."""
 
     def __init__(self, codes: int) -> None:
         if codes < 1:

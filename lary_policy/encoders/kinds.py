@@ -23,13 +23,9 @@ class FrameEncoder(ModuleEncoder):
 
     @no_grad_if_frozen
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode frames without gradients while the module is frozen, as it is when loaded.
+        """Encode uint8 RGB frames [b t h w 3] of any size, on any device, to latents [b t n d] on its own.
 
-        Args:
-            frames: uint8 RGB [b t h w 3] of any size, on any device.
-
-        Returns:
-            Latents [b t n d] in the encoder's dtype on its device.
+        Gradients flow only where a parameter of the module is trained: it is frozen when it is loaded.
 
         Raises:
             FrameFormatError: Frames are not non-empty uint8 [b t h w 3].
@@ -47,13 +43,10 @@ FrameRule = Callable[[Tensor], Tensor]
 class ClipEncoder(ModuleEncoder):
     """Encodes clips; the number of latent steps follows from the number of frames.
 
+    Its module maps clips [b t 3 h w] to tokens [b t' n d]; the other arguments are those of `ModuleEncoder`.
+
     Args:
-        spec: What the encoder is.
-        options: Input size, pipeline, dtype and device.
-        model: Module from clips [b t 3 h w] to tokens [b t' n d]; it is frozen and moved here.
-        weights: Which weights the module holds.
         frame_rule: Which frames of a clip the model gets.
-        latent: Output of this module where it is not the spec's (toy sizes).
     """
 
     def __init__(
@@ -71,13 +64,7 @@ class ClipEncoder(ModuleEncoder):
 
     @no_grad_if_frozen
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode clips without gradients while the module is frozen, as it is when loaded.
-
-        Args:
-            frames: uint8 RGB [b t h w 3] of any size, on any device.
-
-        Returns:
-            Latents [b t' n d] in the encoder's dtype on its device.
+        """Encode clips [b t h w 3] to latents [b t' n d], otherwise as `FrameEncoder.encode` does.
 
         Raises:
             FrameFormatError: Frames are not non-empty uint8 [b t h w 3], or the model cannot use t frames.
@@ -143,14 +130,8 @@ class PairEncoder(ModuleEncoder):
     """Encodes every pair of consecutive frames; a frame that is in two pairs goes through the backbone once.
 
     Two frames make a pair. Of longer clips a `WindowModel` gives latents that depend on the frames before
-    each pair as well, so that a pair in a clip has not the latent of the pair alone.
-
-    Args:
-        spec: What the encoder is.
-        options: Input size, pipeline, dtype, device and output.
-        model: An `nn.Module` that is a `PairModel`; it is frozen and moved here.
-        weights: Which weights the module holds.
-        latent: Output of this model where it is not the spec's (toy sizes, inferred hyper-parameters).
+    each pair as well, so that a pair in a clip has not the latent of the pair alone. Its module is a
+    `PairModel`, arguments are those of `ModuleEncoder`.
 
     Attributes:
         output: Which tokens are the latents.
@@ -170,13 +151,7 @@ class PairEncoder(ModuleEncoder):
 
     @no_grad_if_frozen
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode the t - 1 pairs of consecutive frames.
-
-        Args:
-            frames: uint8 RGB [b t h w 3] of any size, t >= 2, on any device.
-
-        Returns:
-            Latents [b t-1 n d] in the encoder's dtype on its device.
+        """Encode the t - 1 pairs of consecutive frames [b t h w 3] to latents [b t-1 n d].
 
         Raises:
             FrameFormatError: Frames are not uint8 [b t h w 3], or there is only one.

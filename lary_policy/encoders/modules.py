@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from lary_policy.encoders.base import EncoderOptions, encoder_fingerprint
 from lary_policy.encoders.preprocess import prepare_frames
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import DRAWN, Weights, load_strictly, read_tensors, resolve_weights
+from lary_policy.encoders.weights import (
+    DRAWN,
+    Weights,
+    load_strictly,
+    read_tensors,
+    require_module,
+    resolve_weights,
+)
 from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.types import LatentSpec
 
@@ -41,18 +48,14 @@ class ModuleEncoder:
     """What encoders of frames, of pairs and of clips share.
 
     Args:
-        spec: What the encoder is.
         options: Input size, pipeline, dtype, device and output.
         model: The module; it is frozen and moved here.
-        weights: Which weights the module holds.
         latent: Output of this module where it is not the spec's (toy sizes, models found by name).
         rule: Name of what else decides the latents of these weights, such as which frames of a clip count.
 
     Attributes:
-        spec: As given.
         latent: Output at `options.image_px`: of a frame, of a pair or of one latent step.
         fingerprint: 16 hex digits; equal fingerprints give equal latents.
-        weights: As given.
         model: The frozen module.
     """
 
@@ -104,11 +107,7 @@ class ModuleEncoder:
 
 
 class FeatureMapTokens(nn.Module):
-    """A feature map as tokens, row by row: [b 3 h w] -> [b n d].
-
-    Args:
-        backbone: Module from images to maps [b d h w].
-    """
+    """A feature map as tokens, row by row: [b 3 h w] -> [b n d]; the backbone makes maps [b d h w]."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -189,6 +188,26 @@ def drawn_or_loaded[M: nn.Module](
     return load(path, weights), weights
 
 
+def encoder_half(kind: str, purpose: str, narrowest: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+    """Return an autoencoder of diffusers without its decoder, which is built at its narrowest and dropped.
+
+    Args:
+        kind: Name of its class.
+        purpose: What it is for, for messages.
+        narrowest: The decoder's sizes.
+        sizes: All others that are not the class's defaults.
+
+    Raises:
+        ConfigError: The package `diffusers` is not installed.
+    """
+    require_module("diffusers", purpose)
+    import diffusers
+
+    vae = getattr(diffusers, kind)(**{**narrowest, **sizes})
+    vae.decoder = vae.post_quant_conv = None
+    return vae
+
+
 Rename = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 
@@ -199,7 +218,7 @@ def module_with_weights(
     rename: Rename | None = None,
     tiny: Callable[[], nn.Module] | None = None,
 ) -> tuple[nn.Module, Weights]:
-    """Build a module with random weights or load it strictly, as `options.weights` says.
+    """Build a module with random weights or load it strictly, as `options.weights` says: `drawn_or_loaded`.
 
     Args:
         build: Returns the module with weights drawn from torch's generator.
@@ -207,13 +226,6 @@ def module_with_weights(
         options: `weights` and `seed` decide.
         rename: From a checkpoint's tensors and the module to tensors under the module's names.
         tiny: Returns the toy twin for `weights=tiny-random`; `build` by default.
-
-    Returns:
-        The module, and the record of its weights for the encoder's constructor.
-
-    Raises:
-        WeightsMissingError: The weights are nowhere; the message says how to get them.
-        WeightsMismatchError: The file is unreadable, or a tensor is missing, left over or of another shape.
     """
 
     def load(path: Path, weights: Weights) -> nn.Module:

@@ -29,13 +29,13 @@ class EncoderSpec:
     latent: LatentSpec  # output at `image_px`
     # Input pipelines by name: always `native`, and `lary` where the reference differs
     preprocess: Mapping[str, Preprocess] = field(hash=False)
-    dtype: str  # dtype of the published weights
     licence: str  # SPDX licence of the weights
     paper: str  # where they are described
     params_m: float  # parameters of what `encode` runs, in millions
     # Floating-point operations (two per multiply-add) of one frame at `image_px`, 1e9; half of what two
     # frames cost where latents are of pairs or clips
     gflops_per_frame: float
+    dtype: str = "float32"  # dtype of the published weights
     reference_key: str | None = None  # name of the same model in LARYBench, or None
     # Raised when code changes the output for the same weights; a digest of its module follows that of an own
     # encoder

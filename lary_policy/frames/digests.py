@@ -26,11 +26,7 @@ CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime INT, 
 
 
 class DigestMemory:
-    """Digests by path and state; in memory, and in a file that several processes may share.
-
-    Args:
-        path: SQLite file, or None for memory alone.
-    """
+    """Digests by path and state; in memory, and in an SQLite file that several processes may share."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._lock = threading.Lock()

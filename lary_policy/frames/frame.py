@@ -104,11 +104,7 @@ def _decode_or_error(frame: Frame) -> Tensor | FrameFormatError:
 
 
 def decode_image(data: bytes, name: str) -> Tensor:
-    """Decode the bytes of an image file completely to uint8 RGB `[h, w, 3]`.
-
-    Args:
-        data: All bytes.
-        name: Where they come from, for messages.
+    """Decode the bytes of an image file, called `name` in messages, completely to uint8 RGB `[h, w, 3]`.
 
     Raises:
         FrameFormatError: They are truncated, corrupt or no image.

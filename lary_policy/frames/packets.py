@@ -25,11 +25,7 @@ class PacketTimes:
 
 
 class PacketTimesCache:
-    """The times of the files used last; a file that was written anew is read anew. Threads may share it.
-
-    Args:
-        frames: Most frames to remember over all files.
-    """
+    """Times of at most `frames` frames of the files used last; changed files are read anew. Thread-safe."""
 
     def __init__(self, frames: int = CACHED_FRAMES) -> None:
         self._frames, self._held, self._lock = frames, 0, threading.Lock()

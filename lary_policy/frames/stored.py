@@ -143,8 +143,4 @@ def _check_size(metadata: pq.FileMetaData, group: int, column: str) -> None:
 
 
 def _unreadable(path: Path, reason: str) -> FrameFormatError:
-    return FrameFormatError(
-        expected=f"frames in {path}",
-        got=reason,
-        fix=FIX,
-    )
+    return FrameFormatError(expected=f"frames in {path}", got=reason, fix=FIX)

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lary_policy.errors import FrameFormatError, ShapeError
-from lary_policy.frames.frame import MAX_PIXELS
+from lary_policy.frames.frame import FIX, MAX_PIXELS
 from lary_policy.frames.packets import PacketTimes, PacketTimesCache
 from lary_policy.paths import foreign_file, open_regular
 
 _TIMES = PacketTimesCache()
-FIX = "Restore the file; rows that use it are quarantined until then."
 # The demuxer of each suffix. Playlists (m3u8, ffconcat, sdp, ...) are none: they name further files.
 CONTAINERS = {
     **dict.fromkeys((".mp4", ".m4v", ".mov"), "mov"),
@@ -323,8 +322,4 @@ def _check_picture(path: Path, context: Any) -> None:
 
 
 def _damaged(path: Path, reason: str) -> FrameFormatError:
-    return FrameFormatError(
-        expected=f"a complete video at {path}",
-        got=reason,
-        fix=FIX,
-    )
+    return FrameFormatError(expected=f"a complete video at {path}", got=reason, fix=FIX)

@@ -44,13 +44,9 @@ class Books:
         self._finished |= worlds
 
     def record(self, step: int, success: Tensor, move: Tensor, progress: Tensor) -> None:
-        """Enter one executed control step.
+        """Enter a control step (from 0): bool success `[w]` after it, and progress `[w]` from 0 to 1.
 
-        Args:
-            step: Its number, from 0.
-            success: bool `[w]` after the step.
-            move: Commanded displacement `[w A 3]` of the tools, metres.
-            progress: Share of the task that was done so far, `[w]`.
+        `move` is the commanded displacement `[w A 3]` of the tools, metres.
         """
         running = self.running()
         self.success_now = torch.where(running, success, self.success_now & self._finished)

@@ -104,8 +104,6 @@ class GymCore:
     targets of the end-effectors in the embodiment's layout: absolute, or relative to the last commanded pose.
 
     Args:
-        task: Name of a task.
-        num_worlds: Worlds w.
         cameras: Cameras to render.
         image_px: Height and width of a frame.
         action_mode: `absolute` or `relative`.

@@ -17,7 +17,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lary_envs.gym.registration import gym_ids
 from lary_policy.actions import ActionContract, load_embodiment
-from lary_policy.errors import ConfigError, SimulationError, UnknownNameError
+from lary_policy.errors import ConfigError, UnknownNameError, require_one
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -160,10 +160,7 @@ class LarySimEnv(EnvConfig):
             raise ConfigError(
                 expected="one or more different cameras", got=f"{self.cameras}", fix="Pass cameras=[front]."
             )
-        if self.image_px < 1:
-            raise SimulationError(
-                expected="image_px of at least 1", got=f"{self.image_px}", fix="Choose image_px >= 1."
-            )
+        require_one(image_px=self.image_px)
         if self.fps != spec.control_hz:
             raise ConfigError(
                 expected=f"fps={spec.control_hz:g}, the control rate of {self.task}", got=f"{self.fps}",

@@ -22,8 +22,6 @@ class LaryEnv(Remade, gymnasium.Env[Observation, NDArray[Any]]):
     copies are made again from the arguments, before their first reset.
 
     Args:
-        task: Name of a task, see `lary_envs.list_tasks`.
-        render_mode: `rgb_array`, or None.
         options: Keyword arguments of `GymCore`.
     """
 

@@ -28,9 +28,6 @@ class LaryVectorEnv(Remade, gymnasium.vector.VectorEnv[Observation, NDArray[np.f
     """`num_envs` worlds of one task; see `LaryEnv` for rewards and the end of an episode.
 
     Args:
-        task: Name of a task, see `lary_envs.list_tasks`.
-        num_envs: Worlds.
-        render_mode: `rgb_array`, or None.
         autoreset_mode: When a finished world starts its next episode, as in gymnasium: in the next step (the
             default), in the same step, or never (to step it is an error); or `LATCHED`.
         options: Keyword arguments of `GymCore`.
@@ -192,11 +189,7 @@ class LaryVectorEnv(Remade, gymnasium.vector.VectorEnv[Observation, NDArray[np.f
 
 
 class RecordedFrames(Sequence[NDArray[np.uint8]]):
-    """Frames of all worlds that are copied to the host when they are looked at.
-
-    Args:
-        frames: uint8 `[w, h, w, 3]` on any device.
-    """
+    """Frames uint8 `[w, h, w, 3]` of all worlds that are copied to the host when they are looked at."""
 
     def __init__(self, frames: Tensor) -> None:
         self._frames = frames

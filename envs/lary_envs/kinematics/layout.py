@@ -6,20 +6,9 @@ import torch
 from torch import Tensor
 
 from lary_envs.robots import Robot
-from lary_policy.actions import (
-    ActionGroup,
-    Embodiment,
-    euler_xyz_to_matrix,
-    matrix_to_euler_xyz,
-    matrix_to_quat_wxyz,
-    matrix_to_quat_xyzw,
-    quat_wxyz_to_matrix,
-    quat_xyzw_to_matrix,
-)
+from lary_policy.actions import ActionGroup, Embodiment, convert_rotation
 from lary_policy.errors import EmbodimentError
 
-_TO_MATRIX = {"quat_wxyz": quat_wxyz_to_matrix, "quat_xyzw": quat_xyzw_to_matrix}
-_FROM_MATRIX = {"quat_wxyz": matrix_to_quat_wxyz, "quat_xyzw": matrix_to_quat_xyzw}
 _PLACES = {"position": slice(0, 3), "rotation": slice(3, 6), "gripper": slice(6, 7)}
 
 
@@ -49,14 +38,14 @@ class Layout:
         """Return poses `[..., A, 7]` of actions `[..., a]`, in their dtype and on their device."""
         arms = actions.new_ones(*actions.shape[:-1], self.num_arms, 7)
         for group, arm in self._groups:
-            arms[..., arm, _PLACES[group.kind]] = _to_pose(group, _columns(actions, group))
+            arms[..., arm, _PLACES[group.kind]] = _turned(group, _columns(actions, group), to_pose=True)
         return arms
 
     def to_action(self, arms: Tensor) -> Tensor:
         """Return actions `[..., a]` of poses `[..., A, 7]`; quaternions have a non-negative real part."""
         actions = arms.new_zeros(*arms.shape[:-2], self.action_dim)
         for group, arm in self._groups:
-            values = _from_pose(group, arms[..., arm, _PLACES[group.kind]])
+            values = _turned(group, arms[..., arm, _PLACES[group.kind]], to_pose=False)
             for column, index in enumerate(group.indices):
                 actions[..., index] = values[..., column]
         return actions
@@ -67,15 +56,9 @@ def _columns(actions: Tensor, group: ActionGroup) -> Tensor:
     return torch.stack([actions[..., index] for index in group.indices], -1)
 
 
-def _to_pose(group: ActionGroup, values: Tensor) -> Tensor:
-    convert = _TO_MATRIX.get(group.convention)
-    return values if convert is None else matrix_to_euler_xyz(convert(values))
-
-
-def _from_pose(group: ActionGroup, values: Tensor) -> Tensor:
-    convert = _FROM_MATRIX.get(group.convention)
-    if convert is None:
+def _turned(group: ActionGroup, values: Tensor, *, to_pose: bool) -> Tensor:
+    """Convert a rotation group's numbers to the angles of a pose, or back; others stay as they are."""
+    if group.kind != "rotation" or group.convention == "euler_xyz":
         return values
-    quat = convert(euler_xyz_to_matrix(values))
-    real = quat[..., 0 if group.convention == "quat_wxyz" else 3]
-    return torch.where((real < 0)[..., None], -quat, quat)
+    ways = (group.convention, "euler_xyz")
+    return convert_rotation(values, *(ways if to_pose else reversed(ways)))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import UnknownNameError, look_up
 
 _STAGE_POS = mujoco.mjtStage.mjSTAGE_POS.value
 # Outputs are copied only once bound, so all that is ever read is bound before the first call.
@@ -45,12 +45,8 @@ class Physics(Protocol):
     ) -> None:
         """Put worlds (indices `[n]`, all by default) at rest and leave the others untouched.
 
-        Args:
-            qpos: Positions `[n, nq]`.
-            mocap_pos: Goals `[n, nmocap, 3]`.
-            mocap_quat: Their orientation `[n, nmocap, 4]`.
-            ctrl: First commands `[n, nu]`.
-            worlds: Which worlds.
+        They get positions `[n, nq]`, goals `[n, nmocap, 3]` with orientations `[n, nmocap, 4]`, and first
+        commands `[n, nu]`.
         """
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
@@ -75,8 +71,6 @@ class BatchPhysics:
     """`mujoco.batch.Batch`: w simulations on a C thread pool, bit-equal for any number of threads.
 
     Args:
-        model: The compiled scene.
-        num_worlds: Worlds w.
         num_threads: Threads; all cores by default.
         vary: Fields of MjModel that have a value for each world; written through `field`. Constants that
             MuJoCo derives from them follow at the next reset of the world.
@@ -113,9 +107,7 @@ class BatchPhysics:
         Raises:
             UnknownNameError: No such field is kept.
         """
-        if name not in self._views:
-            raise UnknownNameError("field", name, self._views)
-        return self._views[name]
+        return look_up("field", name, self._views)
 
     def reset(
         self, qpos: Tensor, mocap_pos: Tensor, mocap_quat: Tensor, ctrl: Tensor, worlds: Tensor | None = None

@@ -21,13 +21,7 @@ def body_id(model: mujoco.MjModel, name: str) -> int:
 
 
 class Measurement:
-    """Reads the worlds of one physics engine.
-
-    Args:
-        robot: The robot in the scene.
-        model: The compiled scene.
-        physics: The engine whose worlds are read.
-    """
+    """Reads the worlds of one physics engine, of a compiled scene with a robot."""
 
     def __init__(self, robot: Robot, model: mujoco.MjModel, physics: Physics) -> None:
         def addresses(names: tuple[str, ...]) -> Tensor:

@@ -39,8 +39,6 @@ class WarpPhysics:
     engine's buffer, and an overflow is seen only when `check_overflow` or a reset of all worlds asks.
 
     Args:
-        model: The compiled scene.
-        num_worlds: Worlds w.
         device: `cuda`, `cuda:1`, or `cpu` in tests.
         nconmax: Contacts a world may have on average over all worlds.
         njmax: Constraint rows that any one world may have.
@@ -53,7 +51,6 @@ class WarpPhysics:
 
     Attributes:
         device: The device of all buffers.
-        model: MuJoCo Warp's model, shared with the renderer.
         data: MuJoCo Warp's data, shared with the renderer.
         vary: As given.
 

@@ -34,11 +34,8 @@ class RayTracer:
     """Renders any subset of w worlds.
 
     Args:
-        model: The compiled scene.
-        num_worlds: Worlds w.
         cameras: Names of the cameras c, in the order of the output.
         image_px: Height and width of a frame.
-        device: `cpu`, `cuda` or `cuda:1`.
         num_threads: Threads on a CPU; all cores by default.
 
     Raises:

@@ -25,14 +25,8 @@ _BUILDING = threading.Lock()
 _FITS = {"cpu": 1, "cuda": 6}
 # Model fields that the tracer reads. Those of cameras and lights' directions reach it as poses.
 _LOOK_FIELDS = (
-    "geom_rgba",
-    "geom_size",
-    "mat_rgba",
-    "mat_texid",
-    "light_ambient",
-    "light_diffuse",
-    "light_specular",
-)
+    "geom_rgba", "geom_size", "mat_rgba", "mat_texid", "light_ambient", "light_diffuse", "light_specular",
+)  # fmt: skip
 
 
 def view_fields(vary: Sequence[str]) -> tuple[str, ...]:
@@ -44,12 +38,8 @@ class Tracer:
     """Traces all worlds of one model and data of MuJoCo Warp.
 
     Args:
-        host_model: The compiled scene.
-        model: MuJoCo Warp's model.
-        data: MuJoCo Warp's data.
         cameras: Names of the cameras c, in the order of the output.
         image_px: Height and width of a frame.
-        device: Where model and data are.
         inputs: Names of the fields that `trace` is given for each world; none where an engine writes them.
 
     Attributes:
@@ -85,10 +75,9 @@ class Tracer:
             self._launch()
 
     def trace(self, seen: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return new frames, uint8 RGB `[n, c, h, w, 3]`, of all worlds, or of n that look like `seen`.
+        """Return new frames, uint8 RGB `[n, c, h, w, 3]`, of all worlds, or of n <= w that look like `seen`.
 
-        Args:
-            seen: Values `[n, ...]`, n <= w, of the fields named in `inputs`.
+        These are values `[n, ...]` of the fields named in `inputs`.
         """
         count = self.num_worlds if seen is None else len(seen["geom_xpos"])
         for name, value in (seen or {}).items():

@@ -49,10 +49,7 @@ _TORQUE_NM = 32.0
 # Link masses in kg: the published 4.2 kg of the arm, shared out by volume.
 _BASE_KG, _MASS_KG, _PADDLE_KG = 1.0, (0.7, 1.1, 0.6, 0.4, 0.3, 0.1), 0.12
 # The arms can be told apart by colour.
-_PAD_RGBA = {
-    "left": (0.10, 0.30, 0.95, 1.0),
-    "right": (0.98, 0.50, 0.05, 1.0),
-}  # the arms are told apart by colour
+_PAD_RGBA = {"left": (0.10, 0.30, 0.95, 1.0), "right": (0.98, 0.50, 0.05, 1.0)}
 
 _LINKS: tuple[tuple[Part, ...], ...] = (
     (Part((0, 0, -0.055), (0, 0, -0.03), 0.046, WHITE, CYLINDER), Part((0, 0, -0.03), (0, 0, 0.0), 0.042)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lary_envs.kinematics import SerialChain
 from lary_envs.scene import CameraPlace, Vec3
-from lary_policy.errors import SimulationError, UnknownNameError
+from lary_policy.errors import SimulationError, look_up
 
 if TYPE_CHECKING:
     import mujoco
@@ -96,6 +96,5 @@ def robot_of(embodiment: str) -> Robot:
     Raises:
         UnknownNameError: No robot has this action layout; the message lists those that exist.
     """
-    if embodiment not in list_robots():
-        raise UnknownNameError("embodiment with a simulated robot", embodiment, list_robots())
-    return _ROBOTS[embodiment]
+    list_robots()
+    return look_up("embodiment with a simulated robot", embodiment, _ROBOTS)

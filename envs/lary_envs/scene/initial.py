@@ -18,13 +18,7 @@ HOME_NOISE_RAD = 0.03
 
 
 class InitialStates:
-    """Draws positions, goals and first commands of a task.
-
-    Args:
-        model: The compiled scene.
-        robot: The robot in it.
-        task: Rules of the task.
-    """
+    """Draws positions, goals and first commands of a task, for the compiled scene and the robot in it."""
 
     def __init__(self, model: mujoco.MjModel, robot: Robot, task: Task) -> None:
         self._model, self._robot, self._task = model, robot, task

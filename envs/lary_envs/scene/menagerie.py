@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lary_envs.kinematics import Matrix
 from lary_envs.robots import Robot, robot_of
 from lary_envs.scene.parts import placed
-from lary_policy.errors import SimulationError, UnknownNameError, UnsafePathError
+from lary_policy.errors import SimulationError, UnsafePathError, look_up
 from lary_policy.paths import resolve_inside
 
 TOLERANCE = 1e-6  # metres, and entries of rotation matrices: published quaternions have seven digits
@@ -205,9 +205,7 @@ def dress(scene: mujoco.MjSpec, robot: Robot) -> None:
         SimulationError: The model is missing, cannot be read, or has other kinematics or bare links.
         UnsafePathError: A path in the model leaves its folder.
     """
-    if robot.embodiment not in COUNTERPARTS:
-        raise UnknownNameError("embodiment with a Menagerie model", robot.embodiment, tuple(COUNTERPARTS))
-    counterpart = COUNTERPARTS[robot.embodiment]
+    counterpart = look_up("embodiment with a Menagerie model", robot.embodiment, COUNTERPARTS)
     model = load_model(counterpart)
     links = match_links(robot, model, counterpart.joints)
     for body in scene.bodies[1:]:  # the first is the world, with the table
@@ -327,11 +325,8 @@ def _mesh(scene: mujoco.MjSpec, model: mujoco.MjModel, index: int) -> str:
     """Copy a compiled mesh into the scene, once, and return its name."""
     name = f"menagerie_{model.mesh(index).name}"
     if scene.mesh(name) is None:
-        vertex, normal, face = (
-            model.mesh_vertadr[index],
-            model.mesh_normaladr[index],
-            model.mesh_faceadr[index],
-        )
+        vertex, normal = model.mesh_vertadr[index], model.mesh_normaladr[index]
+        face = model.mesh_faceadr[index]
         faces = slice(face, face + model.mesh_facenum[index])
         scene.add_mesh(
             name=name, inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,  # surfaces may be open

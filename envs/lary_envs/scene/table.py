@@ -12,7 +12,7 @@ from lary_envs.scene.cameras import add_camera
 from lary_envs.scene.menagerie import dress
 from lary_envs.scene.parts import GRIPPER, OBJECT, STATIC
 from lary_envs.tasks import Task
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import look_up
 
 TIMESTEP_S = 0.005
 PLAIN_TEXTURE = "wood"  # of the table
@@ -40,8 +40,7 @@ def build_model(
         UnknownNameError: No robot has this embodiment, or it has not got these looks.
         SimulationError: The meshes of `menagerie` are missing or do not fit.
     """
-    if looks not in LOOKS:
-        raise UnknownNameError("looks", looks, tuple(LOOKS))
+    dress_up = look_up("looks", looks, LOOKS)
     robot = robot_of(embodiment)
     scene = mujoco.MjSpec()
     scene.modelname = "lary_table"
@@ -50,7 +49,7 @@ def build_model(
     _add_textures(scene, textures)
     _add_surroundings(scene, robot)
     robot.build(scene)
-    LOOKS[looks](scene, robot)
+    dress_up(scene, robot)
     task.build(scene)
     return scene.compile()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lary_policy.actions import euler_xyz_to_matrix
+from lary_policy.actions import euler_xyz_to_matrix, matrix_to_rot6d
 
 _REST_M = 0.005  # what is dropped on the table sinks or tilts less
 
@@ -53,7 +53,7 @@ def of_arms(state: WorldState, *names: str, grippers: bool = True) -> dict[str, 
     out: dict[str, Tensor] = {}
     for name, arm in zip(names, state.arms.unbind(1), strict=True):
         out[f"{name}_pos"] = arm[:, :3]
-        out[f"{name}_rot"] = _columns(euler_xyz_to_matrix(arm[:, 3:6]))
+        out[f"{name}_rot"] = matrix_to_rot6d(euler_xyz_to_matrix(arm[:, 3:6]))
         if grippers:
             out[f"{name}_gripper"] = arm[:, 6:]
     return out
@@ -61,15 +61,13 @@ def of_arms(state: WorldState, *names: str, grippers: bool = True) -> dict[str, 
 
 def of_object(state: WorldState) -> dict[str, Tensor]:
     """Return `object_pos` `[w, 3]` (m) and `object_rot` `[w, 6]`, two columns of the rotation matrix."""
-    return {"object_pos": state.object_pos, "object_rot": _columns(state.object_rot)}
+    return {"object_pos": state.object_pos, "object_rot": matrix_to_rot6d(state.object_rot)}
 
 
 def of_goals(state: WorldState, *, heading: bool = False) -> dict[str, Tensor]:
     """Return `goal_pos` and, where there is one, `goal_2_pos` `[w, 3]` (m).
 
-    Args:
-        state: The state.
-        heading: Add `goal_heading` `[w, 2]`, cosine and sine of the first goal's yaw.
+    `heading` adds `goal_heading` `[w, 2]`, cosine and sine of the first goal's yaw.
     """
     names = ("goal_pos", "goal_2_pos")
     out = dict(zip(names, state.goals.unbind(1), strict=False))
@@ -98,8 +96,3 @@ def furthest(milestones: Iterable[Tensor]) -> Tensor:
     held = torch.stack(list(milestones), -1)
     numbers = torch.arange(1, held.shape[-1] + 1, device=held.device)
     return (held * numbers).amax(-1)
-
-
-def _columns(matrix: Tensor) -> Tensor:
-    """Return the first two columns `[w, 6]` of `[w, 3, 3]`, one after the other."""
-    return matrix[..., :2].transpose(-1, -2).flatten(-2)

@@ -13,7 +13,7 @@ from lary_envs.kinematics import IkSettings, IkState, KernelName, TorchChain, ma
 from lary_envs.robots import Robot
 from lary_envs.scene import Vec3
 from lary_policy.actions import euler_xyz_to_matrix, geodesic_angle_rad, matrix_to_euler_xyz
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import look_up
 
 TOLERANCE_M, TOLERANCE_RAD = 1e-3, 0.01
 _ITERATIONS = 80
@@ -57,9 +57,8 @@ def reachability(
         UnknownNameError: The robot has no such arm, or there is no such kernel.
     """
     arms = {arm.side: arm for arm in robot.arms}
-    if side not in arms:
-        raise UnknownNameError(f"arm of {robot.name}", side, arms)
-    chain, shape = TorchChain([arms[side].chain]), (len(points_m), len(rotations))
+    arm = look_up(f"arm of {robot.name}", side, arms)
+    chain, shape = TorchChain([arm.chain]), (len(points_m), len(rotations))
     pos = points_m.double()[:, None].expand(*shape, 3).reshape(-1, 1, 3)
     rot = rotations.double()[None].expand(*shape, 3, 3).reshape(-1, 1, 3, 3)
     state = IkState.at_home(chain, starts * len(pos))

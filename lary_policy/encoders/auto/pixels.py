@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.encoders.preprocess import Preprocess, prepare_frames
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, summary
 
 # From an image, uint8 [h w 3], to model input [3 h' w'].
 Processor = Callable[[np.ndarray], Tensor]
@@ -122,9 +122,7 @@ def _checked(name: str, processor: Processor, image: np.ndarray) -> Tensor:
     try:
         pixels = processor(image.copy())
     except Exception as error:  # processors of hundreds of models, on configurations of anyone
-        raise not_reproducible(
-            name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise not_reproducible(name, summary(error)) from error
     shape = tuple(getattr(pixels, "shape", ()))
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or not LEAST_PX <= shape[1] <= MOST_PX:
         raise not_reproducible(name, f"pixels of shape {list(shape)}")

@@ -20,7 +20,7 @@ from lary_policy.encoders.kinds import FrameEncoder
 from lary_policy.encoders.modules import cut_after, drawn_or_loaded, find_blocks
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import read_config, read_tensors
-from lary_policy.errors import ConfigError, LaryPolicyError
+from lary_policy.errors import ConfigError, LaryPolicyError, summary
 from lary_policy.types import LatentSpec
 
 MOST_PARAMS = 30 * 10**9  # the largest vision encoders have 22
@@ -106,7 +106,6 @@ def _spec(files: AutoName, source: AutoModelSource) -> EncoderSpec:
         size_multiple=patch_px or 1,
         latent=latent,
         preprocess={"native": source.preprocess},
-        dtype="float32",
         licence=source.licence,
         paper="see its page",
         params_m=params / 1e6,
@@ -163,7 +162,7 @@ def _meta_module(source: AutoModelSource, image_px: int) -> nn.Module:
     except Exception as error:  # of hundreds of models, on configurations of anyone
         raise ConfigError(
             expected="a configuration that its library can build a model of",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            got=summary(error),
             fix="Correct the configuration, or choose another model.",
         ) from error
 

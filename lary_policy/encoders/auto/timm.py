@@ -17,7 +17,7 @@ from lary_policy.encoders.auto.files import AutoModelSource
 from lary_policy.encoders.auto.pixels import Hints, check_side, measured_preprocess, not_reproducible, three
 from lary_policy.encoders.preprocess import Preprocess
 from lary_policy.encoders.weights import HubRepo, Weights, load_strictly, raise_on_mismatch, require_module
-from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
+from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError, summary
 
 
 class TimmFeatures(nn.Module):
@@ -86,7 +86,7 @@ class TimmModel:
         except Exception as error:  # of hundreds of models, on arguments of anyone
             raise ConfigError(
                 expected=f"arguments (model_args, image_px) with which timm builds '{self.architecture}'",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                got=summary(error),
                 fix="Correct them, or choose another model.",
             ) from error
 
@@ -116,20 +116,9 @@ ABOUT = {"architecture", "num_classes", "num_features", "global_pool"}
 LABELS = {"labels", "label_names", "label_descriptions"}
 # Arguments of `timm.create_model` itself, which a file has no business to set.
 FORBIDDEN = {
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "checkpoint_path",
-    "cache_dir",
-    "scriptable",
-    "exportable",
-    "no_jit",
-    "features_only",
-    "pretrained_strict",
-    "pretrained_model_args",
-    "device",
-    "dtype",
-}
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
+    "exportable", "no_jit", "features_only", "pretrained_strict", "pretrained_model_args", "device", "dtype",
+}  # fmt: skip
 
 
 def _parsed(
@@ -182,7 +171,7 @@ def _to_model(model: Any, tensors: Mapping[str, Tensor], origin: Weights) -> Map
     try:
         return tensors if convert is None else convert(dict(tensors), model)
     except Exception as error:  # of hundreds of models, on tensors of anyone
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        problem = summary(error)
         raise_on_mismatch([problem], origin)
         raise
 

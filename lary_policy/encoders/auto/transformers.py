@@ -65,29 +65,12 @@ def transformers_source(files: AutoName, written: Mapping[str, Any]) -> AutoMode
 # Keys of configurations that older releases wrote for every model, and that decide nothing about this one:
 # about training, text generation, the file itself.
 BOOK_KEEPING = {
-    "_commit_hash",
-    "_name_or_path",
-    "add_cross_attention",
-    "cross_attention_hidden_size",
-    "finetuning_task",
-    "gradient_checkpointing",
-    "image_processor_type",
-    "is_decoder",
-    "model_type",
-    "num_labels",
-    "output_attentions",
-    "path_norm",
-    "prefix",
-    "pruned_heads",
-    "task_specific_params",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tie_word_embeddings",
-    "tokenizer_class",
-    "torch_dtype",
-    "torchscript",
+    "_commit_hash", "_name_or_path", "add_cross_attention", "cross_attention_hidden_size", "finetuning_task",
+    "gradient_checkpointing", "image_processor_type", "is_decoder", "model_type", "num_labels",
+    "output_attentions", "path_norm", "prefix", "pruned_heads", "task_specific_params", "tf_legacy_loss",
+    "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "torchscript",
     "use_bfloat16",
-}
+}  # fmt: skip
 
 
 def _config(files: AutoName, written: Mapping[str, Any]) -> Any:

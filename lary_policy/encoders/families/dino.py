@@ -44,7 +44,6 @@ def _dinov2(name: str, revision: str, params_m: float, gflops: float, **extra: A
         size_multiple=14,
         latent=LatentSpec("frame", tokens=256, width=WIDTHS[size], grid=(1, 16, 16)),
         preprocess=DINOV2,
-        dtype="float32",
         licence="Apache-2.0",
         params_m=params_m,
         gflops_per_frame=gflops,
@@ -65,7 +64,6 @@ def _dinov3(size: str, revision: str, params_m: float, gflops: float, **extra: A
         size_multiple=16,
         latent=LatentSpec("frame", tokens=196, width=WIDTHS[size], grid=(1, 14, 14)),
         preprocess=DINOV3,
-        dtype="float32",
         licence="LicenseRef-DINOv3",
         paper="arXiv:2508.10104",
         params_m=params_m,
@@ -75,63 +73,25 @@ def _dinov3(size: str, revision: str, params_m: float, gflops: float, **extra: A
     )
 
 
-def _transformer(size: str, **config: Any) -> dict[str, Any]:
-    """Return the config of a size: 64 channels a head at every size."""
-    width = WIDTHS[size]
-    sizes = {
-        "hidden_size": width,
-        "num_hidden_layers": DEPTHS[size],
-        "num_attention_heads": width // 64,
-    }
-    return {**sizes, **config}
-
-
-def _dinov2_vit(size: str) -> TransformersVit:
-    config = _transformer(size, image_size=DINOV2_PRETRAINED_PX, patch_size=14)
-    return TransformersVit("Dinov2Model", config, prefix_tokens=1)
-
-
-def _registers_vit(size: str) -> TransformersVit:
-    config = _transformer(size, image_size=DINOV2_PRETRAINED_PX, patch_size=14, num_register_tokens=REGISTERS)
-    return TransformersVit("Dinov2WithRegistersModel", config, prefix_tokens=1 + REGISTERS)
-
-
-def _dinov3_vit(size: str) -> TransformersVit:
-    config = _transformer(size, intermediate_size=4 * WIDTHS[size], num_register_tokens=REGISTERS)
-    return TransformersVit("DINOv3ViTModel", config, prefix_tokens=1 + REGISTERS)
+def _vit(model: str, size: str, prefix_tokens: int, **config: Any) -> TransformersVit:
+    """Return the architecture of a size: 64 channels a head at every size."""
+    sizes = {"hidden_size": WIDTHS[size], "num_hidden_layers": DEPTHS[size]}
+    sizes["num_attention_heads"] = WIDTHS[size] // 64
+    return TransformersVit(model, {**sizes, **config}, prefix_tokens)
 
 
 SMALL = _dinov2("dinov2-small", "ed25f3a31f01632728cabb09d1542f84ab7b0056", 22.06, 12.25, wheel=WHEEL)
 BASE = _dinov2("dinov2-base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415", 86.58, 46.32)
 LARGE = _dinov2(
-    "dinov2-large",
-    "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
-    304.37,
-    162.02,
-    reference_key="dinov2-origin",
+    "dinov2-large", "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c", 304.37, 162.02, reference_key="dinov2-origin"
 )
-REGISTER_SPECS = (
-    _dinov2(
-        "dinov2-with-registers-small",
-        "0d9846e56b43a21fa46d7f3f5070f0506a5795a9",
-        22.06,
-        12.46,
-        paper="arXiv:2309.16588",
-    ),
-    _dinov2(
-        "dinov2-with-registers-base",
-        "a1d738ccfa7ae170945f210395d99dde8adb1805",
-        86.58,
-        47.08,
-        paper="arXiv:2309.16588",
-    ),
-    _dinov2(
-        "dinov2-with-registers-large",
-        "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
-        304.37,
-        164.64,
-        paper="arXiv:2309.16588",
-    ),
+REGISTER_SPECS = tuple(
+    _dinov2(f"dinov2-with-registers-{size}", revision, params_m, gflops, paper="arXiv:2309.16588")
+    for size, revision, params_m, gflops in (
+        ("small", "0d9846e56b43a21fa46d7f3f5070f0506a5795a9", 22.06, 12.46),
+        ("base", "a1d738ccfa7ae170945f210395d99dde8adb1805", 86.58, 47.08),
+        ("large", "e4c89a4e05589de9b3e188688a303d0f3c04d0f3", 304.37, 164.64),
+    )
 )
 DINOV3_SPECS = (
     _dinov3("small", "114c1379950215c8b35dfcd4e90a5c251dde0d32", 21.60, 9.40),
@@ -142,10 +102,16 @@ DINOV3_SPECS = (
 )
 
 # Architectures by registry name; latent action models take their frozen backbones from here.
-VITS = {
-    **{f"dinov2-{size}": _dinov2_vit(size) for size in WIDTHS},
-    **{f"dinov2-with-registers-{size}": _registers_vit(size) for size in WIDTHS},
-    **{f"dinov3-{size}": _dinov3_vit(size) for size in WIDTHS},
-}
+VITS: dict[str, TransformersVit] = {}
+for _size in WIDTHS:
+    _published = {"image_size": DINOV2_PRETRAINED_PX, "patch_size": 14}
+    _registers = {"num_register_tokens": REGISTERS}
+    VITS[f"dinov2-{_size}"] = _vit("Dinov2Model", _size, 1, **_published)
+    VITS[f"dinov2-with-registers-{_size}"] = _vit(
+        "Dinov2WithRegistersModel", _size, 1 + REGISTERS, **_published, **_registers
+    )
+    VITS[f"dinov3-{_size}"] = _vit(
+        "DINOv3ViTModel", _size, 1 + REGISTERS, intermediate_size=4 * WIDTHS[_size], **_registers
+    )
 
 register_vits((SMALL, BASE, LARGE, *REGISTER_SPECS, *DINOV3_SPECS), VITS)

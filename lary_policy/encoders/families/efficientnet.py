@@ -54,7 +54,6 @@ def _lite(
         latent=LatentSpec("frame", tokens=side * side, width=1280, grid=(1, side, side)),
         # The Lite models were trained on (x - 127) / 128, not on ImageNet's statistics.
         preprocess={"native": Preprocess((127 / 255,) * 3, (128 / 255,) * 3)},
-        dtype="float32",
         licence="Apache-2.0",
         paper="arXiv:1905.11946",
         auto_dtype="float32",

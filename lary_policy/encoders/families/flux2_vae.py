@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.kinds import FrameEncoder
-from lary_policy.encoders.modules import module_with_weights
+from lary_policy.encoders.modules import encoder_half, module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import HubRepo, WeightsSource, rename, require_module
+from lary_policy.encoders.weights import HubRepo, WeightsSource, rename
 from lary_policy.types import LatentSpec
 
 # The reference applies 2x - 1 to 0..255 where it reads single images, so that the input spans [-1, 509].
@@ -70,11 +70,7 @@ DECODER = ("decoder.", "post_quant_conv.")
 
 
 class Flux2Latents(nn.Module):
-    """Normalised posterior means: images [m 3 h w] -> tokens [m n 128], row by row.
-
-    Args:
-        vae: diffusers' AutoencoderKLFlux2; its decoder is not needed.
-    """
+    """Normalised posterior means of diffusers' AutoencoderKLFlux2: images [m 3 h w] -> [m n 128], by row."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -121,16 +117,7 @@ def to_flux2_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.flatten(1) if ".attentions.0.to_" in k and v.ndim > 1 else v for k, v in renamed.items()}
 
 
-def flux2_autoencoder(**sizes: Any) -> Any:
-    """Return diffusers' AutoencoderKLFlux2 at the published sizes, or others, with random weights."""
-    require_module("diffusers", "for FLUX.2's autoencoder")
-    from diffusers import AutoencoderKLFlux2
-
-    return AutoencoderKLFlux2(**sizes)
-
-
 def flux2_encoder_half(**sizes: Any) -> Any:
-    """Return the autoencoder without its decoder, which is built at its narrowest and thrown away."""
-    vae = flux2_autoencoder(**{"decoder_block_out_channels": NARROWEST, **sizes})
-    vae.decoder = vae.post_quant_conv = None
-    return vae
+    """Return the encoder half at the published sizes, or others, with random weights."""
+    narrowest = {"decoder_block_out_channels": NARROWEST}
+    return encoder_half("AutoencoderKLFlux2", "for FLUX.2's autoencoder", narrowest, sizes)

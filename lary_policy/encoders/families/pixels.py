@@ -24,7 +24,6 @@ PIXELS = EncoderSpec(
     size_multiple=PATCH_PX,
     latent=LatentSpec("frame", tokens=256, width=588, grid=(1, 16, 16)),
     preprocess={"native": Preprocess()},
-    dtype="float32",
     auto_dtype="float32",
     licence="none",
     paper="none",

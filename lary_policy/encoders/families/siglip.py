@@ -23,7 +23,6 @@ BASE = EncoderSpec(
         # The reference feeds [0, 1] after OpenCV's cubic resize, which does not antialias.
         "lary": Preprocess(antialias=False),
     },
-    dtype="float32",
     licence="Apache-2.0",
     paper="arXiv:2502.14786",
     # With the pooling head, as in the paper's table; `encode` does not run it.

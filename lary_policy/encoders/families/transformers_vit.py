@@ -96,13 +96,7 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 
 
 class PatchTokens(nn.Module):
-    """Patch tokens after the final layer norm: [b 3 h w] -> [b n d]; what stands in front is dropped.
-
-    Args:
-        backbone: Model of transformers that returns `last_hidden_state`.
-        prefix_tokens: CLS and register tokens in front of the patches.
-        call: Further arguments of every call.
-    """
+    """Patch tokens after the final layer norm: [b 3 h w] -> [b n d]; `prefix_tokens` in front are dropped."""
 
     def __init__(self, backbone: nn.Module, prefix_tokens: int, call: Mapping[str, Any]) -> None:
         super().__init__()

@@ -48,7 +48,6 @@ LARGE = EncoderSpec(
             IMAGENET_MEAN, IMAGENET_STD, interpolation="bilinear", antialias=False, crop=(256, 224)
         ),
     },
-    dtype="float32",
     licence="MIT",
     paper="arXiv:2506.09985",
     params_m=303.89,
@@ -132,9 +131,7 @@ def drop_odd(frames: Tensor) -> Tensor:
 def to_vjepa2_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder's tensors by transformers' names, from its own or the upstream checkpoint.
 
-    Args:
-        tensors: State dict of transformers' VJEPA2Model, or the upstream encoder with any of the prefixes
-            `module.` and `backbone.`.
+    The latter has any of the prefixes `module.` and `backbone.`.
     """
     tensors = strip_prefixes(tensors, ("module.", "backbone."))
     if "patch_embed.proj.weight" in tensors:

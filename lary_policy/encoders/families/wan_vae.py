@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
 from lary_policy.encoders.kinds import ClipEncoder
-from lary_policy.encoders.modules import module_with_weights
+from lary_policy.encoders.modules import encoder_half, module_with_weights
 from lary_policy.encoders.preprocess import HALF, Preprocess
 from lary_policy.encoders.spec import EncoderSpec
-from lary_policy.encoders.weights import HubRepo, WeightsSource, rename, require_module
+from lary_policy.encoders.weights import HubRepo, WeightsSource, rename
 from lary_policy.types import LatentSpec
 
 CHUNK = 4  # frames of every latent step but the first, which has one
@@ -38,7 +38,6 @@ WAN = EncoderSpec(
     size_multiple=16,
     latent=LatentSpec("clip", tokens=196, width=48, grid=(1, 14, 14)),
     preprocess={"native": PIPELINE, "lary": PIPELINE},
-    dtype="float32",
     licence="Apache-2.0",
     paper="arXiv:2503.20314",
     # The encoder alone; with the decoder, which is never run, there are 704.69 M.
@@ -104,11 +103,7 @@ DECODER = ("decoder.", "conv2.", "post_quant_conv.")
 
 
 class WanLatents(nn.Module):
-    """Standardised posterior means: clips [b t 3 h w] -> tokens [b t' n 48], t' = 1 + (t - 1) // 4.
-
-    Args:
-        vae: diffusers' AutoencoderKLWan; its decoder is not needed.
-    """
+    """Standardised posterior means of AutoencoderKLWan: [b t 3 h w] -> [b t' n 48], t' = 1 + (t - 1) // 4."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -153,16 +148,6 @@ def to_wan_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename({k: v for k, v in tensors.items() if not k.startswith(DECODER)}, UPSTREAM_NAMES)
 
 
-def wan_autoencoder(**sizes: Any) -> Any:
-    """Return diffusers' AutoencoderKLWan at the published sizes, or others, with random weights."""
-    require_module("diffusers", "for Wan's autoencoder")
-    from diffusers import AutoencoderKLWan
-
-    return AutoencoderKLWan(**{**SIZES, **sizes})
-
-
 def wan_encoder_half(**sizes: Any) -> Any:
-    """Return the autoencoder without its decoder, which is built at its narrowest and thrown away."""
-    vae = wan_autoencoder(**{"decoder_base_dim": 8, **sizes})
-    vae.decoder = vae.post_quant_conv = None
-    return vae
+    """Return the encoder half at the published sizes, or others, with random weights."""
+    return encoder_half("AutoencoderKLWan", "for Wan's autoencoder", {**SIZES, "decoder_base_dim": 8}, sizes)

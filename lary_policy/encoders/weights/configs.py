@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, summary
 from lary_policy.paths import read_regular
 
 MOST_BYTES = 2**23  # names of 21,000 classes take less than one megabyte
@@ -35,7 +35,7 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
     except Exception as error:  # a file of anyone
         raise ConfigError(
             expected=f"{path.name} of '{name}' as a JSON object, of a model without code of its own",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            got=summary(error),
             fix="Choose another model, or write an own encoder for it, see the README.",
         ) from error
     return config

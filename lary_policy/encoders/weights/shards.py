@@ -20,12 +20,7 @@ def is_index(path: Path) -> bool:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Return the file of each tensor.
-
-    Raises:
-        WeightsMismatchError: The index has no weight map.
-        UnsafePathError: A name is not that of a safetensors file beside the index.
-    """
+    """Return the file of each tensor; raises as `read_shards`."""
     try:
         found = dict(json.loads(read_regular(index, MAX_JSON_BYTES).decode("utf-8"))["weight_map"])
     except Exception as error:  # a file of anyone
@@ -47,11 +42,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def read_shards(index: Path, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Read all files that an index lists.
-
-    Args:
-        index: The index.
-        load: Reads one of them.
+    """Read all files that an index lists, each by `load`.
 
     Raises:
         WeightsMismatchError: The index has no weight map, a file is not there, or the files hold other
@@ -68,12 +59,7 @@ def read_shards(index: Path, load: Callable[[Path], dict[str, Tensor]]) -> dict[
 
 
 def shard_files(index: Path) -> list[Path]:
-    """Return the files that an index lists.
-
-    Raises:
-        WeightsMismatchError: The index has no weight map, or a file is not there.
-        UnsafePathError: A name is not that of a file beside the index.
-    """
+    """Return the files that an index lists; raises as `read_shards`."""
     files = [index.parent / name for name in shard_names(index)]
     absent = [file.name for file in files if not file.is_file()]
     if absent:

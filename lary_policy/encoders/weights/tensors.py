@@ -240,12 +240,7 @@ Rules = Sequence[tuple[str, str]]
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """Return the tensors under new names; a name that no rule matches stays, for a strict load to report.
-
-    Args:
-        tensors: State dict.
-        rules: See `Rules`.
-    """
+    """Return the tensors under new names; a name that no rule matches stays, for a strict load to report."""
     return {_renamed(name, rules): value for name, value in tensors.items()}
 
 

@@ -116,7 +116,6 @@ def _register(
         patch_px=None,
         size_multiple=variant.patch_px,
         latent=variant.latent(variant.config, image_px),
-        dtype="float32",
         params_m=params_m,
         # Half of what a pair costs: two frames through the front end, then both through the quantiser.
         gflops_per_frame=gflops,

@@ -53,7 +53,7 @@ class BiasedAttention(nn.Module):
 
     Args:
         dim: Width of tokens and context.
-        heads: Number of heads.
+        heads: Number of heads, of `head_width` each.
         head_width: Width of a head.
         nulls: Learned key and value pairs put in front of the others.
     """
@@ -72,12 +72,9 @@ class BiasedAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_width, dim, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Attend from tokens [b n d] to themselves, or to `context` [b m d].
+        """Attend from tokens [b n d] to themselves, or to `context` [b m d] (cross attention).
 
-        Args:
-            x: Tokens.
-            context: What cross attention looks at; None for self attention.
-            bias: Added to the logits [heads n m]; not with null keys.
+        `bias` is added to the logits [heads n m]; not with null keys.
         """
         source = x if context is None else self.context_norm(context)
         key, value = (self._heads(part) for part in self.to_kv(source).chunk(2, dim=-1))
@@ -144,14 +141,7 @@ def feed_forward(dim: int) -> nn.Sequential:
 
 
 class Layer(nn.ModuleDict):
-    """Position convolution, self attention, cross attention where asked for, and feed-forward, all residual.
-
-    Args:
-        dim: Width of tokens.
-        heads: Heads of each attention.
-        head_width: Width of a head.
-        cross: Whether there is cross attention.
-    """
+    """Position convolution, self attention, cross attention if asked for, and feed-forward, all residual."""
 
     def __init__(self, dim: int, heads: int, head_width: int, *, cross: bool) -> None:
         super().__init__()
@@ -171,15 +161,7 @@ class Layer(nn.ModuleDict):
 
 
 class Transformer(nn.Module):
-    """A stack of layers and a final norm.
-
-    Args:
-        dim: Width of tokens.
-        depth: Number of layers.
-        heads: Heads of each attention.
-        head_width: Width of a head.
-        cross: Whether layers have cross attention.
-    """
+    """A stack of layers and a final norm."""
 
     def __init__(self, dim: int, depth: int, heads: int, head_width: int, *, cross: bool = False) -> None:
         super().__init__()

@@ -85,11 +85,7 @@ class LaqConfig:
 
 
 class LatentActionQuantiser(nn.Module):
-    """Tokens of two frames to vectors that tell what changed.
-
-    Args:
-        config: Sizes.
-    """
+    """Tokens of two frames to vectors that tell what changed."""
 
     def __init__(self, config: LaqConfig) -> None:
         super().__init__()
@@ -124,11 +120,9 @@ class LatentActionQuantiser(nn.Module):
         return self.vq.difference(tokens[:, 0], tokens[:, 1])
 
     def reconstruct(self, first: Tensor, actions: Tensor) -> Tensor:
-        """Predict the second frame: features [p n d], or images [p 3 h w] where the decoder makes pixels.
+        """Predict the second frame from tokens [p n d] of the first and action tokens [p s d].
 
-        Args:
-            first: Tokens [p n d] of the first frame.
-            actions: Action tokens [p s d].
+        It comes as features [p n d], or as images [p 3 h w] where the decoder makes pixels.
         """
         side = isqrt(first.shape[1])
         x = self.dec_spatial_transformer(

@@ -72,14 +72,7 @@ def code_tokens(code_seq_len: int, grid: int) -> int:
 
 
 class NSVQ(nn.Module):
-    """Quantises the difference of two frames' tokens.
-
-    Args:
-        dim: Width d of the tokens.
-        codes: Codes in the codebook.
-        code_width: Width q of a code.
-        code_seq_len: Key of `CODE_NETWORKS`.
-    """
+    """Quantises the difference of two frames' tokens of width d; codes have width q, see `LaqConfig`."""
 
     def __init__(self, dim: int, codes: int, code_width: int, code_seq_len: int) -> None:
         super().__init__()
@@ -117,9 +110,7 @@ class NSVQ(nn.Module):
     def substitute_noise(self, difference: Tensor, noise: Tensor) -> Tensor:
         """Add noise as long as the quantisation error: the training path, in which no code takes part.
 
-        Args:
-            difference: Vectors [p s q].
-            noise: Standard normal numbers [p s q].
+        Vectors and standard normal numbers are [p s q] both.
         """
         residual = difference - self.codebooks[self.nearest(difference)]
         scale = residual.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True) + EPS

@@ -69,14 +69,9 @@ class Magvit2Tokens(nn.Module):
 def load_magvit2(
     tensors: Mapping[str, Tensor], origin: Weights, config: Magvit2Config | None = None
 ) -> Magvit2Tokens:
-    """Return Open-MAGVIT2 with the tensors of an upstream checkpoint.
+    """Return Open-MAGVIT2, of the published sizes by default, with the tensors of an upstream checkpoint.
 
     The raw weights, not the averaged ones: the quantiser was trained on what the raw encoder makes.
-
-    Args:
-        tensors: State dict by upstream names.
-        origin: Where the tensors come from, for messages.
-        config: Sizes, the published ones by default.
 
     Raises:
         WeightsMismatchError: A tensor is missing, left over or of another shape.
@@ -88,13 +83,7 @@ def load_magvit2(
 
 
 def vit_front_end(spec: EncoderSpec, vit: TransformersVit, prefix: str) -> FrontEnd:
-    """Return a vision transformer that is an encoder of its own as a front end.
-
-    Args:
-        spec: That encoder.
-        vit: Its architecture.
-        prefix: See `FrontEnd`.
-    """
+    """Return a vision transformer that is an encoder of its own as a front end; `prefix` as in `FrontEnd`."""
     return FrontEnd(
         spec.name,
         spec.weights,

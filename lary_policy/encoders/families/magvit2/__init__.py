@@ -38,7 +38,6 @@ OPEN_MAGVIT2 = EncoderSpec(
         # What the reference feeds to the same network inside its latent action model.
         "lary": Preprocess(antialias=False),
     },
-    dtype="float32",
     licence="Apache-2.0",
     paper="arXiv:2409.04410",
     # The encoder alone; with the decoder, which is never run, there are 115.13 M.

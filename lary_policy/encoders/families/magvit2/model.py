@@ -42,8 +42,7 @@ class Magvit2Config:
 class Magvit2Encoder(nn.Module):
     """Images to the features in front of the quantiser: [b 3 h w] -> [b bits h/16 w/16].
 
-    Args:
-        config: Sizes; h and w must be multiples of `config.patch_px`.
+    Height and width must be multiples of `config.patch_px`.
     """
 
     def __init__(self, config: Magvit2Config | None = None) -> None:
@@ -67,11 +66,7 @@ class Magvit2Encoder(nn.Module):
 
 
 class Magvit2Decoder(nn.Module):
-    """Codes to images: [b bits h w] -> [b 3 16h 16w]; the benchmark never runs it, but counts it.
-
-    Args:
-        config: Sizes.
-    """
+    """Codes to images: [b bits h w] -> [b 3 16h 16w]; the benchmark never runs it, but counts it."""
 
     def __init__(self, config: Magvit2Config | None = None) -> None:
         super().__init__()
@@ -97,11 +92,7 @@ class Magvit2Decoder(nn.Module):
 
 
 class Magvit2Autoencoder(nn.Module):
-    """Encoder and decoder, 115.128 M parameters at the published sizes.
-
-    Args:
-        config: Sizes.
-    """
+    """Encoder and decoder, 115.128 M parameters at the published sizes."""
 
     def __init__(self, config: Magvit2Config | None = None) -> None:
         super().__init__()

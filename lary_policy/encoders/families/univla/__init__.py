@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from lary_policy.encoders.base import EncoderOptions, register_encoder
+from lary_policy.encoders.families.dino import VITS
 from lary_policy.encoders.families.transformers_vit import TINY as TINY_VIT
 from lary_policy.encoders.families.transformers_vit import TransformersVit
 from lary_policy.encoders.families.univla.model import UniVlaConfig, UniVlaModel
@@ -49,7 +50,6 @@ UNIVLA = EncoderSpec(
         # The reference resizes with OpenCV's cubic kernel, which does not antialias.
         "lary": Preprocess(IMAGENET_MEAN, IMAGENET_STD, antialias=False),
     },
-    dtype="float32",
     licence="Apache-2.0",
     paper="arXiv:2505.06111",
     params_m=287.75,
@@ -60,19 +60,8 @@ UNIVLA = EncoderSpec(
     codebook=(16, 128),
 )
 
-# The frozen backbone, DINOv2 ViT-B/14 with registers, as published: positions of 37 x 37 patches.
-BACKBONE = TransformersVit(
-    "Dinov2WithRegistersModel",
-    {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "num_register_tokens": 4,
-        "image_size": 518,
-        "patch_size": 14,
-    },
-    prefix_tokens=5,
-)
+# The frozen backbone, as published.
+BACKBONE = VITS["dinov2-with-registers-base"]
 BACKBONE_PREFIX = "dino_encoder."
 PREFIXES = ("module.", "lam.")  # of DistributedDataParallel and of the Lightning module
 

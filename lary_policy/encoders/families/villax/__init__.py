@@ -44,7 +44,6 @@ VILLA_X = EncoderSpec(
         # The reference's pairs come out of Pillow's Lanczos resize, its videos out of the model's own.
         "lary": Preprocess(IMAGENET_MEAN, IMAGENET_STD, interpolation="lanczos", video=NATIVE),
     },
-    dtype="float32",
     licence="MIT",
     paper="arXiv:2507.23682",
     params_m=238.71,
@@ -68,14 +67,9 @@ TINY = VillaXConfig(
 )
 # What the file of a checkpoint also holds: how it was trained, and what follows from other values.
 IGNORED = {
-    "augment_type",
-    "augment_level",
-    "random_crop_scale",
-    "random_crop_ratio",
-    "use_xformers",
-    "grid_size",
+    "augment_type", "augment_level", "random_crop_scale", "random_crop_ratio", "use_xformers", "grid_size",
     "embed_tokens",
-}
+}  # fmt: skip
 
 
 @register_encoder(VILLA_X, tiny=True)
