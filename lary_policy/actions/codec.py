@@ -34,13 +34,9 @@ class RelativeFrame:
         exclude: Sequence[str] = (),
         names: Sequence[str] | None = None,
     ) -> RelativeFrame:
-        """Build the frame of a policy.
+        """Build the frame of a policy whose actions have `action_dim` numbers, named by the layout's labels.
 
-        Args:
-            action_dim: Numbers a of an action.
-            embodiment: Name of the layout, or None.
-            exclude: Names of actions that stay absolute, matched as LeRobot's processors do.
-            names: Name of each action; None takes the layout's labels.
+        Actions whose names match `exclude`, as LeRobot's processors match them, stay absolute.
 
         Raises:
             EmbodimentError: The layout has another number of actions.
@@ -156,11 +152,8 @@ class ActionCodec(nn.Module):
     ) -> ActionCodec:
         """Return the codec of a probe's head, in the arithmetic that its rollouts always had.
 
-        Args:
-            embodiment: Layout of the actions.
-            stats: Statistics of the targets.
-            target: `absolute` or `relative` (to the measured state at the start of the chunk).
-            state: Statistics of the proprioceptive input, or None when the head takes none.
+        `target` is `absolute` or `relative` (to the measured state at the start of the chunk), and `stats`
+        are of such targets; `state` are those of the proprioceptive input, None when the head takes none.
         """
         size = embodiment.action_dim
         frame = RelativeFrame((True,) * size, embodiment, wide=False) if target == "relative" else None

@@ -51,11 +51,7 @@ class RobotStatistics:
     unknown: Unknown = "error"
 
     def of_rows(self, robot_types: Sequence[str], items: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
-        """Return mean and std of each row, float64 `[N, a]` each.
-
-        Args:
-            robot_types: Type of robot of each row.
-            items: Where each row stands, for messages.
+        """Return mean and std of each row, float64 `[N, a]` each; `items` say where they stand.
 
         Raises:
             EmbodimentError: `unknown` is `error` and a type is blank or has no statistics.
@@ -210,21 +206,13 @@ def fit_scaling(
     layout: Floors | None,
     unknown: Unknown,
 ) -> Scaling:
-    """Return the statistics of a source's targets.
+    """Return the statistics of targets `[N k a]` of a source's training split.
 
     Under `lary` CALVIN and VLABench have constants for absolute targets, datasets of several robots have
     statistics of each type (rows of an unknown type stay as they are), and all others those of the training
-    split. Under `native` all statistics are of the training split, and unknown types are never passed over.
-
-    Args:
-        key: Source.
-        protocol: `native` or `lary`.
-        target: Name of the action target.
-        targets: Of the training split `[N k a]`.
-        robots: Robot type of each row.
-        items: Where each row stands, for messages.
-        layout: Of the targets; says what deviations are worth resolving under `native`.
-        unknown: What rows of blank or unknown types get under `native`.
+    split. Under `native` all statistics are of the training split, `layout` says what deviations are worth
+    resolving, and unknown types are never passed over: `unknown` says what their rows get. `items` says where
+    each row stands, for messages.
 
     Raises:
         EmbodimentError: There are no rows, or a robot type is blank; the rows are named.

@@ -161,17 +161,9 @@ def build_targets(
     """Return the targets `[N k' a']` of chunks `[N k a]`, ready for `ActionStats.fit`.
 
     Under `native`, rotations are first brought into one form (`canonical`); under `lary` the recorded numbers
-    stay as they are, as the reference takes them.
-
-    Args:
-        name: Name of the target.
-        actions: Recorded chunks.
-        anchors: Poses at their first frames `[N a]`.
-        embodiment: Layout of both.
-        rotation: `native` or `rot6d`.
-        protocol: `native` or `lary`.
-        one_form: Bring rotations into one form under `native`; False for actions that have one already, as
-            those of a controller that follows its own quaternions without a jump.
+    stay as they are, as the reference takes them. `anchors` are the poses at the first frames `[N a]`.
+    `one_form=False` is for actions whose rotations have one form already, as those of a controller that
+    follows its own quaternions without a jump.
 
     Raises:
         UnknownNameError: There is no such target or rotation.

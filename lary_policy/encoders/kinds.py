@@ -248,10 +248,7 @@ def encode_two(encoder: LatentEncoder, first: Tensor, second: Tensor) -> Tensor:
 def encode_pairs(encoder: LatentEncoder, frames: Tensor, pairs: Tensor) -> PairLatents:
     """Encode pairs of frames; a frame that is in several goes through a pair encoder's backbone once.
 
-    Args:
-        encoder: An encoder of pairs or clips.
-        frames: uint8 RGB [m h w 3].
-        pairs: Rows of `frames` [p 2], int64: the first and the second frame of each pair.
+    Frames are uint8 RGB [m h w 3]; `pairs` [p 2], int64, has the rows of the first and second frames.
     """
     if not isinstance(encoder, PairEncoder):
         return PairLatents(encode_two(encoder, frames[pairs[:, 0]], frames[pairs[:, 1]]), None)

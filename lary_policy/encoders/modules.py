@@ -166,16 +166,10 @@ def drawn_or_loaded[M: nn.Module](
     draw: Callable[[bool], M],
     load: Callable[[Path, Weights], M],
 ) -> tuple[M, Weights]:
-    """Build a model as `options.weights` says.
+    """Build a model as `options.weights` says; return it and the record of its weights.
 
-    Args:
-        spec: Names the encoder and the places of its weights.
-        options: `weights` and `seed` decide.
-        draw: Returns the model, or for True its toy twin, with weights drawn from torch's generator.
-        load: From a weight file and its record to the model.
-
-    Returns:
-        The model, and the record of its weights for the encoder's constructor.
+    `draw` returns the model, or for True its toy twin, with weights drawn from torch's generator; `load`
+    makes it of a weight file and its record.
 
     Raises:
         WeightsMissingError: The weights are nowhere; the message says how to get them.
@@ -191,14 +185,9 @@ def drawn_or_loaded[M: nn.Module](
 def encoder_half(kind: str, purpose: str, narrowest: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
     """Return an autoencoder of diffusers without its decoder, which is built at its narrowest and dropped.
 
-    Args:
-        kind: Name of its class.
-        purpose: What it is for, for messages.
-        narrowest: The decoder's sizes.
-        sizes: All others that are not the class's defaults.
-
     Raises:
-        ConfigError: The package `diffusers` is not installed.
+        ConfigError: The package `diffusers` is not installed; the message says for what `purpose` it is
+            needed.
     """
     require_module("diffusers", purpose)
     import diffusers

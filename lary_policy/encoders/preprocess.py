@@ -20,12 +20,7 @@ LOBES = 3  # support of the kernel in output pixels, Pillow's LANCZOS3
 def lanczos_resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
     """Resize like `PIL.Image.resize(..., Image.Resampling.LANCZOS)`: across, then down, rounding after each.
 
-    Args:
-        images: float32 grey levels 0..255 [b c h w].
-        shape: (height, width) of the output.
-
-    Returns:
-        Whole grey levels [b c *shape] as float32.
+    Grey levels are float32 0..255 [b c h w]; they come out whole, with `shape` (height, width).
     """
     for axis, size in ((-1, shape[1]), (-2, shape[0])):
         if images.shape[axis] != size:
@@ -125,20 +120,10 @@ def check_frames(frames: Tensor) -> None:
 def prepare_frames(
     frames: Tensor, image_px: int, preprocess: Preprocess, *, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Resize, crop and normalise frames.
+    """Resize, crop and normalise frames uint8 [b t h w 3] to model input [b*t 3 image_px image_px].
 
     Resizing rounds to whole grey levels, as image libraries do on uint8 images, so that it makes no
-    difference whether a frame was resized here or before it was stored.
-
-    Args:
-        frames: uint8 [b t h w 3].
-        image_px: Side of the output.
-        preprocess: The pipeline.
-        device: Device of the output.
-        dtype: Dtype of the output; arithmetic is in float32.
-
-    Returns:
-        Model input [b*t 3 image_px image_px].
+    difference whether a frame was resized here or before it was stored. Arithmetic is in float32.
 
     Raises:
         FrameFormatError: See `check_frames`.

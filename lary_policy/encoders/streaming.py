@@ -113,15 +113,9 @@ def encode_stream[K](
 ) -> Iterator[tuple[K, Tensors]]:
     """Encode batches one after the other, with transfers and computation overlapped on a GPU.
 
-    The order stays, and the latents are those of `encode(*tensors)` on the CPU. At most three batches are on
-    the device at a time.
-
-    Args:
-        encode: From the tensors of a batch to latents (and what comes with them), on the encoder's device.
-        batches: A key and tensors in host memory (frames, ...) for each batch, taken as they are needed.
-
-    Yields:
-        The key of each batch and what `encode` made of it, in host memory.
+    A batch is a key and tensors in host memory (frames, ...), taken as it is needed; what comes out is the
+    key and what `encode(*tensors)` made of them on the encoder's device, in host memory. The order stays. At
+    most three batches are on the device at a time.
 
     Raises:
         FrameFormatError: Frames are not what the encoder takes.

@@ -101,8 +101,7 @@ _memory = DigestMemory()
 def remember_digests(path: Path | None) -> None:
     """Keep digests of files in a file from now on, so that a warm run reads none of them again.
 
-    Args:
-        path: The file, made if it is missing; processes may share it. None for memory alone.
+    It is made if it is missing, and processes may share it; None stands for memory alone.
     """
     global _memory
     _memory.flush()

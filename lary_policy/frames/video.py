@@ -129,11 +129,8 @@ def read_video_frames(path: Path, indices: Sequence[int], *, clamp: bool = False
 def frame_numbers(path: Path, times_s: Sequence[float]) -> list[int]:
     """Return the numbers of the frames that are shown at some times, as LeRobot finds them.
 
-    Times are compared in float32, as there: of the frame nearest to each, if it is near enough.
-
-    Args:
-        path: Video file.
-        times_s: Seconds on the file's own clock.
+    Times are seconds on the file's own clock, compared in float32: of the frame nearest to each, if it is
+    near enough.
 
     Raises:
         FrameFormatError: The file is missing or damaged, or no frame is within `TOLERANCE_S` of a time.

@@ -38,12 +38,8 @@ class Link:
 def match_links(robot: Robot, model: mujoco.MjModel, joints: Mapping[str, str]) -> dict[int, Link]:
     """Return our link for the base (body 0, the world) and each moving body of a model.
 
-    Both robots take the same random postures; a body belongs to our link if it stays where it is on it.
-
-    Args:
-        robot: One of ours; the model's world is the frame in which its first arm stands.
-        model: The other model.
-        joints: Its joint for each of ours, with the same zero.
+    Both robots take the same random postures; a body belongs to our link if it stays where it is on it. The
+    model's world is the frame in which our first arm stands; `joints` names its joint for each of ours.
 
     Raises:
         SimulationError: The model has other joints or other kinematics.

@@ -30,11 +30,8 @@ def build_model(
 ) -> mujoco.MjModel:  # fmt: skip
     """Compile the table scene with the embodiment's robot first and the task's bodies after it.
 
-    Args:
-        task: Adds its bodies.
-        embodiment: Decides which robot stands in the scene.
-        textures: Names of textures that the table may be given later; it starts with the plain one.
-        looks: Of the robot: `primitives` or `menagerie`, with the same physics.
+    The table starts with the plain texture and may be given `textures` later. Looks are `primitives` or
+    `menagerie`, with the same physics.
 
     Raises:
         UnknownNameError: No robot has this embodiment, or it has not got these looks.

@@ -45,10 +45,7 @@ class Hints:
 def measured_preprocess(name: str, processor: Processor, hints: Hints) -> tuple[int, Preprocess]:
     """Return input side and pipeline that equal a processor within one grey level on every probe.
 
-    Args:
-        name: Of the model, for messages.
-        processor: The model's own; whatever it raises becomes an error that names the model.
-        hints: Where to look first.
+    Whatever the processor raises becomes an error with the model's name; the hints say where to look first.
 
     Raises:
         ConfigError: The processor fails, or does something that no `Preprocess` does: other shapes than a

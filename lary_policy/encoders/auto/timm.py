@@ -33,11 +33,9 @@ class TimmFeatures(nn.Module):
 
 
 def timm_source(architecture: str, config: Mapping[str, Any] | None = None) -> AutoModelSource:
-    """Find a model of timm.
+    """Find a model of timm by its name, with or without the tag of a set of weights.
 
-    Args:
-        architecture: Its name, with or without the tag of a set of weights.
-        config: Content of a config.json, which decides as in `timm.create_model`; timm's own without one.
+    The content of a config.json decides as in `timm.create_model`; without one, timm's own does.
 
     Raises:
         ConfigError: timm is not installed, the configuration has a key that is not known here, or the input

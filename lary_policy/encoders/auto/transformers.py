@@ -42,11 +42,7 @@ class LastFeatures(nn.Module):
 
 
 def transformers_source(files: AutoName, written: Mapping[str, Any]) -> AutoModelSource:
-    """Find a model of transformers; code that a repository carries is never run.
-
-    Args:
-        files: Where its files are.
-        written: Content of its config.json.
+    """Find a model of transformers by its config.json; code that a repository carries is never run.
 
     Raises:
         ConfigError: transformers does not know the model without code of its own, its configuration has a

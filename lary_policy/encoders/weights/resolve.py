@@ -55,15 +55,9 @@ DRAWN = {"random": random_weights, "tiny-random": tiny_weights}
 
 
 def resolve_weights(name: str, source: WeightsSource, weights: str) -> tuple[Path, Weights]:
-    """Find the pretrained weights of encoder `name`.
+    """Find the pretrained weights of encoder `name`; return the file and the record of what it is.
 
-    Args:
-        name: Registry name, for messages.
-        source: The places that carry them.
-        weights: `auto`, or the path of a file or of a folder with `model.safetensors`.
-
-    Returns:
-        The file, and the record of what it is.
+    `weights` is `auto`, or the path of a file or of a folder with `model.safetensors`.
 
     Raises:
         WeightsMissingError: They are nowhere.

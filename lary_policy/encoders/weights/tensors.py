@@ -134,11 +134,7 @@ def load_strictly(
 ) -> None:
     """Copy tensors into a module when names and shapes agree exactly.
 
-    Args:
-        model: The module.
-        tensors: Its state dict.
-        origin: Where the tensors come from, for messages.
-        infer: Reads hyper-parameters off the shapes; a mismatch names them.
+    `infer` reads hyper-parameters off the shapes; a mismatch names them, and `origin`.
 
     Raises:
         WeightsMismatchError: A name is missing or left over, or a shape or the kind of number differs; the
@@ -165,12 +161,9 @@ def load_strictly(
 def raise_on_mismatch(
     problems: Sequence[str], origin: Weights, inferred: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise WeightsMismatchError that names the first problems, if there are any.
+    """Raise WeightsMismatchError that names the first problems (missing, left-over, other tensors), if any.
 
-    Args:
-        problems: Missing, left-over and differing tensors.
-        origin: Where the tensors come from.
-        inferred: Hyper-parameters that the checkpoint seems to have.
+    `inferred` are hyper-parameters that the checkpoint seems to have.
     """
     if problems:
         seems = ", ".join(f"{key} {value}" for key, value in (inferred or {}).items())

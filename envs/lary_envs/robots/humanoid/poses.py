@@ -21,13 +21,10 @@ APPROACH_M = 0.015  # in a step; at 0.02 m the elbow reaches its speed limit whe
 
 
 def hand(position: Tensor, gripper: float, *, yaw_rad: Tensor | float = 0.0, lean: float = 0.0) -> Tensor:
-    """Return poses `[w, 7]` at `[w, 3]` positions.
+    """Return poses `[w, 7]` at `[w, 3]` tool centre points (metres), with a gripper open from 0 to 1.
 
-    Args:
-        position: Tool centre points, metres.
-        gripper: Opening, 0 to 1.
-        yaw_rad: The fingers close across a thing that lies along y, turned by this angle about z.
-        lean: Part of the distance along x that is covered by leaning forwards or back.
+    The fingers close across a thing that lies along y, turned by a yaw about z; `lean` is the part of the
+    distance along x that is covered by leaning forwards or back.
     """
     out = torch.zeros_like(position[:, :1]).repeat(1, 7)
     out[:, :3] = position

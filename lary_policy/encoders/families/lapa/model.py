@@ -24,14 +24,9 @@ DIGITS = 8
 
 
 def sign_frames(images: Tensor, tokens: Tensor) -> Tensor:
-    """Put a row that identifies each frame in front of its tokens.
+    """Put a row that identifies each frame in front of its tokens: [m n d], d >= 8, to [m n+1 d].
 
-    Args:
-        images: Model input [m 3 h w]; its bytes decide.
-        tokens: Features [m n d] of the same frames, d >= 8.
-
-    Returns:
-        Features [m n+1 d].
+    The bytes of the frames as model input [m 3 h w] decide.
     """
     flat = images.detach().to("cpu").flatten(1).contiguous().view(torch.uint8).numpy()
     digests = [list(hashlib.blake2b(row, digest_size=DIGITS).digest()) for row in flat]
@@ -46,17 +41,10 @@ def unsign_frames(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair_noise(seed: int, first: Tensor, second: Tensor, shape: torch.Size) -> Tensor:
-    """Draw standard normal numbers that depend on the seed and on the two frames of each pair alone.
+    """Draw standard normal numbers `shape` [p s q] that depend on the seed and the frames of each pair alone.
 
-    Args:
-        seed: Any integer.
-        first: Signatures [p 8] of the first frames.
-        second: Signatures [p 8] of the second frames.
-        shape: Shape [p s q] of the result.
-
-    Returns:
-        Noise [p s q] on the device and in the dtype of the signatures; drawn on the CPU, where it is the same
-        for every device.
+    First and second frames have signatures [p 8]. The noise has their device and dtype, but is drawn on the
+    CPU, where it is the same for every device.
     """
     signatures = torch.cat([first, second], dim=1).to("cpu", torch.uint8)
     noise = torch.empty(shape)

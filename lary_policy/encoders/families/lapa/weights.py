@@ -114,13 +114,9 @@ PATCHES_IN, PATCHES_OUT = "to_patch_emb_first_frame.2.weight", "to_pixels_first_
 
 
 def infer_config(tensors: Mapping[str, Tensor], grid: int, origin: Weights) -> LaqConfig:
-    """Read all sizes of a quantiser off the shapes of its tensors.
+    """Read all sizes of a quantiser off the shapes of its tensors (published names without prefixes).
 
-    Args:
-        tensors: State dict by published names, without prefixes.
-        grid: Side of the patch grid it was trained on; it tells networks apart whose tensors have equal
-            shapes.
-        origin: Where the tensors come from, for messages.
+    The side `grid` of the patch grid it was trained on tells networks apart whose tensors have equal shapes.
 
     Raises:
         WeightsMismatchError: This is no such state dict.
