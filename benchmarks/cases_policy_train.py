@@ -93,7 +93,7 @@ def _encode(meta: LeRobotDatasetMetadata, config: EncoderConfig, folder: Path, d
     plan = CachePlan({name: name for name in meta.camera_keys}, camera_stats=imagenet_stats())
     encoder = ObservationEncoder(config, device)
     cores = available_cores()
-    return build_cache(meta, plan, encoder, folder / "latents", device=device, decode_threads=cores)
+    return build_cache(meta, plan, encoder, folder / "latents", device=device, threads=cores)
 
 
 def _training(

@@ -128,7 +128,7 @@ def _extraction(
     def ours() -> None:
         stores.append(_store(folder / f"store{len(stores)}", counted))
         frames = zip(itertools.chain(*pairs))
-        encode_windows(frames, FRAMES, counted, stores[-1], decode_threads=available_cores())
+        encode_windows(frames, FRAMES, counted, stores[-1], threads=available_cores())
 
     files: list[Path] = []
     (folder / "npz").mkdir()

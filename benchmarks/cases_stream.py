@@ -130,7 +130,7 @@ def _loop(encoder: LatentEncoder, batches: Sequence[Tensor], folder: Path) -> No
     windows = [(_HeldFrame(number, image),) for number, image in enumerate(images)]
     size, threads = len(batches[0]), available_cores()
     report = encode_windows(
-        windows, FRAMES, encoder, _store(encoder, folder), batch_size=size, decode_threads=threads
+        windows, FRAMES, encoder, _store(encoder, folder), batch_size=size, threads=threads
     )
     if report.encoded != len(windows):
         raise SystemExit(f"{report.encoded} of {len(windows)} frames were encoded: no figure is printed")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lary_policy.errors import LaryPolicyError, UnknownNameError
-from lary_policy.machine import is_connected, is_main_process, process_rank
+from lary_policy.machine import is_connected, is_main_process, process_rank, share_heap
 
 _VERBS = {
     "suite": (
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     # Read by OpenMP when torch is imported: on a busy machine spinning threads make training 20 times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    share_heap()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from lary_policy.encoders.base import LatentEncoder
 from lary_policy.encoders.kinds import PairEncoder, encode_two
 from lary_policy.errors import FrameFormatError, ShapeError
+from lary_policy.machine import made_ahead
 
 
 class StreamingEncoder:
@@ -109,13 +110,14 @@ Tensors = tuple[Tensor, ...]
 
 
 def encode_stream[K](
-    encode: Callable[..., Tensors], batches: Iterable[tuple[K, Tensors]]
+    encode: Callable[..., Tensors], batches: Iterable[tuple[K, Tensors]], threads: int = 0
 ) -> Iterator[tuple[K, Tensors]]:
     """Encode batches one after the other, with transfers and computation overlapped on a GPU.
 
     A batch is a key and tensors in host memory (frames, ...), taken as it is needed; what comes out is the
     key and what `encode(*tensors)` made of them on the encoder's device, in host memory. The order stays. At
-    most three batches are on the device at a time.
+    most three batches are on the device at a time. On a CPU `threads` threads encode one batch each, which
+    keeps more cores busy than sharing every operation among them; 0 encodes in the caller's.
 
     Raises:
         FrameFormatError: Frames are not what the encoder takes.
@@ -127,6 +129,8 @@ def encode_stream[K](
         yield key, tuple(output.cpu() for output in outputs)
         if outputs[0].is_cuda:
             yield from _encode_overlapped(encode, remaining, outputs[0].device)
+        else:
+            yield from made_ahead(remaining, lambda one: (one[0], encode(*one[1])), threads)
 
 
 def compiled(encoder: LatentEncoder, **options: Any) -> LatentEncoder:

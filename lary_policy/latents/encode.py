@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +23,7 @@ from lary_policy.errors import FrameFormatError, ShapeError, StoreError
 from lary_policy.frames import Frame, decode_frames, frame_id
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.writer import SHARD_ROWS, ShardWriter
+from lary_policy.machine import made_ahead
 from lary_policy.paths import exclusive, lock_beside
 from lary_policy.types import LatentSpec, Quarantined
 
@@ -92,6 +91,17 @@ class ExtractReport:
     unit: str = "frame"
     ids: tuple[str, ...] = ()
 
+    def joined(self, others: Sequence[ExtractReport]) -> ExtractReport:
+        """Return what several processes did together, each its share of the same windows."""
+        every = (self, *others)
+        return replace(
+            self,
+            encoded=sum(one.encoded for one in every),
+            reused=sum(one.reused for one in every),
+            quarantined=tuple(dict.fromkeys(aside for one in every for aside in one.quarantined)),
+            seconds=max(one.seconds for one in every),
+        )
+
 
 def encode_windows(
     windows: Iterable[Window],
@@ -101,7 +111,7 @@ def encode_windows(
     *,
     batch_size: int = 32,
     shard_rows: int = SHARD_ROWS,
-    decode_threads: int = 1,
+    threads: int = 1,
     share: Share = ALL,
     on_progress: OnProgress | None = None,
 ) -> ExtractReport:
@@ -118,7 +128,8 @@ def encode_windows(
         store: Store with the encoder's fingerprint and latent shape.
         batch_size: Windows encoded at once.
         shard_rows: Most windows of one shard; an interruption costs the shards that are being filled.
-        decode_threads: Threads that decode the next batches meanwhile; one does 2,000 112 px frames a second.
+        threads: Threads that decode the next batches meanwhile (one does 2,000 112 px frames a second), and
+            as many that encode one each, where the encoder is on the CPU.
         share: Which part of the windows, if several processes encode them together: each its own shards, the
             same ones as one process would write. Whoever opens the store afterwards finds all of them.
         on_progress: Called with (windows done, windows to encode).
@@ -135,9 +146,9 @@ def encode_windows(
         store.reload()
         mine = _share(tuple(inputs.named), share, writer.limit, batch_size)
         absent = store.missing(mine)
-        with closing(inputs.groups(absent, batch_size, decode_threads)) as groups:
+        with closing(inputs.groups(absent, batch_size, threads)) as groups:
             told = 0
-            for names, outputs in encode_stream(_checked(kind, encoder, store), groups):
+            for names, outputs in encode_stream(_checked(kind, encoder, store), groups, threads):
                 writer.add(names, *outputs)
                 told = _tell(on_progress, writer.taken + inputs.left_out, len(absent), told)
             _tell(on_progress, writer.taken + inputs.left_out, len(absent), told)
@@ -230,18 +241,11 @@ class _Inputs:
 
     def groups(self, names: Sequence[str], batch_size: int, threads: int) -> Generator[Group]:
         """Yield windows batch by batch, those of one length and one size of image together."""
-        jobs = itertools.batched(names, batch_size)
-        pool = ThreadPoolExecutor(threads, "decode")
-        try:
-            pending = deque(pool.submit(self._decode, job) for job in itertools.islice(jobs, threads))
-            while pending:
-                groups, left_out = pending.popleft().result()
-                pending.extend(pool.submit(self._decode, job) for job in itertools.islice(jobs, 1))
+        with closing(made_ahead(itertools.batched(names, batch_size), self._decode, threads)) as decoded:
+            for groups, left_out in decoded:
                 for reasons in left_out:
                     self.left_out += self.set_aside(reasons)
                 yield from groups
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _decode(self, names: Sequence[str]) -> tuple[list[Group], list[dict[str, str]]]:
         """Decode a batch, each different frame once; return its groups, and why windows are left out."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from lary_policy.console import console, progress
 from lary_policy.data import PairTable
 from lary_policy.encoders import EncoderView
+from lary_policy.heads.training import everyones, first_then_all, wait_for_all
 from lary_policy.latents import (
     LatentStore,
     LatentTable,
     encode_tables,
+    good_batch_size,
     health_of,
     load_frames,
     load_latents,
@@ -22,12 +25,11 @@ from lary_policy.latents import (
     store_path,
     tell_what_stays_on_disk,
 )
-from lary_policy.machine import intra_op_threads
+from lary_policy.machine import intra_op_threads, is_main_process, process_count, process_rank
 from lary_policy.paths import exclusive
 from lary_policy.runs.cells import Cell
 from lary_policy.runs.context import RunContext, RunData
 
-BATCH_SIZE = 64  # frames or pairs encoded at once; larger batches are no faster on 2 cores
 # Models whose clip latent the reference's probe sees without a time axis, so without temporal embedding
 # (protocol section 2.3).
 TIMELESS = frozenset({"vjepa2"})
@@ -44,15 +46,17 @@ def extract_cell(context: RunContext, data: RunData, view: EncoderView) -> Cell:
 def run_extract(context: RunContext, data: RunData, view: EncoderView) -> dict[str, Any]:
     """Encode what the store lacks; return counts, seconds, quarantined items and the use of the codebook.
 
+    Of several processes of a launcher each encodes its share; the store is the one that a single one makes.
+
     Raises:
         StoreError: The disk is full or the store is damaged; finished shards are kept.
         WeightsMissingError: The weights of the encoder are absent.
         DatasetError: A CSV is missing, or no row of a split is usable.
     """
     cell = extract_cell(context, data, view)
-    if cell.done and not _is_whole(context, data, view, cell.result()):
+    if is_main_process() and cell.done and not _is_whole(context, data, view, cell.result()):
         (cell.folder / "result.json").unlink(missing_ok=True)  # a shard was deleted: it is computed again
-    return cell.compute(lambda: _extract(context, data, view, cell.label))
+    return cell.compute_together(lambda: _extract(context, data, view, cell.label))
 
 
 def store_of(context: RunContext, data: RunData, view: EncoderView) -> LatentStore:
@@ -115,16 +119,20 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
     tables, goals = [data.table(split) for split in data.splits], data.goal_table
     extra = [] if goals is None else [goals]
     encoder = context.shelf.load(view)
-    store = store_of(context, data, view)
-    with (
-        exclusive(context.cache / "locks" / f"{store.root.name}.lock"),  # other data share the store
-        progress(f"extract {label}") as update,
-        intra_op_threads(context.cores),
-    ):
-        report = encode_tables(
-            tables, encoder, store, extra_frames=extra, batch_size=BATCH_SIZE,
-            decode_threads=context.cores, on_progress=update,
-        )  # fmt: skip
+    store = first_then_all(lambda: store_of(context, data, view))
+    # Other data share the store; the first process waits for who encodes them, then all of this run go on.
+    lock = exclusive(context.cache / "locks" / f"{store.root.name}.lock")
+    with lock if is_main_process() else nullcontext():
+        wait_for_all()
+        with progress(f"extract {label}") as update, intra_op_threads(1):
+            mine = encode_tables(
+                tables, encoder, store, extra_frames=extra, batch_size=good_batch_size(context.device),
+                threads=context.cores, share=(process_rank(), process_count()), on_progress=update,
+            )  # fmt: skip
+        report, *others = everyones(mine)
+    if others:
+        report = report.joined(others)
+        store.reload()
     health = health_of(encoder, store, report)
     if health is not None:
         console.print(f"    codebook of {view.label} on {data.label}: {health}")

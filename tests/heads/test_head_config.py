@@ -3,7 +3,6 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from lary_policy import machine as precision_module
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.heads.attentive import AttentiveProbeConfig
 from lary_policy.heads.config import (
@@ -93,12 +92,15 @@ def test_building_depends_on_the_seed_alone():
     assert not torch.equal(heads[0].fc_in.weight, heads[2].fc_in.weight)
 
 
-def test_automatic_precision_follows_the_hardware(monkeypatch):
-    for has_tiles, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has_tiles: has)
-        assert resolve_precision("auto", "cpu") == dtype
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert not precision_module._cpu_has_amx()
+@pytest.mark.parametrize("kind", ["amx_tile", "avx512_bf16"])
+def test_automatic_precision_follows_the_hardware(kind, monkeypatch):
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False)
+    assert resolve_precision("auto", "cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, f"_is_{kind}_supported", lambda: True)
+    assert resolve_precision("auto", "cpu") == torch.bfloat16
+    monkeypatch.delattr(torch.cpu, f"_is_{kind}_supported")
+    assert resolve_precision("auto", "cpu") == torch.float32
     assert resolve_precision("bfloat16", "cpu") == torch.bfloat16
     assert resolve_precision("float32", "cuda") == torch.float32
 

@@ -11,10 +11,11 @@ import torch
 
 from lary_policy.heads.config import load_head_config
 from lary_policy.heads.files import HeadMeta
-from lary_policy.heads.training.batches import LatentBatches, made_ahead
+from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.fit import fit
 from lary_policy.latents.bank import StoredLatents
 from lary_policy.latents.store import LatentStore
+from lary_policy.machine import made_ahead
 from lary_policy.scores.classes import evaluate_class
 from lary_policy.types import LatentSpec
 

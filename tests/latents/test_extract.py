@@ -55,7 +55,7 @@ def test_batch_size_and_threads_do_not_change_the_result(paths, make_encoder, tm
     for size, threads in ((1, 1), (7, 1), (2, 3)):
         encoder = make_encoder()
         stores.append(LatentStore(tmp_path / f"s{size}", encoder.fingerprint, encoder.latent))
-        extract(paths, encoder, stores[-1], batch_size=size, decode_threads=threads)
+        extract(paths, encoder, stores[-1], batch_size=size, threads=threads)
     ids = [frame_id(p) for p in paths]
     assert torch.equal(stores[0].read(ids), stores[1].read(ids))
     assert torch.equal(stores[0].read(ids), stores[2].read(ids))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from larybench_files import make_calvin, make_libero
 
@@ -23,10 +24,12 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def lary(data: Path, output: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
-    command = (*(launcher or (sys.executable,)), "-m", "lary_policy.cli", "suite", *SETTINGS)
+def lary(
+    data: Path, output: Path, *launcher: str, verb: str = "suite", sources: str = "calvin,libero"
+) -> subprocess.CompletedProcess[str]:
+    command = (*(launcher or (sys.executable,)), "-m", "lary_policy.cli", verb, *SETTINGS)
     return subprocess.run(
-        [*command, f"data_dir={data}", f"output_dir={output}"],
+        [*command, f"sources=[{sources}]", f"data_dir={data}", f"output_dir={output}"],
         capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -106,3 +109,22 @@ def test_without_a_launcher_nothing_waits(monkeypatch):
     assert together.agree([1]) == [1]
     assert together.first_alone(lambda: "done", lambda: "read") == "done"
     assert together.first_then_all(lambda: "done") == "done"
+
+
+@pytest.mark.slow  # three interpreters that import torch, and more frames than one shard takes
+def test_every_process_encodes_its_share_of_the_same_store(tmp_path):
+    """Two shards of frames: one a process, with the digests that a single process gives them."""
+    make_calvin(tmp_path / "data", train=190, val=2, chunks=2)
+    found = []
+    for name, launcher in (("two", LAUNCHER), ("one", ())):
+        done = lary(tmp_path / "data", tmp_path / name, *launcher, verb="extract", sources="calvin")
+        assert done.returncode == 0, done.stderr[-3000:]
+        (store,) = (tmp_path / name / "cache" / "latents").iterdir()
+        (cell,) = (tmp_path / name / "cache" / "extract").glob("*/result.json")
+        result = json.loads(cell.read_text())
+        told = {key: result[key] for key in ("requested", "unique", "encoded", "reused", "quarantined")}
+        shards = sorted(path.stem for path in store.glob("shards/*.safetensors"))
+        index = sorted(map(str, pq.read_table(store / "index.parquet").to_pylist()))
+        found.append((shards, index, told))
+    assert len(found[0][0]) == 2
+    assert found[0] == found[1]

@@ -55,9 +55,9 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
     beside = (cfg.output_dir or Path("outputs/train/run")).parent / "cache"
     root, cores = Path(cfg.latents_dir or beside), available_cores()
     label = f"latents of {policy.encoder.name}"
-    with exclusive(root / f"{encoder.fingerprint}.lock"), progress(label) as update, intra_op_threads(cores):
+    with exclusive(root / f"{encoder.fingerprint}.lock"), progress(label) as update, intra_op_threads(1):
         built = build_cache(
-            meta, plan, encoder, root, device=str(policy.device), decode_threads=cores, on_progress=update
+            meta, plan, encoder, root, device=str(policy.device), threads=cores, on_progress=update
         )
     size = (built.encoded + built.reused) * built.bytes / 1e6
     console.print(

@@ -7,7 +7,14 @@ from lary_policy.heads.training.epoch import REFERENCE_SWEEP
 from lary_policy.heads.training.fit import fit, predict
 from lary_policy.heads.training.loggers import MetricLogger, list_loggers, open_logger
 from lary_policy.heads.training.resume import EpochRecord, TrainResult, content_sha256
-from lary_policy.heads.training.workers import agree, connect, first_alone, first_then_all, wait_for_all
+from lary_policy.heads.training.workers import (
+    agree,
+    connect,
+    everyones,
+    first_alone,
+    first_then_all,
+    wait_for_all,
+)
 
 __all__ = [
     "REFERENCE_SWEEP",
@@ -18,6 +25,7 @@ __all__ = [
     "agree",
     "connect",
     "content_sha256",
+    "everyones",
     "first_alone",
     "first_then_all",
     "fit",

@@ -111,6 +111,15 @@ def agree[T](value: T) -> T:
     return values[0]
 
 
+def everyones[T](value: T) -> list[T]:
+    """Return what each process passes, in the order of their numbers, in every process."""
+    if process_count() == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
 def first_then_all[T](work: Callable[[], T]) -> T:
     """Do the same in every process, but in the first one before all others: it may download or report."""
     if not is_main_process():

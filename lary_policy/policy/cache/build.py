@@ -27,6 +27,7 @@ from lary_policy.latents import (
     LatentStore,
     Window,
     encode_windows,
+    good_batch_size,
     joined_latent,
     window_id,
 )
@@ -43,7 +44,6 @@ from lary_policy.policy.cache.index import (
 from lary_policy.types import LatentSpec
 
 VIEWS = "views"
-BATCH_SIZE = 64  # images encoded at once; larger batches are no faster on 2 cores
 
 
 class ImageEncoder(Protocol):
@@ -102,7 +102,7 @@ def build_cache(
     root: Path,
     *,
     device: str = "cpu",
-    decode_threads: int = 1,
+    threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> BuiltCache:
     """Encode what is missing of a dataset's frames; start again to continue.
@@ -116,7 +116,7 @@ def build_cache(
         encoder: The policy's frozen encoder.
         root: Folder for the latents of all encoders and datasets.
         device: Where the encoder runs.
-        decode_threads: Threads that decode images meanwhile.
+        threads: See `encode_windows`.
         on_progress: Called with (done, to do).
 
     Raises:
@@ -139,8 +139,8 @@ def build_cache(
         FRAMES if window is None else HISTORIES,
         pixels,
         store,
-        batch_size=BATCH_SIZE,
-        decode_threads=decode_threads,
+        batch_size=good_batch_size(device),
+        threads=threads,
         on_progress=on_progress,
     )
     if report.quarantined:
