@@ -52,6 +52,7 @@ class _Step:
 
 console = _Told(stderr=True, highlight=False, quiet=not is_main_process())
 _running: list[_Step] = []  # the innermost is the last
+_bar = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -96,13 +97,19 @@ def progress(description: str) -> Iterator[OnProgress]:
         TimeRemainingColumn(),
     )
     started = time.perf_counter()
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with busy(description) as update, bars as bar:
-        task = bar.add_task(description, total=None)
+    shown = _bar.acquire(blocking=False)  # by the first of several threads: a terminal has room for one
+    hidden = not shown or not console.is_terminal
+    bars = Progress(*columns, console=console, transient=True, disable=hidden)
+    try:
+        with busy(description) as update, bars as bar:
+            task = bar.add_task(description, total=None)
 
-        def both(done: int, total: int) -> None:
-            update(done, total)
-            bar.update(task, completed=done, total=total)
+            def both(done: int, total: int) -> None:
+                update(done, total)
+                bar.update(task, completed=done, total=total)
 
-        yield both
+            yield both
+    finally:
+        if shown:
+            _bar.release()
     console.print(f"  {description:<52} {time.perf_counter() - started:7.1f} s")

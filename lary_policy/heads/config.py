@@ -24,6 +24,8 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the train split.
+        patience: Epochs without a better score on val after which training stops early, the schedule being
+            that of all `epochs`; None: never. Only with select best.
         batch_size: Samples a step, over all processes together (the reference: 256 a process).
         lr: Peak learning rate of AdamW.
         weight_decay: Of all parameters.
@@ -59,6 +61,7 @@ class TrainConfig:
     select: Literal["best", "last"] = "best"
     val_precision: Precision | None = None
     micro_batch: int | None = None
+    patience: int | None = None
 
     @property
     def members(self) -> tuple[tuple[float, float], ...]:
@@ -72,6 +75,7 @@ class TrainConfig:
             "epochs >= 1": self.epochs >= 1,
             "batch_size >= 1": self.batch_size >= 1,
             "micro_batch >= 1 or null": self.micro_batch is None or self.micro_batch >= 1,
+            "patience >= 1 or null": self.patience is None or self.patience >= 1,
             "lr > 0": self.lr > 0,
             "weight_decay >= 0": self.weight_decay >= 0,
             "0 <= warmup_fraction < 1": 0 <= self.warmup_fraction < 1,

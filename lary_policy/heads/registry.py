@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -16,6 +17,7 @@ from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.paths import import_modules
 
 Head = nn.Module
+DRAWING = threading.RLock()  # held by who draws from torch's global generator, as heads train in threads
 Answer = Literal["numbers", "class"]
 # What a head can be asked, and what kind of answer that needs.
 QUESTIONS: Mapping[str, Answer] = {
@@ -146,6 +148,6 @@ def build_module(
         ConfigError: The latents lack what the head's pool needs.
     """
     sizes = HeadSizes(latent_shape, chunk, action_dim, num_classes, proprio_dim, token_grid)
-    with torch.random.fork_rng(devices=[]):
+    with DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return head_kind(model.kind).build(model, sizes)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lary_policy.actions import ActionCodec, ActionStats, Embodiment, require_stats
 from lary_policy.encoders import LatentEncoder, StreamingEncoder, encode_two
 from lary_policy.errors import ShapeError
-from lary_policy.machine import intra_op_threads
+from lary_policy.latents import good_batch_size
+from lary_policy.machine import intra_op_threads, made_ahead
 
 if TYPE_CHECKING:
     from lary_envs import Expert
@@ -33,12 +34,15 @@ class LiveLatents:
         goals: What each world's demonstration shows at chunk boundaries: latents `[w j c n d]` for frame
             encoders, uint8 frames `[w j c h w 3]` for pair and clip encoders; None in mode `policy`.
         goal_lengths: Valid entries `[w]` of `goals`; later chunks keep aiming at the last one.
+        threads: Threads that encode a few frames each, of a frame encoder on the CPU.
 
     Raises:
         ShapeError: Only one of `goals` and `goal_lengths` is given, or the goals are of the other kind.
     """
 
-    def __init__(self, encoder: LatentEncoder, goals: Tensor | None, goal_lengths: Tensor | None) -> None:
+    def __init__(
+        self, encoder: LatentEncoder, goals: Tensor | None, goal_lengths: Tensor | None, threads: int = 1
+    ) -> None:
         if (goals is None) != (goal_lengths is None):
             raise ShapeError(
                 expected="goals together with goal_lengths",
@@ -52,7 +56,7 @@ class LiveLatents:
                 got=f"{goals.dtype} {list(goals.shape)}",
                 fix="Pass latents to frame encoders and frames to encoders of pairs and clips.",
             )
-        self._encoder, self._goals, self._lengths = encoder, goals, goal_lengths
+        self._encoder, self._goals, self._lengths, self._threads = encoder, goals, goal_lengths, threads
         self._stream: StreamingEncoder | None = None
 
     def __call__(self, frames: Tensor, chunk_index: int, worlds: Tensor | None, num_worlds: int) -> Tensor:
@@ -81,7 +85,10 @@ class LiveLatents:
         return self._goals[rows, last.clamp(max=chunk_index + 1).to(self._goals.device)].unsqueeze(1)
 
     def _each(self, frames: Tensor) -> Tensor:
-        latents = self._encoder.encode(frames.flatten(0, 1).unsqueeze(1))
+        flat = frames.flatten(0, 1).unsqueeze(1)
+        beside = flat.device.type == "cpu" and self._threads > 1
+        parts = flat.split(good_batch_size("cpu") if beside else len(flat))
+        latents = torch.cat(list(made_ahead(parts, self._encoder.encode, self._threads * beside)))
         return latents.reshape(len(frames), 1, frames.shape[1], *latents.shape[-2:])
 
     def _change(self, frames: Tensor, goal: Tensor | None, worlds: Tensor | None, num_worlds: int) -> Tensor:
@@ -197,7 +204,7 @@ class HeadAgent:
         require_stats(stats, embodiment, "action statistics")
         self._head, self._threads, self._alone = head.eval(), threads, alone
         self._codec = ActionCodec.of(embodiment, stats, target, proprio_stats)
-        self._latents = LiveLatents(encoder, goals, goal_lengths)
+        self._latents = LiveLatents(encoder, goals, goal_lengths, threads)
 
     @torch.inference_mode()
     def plan(self, observation: Observation) -> Tensor:

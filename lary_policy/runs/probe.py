@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
-from lary_policy.console import progress
+from lary_policy.console import busy, progress
 from lary_policy.heads import Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
 from lary_policy.latents import LatentTable, stored_latent
-from lary_policy.machine import intra_op_threads
+from lary_policy.machine import abreast, intra_op_threads, process_count
 from lary_policy.runs.cells import UNFINISHED, Cell
 from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import Splits
@@ -30,12 +32,14 @@ class Probing:
         job: What to train.
         splits: Latents of its splits.
         cell: Where the result goes.
+        threads: Intra-op threads of the training.
     """
 
     context: RunContext
     job: Job
     splits: Splits
     cell: Cell
+    threads: int
 
     def samples(self, split: str) -> LatentTable:
         """Return the latents of a split."""
@@ -73,7 +77,7 @@ class Probing:
         names = self.context.config.loggers
         loggers = [open_logger(name, folder, {"cell": self.cell.label}) for name in names]
         try:
-            with progress(f"probe {self.job.label}") as update, intra_op_threads(self.context.cores):
+            with progress(f"probe {self.job.label}") as update, intra_op_threads(self.threads):
                 return fit(
                     meta,
                     batches[spec.train_split],
@@ -135,24 +139,42 @@ class Probing:
         }
 
 
-def run_probe(context: RunContext, job: Job, splits: Callable[[], Splits]) -> dict[str, Any]:
-    """Train, evaluate and save one head, or return the finished result.
+def run_probes(context: RunContext, jobs: Sequence[Job], load: Callable[[], Splits]) -> list[dict[str, Any]]:
+    """Train, evaluate and save heads on the same latents, or return the finished results.
+
+    On a CPU they train side by side, each in a thread of its own: sharing every operation among the cores
+    instead leaves them waiting for each other, and would round otherwise once some are finished. All read one
+    bank, which is freed with the last of them.
 
     Args:
         context: The run.
-        job: What to train.
-        splits: Loads the latents of its splits; called only if something is to be done.
+        jobs: What to train.
+        load: Loads the latents of all splits; called only if something is to be done.
 
     Raises:
         TrainingError: Loss or score stop being finite.
         EmbodimentError: Robot types are blank or unknown (`unknown_robots=pool` takes them knowingly).
         DatasetError: No class, or no usable row.
     """
+    splits = cache(load)
+    alone = process_count() > 1 or context.device != "cpu"
+    threads = 1 if alone else min(context.cores, max(1, len(jobs)))
+    if threads > 1 and not all(job.cell(context).done for job in jobs):
+        splits()  # before the threads, which would each
+    # Heads of classes attend to every token and take longest: whoever starts them last waits for them.
+    order = sorted(range(len(jobs)), key=lambda place: jobs[place].probe.about != "classes")
+    calls = [partial(_run_probe, context, jobs[place], splits, context.cores // threads) for place in order]
+    with busy("probes") if threads > 1 else nullcontext():
+        results = dict(zip(order, abreast(calls, threads), strict=True))
+    return [results[place] for place in range(len(jobs))]
+
+
+def _run_probe(context: RunContext, job: Job, splits: Callable[[], Splits], threads: int) -> dict[str, Any]:
     from lary_policy.runs.actions import probe_actions
     from lary_policy.runs.classes import probe_classes
 
     run = {"actions": probe_actions, "classes": probe_classes}[job.probe.about]
     cell = job.cell(context)
-    result = cell.compute_together(lambda: run(Probing(context, job, splits(), cell)))
+    result = cell.compute_together(lambda: run(Probing(context, job, splits(), cell, threads)))
     (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
     return result

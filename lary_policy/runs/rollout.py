@@ -56,24 +56,27 @@ class Loop:
     def label(self) -> str:
         """Readable name of the cell."""
         if self.job is None:
-            return f"{self.data.label}-expert-{self.rollout.mode}-{self.rollout.target}"
+            return f"{self.data.label}-expert"
         seed = f"-seed{self.job.seed}" if self.job.seed else ""
         who = f"{self.job.view.label}{'-random' if self.random else ''}-{self.rollout.mode}"
         return f"{self.data.label}-{who}-{self.rollout.target}-{self.job.probe.head.label}{seed}"
 
     def cell(self, context: RunContext) -> Cell:
-        """Return the cell of the loop."""
+        """Return the cell of the loop; that of the expert, who sees no goals, is the same in every mode."""
         c = context.config
-        head = () if self.job is None else (self.job.cell(context).key,)
+        head = () if self.job is None else (self.job.cell(context).key, self.rollout, self.random)
         # Each task has its own world, whose looks and size of frames the goals' content tells.
         world = (self.data.task, c.cameras, c.image_px, c.stride, c.looks, c.rollout_level)
         how = (c.episodes, c.stop_at_success, c.batch_invariant, FILMED)
-        inputs = (self.data.goals_digest, world, *head, self.rollout, self.random, *how)
+        inputs = (self.data.goals_digest, world, *head, *how)
         return context.cell("rollout", self.label, *inputs)
 
 
 def loops_of(context: RunContext, data: RunData) -> list[Loop]:
-    """Return the closed loops of a task: expert, then every trained head, then one random head a mode."""
+    """Return the closed loops of a task: expert, then every trained head, then one random head a mode.
+
+    The random head, a floor, stands behind the encoder that takes least time.
+    """
     found: list[Loop] = []
     for rollout in context.config.loops:
         jobs = [
@@ -84,7 +87,8 @@ def loops_of(context: RunContext, data: RunData) -> list[Loop]:
         ]
         found.append(Loop(data, rollout))
         found += [Loop(data, rollout, job) for job in jobs]
-        found += [Loop(data, rollout, jobs[-1], random=True)] if jobs else []
+        cheapest = min(jobs, key=lambda job: job.view.spec.gflops_per_frame, default=None)
+        found += [Loop(data, rollout, cheapest, random=True)] if cheapest else []
     return found
 
 
@@ -99,7 +103,8 @@ def run_rollout(context: RunContext, loop: Loop) -> dict[str, Any]:
     cell = loop.cell(context)
     result = cell.compute(lambda: _rollout(context, loop, cell))
     EpisodeProgress(cell.folder).remove()
-    return result
+    asked = {"mode": loop.rollout.mode, "target": loop.rollout.target}
+    return {**result, **asked, "scores": [{**score, **asked} for score in result["scores"]]}
 
 
 def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -24,7 +24,7 @@ from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
 from lary_policy.runs.context import STAGES, RunContext
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
 from lary_policy.runs.grid import jobs_of, pairs_of
-from lary_policy.runs.probe import run_probe
+from lary_policy.runs.probe import run_probes
 from lary_policy.runs.report import run_report
 from lary_policy.runs.results import Results
 from lary_policy.runs.rollout import loops_of, run_rollout
@@ -162,11 +162,9 @@ def _probe(context: RunContext, results: Results) -> None:
     for data, view in pairs_of(context):
         jobs = jobs_of(context, data, view)
         done = agree([job.cell(context).done for job in jobs])
-        # Loaded at the first job that is not finished, freed with the last one.
-        splits = cache(partial(load_splits, context, data, view))
-        for job, finished in zip(jobs, done, strict=True):
-            if results.wants(f"probe {job.label}", finished):
-                results.probe.append(run_probe(context, job, splits))
+        pairs = zip(jobs, done, strict=True)
+        wanted = [job for job, finished in pairs if results.wants(f"probe {job.label}", finished)]
+        results.probe += run_probes(context, wanted, partial(load_splits, context, data, view))
 
 
 def _rollout(context: RunContext, results: Results) -> None:

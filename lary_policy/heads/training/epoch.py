@@ -16,7 +16,7 @@ from lary_policy.heads.objective import Batch, Objective, share_of, shares_of
 from lary_policy.heads.training.batches import LatentBatches, balanced_order
 from lary_policy.heads.training.step import RecordedStep, Shares
 from lary_policy.heads.training.workers import Workers, open_workers
-from lary_policy.machine import autocast, resolve_precision
+from lary_policy.machine import autocast, leave_if_asked, resolve_precision
 
 # (lr, weight decay) of the reference's five heads (protocol section 4.2); the paper names the first four.
 REFERENCE_SWEEP = ((5e-3, 0.01), (3e-3, 0.1), (1e-3, 0.4), (3e-4, 0.8), (1e-4, 0.01))
@@ -166,10 +166,10 @@ class TrainingRun:
         The seed gives each step noise of its own, the same for all heads and shares.
         """
         updates = [partial(_update, self, part) for part in self.parts]
-        on_cuda = torch.device(self.workers.device).type == "cuda"
-        if on_cuda and self.workers.count == 1 and self.objective.recordable:
+        on_cuda, still = torch.device(self.workers.device).type == "cuda", self.objective.recordable
+        if on_cuda and self.workers.count == 1 and still:
             return RecordedStep(updates, self.workers.device)
-        return lambda batch, seed: torch.stack([update(batch, seed) for update in updates])
+        return lambda batch, seed: torch.stack([update(batch, None if still else seed) for update in updates])
 
 
 def train_epoch(job: TrainingRun, epoch: int) -> tuple[list[float], float, list[int]]:
@@ -186,6 +186,7 @@ def train_epoch(job: TrainingRun, epoch: int) -> tuple[list[float], float, list[
         part.module.train()
     read = samples.ahead(batches, lambda rows: list(_shares(job, rows)))
     for step, batch in enumerate(read, start=(epoch - 1) * len(batches)):
+        leave_if_asked()
         factor = learning_rate_factor(step, config.epochs * len(batches), config)
         for part in job.parts:
             part.set_rate(factor)

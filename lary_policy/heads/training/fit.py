@@ -18,6 +18,7 @@ from lary_policy.heads.training.epoch import HeadStack, members_of
 from lary_policy.heads.training.loggers import MetricLogger
 from lary_policy.heads.training.loop import train
 from lary_policy.heads.training.resume import EpochRecord, TrainResult
+from lary_policy.heads.training.step import kept_heap
 
 _MEMBER_SEEDS = 1 << 20  # heads of one sweep start apart, and apart from those of the next run's seed
 
@@ -106,5 +107,6 @@ def predict(head: nn.Module, samples: LatentBatches, *, device: str = "cpu") -> 
         raise ShapeError(expected="at least one sample", got="none", fix="Check the test split.")
     head.eval()
     served = samples.to(device, torch.float32)
-    batches = served.ahead(served.evaluation_rows(), served.gather)
-    return torch.cat([head(*batch.inputs).float().cpu() for batch in batches])
+    with kept_heap(device):
+        batches = served.ahead(served.evaluation_rows(), served.gather)
+        return torch.cat([head(*batch.inputs).float().cpu() for batch in batches])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from lary_policy.errors import TrainingError
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.objective import Objective
+from lary_policy.heads.registry import DRAWING
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import TrainingRun, mean_scores, train_epoch
 from lary_policy.heads.training.loggers import MetricLogger
@@ -26,6 +28,10 @@ from lary_policy.heads.training.resume import (
 )
 from lary_policy.heads.training.step import kept_heap
 from lary_policy.heads.training.workers import SingleWorker
+
+# A checkpoint is written when training took this many times as long as writing the last one, or if that was
+# quick: the moments of a head of 4 million weights take a fifth of a second, a sixth of its epoch.
+_SAVE_EVERY, _SAVE_CHEAP_S = 10, 0.05
 
 
 def train(
@@ -53,7 +59,8 @@ def train(
         objective: Loss and selection score of one head.
         config: Optimiser, schedule, seed, precision, device.
         on_epoch: Called after each epoch, for progress bars; by the first process only.
-        checkpoint: File written after each epoch, from which an interrupted run goes on.
+        checkpoint: File from which an interrupted run goes on; written after each epoch, unless that would
+            take a tenth of the time.
         loggers: Where the history also goes; by the first process only.
 
     Raises:
@@ -70,16 +77,38 @@ def train(
     if checkpoint is not None:
         progress = load_progress(checkpoint, wanted, head, optimisers, job.generator)
     progress.skipped = progress.skipped or [0] * len(job.members)
-    with torch.random.fork_rng(devices=_cuda_devices(job.workers.device)), kept_heap(job.workers.device):
-        while progress.epoch < config.epochs:
+    with _own_randomness(job), kept_heap(job.workers.device):
+        saved, cost = time.perf_counter(), 0.0
+        while not _is_over(progress, config):
             _advance(job, progress)
             if job.workers.rank == 0:
-                if checkpoint is not None:
+                now = time.perf_counter()
+                due = _is_over(progress, config) or now - saved >= _SAVE_EVERY * cost or cost < _SAVE_CHEAP_S
+                if checkpoint is not None and due:
                     save_progress(checkpoint, wanted, progress, head, optimisers, job.generator)
+                    saved = time.perf_counter()
+                    cost = saved - now
                 _tell(progress.history[-1], objective.name, on_epoch, loggers)
     job.members[progress.best_member].load_state_dict(progress.best_weights)
     head.eval()
     return _result(job, progress, time.perf_counter() - started)
+
+
+def _is_over(progress: Progress, config: TrainConfig) -> bool:
+    """Return whether all epochs were run, or `patience` of them without a better score."""
+    patient = config.patience is None or progress.epoch - progress.best_epoch < config.patience
+    return progress.epoch >= config.epochs or not patient
+
+
+@contextlib.contextmanager
+def _own_randomness(job: TrainingRun) -> Iterator[None]:
+    """Leave the global random state alone; heads that draw from it train one after the other."""
+    if job.objective.recordable:
+        yield
+        return
+    device = torch.device(job.workers.device)
+    with DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 def mean_score(
@@ -145,10 +174,6 @@ def _tell(
     }
     for logger in loggers:
         logger.log(record.epoch, values)
-
-
-def _cuda_devices(device: str) -> list[torch.device]:
-    return [torch.device(device)] if torch.device(device).type == "cuda" else []
 
 
 def _require_finite(value: float, what: str, config: TrainConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lary_policy.errors import TrainingError
 from lary_policy.heads.objective import Batch
+from lary_policy.machine import glibc
 
 Shares = Sequence[tuple[Batch, float]]  # micro batches and the weight of each
 Update = Callable[[Shares, int | None], Tensor]
@@ -123,6 +124,10 @@ _ALL = (1 << 31) - 1  # bytes: nothing is given back
 _MMAP_MOST, _TRIM_MOST = 32 << 20, 64 << 20
 
 
+_keeping = threading.Lock()
+_keepers: list[str] = []  # who is inside `kept_heap`
+
+
 @contextlib.contextmanager
 def kept_heap(device: str) -> Iterator[None]:
     """Keep freed memory in the process inside the block, for a training on the CPU with glibc.
@@ -134,21 +139,20 @@ def kept_heap(device: str) -> Iterator[None]:
     Args:
         device: Nothing happens unless it is `cpu`.
     """
-    libc = _glibc() if device == "cpu" else None
+    libc = glibc() if device == "cpu" else None
     if libc is None:
         yield
         return
-    if not libc.mallopt(_MMAP_THRESHOLD, _ALL):
-        libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
-    libc.mallopt(_TRIM_THRESHOLD, _ALL)
+    with _keeping:
+        _keepers.append(device)
+        if not libc.mallopt(_MMAP_THRESHOLD, _ALL):
+            libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
+        libc.mallopt(_TRIM_THRESHOLD, _ALL)
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
-        libc.mallopt(_TRIM_THRESHOLD, _TRIM_MOST)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    """Return glibc, or None where another C library is in use."""
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") else None
+        with _keeping:
+            _keepers.pop()
+            if not _keepers:  # the last of several threads
+                libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
+                libc.mallopt(_TRIM_THRESHOLD, _TRIM_MOST)
