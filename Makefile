@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 # One thread a process in tests: tiny tensor operations are 3-30 times slower with two.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+# Whole files to each process, so that what a file sets up is set up once; each takes up to 3 GB.
+TEST_PROCESSES ?= 2
 
 suite: $(STAMP)
 	@$(BIN)/lary suite
@@ -14,7 +16,7 @@ suite-full: $(STAMP)
 	@$(BIN)/lary suite suite=full
 
 test: $(STAMP)
-	@$(TEST_ENV) $(BIN)/python -m pytest
+	@$(TEST_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 slow: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest -m slow

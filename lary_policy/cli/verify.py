@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from lary_policy.console import console, progress
 from lary_policy.data import CHECKSUMS_FILE, IntegrityReport, verify_files, verify_source
 from lary_policy.data.simulated import verify_dataset
-from lary_policy.errors import DatasetError
+from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.latents import verify_store
 from lary_policy.paths import visible_files
 from lary_policy.runs import RESULT, verify_cell, write_result
+from lary_policy.types import Quarantined
 
 if TYPE_CHECKING:
     from lary_policy.cli.data import VerifySettings
@@ -102,7 +103,10 @@ def check_folder(
         label: How it is called while it runs; None for the end of its path.
     """
     with progress(f"verify {label or f'{folder.parent.name}/{folder.name}'}") as update:
-        report = check(folder, on_progress=update)
+        try:
+            report = check(folder, on_progress=update)
+        except LaryPolicyError as error:  # what says how the folder is to be checked is damaged itself
+            report = IntegrityReport(folder, {}, (Quarantined(str(folder), str(error), "folder"),))
     counts = ", ".join(f"{number} {name}" for name, number in report.checked.items())
     console.print(f"    {'ok' if report.ok else 'WRONG'}: {counts}, {len(report.problems)} problems")
     tell([f"{problem.item}: {problem.reason}" for problem in report.problems])

@@ -91,7 +91,7 @@ class PlainChunks:
         finally:
             os.close(file)
         header = content[:_PLAIN_HEADER_BYTES]
-        if header != self._header and not self._take(header):
+        if not header or (header != self._header and not self._take(header)):
             return None
         return content[_PLAIN_HEADER_BYTES:] if len(content) == self._size else None
 

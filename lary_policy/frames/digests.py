@@ -21,7 +21,8 @@ _WRITTEN_AT_ONCE = 4096
 # count whole seconds, and kernels stamp in steps of milliseconds.
 _SETTLED_NS = 2_000_000_000
 _CREATE = """
-CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime INT, inode INT, sha256 TEXT)
+CREATE TABLE IF NOT EXISTS file_digests
+(path TEXT PRIMARY KEY, size INT, mtime INT, inode INT, sha256 TEXT, seal TEXT)
 """
 
 
@@ -41,10 +42,10 @@ class DigestMemory:
             if known is None and self._base is not None:
                 with contextlib.suppress(sqlite3.Error):  # a damaged memory is none
                     row = self._base.execute(
-                        "SELECT size, mtime, inode, sha256 FROM digests WHERE path = ?", (path,)
+                        "SELECT size, mtime, inode, sha256, seal FROM file_digests WHERE path = ?", (path,)
                     ).fetchone()
-                    if row is not None:
-                        known = self._known[path] = ((row[0], row[1], row[2]), row[3])
+                    if row is not None and row[4] == _seal(path, row[:3], row[3]):
+                        known = self._known[path] = (row[:3], row[3])
             return known[1] if known is not None and known[0] == state else None
 
     def keep(self, path: str, state: State, digest: str) -> None:
@@ -68,13 +69,20 @@ class DigestMemory:
     def _write(self) -> None:
         if self._base is None or not self._new:
             return
-        rows = [(path, *state, digest) for path, (state, digest) in self._new.items()]
+        rows = [
+            (path, *state, digest, _seal(path, state, digest)) for path, (state, digest) in self._new.items()
+        ]
         with (
             contextlib.suppress(sqlite3.Error),
             self._base,
         ):  # a full disk costs time in the next run, no more
-            self._base.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", rows)
+            self._base.executemany("INSERT OR REPLACE INTO file_digests VALUES (?, ?, ?, ?, ?, ?)", rows)
         self._new.clear()
+
+
+def _seal(path: str, state: State, digest: object) -> str:
+    """Return what tells an entry of the file as it was written: the file may be damaged like any other."""
+    return hashlib.sha256(f"{path}{state}{digest}".encode()).hexdigest()[:16]
 
 
 def _open(path: Path) -> sqlite3.Connection | None:

@@ -4,6 +4,7 @@ from .configuration_lary import LaryConfig as LaryConfig
 from .features import require_cameras as require_cameras
 from .modeling_lary import LaryPolicy as LaryPolicy
 from .processor_lary import make_lary_pre_post_processors as make_lary_pre_post_processors
+from .trusted import load_policy as load_policy
 from .trusted import load_processors as load_processors
 from .trusted import read_policy as read_policy
 from .trusted import require_consent as require_consent

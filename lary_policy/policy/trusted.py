@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from lary_policy.errors import ConfigError, LaryPolicyError, UnsafePathError
-from lary_policy.paths import read_regular
+from lary_policy.errors import ConfigError, LaryPolicyError, UnsafePathError, WeightsMismatchError
+from lary_policy.paths import foreign_file, open_regular, read_regular
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
+    from lerobot.policies import PreTrainedPolicy
 
     from lary_policy.policy.normalise import Pipelines
 
@@ -62,6 +63,9 @@ def require_trusted(folder: Path) -> None:
     for name in PROCESSORS:
         if (raw := _read(folder / name)) is not None:
             _require_steps(raw, folder / name)
+    for path in sorted(folder.glob("*.safetensors")):
+        if not path.is_file():  # a pipe would be waited for
+            raise _refused(path, "no regular file", "Use a checkpoint that LeRobot wrote.")
     if (folder / "adapter_model.bin").exists():
         raise _refused(folder / "adapter_model.bin", "a pickle", "Save the adapters as safetensors.")
 
@@ -145,6 +149,29 @@ def _foreign(what: str, fix: str) -> Iterator[None]:
     except Exception as error:
         got = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(expected=what, got=got, fix=fix) from error
+
+
+def load_policy(config: PreTrainedConfig, folder: Path, env: Any) -> PreTrainedPolicy:
+    """Build the policy of a checkpoint that `read_policy` read, for an environment, with its weights.
+
+    Args:
+        config: What `read_policy` returned.
+        folder: The checkpoint.
+        env: LeRobot's configuration of the environment.
+
+    Raises:
+        WeightsMismatchError: The weights are missing, damaged, or not those of the policy.
+    """
+    from lerobot.policies.factory import make_policy
+
+    fix = "Use a whole checkpoint of this version of LeRobot."
+    with foreign_file(
+        "the weights of a policy", folder / "model.safetensors", fix, error=WeightsMismatchError
+    ):
+        if (folder / "model.safetensors").exists():
+            with open_regular(folder / "model.safetensors"):  # a pipe would be waited for
+                pass
+        return make_policy(config, env_cfg=env)
 
 
 def require_consent(name: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
-from lerobot.policies.factory import make_policy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lary_envs.gym import LarySimEnv
@@ -28,6 +27,7 @@ from lary_policy.policy import (
     EncoderConfig,
     LaryConfig,
     LaryPolicy,
+    load_policy,
     load_processors,
     local_card,
     make_lary_pre_post_processors,
@@ -236,7 +236,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
     env_config = _env_config(config, described, device)
-    policy = make_policy(described, env_cfg=env_config)
+    policy = load_policy(described, checkpoint, env_config)
     before, after = load_processors(described, checkpoint)
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))

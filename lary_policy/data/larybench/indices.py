@@ -19,7 +19,7 @@ from lary_policy.data.layout import PathResolver
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.frames import probe_video
-from lary_policy.paths import atomic_write
+from lary_policy.paths import SEAL, atomic_write, json_sha256
 from lary_policy.types import Quarantined
 
 COLUMN = "sample_indices"
@@ -188,7 +188,11 @@ class _Notes:
 
         A line cut off by the interruption is not JSON; its clip and those whose file changed are done again.
         """
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        lines = (
+            self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if self.path.is_file()
+            else []
+        )
         values = [value for value in map(_from_json, lines) if value is not None]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not values or values[0] != self._settings:
@@ -197,6 +201,8 @@ class _Notes:
         found = {}
         for value in values[1:]:
             try:
+                if value.pop(SEAL) != json_sha256(value):
+                    continue  # another line than was written: its clip is done again
                 name = value.pop("clip")
                 clip = ClipIndices(**{**value, "indices": tuple(map(int, value["indices"]))})
                 file = files.get(name)
@@ -209,7 +215,8 @@ class _Notes:
     def add(self, name: str, clip: ClipIndices) -> None:
         """Note a finished clip."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps({"clip": name, **asdict(clip)}))  # after what may be half a line
+            note = {"clip": name, **asdict(clip)}
+            file.write("\n" + json.dumps({**note, SEAL: json_sha256(note)}))  # after what may be half a line
 
 
 def _from_json(line: str) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ def write_view(
     info = read_json(files.root / INFO)
     hidden = {name for name, feature in files.features.items() if feature.get("dtype") in IMAGES}
     write_json(out / INFO, {**info, "features": {n: f for n, f in files.features.items() if n not in hidden}})
-    if (files.root / STATS).is_file():
+    if (files.root / STATS).exists():
         with foreign_file("statistics of a LeRobot dataset", files.root / STATS, FIX):
             stats = read_json(files.root / STATS)
             for camera in files.cameras() if camera_stats else ():
