@@ -42,7 +42,7 @@ def configs_dir() -> Path:
     raise ConfigError(
         expected="the configs folder beside the package",
         got=f"nothing under {package}",
-        fix="Reinstall the package: pip install --force-reinstall lerobot_policy_lary.",
+        fix="Install the package again: pip install --force-reinstall --no-deps <its clone or wheel>.",
     )
 
 

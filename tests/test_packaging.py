@@ -187,3 +187,20 @@ def test_the_wheel_holds_the_packages_and_their_configs_and_nothing_else(tmp_pat
     stubs |= {str(p.relative_to(ROOT)) for p in ROOT.glob("lary_policy/**/*.pyi")}
     assert stubs
     assert stubs <= set(names)  # a face that is attached to its stub cannot be imported without it
+
+
+def test_install_lines_of_the_readme_need_no_index_that_lacks_the_package():
+    """Every line names a clone or a wheel of this version, and extras that exist."""
+    readme = (ROOT / "README.md").read_text()
+    lines = [line for line in readme.splitlines() if line.startswith("pip install")]
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    assert len(lines) == 2
+    for line in lines:
+        place, asked = re.fullmatch(r'pip install "([^\[]+)\[(\w+)\]"\s+#.*', line).groups()
+        assert (
+            place == "." or place == f"./dist/lerobot_policy_lary-{lary_policy.__version__}-py3-none-any.whl"
+        )
+        assert asked in extras
+    assert {"CPU-only", "GB"} <= set(re.findall(r"CPU-only|GB", readme))
+    sources = (path.read_text() for path in (ROOT / "lary_policy").rglob("*.py"))
+    assert not any(re.search(r"pip install ['\"]?lerobot_policy_lary", text) for text in sources)

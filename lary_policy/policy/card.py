@@ -56,9 +56,8 @@ def local_card(config: LaryConfig, task: str, command: str) -> ModelCard:
         tags=["robotics", "lerobot", config.type, *(config.tags or [])],
         model_name=config.type,
     )
-    text = (
-        f"# Policy `{config.type}` for {task}\n\n```bash\npip install lerobot_policy_lary\n{command}\n```\n"
-    )
+    needs = "It needs the package `lerobot_policy_lary`, installed from its clone or wheel."
+    text = f"# Policy `{config.type}` for {task}\n\n{needs}\n\n```bash\n{command}\n```\n"
     return extend_card(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"), config)
 
 

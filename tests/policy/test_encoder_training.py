@@ -186,5 +186,5 @@ def test_codebook_vectors_cannot_be_trained_through():
 
 def test_without_peft_the_command_is_named(monkeypatch):
     monkeypatch.setattr(training_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "lerobot_policy_lary\[lora\]"'):
+    with pytest.raises(ConfigError, match=r'pip install "peft>=0\.18,<1"'):
         tiny(trainable="lora")

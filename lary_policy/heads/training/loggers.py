@@ -140,6 +140,9 @@ def open_logger(name: str, folder: Path, settings: Mapping[str, Any] | None = No
     return _LOGGERS[name](folder, settings or {}) if is_main_process() else SilentLogger()
 
 
+_EXTRA = {"tensorboard": "tensorboard>=2.18,<3", "wandb": "wandb>=0.24,<0.28"}  # the extra `loggers`
+
+
 def _require(package: str) -> Any:
     try:
         return importlib.import_module(package)
@@ -147,5 +150,5 @@ def _require(package: str) -> Any:
         raise ConfigError(
             expected=f"the package {package} for this logger",
             got="not installed",
-            fix="Install it with: pip install 'lerobot_policy_lary[loggers]', or use the logger jsonl.",
+            fix=f'Install it with: pip install "{_EXTRA.get(package, package)}", or use the logger jsonl.',
         ) from error

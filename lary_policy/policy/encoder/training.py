@@ -91,7 +91,9 @@ ATTENTION = (
     *("q_proj", "v_proj", "query", "value", "qkv"),
     *("to_q", "to_v", "to_kv", "to_qkv", "q", "v", "kv", "wq", "wv", "q_lin", "v_lin"),
 )
-INSTALL_LORA = 'pip install "lerobot_policy_lary[lora]"'
+INSTALL_LORA = (
+    'pip install "peft>=0.18,<1"'  # the extra `lora`, for those who have no clone to install it from
+)
 
 Parts = tuple[nn.Module, ...]
 
