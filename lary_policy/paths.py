@@ -322,6 +322,7 @@ def read_json(
     sealed: bool = False,
     error: type[LaryPolicyError] = DatasetError,
     fix: str = "Restore the file, or write it anew.",
+    what: str = "a JSON object",
 ) -> dict[str, Any]:
     """Read a JSON object, without its digest of itself.
 
@@ -330,12 +331,13 @@ def read_json(
         sealed: Whether it must hold that digest; a digest that is there must always be right.
         error: Kind of the error.
         fix: What to do about it.
+        what: What it should hold, in words.
 
     Raises:
         LaryPolicyError: Of that kind: the file is missing, holds no JSON object, or not the one that was
             written.
     """
-    with foreign_file("a JSON object", path, fix, error=error):
+    with foreign_file(what, path, fix, error=error):
         value = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
         if not isinstance(value, dict):
             raise error(expected=f"a JSON object at {path}", got=str(value)[:200], fix=fix)

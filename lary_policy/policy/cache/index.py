@@ -87,8 +87,9 @@ class CacheFacts:
     def read(cls, folder: Path) -> CacheFacts:
         """Read them; StoreError where the folder holds no latents, or those of another format."""
         path = folder / CACHE_FILE
-        with foreign_file("the description of stored latents", path, f"{_REBUILD}.", error=StoreError):
-            raw = read_json(path, error=StoreError, fix=f"{_REBUILD}.")
+        what, fix = "stored latents of a dataset", f"{_REBUILD}."
+        with foreign_file(what, path, fix, error=StoreError):
+            raw = read_json(path, error=StoreError, fix=fix, what=what)
             window = None if raw["window"] is None else tuple(raw["window"])
             changed = {"window": window, "cameras": tuple(raw["cameras"])}
             facts = cls(**{**raw, **changed, "dataset": DatasetIdentity(**raw["dataset"])})
