@@ -1,5 +1,5 @@
 # Two commands do everything: `make suite` and `make test`. No other set-up is needed.
-.PHONY: suite suite-full test slow lint format types bench gpu wheel lock clean
+.PHONY: suite suite-full test slow lint format types docs bench gpu wheel lock clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +38,14 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# Its packages are not among those of the environment: they have one of their own, on top of it.
+docs: $(STAMP)
+	@[ -x outputs/docs-env/bin/mkdocs ] || { $(BIN)/python -m venv --without-pip outputs/docs-env && \
+	  $(BIN)/uv pip install --quiet --python outputs/docs-env/bin/python --require-hashes --requirement docs/requirements.lock; }
+	@PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'):.:envs" HF_HUB_OFFLINE=1 \
+	  NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true outputs/docs-env/bin/python -m mkdocs build --quiet
+	@echo outputs/site/index.html
+
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py encode --json
 
@@ -57,6 +65,8 @@ $(STAMP): requirements.lock pyproject.toml
 lock:
 	@$(BIN)/uv pip compile pyproject.toml --extra weights --group dev --universal --python-version 3.12 \
 	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile docs/requirements.in --universal --python-version 3.12 \
+	  --generate-hashes --no-annotate --no-header --quiet --output-file docs/requirements.lock
 
 clean:
 	@rm -rf $(VENV) dist build outputs

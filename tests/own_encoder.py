@@ -1,14 +1,14 @@
-"""The README's example of an own encoder, as a package in a folder."""
+"""The documentation's example of an own encoder, as a package in a folder."""
 
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/how-to/own-encoder.md"
 NAME = "my_pkg.my_vit:MyEncoder"
 
 
 def write_own_package(root: Path) -> Path:
-    """Write the code of the README to `my_pkg/my_vit.py` under `root` and return the file."""
-    blocks = README.read_text().split("```python\n")[1:]
+    """Write the code of the page to `my_pkg/my_vit.py` under `root` and return the file."""
+    blocks = PAGE.read_text().split("```python\n")[1:]
     code = next(block.split("```")[0] for block in blocks if "@register_encoder" in block)
     file = root / "my_pkg" / "my_vit.py"
     file.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The recipes of the README: read from there, executed as they stand, in miniature and (slow) in full."""
+"""The recipes of README and docs/: read from there, run as they stand, in miniature and (slow) in full."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SECTION = "## In LeRobot"
+PAGES = (ROOT / "README.md", ROOT / "docs/how-to/lerobot.md")
+MARK = "<!-- test: recipe -->\n"
 # Sizes in the README and in miniature; frames and encoder stay. Each must occur, or the miniature is none.
 SMALLER = {
     "suite=policy": "suite=policy demos={train:3,val:1,test:1}",
@@ -30,10 +31,9 @@ SMALLER = {
 
 
 def recipes() -> list[str]:
-    """Return the shell blocks of the README's section on LeRobot."""
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index(SECTION) :].split("\n## ")[0]
-    return re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
+    """Return the shell blocks that are marked as recipes, in the order of the pages."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    return re.findall(MARK + r"```bash\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands(block: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lary_policy.errors import LaryPolicyError, UnknownNameError
 from lary_policy.machine import is_connected, is_main_process, process_rank, share_heap
 
-_VERBS = {
+VERBS = {
     "suite": (
         "Run data, extract, probe, rollout and report for the tasks and encoders of a suite.",
         "run",
@@ -51,7 +51,7 @@ _EXAMPLES = """examples:
 def usage() -> str:
     """Return the text of `lary --help`."""
     lines = ["usage: lary <verb> [group=choice] [key=value] ...", "", "verbs:"]
-    lines += [f"  {name:<10} {text}" for name, (text, _) in _VERBS.items()]
+    lines += [f"  {name:<10} {text}" for name, (text, _) in VERBS.items()]
     lines += ["", "`lary <verb> --help` lists the settings of a verb.", "", _EXAMPLES]
     return "\n".join(lines)
 
@@ -82,9 +82,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     verb, *rest = arguments
     try:
-        if verb not in _VERBS:
-            raise UnknownNameError("verb", verb, _VERBS)
-        module = importlib.import_module(f"lary_policy.cli.{_VERBS[verb][1]}")
+        if verb not in VERBS:
+            raise UnknownNameError("verb", verb, VERBS)
+        module = importlib.import_module(f"lary_policy.cli.{VERBS[verb][1]}")
         return int(module.main(verb, rest))
     except LaryPolicyError as error:
         if is_main_process() or is_connected():  # wrong usage need not be said by every process
