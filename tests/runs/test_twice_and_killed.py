@@ -23,6 +23,7 @@ PROBES = (
     "encoder=pixels",
     "probes=[{mode:pair,target:absolute,head:mlp-small},{mode:policy,target:relative,head:mlp-small}]",
     "rollouts=[{mode:policy,target:relative}]",
+    "heads=[{kind:mlp,width:32,num_blocks:1,pool:{kind:project,width:8},train:{epochs:8,lr:0.001}}]",
 )
 VERBS = {
     "data": ["data", "env=reach", *SIZE],
