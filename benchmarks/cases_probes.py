@@ -36,8 +36,15 @@ from lary_policy.heads.training import (
 from lary_policy.heads.training.epoch import HeadStack, TrainingRun, train_epoch
 from lary_policy.heads.training.loop import train
 from lary_policy.heads.training.step import kept_heap
-from lary_policy.latents import FRAMES, LatentStore, WindowEncoder, encode_windows, store_dtype
-from lary_policy.machine import Precision, available_cores, resolve_precision
+from lary_policy.latents import (
+    FRAMES,
+    LatentStore,
+    WindowEncoder,
+    encode_windows,
+    good_batch_size,
+    store_dtype,
+)
+from lary_policy.machine import Precision, available_cores, intra_op_threads, resolve_precision
 from timing import timed
 
 STRIDE, ACTION_DIM = 5, 7  # CALVIN
@@ -120,15 +127,17 @@ def _both(
 def _extraction(
     name: str, episodes: int, rows: int, head: str, image_px: int, repeats: int, device: str, folder: Path
 ) -> Iterator[Figure]:
-    encoder = load_encoder(name, weights="random", image_px=image_px, device=device)
+    dtype = str(resolve_precision("auto", device)).removeprefix("torch.")
+    encoder = load_encoder(name, weights="random", image_px=image_px, dtype=dtype, device=device)
     pairs = _chained_pairs(folder / "images", episodes)
     counted = _Counted(encoder)
     stores: list[LatentStore] = []
 
     def ours() -> None:
-        stores.append(_store(folder / f"store{len(stores)}", counted))
-        frames = zip(itertools.chain(*pairs))
-        encode_windows(frames, FRAMES, counted, stores[-1], threads=available_cores())
+        stores.append(_store(folder / f"store{len(stores)}", counted, dtype))
+        frames, size = zip(itertools.chain(*pairs)), good_batch_size(device)
+        with intra_op_threads(1):  # as `lary extract` has it
+            encode_windows(frames, FRAMES, counted, stores[-1], batch_size=size, threads=available_cores())
 
     files: list[Path] = []
     (folder / "npz").mkdir()
@@ -151,9 +160,9 @@ def _extraction(
     yield from _regression(store, pairs, files, rows, head, repeats, folder)
 
 
-def _store(root: Path, encoder: WindowEncoder) -> LatentStore:
+def _store(root: Path, encoder: WindowEncoder, encoder_dtype: str) -> LatentStore:
     """Open a store as runs with latents_dtype=auto under protocol=native have it."""
-    dtype = store_dtype("auto", "native", "float32")
+    dtype = store_dtype("auto", "native", encoder_dtype)
     return LatentStore(root, encoder.fingerprint, encoder.latent, dtype=dtype, packed=True)
 
 
@@ -190,8 +199,9 @@ def _regression(
     ready = samples.to("cpu", resolve_precision("auto", "cpu"))
 
     def batches() -> None:
-        for _ in ready.shuffled(EPOCH_BATCH, torch.Generator().manual_seed(0)):
-            pass
+        with kept_heap("cpu"):  # as `train` reads them
+            for _ in ready.shuffled(EPOCH_BATCH, torch.Generator().manual_seed(0)):
+                pass
 
     def their_batches() -> None:
         for _ in loader:

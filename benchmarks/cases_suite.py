@@ -1,4 +1,4 @@
-"""Seconds of each stage of a suite, cold and then warm, in one process."""
+"""Seconds of each stage of a suite, cold and then warm, in one process, beside those of an early version."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from case import Figure
 from lary_policy.cli.compose import compose
 from lary_policy.runs import run_config, run_suite
 
+# Of commit d94e150 on two cores of an AMD EPYC without AMX: a fresh clone's `make suite`.
+BEFORE = {("quick", "cpu"): {"extract": 353.0, "probe": 729.0, "rollout": 406.0}}
+
 
 def run(suite: str, output_dir: str, device: str) -> Iterator[Figure]:
     """Run the suite in an empty folder under `output_dir`, then again, and yield the seconds of both."""
@@ -24,8 +27,9 @@ def run(suite: str, output_dir: str, device: str) -> Iterator[Figure]:
             outcome = run_suite(run_config(raw))
             totals[name] = time.perf_counter() - started
             if name == "cold":
+                before = BEFORE.get((suite, device), {})
                 for stage, seconds in outcome.stage_seconds.items():
-                    yield Figure(f"{stage}_seconds", seconds, "s")
+                    yield Figure(f"{stage}_seconds", seconds, "s", baseline=before.get(stage))
     yield Figure("cold_seconds", totals["cold"], "s")
     yield Figure("warm_seconds", totals["warm"], "s", baseline=totals["cold"])
     yield Figure("peak_memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB")

@@ -142,10 +142,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
     parser.add_argument("settings", nargs="*", help="key=value")
     options = parser.parse_intermixed_args()  # options may stand before the settings
+    from lary_policy.machine import resolve_device, share_heap
+
+    share_heap()  # as `lary` does: before there are threads
     case = next(c for c in CASES if c.name == options.case)
     settings = {**case.settings, **_parse(options.settings, case, parser)}
-    from lary_policy.machine import resolve_device
-
     settings["device"] = resolve_device(options.device)
     rows = []
     for figure in _measure(case, settings):

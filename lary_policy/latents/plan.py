@@ -228,6 +228,12 @@ def frames_of(row: ClipRow) -> tuple[Frame, ...]:
     return row.stored or tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
 
 
+def seen_of(table: PairTable | ClipTable, place: int) -> tuple[Frame, ...]:
+    """Return the frames that a row is about: those of a clip, or source and target of the first camera."""
+    row = table.rows[place]
+    return frames_of(row) if isinstance(row, ClipRow) else (row.src_frames[0], row.tgt_frames[0])
+
+
 def row_windows(table: PairTable | ClipTable, kind: WindowKind) -> Iterator[list[list[Window]]]:
     """Yield the windows `[t][c]` of each row, whose latents a head sees as t time steps of c cameras.
 

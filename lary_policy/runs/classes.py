@@ -19,7 +19,7 @@ from lary_policy.errors import DatasetError
 from lary_policy.frames import decode_frames
 from lary_policy.heads import AttentiveProbe, AttentiveProbeConfig, TokenGrid, save_head
 from lary_policy.heads.training import LatentBatches
-from lary_policy.latents import frames_of
+from lary_policy.latents import seen_of
 from lary_policy.machine import is_main_process
 from lary_policy.runs.probe import Probing
 from lary_policy.runs.rows import count_rows
@@ -82,8 +82,7 @@ def seen_frames(table: PairTable | ClipTable, row: int, pipeline: Preprocess) ->
         row: Which one.
         pipeline: How the encoder squashes or crops; colours stay as they are.
     """
-    one = table.rows[row]
-    frames = (one.src_frames[0], one.tgt_frames[0]) if isinstance(table, PairTable) else frames_of(one)  # type: ignore[union-attr,arg-type]
+    frames = seen_of(table, row)
     images = [image for image in decode_frames(frames) if isinstance(image, Tensor)]
     levels = replace(pipeline, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     return [_jpeg(image, levels) for image in images] if len(images) == len(frames) else []

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lary_policy.console import console, progress
 from lary_policy.data import PairTable
-from lary_policy.encoders import EncoderView
+from lary_policy.encoders import EncoderShelf, EncoderView
+from lary_policy.frames import decode_frames
 from lary_policy.heads.training import everyones, first_then_all, wait_for_all
 from lary_policy.latents import (
     LatentStore,
@@ -21,6 +26,7 @@ from lary_policy.latents import (
     of_frames,
     open_store,
     ram_budget,
+    seen_of,
     store_is_whole,
     store_path,
     tell_what_stays_on_disk,
@@ -33,6 +39,8 @@ from lary_policy.runs.context import RunContext, RunData
 # Models whose clip latent the reference's probe sees without a time axis, so without temporal embedding
 # (protocol section 2.3).
 TIMELESS = frozenset({"vjepa2"})
+
+ROUNDING_ROWS = 4  # whose first two frames are encoded in float32 as well
 
 Splits = Mapping[str, LatentTable]
 
@@ -94,6 +102,30 @@ def load_goals(context: RunContext, data: RunData, view: EncoderView) -> tuple[P
     return table, load_latents(table, store_of(context, data, view), budget)
 
 
+def rounding(context: RunContext, data: RunData, view: EncoderView) -> float | None:
+    """Return how far latents of a few frames are from those of the same encoder in float32.
+
+    Returns:
+        The norm of the difference over the norm; None for an encoder that computes in float32, on a GPU, and
+        where no two readable frames belong together.
+    """
+    if context.device != "cpu" or context.shelf.dtype(view) == "float32":
+        return None
+    table = data.table(data.spec.train_split)
+    places = range(0, len(table), max(1, len(table) // ROUNDING_ROWS))[:ROUNDING_ROWS]
+    shown = [decode_frames(seen_of(table, place)[:2]) for place in places]
+    readable = [[image for image in two if isinstance(image, Tensor)] for two in shown]
+    whole = [torch.stack(two) for two in readable if len(two) == 2]
+    alike = [two for two in whole if two.shape == whole[0].shape]
+    if not alike:
+        return None
+    frames, exact = torch.stack(alike), EncoderShelf("cpu", context.shelf.seed, context.shelf.frame_px)
+    with intra_op_threads(context.cores):
+        ours = context.shelf.load(view).encode(frames).float()
+        theirs = exact.load(replace(view, dtype="float32")).encode(frames)
+    return float((ours - theirs).norm() / theirs.norm())
+
+
 def _of_clips(data: RunData, view: EncoderView) -> bool:
     return data.spec.kind == "clips" and view.spec.latent.kind == "clip"
 
@@ -136,6 +168,10 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
     health = health_of(encoder, store, report)
     if health is not None:
         console.print(f"    codebook of {view.label} on {data.label}: {health}")
+    apart = rounding(context, data, view) if report.encoded and is_main_process() else None
+    if apart is not None:
+        dtype = context.shelf.dtype(view)
+        console.print(f"    {view.label} in {dtype}: latents differ from those in float32 by {apart:.1e}")
     aside = [q for table in (*tables, *extra) for q in table.quarantined]
     return {
         "task": data.name,
@@ -150,5 +186,6 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
         "rows": {split: len(data.table(split)) for split in data.splits},
         "quarantined": [*report.quarantined, *aside],
         "codebook": health and health.to_dict(),
+        "rounding": apart,
         "seconds": report.seconds,
     }

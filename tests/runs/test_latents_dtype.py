@@ -14,7 +14,7 @@ from lary_policy.latents.store import STORE_DTYPES, LatentStore
 from lary_policy.runs.collect import open_task
 from lary_policy.runs.config import LATENTS_DTYPES
 from lary_policy.runs.context import RunContext
-from lary_policy.runs.encode import extract_cell, store_of
+from lary_policy.runs.encode import extract_cell, rounding, store_of
 
 SHAPE = (2, 1, 16, 384)  # of DINOv2-S at 56 px, whose last layer normalises its tokens
 
@@ -48,6 +48,17 @@ def test_each_dtype_has_cells_and_a_store_of_its_own(tiny):
     (old,) = (tiny.output_dir / "cache" / "latents").iterdir()  # of the run with latents_dtype=auto
     assert LatentStore.open(old).dtype == "float16"
     assert old in roots
+
+
+def test_extraction_says_what_bfloat16_does_to_latents(tiny):
+    """Pixels from 0 to 1 in 8 bits of mantissa: each is off by at most 2^-9 of itself."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        context = RunContext.create(tiny.config(f"encoder.dtype={dtype}"))
+        view, data = context.config.encoders[0], open_task(context, "reach")
+        found[dtype] = rounding(context, data, view)
+    assert found["float32"] is None
+    assert 1e-4 < found["bfloat16"] < 2**-8
 
 
 @pytest.mark.parametrize("name", ["mlp-small", "attentive-small"])
