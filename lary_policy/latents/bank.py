@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from lary_policy.console import console
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
+
+LATELY = 8  # batches: more than two heads are apart that read ahead
 
 
 class StoredLatents:
@@ -25,11 +29,18 @@ class StoredLatents:
         frame_ids: Id of each latent.
         steps: Time steps that each stored latent is split into: F is their number times `len(frame_ids)`.
 
+    Attributes:
+        shared: Whether the last `LATELY` answers are kept for whoever asks for the same: heads that train
+            side by side on one order of samples then read the disk once, as who is behind catches up.
+
     Raises:
         StoreError: An id is not stored.
     """
 
     def __init__(self, store: LatentStore, frame_ids: Sequence[str], *, steps: int = 1) -> None:
+        self.shared = False
+        self._lately: dict[bytes, Future[Tensor]] = {}
+        self._asking = threading.Lock()
         self.dtype = STORE_DTYPES[store.dtype]
         self.shape: tuple[int, ...] = (
             len(frame_ids) * steps,
@@ -54,16 +65,33 @@ class StoredLatents:
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the latents `[... n d]` of an int64 index `[...]`, each row read once.
 
+        Of a bank that is `shared` they are only to be looked at.
+
         Raises:
             StoreError: A shard is damaged or gone.
         """
         flat = index.flatten().cpu()
+        if not self.shared:
+            return self._rows(flat).view(*index.shape, *self.shape[1:])
+        key = flat.numpy().tobytes()
+        with self._asking:
+            first = key not in self._lately
+            answer = self._lately.pop(key, None) or Future()
+            self._lately[key] = answer  # the last in the order of use
+            if len(self._lately) > LATELY:
+                del self._lately[next(iter(self._lately))]
+        if first:
+            try:
+                answer.set_result(self._rows(flat))
+            except BaseException as error:
+                answer.set_exception(error)
+        return answer.result().view(*index.shape, *self.shape[1:])
+
+    def _rows(self, flat: Tensor) -> Tensor:
         wanted, back = torch.unique(flat // self._steps, return_inverse=True)
         if self._steps == 1 and len(wanted) == len(flat):
-            found = self._read(flat)  # nothing twice: each row goes where it belongs
-        else:
-            found = self._read(wanted).view(-1, self._steps, *self.shape[1:])[back, flat % self._steps]
-        return found.view(*index.shape, *self.shape[1:])
+            return self._read(flat).view(-1, *self.shape[1:])  # nothing twice: each row goes where it belongs
+        return self._read(wanted).view(-1, self._steps, *self.shape[1:])[back, flat % self._steps]
 
     def _read(self, rows: Tensor) -> Tensor:
         latent = self._store.latent

@@ -11,7 +11,7 @@ from typing import Any
 from lary_policy.console import busy, progress
 from lary_policy.heads import Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
-from lary_policy.latents import LatentTable, stored_latent
+from lary_policy.latents import LatentTable, StoredLatents, stored_latent
 from lary_policy.machine import abreast, intra_op_threads, process_count
 from lary_policy.runs.cells import UNFINISHED, Cell
 from lary_policy.runs.context import RunContext
@@ -160,7 +160,9 @@ def run_probes(context: RunContext, jobs: Sequence[Job], load: Callable[[], Spli
     alone = process_count() > 1 or context.device != "cpu"
     threads = 1 if alone else min(context.cores, max(1, len(jobs)))
     if threads > 1 and not all(job.cell(context).done for job in jobs):
-        splits()  # before the threads, which would each
+        for table in splits().values():  # before the threads, which would load them each
+            if isinstance(table.bank, StoredLatents):
+                table.bank.shared = True
     # Heads of classes attend to every token and take longest: whoever starts them last waits for them.
     order = sorted(range(len(jobs)), key=lambda place: jobs[place].probe.about != "classes")
     calls = [partial(_run_probe, context, jobs[place], splits, context.cores // threads) for place in order]

@@ -68,3 +68,23 @@ def test_a_budget_is_spent_split_by_split(filled):
 
 
 STORED = {"float16": 2, "float32": 4}
+
+
+def test_readers_of_one_order_read_the_store_once(filled, monkeypatch):
+    lazy, ready = StoredLatents(filled, IDS), filled.read(IDS)
+    lazy.shared = True
+    read, rows_read = lazy._read, []
+    monkeypatch.setattr(lazy, "_read", lambda rows: (rows_read.extend(rows.tolist()), read(rows))[1])
+    batches = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(8)
+
+    def epoch():
+        return torch.cat([lazy[rows] for rows in batches])
+
+    with ThreadPoolExecutor(3) as pool:
+        found = [future.result() for future in [pool.submit(epoch) for _ in range(3)]]
+    assert all(torch.equal(one, ready[torch.cat(batches)]) for one in found)
+    assert sorted(rows_read) == list(range(40))
+    with pytest.raises(IndexError):
+        lazy[torch.tensor([99])]
+    with pytest.raises(IndexError):
+        lazy[torch.tensor([99])]
