@@ -13,6 +13,7 @@ from torch import Tensor
 from lary_policy.console import console, progress
 from lary_policy.data import PairTable
 from lary_policy.encoders import EncoderShelf, EncoderView
+from lary_policy.errors import FrameFormatError
 from lary_policy.frames import decode_frames
 from lary_policy.heads.training import everyones, first_then_all, wait_for_all
 from lary_policy.latents import (
@@ -107,7 +108,7 @@ def rounding(context: RunContext, data: RunData, view: EncoderView) -> float | N
 
     Returns:
         The norm of the difference over the norm; None for an encoder that computes in float32, on a GPU, and
-        where no two readable frames belong together.
+        where no two readable frames belong together, or two are too few.
     """
     if context.device != "cpu" or context.shelf.dtype(view) == "float32":
         return None
@@ -120,9 +121,12 @@ def rounding(context: RunContext, data: RunData, view: EncoderView) -> float | N
     if not alike:
         return None
     frames, exact = torch.stack(alike), EncoderShelf("cpu", context.shelf.seed, context.shelf.frame_px)
-    with intra_op_threads(context.cores):
-        ours = context.shelf.load(view).encode(frames).float()
-        theirs = exact.load(replace(view, dtype="float32")).encode(frames)
+    try:
+        with intra_op_threads(context.cores):
+            ours = context.shelf.load(view).encode(frames).float()
+            theirs = exact.load(replace(view, dtype="float32")).encode(frames)
+    except FrameFormatError:  # a clip of two frames is too short for it
+        return None
     return float((ours - theirs).norm() / theirs.norm())
 
 
