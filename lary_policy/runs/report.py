@@ -97,7 +97,7 @@ def report_bundle(
         environment=facts or {},
         config_yaml=config_yaml,
         codebooks=tuple(_codebook(r) for r in results.extract if r["codebook"]),
-        heads=tuple(_head(r) for r in probes),
+        heads=tuple(_head(r) for r in probes if "member" in r),
         tails=tuple(_tail(r) for r in probes if "classes" in r),
         attention=tuple(sample for r in probes for sample in _attention(r)),
         splits=tuple(size for one in data for size in split_sizes(one)),

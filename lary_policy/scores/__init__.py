@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lary_policy.scores.actions import ActionEvaluation, evaluate_action
-from lary_policy.scores.agreement import SampleScores, kendall, mmrv, paired_difference, pearson, spearman
+from lary_policy.scores.agreement import SampleScores, correlation, mmrv, paired_difference
 from lary_policy.scores.classes import ClassEvaluation, ClassScores, evaluate_class, tail_buckets
 from lary_policy.scores.intervals import (
     CLAIM_CLUSTERS,
@@ -23,6 +23,7 @@ from lary_policy.scores.metrics import (
     list_metrics,
     metric_info,
     mode_label,
+    name_mode,
     register_metric,
     success_estimates,
     target_label,
@@ -42,21 +43,20 @@ __all__ = [
     "bootstrap_macro_ci",
     "bootstrap_mean_ci",
     "bootstrap_ratio_ci",
+    "correlation",
     "estimates",
     "evaluate_action",
     "evaluate_class",
     "format_number",
     "format_score",
     "join_words",
-    "kendall",
     "list_metrics",
     "metric_info",
     "mmrv",
     "mode_label",
+    "name_mode",
     "paired_difference",
-    "pearson",
     "register_metric",
-    "spearman",
     "success_estimates",
     "tail_buckets",
     "target_label",
