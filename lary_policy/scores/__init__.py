@@ -5,6 +5,14 @@ from __future__ import annotations
 from lary_policy.scores.actions import ActionEvaluation, evaluate_action
 from lary_policy.scores.agreement import SampleScores, correlation, mmrv, paired_difference
 from lary_policy.scores.classes import ClassEvaluation, ClassScores, evaluate_class, tail_buckets
+from lary_policy.scores.foretelling import (
+    Points,
+    Reading,
+    difference,
+    partial_correlation,
+    readings,
+    without_each,
+)
 from lary_policy.scores.intervals import (
     CLAIM_CLUSTERS,
     Estimate,
@@ -28,6 +36,7 @@ from lary_policy.scores.metrics import (
     success_estimates,
     target_label,
 )
+from lary_policy.scores.proxies import Proxy, find_proxy, list_proxies, register_proxy
 from lary_policy.scores.score import Score
 
 __all__ = [
@@ -37,6 +46,9 @@ __all__ = [
     "ClassScores",
     "Estimate",
     "Metric",
+    "Points",
+    "Proxy",
+    "Reading",
     "SampleScores",
     "Score",
     "bootstrap_f1_ci",
@@ -44,21 +56,28 @@ __all__ = [
     "bootstrap_mean_ci",
     "bootstrap_ratio_ci",
     "correlation",
+    "difference",
     "estimates",
     "evaluate_action",
     "evaluate_class",
+    "find_proxy",
     "format_number",
     "format_score",
     "join_words",
     "list_metrics",
+    "list_proxies",
     "metric_info",
     "mmrv",
     "mode_label",
     "name_mode",
     "paired_difference",
+    "partial_correlation",
+    "readings",
     "register_metric",
+    "register_proxy",
     "success_estimates",
     "tail_buckets",
     "target_label",
     "wilson_ci",
+    "without_each",
 ]

@@ -2,9 +2,9 @@
 
 A head of the action expert's architecture and size sees the latent z of the present frame and the chunk a
 of k actions (normalised, where other heads see the measured pose) and predicts the change to the latent z' of
-the frame k steps later. Latents of all tokens and cameras together are described by their `COMPONENTS` principal
-components on the training split, as many for every view, so that wide latents are not asked more than narrow
-ones. With sums over samples and components, weighted by what they vary:
+the frame k steps later. Latents of all tokens and cameras together are described by their `COMPONENTS`
+principal components on the training split, as many for every view, so that wide latents are not asked more
+than narrow ones. With sums over samples and components, weighted by what they vary:
 
     r2   = 1 - sum |z' - (z + f(z, a))|^2 / sum |z' - mean z'|^2      (in the target latent's own spread)
     gain = 1 - sum |z' - (z + f(z, a))|^2 / sum |z' - z|^2            (against copying the present latent)
