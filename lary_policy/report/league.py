@@ -290,7 +290,7 @@ def interval_words(value: float, ends: tuple[float, float] | None) -> str:
     return f"{value:.2f}" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")
 
 
-def summary(found: League) -> str:
+def leaders(found: League) -> str:
     """Return the first sentence about a league: the best proxy of each loop and whether it is told apart."""
     best = {}
     for standing in found.standings:

@@ -104,6 +104,7 @@ def report_bundle(
         compositions=tuple(made_of for one in data for made_of in compositions(one)),
         notes=tuple(dict.fromkeys(_notes(results, data))),
         warnings=tuple(_warnings(results)),
+        latents={r["encoder"]: r["latent"] for r in probes if "latent" in r},
         closed_loop=bool(results.data or results.rollout),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lary_policy.report.compare import Measured
-from lary_policy.report.league import POOLED, Driven, driven, family_of, league, summary
+from lary_policy.report.league import POOLED, Driven, driven, family_of, leaders, league
 from lary_policy.scores import SampleScores
 
 from .synthetic import probe_scores, rollout_scores
@@ -40,7 +40,7 @@ def test_the_better_proxy_leads_and_is_told_apart():
     assert set(first.without) == {f"enc{i}" for i in range(8)}
     (duel,) = found.duels
     assert "foretells better than" in duel.verdict
-    assert "told apart from 1" in summary(found)
+    assert "told apart from 1" in leaders(found)
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -100,3 +100,25 @@ def test_families_are_named_by_encoders():
     assert family_of("dinov2-small@84px,layer6") == family_of("dinov2-small@random") == "dinov2"
     assert family_of("efficientnet-lite2@96px") == "efficientnet"
     assert family_of("my-pkg.enc:Mine@56px") == "my-pkg.enc:Mine"
+
+
+def test_the_figure_shows_each_loop_with_two_proxies_and_says_what_cannot_be_told():
+    from lary_policy.report import ReportBundle
+    from lary_policy.report.figures import Palette
+    from lary_policy.report.figures.league import proxies_side_by_side
+
+    rates = {f"e{i}-1": 0.1 + 0.1 * i for i in range(6)}
+    scores = probe_scores("reach", "policy", {view: 1 - rate for view, rate in rates.items()})
+    scores += [
+        replace(s, mode="state", metric="r2", value=s.value / 2, ci95=None, target="state")
+        for s in scores
+        if (s.metric, s.target) == ("mse", "relative")
+    ]
+    outcomes = measured(rates)
+    bundle = ReportBundle("t", "s", (*scores, *(m.score for m in outcomes)), measured=tuple(outcomes))
+    (drawing,) = proxies_side_by_side(bundle, Palette(bundle.encoders()))
+    assert "policy MSE leads" in drawing.caption
+    assert "6 points of 6 families" in drawing.caption
+    assert "<svg" in drawing.panels[0]
+    alone = replace(bundle, scores=tuple(s for s in bundle.scores if s.mode != "state"))
+    assert list(proxies_side_by_side(alone, Palette(alone.encoders()))) == []

@@ -1,4 +1,4 @@
-"""How scores foretell success: against scipy, SimplerEnv's published numbers, and cases with known answers."""
+"""How scores foretell success: against scipy, published numbers of SIMPLER, and cases with known answers."""
 
 from __future__ import annotations
 
