@@ -2,8 +2,8 @@
 
 Two intervals answer two questions. Over families of encoders, whole families are drawn: would it hold for
 other encoders? Over seeds and episodes, training seeds of each point and episode seeds of each task (the same
-for all views, as these ran the same episodes) are drawn: would it hold if these encoders were run again? Drawn episodes add their
-chance once more, so these intervals reach a little further down than up.
+for all views, as these ran the same episodes) are drawn: would it hold if these encoders were run again?
+Drawn episodes add their chance once more, so these intervals reach a little further down than up.
 """
 
 from __future__ import annotations
