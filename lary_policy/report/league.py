@@ -292,7 +292,7 @@ def interval_words(value: float, ends: tuple[float, float] | None) -> str:
 
 def leaders(found: League) -> str:
     """Return the first sentence about a league: the best proxy of each loop and whether it is told apart."""
-    best = {}
+    best: dict[str, Standing] = {}
     for standing in found.standings:
         if standing.task == POOLED and standing.readings:
             best.setdefault(standing.loop, standing)
