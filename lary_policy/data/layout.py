@@ -67,6 +67,11 @@ def state_file(episode: int, step: int) -> str:
     return f"{STATES}/ep_{episode}/state_{step:06d}.npy"
 
 
+def scene_file(episode: int) -> str:
+    """Return the path of the named state at an episode's chunk boundaries, and where its expert is free."""
+    return f"scene/ep_{episode}.json"
+
+
 def action_file(episode: int, src: int, tgt: int, folder: str = ACTIONS) -> str:
     """Return the path of the chunk of steps src..tgt-1; the name holds the last step, as in the reference."""
     return f"{folder}/ep_{episode}/action_{src:06d}to{tgt - 1:06d}.npy"

@@ -126,6 +126,7 @@ class ReportBundle:
         notes: Sentences about inputs and cells, shown at the end of the page.
         warnings: Sentences that a reader must see before any number.
         measured: Scores with the numbers of their samples and episodes, for paired comparisons.
+        latents: Tokens and width of each view's latents, as far as they are known.
         closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
 
@@ -151,6 +152,7 @@ class ReportBundle:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     measured: tuple[Measured, ...] = ()
+    latents: Mapping[str, Sequence[int]] = field(default_factory=dict)
     closed_loop: bool = True
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lary_policy.report.compare import REFERENCE_HEADS
-from lary_policy.scores import Score, mmrv, pearson
+from lary_policy.scores import Score, correlation, mmrv
 
 PROBE_MODE: dict[str, str] = {"subgoal": "pair", "policy": "policy"}  # rollout mode -> the probe of its head
 MIN_POINTS = 5  # below this a correlation over encoders is decided by a single one of them
@@ -118,7 +118,7 @@ def _panel(cell: tuple[str, str, str, str, str], points: Sequence[Point]) -> Pan
     r: float | None = None
     interval: tuple[float, float] | None = None
     if len(points) >= 3 and np.ptp(error) > 0 and np.ptp(success) > 0:
-        found = pearson(error, success)
+        found = correlation("pearson", error, success)
         r, interval = found.value, found.ci95
         interval = interval if len(points) >= MIN_POINTS else None
     violation = float(mmrv(-error, success)) if len(points) >= 2 else None

@@ -22,6 +22,7 @@ from lary_policy.paths import atomic_write, resolve_inside
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Evidence
 from lary_policy.report.correlate import correlate
+from lary_policy.report.league import driven, league
 from lary_policy.report.paper import paper_source, reference_keys, reproduced, side_by_side
 from lary_policy.report.parts import Video
 from lary_policy.report.statements import answers, question
@@ -117,11 +118,11 @@ _GROUPED = re.compile(r"[|\\]")
 
 
 def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None = None) -> Path:
-    """Write the page, all scores as JSON and CSV, and the first table as markdown, each when complete.
+    """Write the page, scores and league as JSON, scores as CSV, the first table as markdown: each at once.
 
     Args:
         bundle: What to show.
-        folder: Where `report.html`, `.json`, `.csv` and `.md` go; made if it does not exist.
+        folder: Where `report.html`, `.json`, `.csv`, `.md` and `league.json` go; made if it does not exist.
         media_root: The folder that video paths are relative to and may not leave; defaults to `folder`.
 
     Returns:
@@ -131,8 +132,10 @@ def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None 
         StoreError: The disk is full or not writable.
         UnsafePathError: A video lies outside `media_root`.
     """
+    found = league(*driven(bundle.measured, bundle.scores, bundle.latents))
     texts = {
         "report.json": json.dumps([s.to_dict() for s in bundle.scores], indent=1, allow_nan=False) + "\n",
+        "league.json": json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n",
         "report.csv": scores_csv(bundle.scores),
         "report.md": markdown_table(_results(bundle)),
         "report.html": render_html(bundle, media_root or folder, folder),

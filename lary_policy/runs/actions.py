@@ -33,7 +33,7 @@ from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.probe import Probing
 from lary_policy.runs.rows import count_rows
-from lary_policy.scores import ActionEvaluation, estimates, evaluate_action
+from lary_policy.scores import ActionEvaluation, SampleScores, estimates, evaluate_action
 
 # Which of the targets the two kinds of files are of; the reference has no statistics of others.
 RELATIVE = {"absolute": False, "displacement": True}
@@ -105,6 +105,7 @@ class Actions:
         items: Where each row stands.
         episodes: Of each row, int64 `[N]`.
         disturbed: Rows left out because of a disturbance inside their chunk.
+        rows: The rows.
     """
 
     bank: Bank
@@ -115,6 +116,7 @@ class Actions:
     items: tuple[str, ...]
     episodes: Tensor
     disturbed: int
+    rows: PairTable
 
     def batches(self, scaling: Scaling, proprio: ActionStats | None) -> LatentBatches:
         """Return what heads are trained and evaluated on."""
@@ -123,8 +125,23 @@ class Actions:
         return LatentBatches(self.bank, self.index, scaled.float(), pose)
 
 
-def probe_actions(probing: Probing) -> dict[str, Any]:
-    """Train, evaluate and save one action head; only the first of several processes has a result."""
+@dataclass(frozen=True)
+class ActionData:
+    """What an action head is trained and judged on: samples, batches and statistics by split."""
+
+    layout: Embodiment
+    parts: dict[str, Actions]
+    scaling: Scaling
+    proprio: ActionStats | None
+    batches: dict[str, LatentBatches]
+
+
+def action_data(probing: Probing) -> ActionData:
+    """Gather latents and normalised actions of all splits of a question about actions.
+
+    Raises:
+        DatasetError: The source has no actions, or a split no usable row.
+    """
     job, config = probing.job, probing.context.config
     spec, probe = job.data.spec, job.probe
     if spec.embodiment is None:
@@ -139,12 +156,21 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
     )  # fmt: skip
     proprio = ActionStats.fit(train.anchors, embodiment) if probe.proprio else None
     batches = {name: part.batches(scaling, proprio) for name, part in parts.items()}
+    return ActionData(layout, parts, scaling, proprio, batches)
+
+
+def probe_actions(probing: Probing) -> dict[str, Any]:
+    """Train, evaluate and save one action head; only the first of several processes has a result."""
+    spec, probe, config = probing.job.data.spec, probing.job.probe, probing.context.config
+    known = action_data(probing)
+    layout, parts, scaling, batches = known.layout, known.parts, known.scaling, known.batches
+    train = parts[spec.train_split]
     meta = probing.meta(
         batches[spec.train_split],
         chunk=train.targets.shape[1],
         action_dim=layout.action_dim,
         stats=scaling.everything,
-        proprio_stats=proprio,
+        proprio_stats=known.proprio,
         contract=ActionContract.of(layout, probe.target),
         rotation=config.rotation,
     )
@@ -154,6 +180,7 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
     save_head(probing.cell.folder, head, meta)
     scores: list[dict[str, Any]] = []
     found: dict[str, ActionEvaluation] = {}
+    by_sample: dict[str, Any] = {}
     for split in spec.report_splits:
         part, device = parts[split], probing.context.device
         of_rows = scaling.of_rows(part.robots)
@@ -162,11 +189,13 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
         )
         measured = estimates(found[split], part.episodes.numpy())
         scores += probing.scores(meta, split, measured, len(batches[split]), trained.seconds)
+        by_sample[split] = SampleScores.of(found[split], part.items, part.episodes.tolist()).to_dict()
     first = spec.report_splits[0]
     constant = scaling.everything.constant(train.targets)
     return {
         **probing.result(trained, probing.aside()),
         "scores": scores,
+        "samples": by_sample,
         "warnings": list(found[first].warnings()),
         "rows": {split: _count(probing, split, part) for split, part in parts.items()},
         "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
@@ -183,10 +212,7 @@ def _actions(probing: Probing, split: str, embodiment: Embodiment) -> Actions:
     chunks after it are what disturbances are for, they show the way back.
     """
     job, samples = probing.job, probing.samples(split)
-    table = job.data.table(split)
-    if not isinstance(table, PairTable):
-        raise job.data.spec.wrong_kind("pairs")
-    kept = table.select(samples.kept)
+    kept = probing.rows(split)
     clean = torch.nonzero(kept.noise_steps() == 0).flatten()
     if not len(clean):
         raise DatasetError(
@@ -209,6 +235,7 @@ def _actions(probing: Probing, split: str, embodiment: Embodiment) -> Actions:
         items=tuple(rows.item(row) for row in rows.rows),
         episodes=rows.episodes(),
         disturbed=len(kept) - len(clean),
+        rows=rows,
     )
 
 

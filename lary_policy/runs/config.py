@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lary_policy.actions import ROTATIONS, UNKNOWN_ROBOTS, action_target, list_action_targets
 from lary_policy.data import PROTOCOLS
@@ -14,11 +14,10 @@ from lary_policy.encoders import EncoderView
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.heads import HeadConfig, head_kind, load_head_config, parse_head_config, require_fit
 from lary_policy.heads.training import list_loggers
+from lary_policy.runs.questions import find_question, list_questions
 from lary_policy.settings import at_least, check_names, setting, some_and_different
 
 SIMULATED = "simulated"  # the source that `tasks` are of
-ACTION_MODES = ("pair", "policy")  # questions about actions; all others are about classes
-CLASS_MODES = ("atomic", "composite")
 LOOPS = {"subgoal": "pair", "policy": "policy"}  # mode of the closed loop -> question of the head it uses
 LOOKS = ("primitives", "menagerie")  # of the simulated robots
 LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
@@ -71,10 +70,11 @@ class ProbeConfig:
     """One question and the head that answers it.
 
     Attributes:
-        mode: `pair` (source and target frame to the actions between), `policy` (present frame to the next
-            actions), `atomic` (class of a pair) or `composite` (class of a clip).
-        target: What of the actions, see `list_action_targets`; `class` for classes.
-        head: Name of a file of configs/head.
+        mode: A question of `lary_policy.runs.questions`: `pair` (source and target frame to the actions
+            between), `policy` (present frame to the next actions), `atomic` (class of a pair), `composite`
+            (class of a clip), `state`, `forward`, `inverse-critical`, `policy-critical`, `invariance`.
+        target: What of the actions, see `list_action_targets`; `class` for classes, otherwise see there.
+        head: Name of a file of configs/head; `none` for questions without a head.
         proprio: Whether the head also sees the measured pose at the source frame.
     """
 
@@ -84,9 +84,7 @@ class ProbeConfig:
     proprio: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in (*ACTION_MODES, *CLASS_MODES):
-            raise UnknownNameError("probe mode", self.mode, (*ACTION_MODES, *CLASS_MODES))
-        targets = list_action_targets() if self.mode in ACTION_MODES else ("class",)
+        targets = find_question(self.mode).every_target
         if self.target not in targets:
             raise UnknownNameError(f"target of a {self.mode} probe", self.target, targets)
 
@@ -108,6 +106,17 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class NoModel:
+    """Stands for the head of a question that has none."""
+
+    kind: ClassVar[str] = "none"
+    label: ClassVar[str] = "none"
+
+
+NO_HEAD = HeadConfig(NoModel())
+
+
+@dataclass(frozen=True)
 class Probe:
     """A question with its head's configuration; `ProbeConfig` after the names were looked up."""
 
@@ -118,8 +127,8 @@ class Probe:
 
     @property
     def about(self) -> str:
-        """Whether it predicts `actions` or `classes`."""
-        return "actions" if self.mode in ACTION_MODES else "classes"
+        """What its data must have: `actions`, `classes` or a `scene`."""
+        return find_question(self.mode).about
 
     @property
     def label(self) -> str:
@@ -287,9 +296,8 @@ class RunConfig:
         asked = self.asked or _usual(protocol, about, kind, small=self.is_small(protocol, rows))
         found = [probe for one in asked for probe in self._with_heads(one, protocol)]
         for probe in found:
-            fits = probe.about in about and (probe.mode == "composite") == (kind == "clips")
-            if not fits:
-                modes = [m for m in (*ACTION_MODES, *CLASS_MODES) if _fits(m, about, kind)]
+            if not find_question(probe.mode).fits(about, kind):
+                modes = [name for name, one in list_questions().items() if one.fits(about, kind)]
                 raise ConfigError(
                     expected=f"a question that {self.source} can be asked: {', '.join(modes)}",
                     got=f"{probe.mode}/{probe.target}",
@@ -303,13 +311,16 @@ class RunConfig:
         return native and rows is not None and rows < SMALL_ROWS
 
     def _with_heads(self, one: ProbeConfig, protocol: str) -> list[Probe]:
-        about = "actions" if one.mode in ACTION_MODES else "classes"
-        heads = [h for h in self.heads if head_kind(h.model.kind).fits(one.mode)]
+        asked = find_question(one.mode)
+        if asked.asks is None:
+            return [Probe(one.mode, one.target, NO_HEAD)]
+        about = asked.about
+        heads = [h for h in self.heads if head_kind(h.model.kind).fits(asked.asks)]
         if self.heads and not heads and not self.asked:
             heads = list(self.heads)  # files are asked what the heads are for: these are refused below
         heads = heads or [load_head_config(one.head)]
         for head in heads:
-            require_fit(head.model, one.mode)
+            require_fit(head.model, asked.asks)
         if protocol == "native":
             # The reference reports the last epoch; a native result is that of the epoch that val chose.
             heads = [replace(h, train=replace(h.train, select="best")) for h in heads]
@@ -326,12 +337,6 @@ def _usual(protocol: str, about: tuple[str, ...], kind: str, *, small: bool) -> 
         mode = "composite" if kind == "clips" else "atomic"
         return [ProbeConfig(mode, "class", name) for name in names]
     return [ProbeConfig("pair", t, name) for name in names for t in DEFAULT_TARGETS[protocol]]
-
-
-def _fits(mode: str, about: tuple[str, ...], kind: str) -> bool:
-    if mode in ACTION_MODES:
-        return "actions" in about
-    return "classes" in about and (mode == "composite") == (kind == "clips")
 
 
 def run_config(raw: Mapping[str, Any]) -> RunConfig:

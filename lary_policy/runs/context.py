@@ -33,7 +33,7 @@ from lary_policy.runs.config import Probe, RunConfig
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 3, "extract": 5, "probe": 9, "rollout": 5}
+STAGE_VERSIONS = {"data": 4, "extract": 5, "probe": 9, "rollout": 5}
 STAGES = ("data", "extract", "probe", "rollout", "report")
 PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
 
@@ -74,9 +74,9 @@ class RunData:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """What probes can be asked to predict: `actions`, `classes` or both."""
+        """What probes can be asked to predict: `actions`, `classes`, the `scene`."""
         if self.task is not None:
-            return ("actions", "classes")
+            return ("actions", "classes", "scene")
         return ("classes",) if self.spec.embodiment is None else ("actions",)
 
     def probes(self, config: RunConfig) -> tuple[Probe, ...]:
@@ -165,7 +165,7 @@ class RunContext:
                     context.shelf.check(view)
         if STAGES.index(until) >= STAGES.index("probe"):
             if config.tasks:
-                config.probes_for("native", ("actions", "classes"), "pairs")
+                config.probes_for("native", ("actions", "classes", "scene"), "pairs")
             for data in context.data:
                 config.probes_for(data.protocol, data.about, data.spec.kind)
         return context

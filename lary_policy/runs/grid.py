@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from lary_policy.encoders import EncoderView
 from lary_policy.heads import HEAD_FORMAT
-from lary_policy.runs.cells import Cell, digest
+from lary_policy.runs.cells import Cell
 from lary_policy.runs.config import Probe
 from lary_policy.runs.context import RunContext, RunData
+from lary_policy.runs.questions import find_question
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +38,9 @@ class Job:
 
     def cell(self, context: RunContext) -> Cell:
         """Return the cell of the trained head."""
-        c, p = context.config, self.probe
+        p = self.probe
         # What changes the numbers of one kind of probe must not make cells of the other kind be run again.
-        given = None if c.statistics is None else digest(c.statistics.read_text(encoding="utf-8"))
-        own = (c.attention,) if p.about == "classes" else (c.rotation, c.unknown_robots, given)
+        own = find_question(p.mode).depends(context, self.data)
         latents = context.latents_key(self.data, self.view)
         return context.cell("probe", self.label, latents, p, self.data.protocol, self.seed, own, HEAD_FORMAT)
 

@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 from lary_policy.console import busy, progress
+from lary_policy.data import PairTable
 from lary_policy.heads import Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
 from lary_policy.latents import LatentTable, StoredLatents, stored_latent
@@ -17,6 +18,7 @@ from lary_policy.runs.cells import UNFINISHED, Cell
 from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import Splits
 from lary_policy.runs.grid import Job
+from lary_policy.runs.questions import find_question
 from lary_policy.scores import Estimate, Score
 from lary_policy.types import Quarantined
 
@@ -44,6 +46,17 @@ class Probing:
     def samples(self, split: str) -> LatentTable:
         """Return the latents of a split."""
         return self.splits[split]
+
+    def rows(self, split: str) -> PairTable:
+        """Return the rows of a split of pairs that have latents.
+
+        Raises:
+            DatasetError: They are clips.
+        """
+        table = self.job.data.table(split)
+        if not isinstance(table, PairTable):
+            raise self.job.data.spec.wrong_kind("pairs")
+        return table.select(self.samples(split).kept)
 
     def aside(self) -> list[Quarantined]:
         """Return the rows without latents."""
@@ -117,8 +130,8 @@ class Probing:
             for metric, estimate in estimates.items()
         ]
 
-    def result(self, trained: TrainResult, aside: list[Quarantined]) -> dict[str, Any]:
-        """Return what the results of all probes hold."""
+    def facts(self, aside: list[Quarantined]) -> dict[str, Any]:
+        """Return what the results of all questions hold, those without a head too."""
         job = self.job
         return {
             "task": job.data.name,
@@ -128,13 +141,20 @@ class Probing:
             "mode": job.probe.mode,
             "target": job.probe.target,
             "head": job.probe.head.label,
+            "seed": job.seed,
+            "latent": list(next(iter(self.splits.values())).bank.shape[1:]),
+            "quarantined": aside,
+        }
+
+    def result(self, trained: TrainResult, aside: list[Quarantined]) -> dict[str, Any]:
+        """Return what the results of all trained heads hold."""
+        return {
+            **self.facts(aside),
             "num_params": trained.num_params,
             "best_epoch": trained.best_epoch,
             "precision": trained.precision,
-            "seed": job.seed,
             "member": list(trained.member_lr[trained.best_member]),
             "history": [[r.train_loss, r.val_score] for r in trained.history],
-            "quarantined": aside,
             "seconds": trained.seconds,
         }
 
@@ -172,10 +192,7 @@ def run_probes(context: RunContext, jobs: Sequence[Job], load: Callable[[], Spli
 
 
 def _run_probe(context: RunContext, job: Job, splits: Callable[[], Splits], threads: int) -> dict[str, Any]:
-    from lary_policy.runs.actions import probe_actions
-    from lary_policy.runs.classes import probe_classes
-
-    run = {"actions": probe_actions, "classes": probe_classes}[job.probe.about]
+    run = find_question(job.probe.mode).run
     cell = job.cell(context)
     result = cell.compute_together(lambda: run(Probing(context, job, splits(), cell, threads)))
     (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)

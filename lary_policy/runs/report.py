@@ -97,13 +97,14 @@ def report_bundle(
         environment=facts or {},
         config_yaml=config_yaml,
         codebooks=tuple(_codebook(r) for r in results.extract if r["codebook"]),
-        heads=tuple(_head(r) for r in probes),
+        heads=tuple(_head(r) for r in probes if "member" in r),
         tails=tuple(_tail(r) for r in probes if "classes" in r),
         attention=tuple(sample for r in probes for sample in _attention(r)),
         splits=tuple(size for one in data for size in split_sizes(one)),
         compositions=tuple(made_of for one in data for made_of in compositions(one)),
         notes=tuple(dict.fromkeys(_notes(results, data))),
         warnings=tuple(_warnings(results)),
+        latents={r["encoder"]: r["latent"] for r in probes if "latent" in r},
         closed_loop=bool(results.data or results.rollout),
     )
 

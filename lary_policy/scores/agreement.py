@@ -10,46 +10,51 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lary_policy.errors import DatasetError, ShapeError
+from lary_policy.errors import DatasetError, ShapeError, UnknownNameError
 from lary_policy.scores.intervals import Estimate, Floats, bootstrap_mean_ci, finite_vector, percentiles
 
 _MAX_REDRAWS = 1000  # a sample in which 1 of 1000 resamples varies holds no information about correlation
 
 
-def pearson(
-    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+def correlation(
+    kind: str,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
 ) -> Estimate:
-    """Return Pearson's r of `[N]` and `[N]` and its percentile bootstrap interval over points.
+    """Return a correlation of `[N]` with `[N]` and its percentile bootstrap interval over points.
 
     Resamples in which one side does not vary have no correlation; they are drawn again. With few points the
     interval says little more than that there are few points.
 
-    Raises:
-        ShapeError: Fewer than 3 points, lengths differ, or one side is constant.
-    """
-    return _interval(_correlate, first, second, seed, resamples, level)
-
-
-def spearman(
-    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> Estimate:
-    """Return Spearman's rank correlation (ties share their mean rank) and its bootstrap interval.
+    Args:
+        kind: `pearson`; `spearman`, where ties share their mean rank; or `kendall`: tau-b, pairs in the same
+            order minus pairs in opposite order, without ties.
+        first: One side.
+        second: The other.
+        seed: Of the resampling.
+        resamples: Bootstrap samples.
+        level: Coverage.
 
     Raises:
+        UnknownNameError: There is no such kind.
         ShapeError: Fewer than 3 points, lengths differ, or one side is constant.
     """
-    return _interval(_rank_correlate, first, second, seed, resamples, level)
-
-
-def kendall(
-    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> Estimate:
-    """Return Kendall's tau-b (pairs in the same order minus pairs in opposite order, without ties).
-
-    Raises:
-        ShapeError: Fewer than 3 points, lengths differ, or one side is constant.
-    """
-    return _interval(_pair_correlate, first, second, seed, resamples, level)
+    if kind not in CORRELATIONS:
+        raise UnknownNameError("correlation", kind, tuple(CORRELATIONS))
+    left, right = finite_vector("first", first), finite_vector("second", second)
+    same_length(left, right, at_least=3)
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+        raise ShapeError(
+            expected="two sides that vary", got="a constant", fix="Correlate more encoders or another task."
+        )
+    picks = _varying_resamples(left, right, seed, resamples)
+    of_rows = CORRELATIONS[kind]
+    value = float(of_rows(left[None], right[None])[0])
+    return Estimate(value, percentiles(of_rows(left[picks], right[picks]), level), len(left))
 
 
 def mmrv(predicted: ArrayLike, reference: ArrayLike) -> float:
@@ -68,9 +73,14 @@ def mmrv(predicted: ArrayLike, reference: ArrayLike) -> float:
     """
     proxy, real = finite_vector("predicted", predicted), finite_vector("reference", reference)
     same_length(proxy, real, at_least=2)
-    gap = np.abs(real[:, None] - real[None, :])
-    wrong = (proxy[:, None] > proxy[None, :]) != (real[:, None] > real[None, :])
-    return float((gap * wrong).max(axis=1).mean())
+    return float(rank_violations(proxy[None], real[None])[0])
+
+
+def rank_violations(proxy: Floats, real: Floats) -> Floats:
+    """Return `mmrv` of each row of `[R N]` and `[R N]`."""
+    gap = np.abs(real[:, :, None] - real[:, None, :])
+    wrong = (proxy[:, :, None] > proxy[:, None, :]) != (real[:, :, None] > real[:, None, :])
+    return (gap * wrong).max(axis=2).mean(axis=1)
 
 
 def same_length(left: Floats, right: Floats, at_least: int = 1) -> None:
@@ -81,25 +91,6 @@ def same_length(left: Floats, right: Floats, at_least: int = 1) -> None:
             got=f"{len(left)} and {len(right)}",
             fix="Pass one value of each kind for every item.",
         )
-
-
-def _interval(
-    correlate: Callable[[Floats, Floats], Floats],
-    first: ArrayLike,
-    second: ArrayLike,
-    seed: int,
-    resamples: int,
-    level: float,
-) -> Estimate:
-    left, right = finite_vector("first", first), finite_vector("second", second)
-    same_length(left, right, at_least=3)
-    if np.ptp(left) == 0 or np.ptp(right) == 0:
-        raise ShapeError(
-            expected="two sides that vary", got="a constant", fix="Correlate more encoders or another task."
-        )
-    picks = _varying_resamples(left, right, seed, resamples)
-    value = float(correlate(left[None], right[None])[0])
-    return Estimate(value, percentiles(correlate(left[picks], right[picks]), level), len(left))
 
 
 def _varying_resamples(left: Floats, right: Floats, seed: int, resamples: int) -> NDArray[np.int64]:
@@ -142,6 +133,14 @@ def _mean_ranks(values: Floats) -> Floats:
     below = (values[:, None, :] < values[:, :, None]).sum(axis=2)
     equal = (values[:, None, :] == values[:, :, None]).sum(axis=2)
     return below + (equal - 1) / 2.0
+
+
+# Kinds of correlation: from rows `[R N]` and `[R N]` to `[R]`.
+CORRELATIONS: Mapping[str, Callable[[Floats, Floats], Floats]] = {
+    "pearson": _correlate,
+    "spearman": _rank_correlate,
+    "kendall": _pair_correlate,
+}
 
 
 class Evaluation(Protocol):

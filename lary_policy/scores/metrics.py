@@ -79,8 +79,6 @@ MODES: dict[str, str] = {
     "pair": "inverse model",
     "subgoal": "subgoal mode",
     "policy": "policy mode",
-    "state": "state of the scene",
-    "forward": "forward model",
     "atomic": "atomic primitives",
     "composite": "composite actions",
 }
@@ -106,6 +104,11 @@ def metric_info(metric: str) -> Metric:
 def mode_label(mode: str) -> str:
     """Return the words for a mode, or the mode itself."""
     return MODES.get(mode, mode)
+
+
+def name_mode(mode: str, words: str) -> None:
+    """Make the words for a mode known."""
+    MODES[mode] = words
 
 
 def target_label(target: str) -> str:

@@ -66,9 +66,8 @@ def test_written_files_are_complete_and_leave_no_traces(
     bundle = make_bundle()
     path = write_report(bundle, tmp_path / "new", media_root=media)
     assert path == tmp_path / "new" / "report.html"
-    assert sorted(p.name for p in path.parent.iterdir()) == [
-        f"report.{s}" for s in ("csv", "html", "json", "md")
-    ]
+    names = ["league.json", *(f"report.{s}" for s in ("csv", "html", "json", "md"))]
+    assert sorted(p.name for p in path.parent.iterdir()) == names
     assert path.read_text().rstrip().endswith("</html>")
     assert path.stat().st_size < 15_000_000
     rows = json.loads((path.parent / "report.json").read_text())

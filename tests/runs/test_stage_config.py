@@ -77,7 +77,7 @@ def test_short_forms_narrow_the_suite_to_one(settings):
 
 
 def test_the_named_suites_are_complete_and_consistent():
-    for suite in ("quick", "full", "arm12", "arm16"):
+    for suite in ("quick", "full", "arm12", "arm16", "study"):
         config = run_config(compose("suite", [f"suite={suite}"]))
         assert config.name == suite
         assert RunContext.create(config).config is config

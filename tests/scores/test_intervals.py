@@ -28,7 +28,9 @@ def as_pair(function):
 bootstrap_mean_ci, bootstrap_macro_ci, wilson_ci = map(
     as_pair, (intervals.bootstrap_mean_ci, intervals.bootstrap_macro_ci, intervals.wilson_ci)
 )
-pearson, spearman, kendall = map(as_pair, (agreement.pearson, agreement.spearman, agreement.kendall))
+pearson, spearman, kendall = (
+    as_pair(functools.partial(agreement.correlation, kind)) for kind in ("pearson", "spearman", "kendall")
+)
 finite = st.floats(-100, 100, allow_nan=False)
 
 

@@ -109,6 +109,8 @@ class Recording:
         executed: The pose `[a]` really commanded at each control step.
         disturbed: Whether each control step was disturbed.
         succeeded: Whether the success condition held after each control step.
+        scene: Named state of the task `[q]` at the same steps as the images; empty where none is known.
+        free: Whether the expert was far from contact at each control step.
         start_pose: Commanded pose `[a]` before the first step.
         success_step: Control steps until the first success, or None.
         failure: Why it cannot be used, or "".
@@ -122,6 +124,8 @@ class Recording:
     executed: list[Tensor] = field(default_factory=list)
     disturbed: list[bool] = field(default_factory=list)
     succeeded: list[bool] = field(default_factory=list)
+    scene: list[dict[str, list[float]]] = field(default_factory=list)
+    free: list[bool] = field(default_factory=list)
     success_step: int | None = None
     failure: str = ""
 
@@ -162,7 +166,8 @@ def record_episodes(
             if not running:
                 break
         clean = expert.act(last)
-        offset = disturbance.offsets(step, expert.free_space())
+        free = expert.free_space()
+        offset = disturbance.offsets(step, free)
         disturbed = offset.flatten(1).any(-1)
         to_arms, to_action = env.layout.to_arms, env.layout.to_action
         target = to_action(to_arms(clean) + offset) if bool(disturbed.any()) else clean
@@ -174,6 +179,7 @@ def record_episodes(
             recordings[i].failure = recordings[i].failure or refused[i] or ("diverged" if diverged[i] else "")
             _take_step(recordings[i], clean[i], last[i], bool(disturbed[i]))
             recordings[i].succeeded.append(bool(success[i]))
+            recordings[i].free.append(bool(free[i]))
             if recordings[i].success_step is None and success[i]:
                 recordings[i].success_step = step + 1
     for recording in recordings:
@@ -189,9 +195,11 @@ def _is_over(recording: Recording, step: int, stride: int, limit: int) -> bool:
 
 def _take_frames(env: SimEnv, recordings: Sequence[Recording], worlds: Sequence[int]) -> None:
     frames, states = env.frames(list(worlds)).cpu(), env.proprio()
+    scene = {name: values.cpu() for name, values in env.state().items()}
     for recording, views, world in zip(recordings, frames, worlds, strict=True):
         recording.images.append([png_bytes(view) for view in views])
         recording.states.append(states[world].cpu().clone())
+        recording.scene.append({name: values[world].tolist() for name, values in scene.items()})
 
 
 def _take_step(recording: Recording, clean: Tensor, executed: Tensor, disturbed: bool) -> None:

@@ -12,9 +12,10 @@ from lary_policy.data import layout
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.larybench import load_pairs
-from lary_policy.data.pairs import PairTable
+from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.registry import register_source
 from lary_policy.data.simulated.collect import GOALS, SPLITS, collect_demonstrations, seeds_of
+from lary_policy.data.simulated.scene import Scene, read_scene, scene_digest
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
 from lary_policy.errors import ConfigError, DatasetError
@@ -131,7 +132,7 @@ class SimulatedSource:
         """
         self.spec.check_split(split)
         return load_pairs(
-            self.goals_root if split == GOALS and self.goals_root is not None else self.root,
+            self._root_of(split),
             str(self._about["dataset"]),
             split,
             embodiment=self._embodiment,
@@ -139,9 +140,29 @@ class SimulatedSource:
             cameras=self.spec.cameras,
         )
 
+    def scene(self, split: str, rows: Sequence[PairRow]) -> Scene:
+        """Return the named state at the source frames of rows of a split, and their critical steps.
+
+        Raises:
+            DatasetError: The demonstrations were recorded without it.
+        """
+        return read_scene(self._root_of(split), rows, self.spec.stride or 0)
+
+    def scene_digest(self, tables: Mapping[str, PairTable]) -> str:
+        """Return a digest of the named states of all episodes of some splits.
+
+        Raises:
+            DatasetError: The demonstrations were recorded without them.
+        """
+        names = {s: list(dict.fromkeys(r.episode for r in table.rows)) for s, table in tables.items()}
+        return "-".join(scene_digest(self._root_of(split), found) for split, found in names.items())
+
     def clips(self, split: str) -> ClipTable:
         """Raise DatasetError: this is a source of pairs."""
         raise self.spec.wrong_kind("clips")
+
+    def _root_of(self, split: str) -> Path:
+        return self.goals_root if split == GOALS and self.goals_root is not None else self.root
 
     def verify(self, *, limit: int | None = None, **options: Any) -> IntegrityReport:
         """Check demonstrations and goals, see `verify_dataset`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,6 +118,10 @@ def write_episode(root: Path, form: DemonstrationLayout, recording: Recording) -
             if disturbed[src : src + k].any():
                 name = layout.action_file(number, src, src + k, layout.EXECUTED)
                 _save(root, name, executed[src : src + k])
+        if recording.scene:
+            scene = {name: [one[name] for one in recording.scene] for name in recording.scene[0]}
+            text = json.dumps({"state": scene, "free": recording.free})
+            _fresh(root, layout.scene_file(number)).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(
             expected=f"room and permission to write episode {number} below {root}",

@@ -1,0 +1,310 @@
+"""Which offline score foretells success? All proxies side by side, on the same views, tasks and episodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lary_policy.report.compare import REFERENCE_HEADS, Measured
+from lary_policy.scores import (
+    CLAIM_CLUSTERS,
+    Points,
+    Proxy,
+    Reading,
+    SampleScores,
+    Score,
+    difference,
+    join_words,
+    list_proxies,
+    mode_label,
+    partial_correlation,
+    readings,
+    without_each,
+)
+
+LEAST_POINTS = 5  # below this a correlation is decided by a single point
+POOLED = "all tasks"
+
+
+def family_of(view: str) -> str:
+    """Return the family that a view's label names: its encoder's name up to the first `-` or `@`.
+
+    `dinov2-small@84px,layer6` and `dinov2-small@random` are of one family: their scores are no independent
+    evidence. Own encoders and `auto:` ones are families of their own.
+    """
+    name = view.partition("@")[0]
+    return name if ":" in name else name.partition("-")[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """One view on one task in one closed loop.
+
+    Attributes:
+        view: Label of the view.
+        task: Name of the task.
+        loop: Mode of the loop.
+        outcomes: Success by training seed and episode, `[seeds, episodes]`.
+        proxies: Offline scores of the same view on the same task, by proxy, mean over training seeds.
+        numbers: Numbers of one latent, or None if that is not known.
+    """
+
+    view: str
+    task: str
+    loop: str
+    outcomes: np.ndarray[Any, np.dtype[np.float64]]
+    proxies: Mapping[str, float]
+    numbers: int | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How well one proxy foretells success in one loop, on one task or all.
+
+    Attributes:
+        proxy: Name of the proxy.
+        loop: Mode of the loop.
+        task: The task, or `POOLED`: both sides centred per task.
+        points: Views on tasks behind it.
+        missing: Points that lack the proxy and were left out.
+        families: Families of encoders among them.
+        ties: Points that share their offline score, and their success, with another one of their task.
+        readings: Statistics by name, higher proxies being better; empty where nothing can be computed.
+        partial: Pearson's r given the logarithm of the latent's numbers, or None.
+        without: Pearson's r without each family.
+        verdict: What it allows to conclude, in words.
+    """
+
+    proxy: str
+    loop: str
+    task: str
+    points: int
+    missing: int
+    families: int
+    ties: tuple[int, int]
+    readings: Mapping[str, Reading]
+    partial: float | None
+    without: Mapping[str, float]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Duel:
+    """By how much one proxy's Pearson r with success exceeds another's, on the points that have both."""
+
+    loop: str
+    first: str
+    second: str
+    points: int
+    reading: Reading
+    verdict: str
+
+
+@dataclass(frozen=True)
+class League:
+    """All standings and duels, and what was left out.
+
+    Attributes:
+        standings: Pooled ones first, best first within each loop.
+        duels: Pairs of proxies in pooled points.
+        notes: Closed loops and scores that do not belong together, by name.
+    """
+
+    standings: tuple[Standing, ...]
+    duels: tuple[Duel, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+
+        def plain(one: Reading) -> dict[str, Any]:
+            return {"value": one.value, "families": one.over_families, "episodes": one.over_episodes}
+
+        return {
+            "standings": [
+                {**vars(s), "readings": {k: plain(r) for k, r in s.readings.items()}} for s in self.standings
+            ],
+            "duels": [{**vars(d), "reading": plain(d.reading)} for d in self.duels],
+            "notes": list(self.notes),
+        }
+
+
+def driven(
+    measured: Sequence[Measured], scores: Sequence[Score], latents: Mapping[str, Sequence[int]]
+) -> tuple[tuple[Driven, ...], tuple[str, ...]]:
+    """Pair the closed loops of trained heads with every proxy of the same view and task.
+
+    Args:
+        measured: Scores with the outcomes of their episodes.
+        scores: All scores.
+        latents: Tokens and width of each view.
+
+    Returns:
+        The points, and sentences about scores of other weights or with several candidates, left out.
+    """
+    loops: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
+    for one in measured:
+        s = one.score
+        if s.stage == "rollout" and s.metric == "success" and s.head not in REFERENCE_HEADS:
+            loops[s.encoder, s.task, s.mode, s.target, s.head, s.protocol, s.split].append(one)
+    offline: dict[tuple[str, ...], list[Score]] = defaultdict(list)
+    for score in scores:
+        if score.stage == "probe":
+            offline[score.encoder, score.task, score.protocol, score.mode, score.metric].append(score)
+    points, notes = [], []
+    for (view, task, loop, target, head, protocol, _), runs in loops.items():
+        prints = {run.score.fingerprint for run in runs}
+        found = {}
+        for name, proxy in list_proxies().items():
+            candidates = offline.get((view, task, protocol, proxy.question, proxy.metric), [])
+            value, why = _value(candidates, prints, target, head)
+            if value is not None:
+                found[name] = value
+            elif why:
+                notes.append(f"{view}, {task}, {proxy.words}: {why}; left out.")
+        numbers = int(np.prod(latents[view])) if view in latents else None
+        points.append(Driven(view, task, loop, _outcomes([r.samples for r in runs]), found, numbers))
+    return tuple(points), tuple(dict.fromkeys(notes))
+
+
+def _value(candidates: Sequence[Score], prints: set[str], target: str, head: str) -> tuple[float | None, str]:
+    """Return the mean over training seeds of the one score that belongs to a loop, or why there is none."""
+    if not candidates:
+        return None, ""
+    same = [s for s in candidates if {s.fingerprint} == prints]
+    if not same:
+        return None, f"of encoder {candidates[0].fingerprint}, the loop of {', '.join(sorted(prints))}"
+    for wanted in ({"split": "test"}, {"target": target}, {"head": head}):
+        same = [s for s in same if all(getattr(s, k) == v for k, v in wanted.items())] or same
+    kinds = {(s.split, s.target, s.head) for s in same}
+    if len(kinds) > 1:
+        return None, f"{len(kinds)} scores of other splits, targets or heads"
+    return float(np.mean([s.value for s in same])), ""
+
+
+def _outcomes(runs: Sequence[SampleScores]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return success `[seeds, episodes]` over the episodes that all training seeds ran, in one order."""
+    shared = sorted(set.intersection(*(set(run.items) for run in runs)))
+    tables = [dict(zip(run.items, run.values, strict=True)) for run in runs]
+    return np.array([[table[item] for item in shared] for table in tables])
+
+
+def league(points: Sequence[Driven], notes: Sequence[str] = ()) -> League:
+    """Compare all proxies that any point has.
+
+    Args:
+        points: See `driven`.
+        notes: What was left out already.
+    """
+    standings, duels = [], []
+    for loop in dict.fromkeys(p.loop for p in points):
+        mine = [p for p in points if p.loop == loop]
+        names = [n for n in list_proxies() if any(n in p.proxies for p in mine)]
+        pooled = [_standing(list_proxies()[n], loop, POOLED, mine) for n in names]
+        standings += sorted(pooled, key=lambda s: -s.readings["pearson"].value if s.readings else 9.0)
+        for task in dict.fromkeys(p.task for p in mine):
+            some = [p for p in mine if p.task == task]
+            standings += [_standing(list_proxies()[n], loop, task, some) for n in names]
+        duels += [duel for pair in itertools.combinations(names, 2) if (duel := _duel(loop, mine, *pair))]
+    return League(tuple(standings), tuple(duels), tuple(notes))
+
+
+def _points(proxy: Proxy, some: Sequence[Driven]) -> Points:
+    shortest = {t: min(p.outcomes.shape[1] for p in some if p.task == t) for t in {p.task for p in some}}
+    return Points(
+        np.array([proxy.sign * p.proxies[proxy.name] for p in some]),
+        tuple(p.outcomes[:, : shortest[p.task]] for p in some),
+        tuple(family_of(p.view) for p in some),
+        tuple(p.task for p in some),
+    )
+
+
+def _standing(proxy: Proxy, loop: str, task: str, mine: Sequence[Driven]) -> Standing:
+    some = [p for p in mine if proxy.name in p.proxies]
+    known, families = _points(proxy, some), len({family_of(p.view) for p in some})
+    why = known.why_none()
+    found = {} if why else readings(known)
+    numbers = [p.numbers for p in some]
+    given = None if None in numbers or why else np.log(np.array(numbers, dtype=np.float64))
+    return Standing(
+        proxy.name, loop, task, len(some), len(mine) - len(some), families,
+        (_tied(known.values, known.tasks), _tied(known.success, known.tasks)), found,
+        None if given is None else partial_correlation(known, given),
+        {} if why else without_each(known),
+        _verdict(proxy, loop, len(some), families, why, found.get("pearson")),
+    )  # fmt: skip
+
+
+def _tied(values: np.ndarray[Any, Any], tasks: Sequence[str]) -> int:
+    seen = list(zip(values.round(12).tolist(), tasks, strict=True))
+    return sum(seen.count(one) > 1 for one in seen)
+
+
+def _duel(loop: str, mine: Sequence[Driven], first: str, second: str) -> Duel | None:
+    both = [p for p in mine if first in p.proxies and second in p.proxies]
+    sides = [_points(list_proxies()[name], both) for name in (first, second)]
+    if any(side.why_none() for side in sides):
+        return None
+    reading = difference(*sides)
+    families = len({family_of(p.view) for p in both})
+    words = [list_proxies()[n].words for n in ((first, second) if reading.value >= 0 else (second, first))]
+    ends = reading.over_families if families >= CLAIM_CLUSTERS else None
+    told = ends is not None and not ends[0] <= 0 <= ends[1] and len(both) >= LEAST_POINTS
+    apart = f"r is {abs(reading.value):.2f} higher"
+    if told:
+        verdict = f"{words[0]} foretells better than {words[1]}: {apart}, whichever families are drawn."
+    else:
+        verdict = f"Which of {words[0]} and {words[1]} foretells better cannot be told ({apart} here)."
+    return Duel(loop, first, second, len(both), reading, verdict)
+
+
+def _verdict(proxy: Proxy, loop: str, n: int, families: int, why: str, r: Reading | None) -> str:
+    """Say what a standing allows to conclude."""
+    who = f"{proxy.words}, {mode_label(loop)}"
+    if r is None or n < LEAST_POINTS:
+        return f"{who}: cannot be told: {why or f'{n} points'}."
+    here = interval_words(r.value, r.over_episodes)
+    if families < CLAIM_CLUSTERS:
+        sure = r.over_episodes is not None and not r.over_episodes[0] <= 0 <= r.over_episodes[1]
+        within = (
+            ("foretells success" if r.value > 0 else "misleads") if sure else "cannot be told from chance"
+        )
+        return (
+            f"{who}: among these {n} points {within}, r {here} over seeds and episodes; whether that holds "
+            f"for other encoders cannot be told from {families} families."
+        )
+    ends = r.over_families
+    if ends is None or ends[0] <= 0 <= ends[1]:
+        return f"{who}: cannot be told: r {interval_words(r.value, ends)} over {families} families."
+    effect = "foretells success" if r.value > 0 else "misleads"
+    return f"{who}: {effect}, r {interval_words(r.value, ends)} over {families} families, {n} points."
+
+
+def interval_words(value: float, ends: tuple[float, float] | None) -> str:
+    """Return `.75 [.60, .88]`, or the value alone."""
+    return f"{value:.2f}" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")
+
+
+def leaders(found: League) -> str:
+    """Return the first sentence about a league: the best proxy of each loop and whether it is told apart."""
+    best: dict[str, Standing] = {}
+    for standing in found.standings:
+        if standing.task == POOLED and standing.readings:
+            best.setdefault(standing.loop, standing)
+    if not best:
+        return "No proxy can be compared yet: there are too few points, or nothing varies."
+    parts = []
+    for loop, first in best.items():
+        rivals = [d for d in found.duels if d.loop == loop and first.proxy in (d.first, d.second)]
+        told = [d for d in rivals if "cannot be told" not in d.verdict]
+        beaten = "told apart from none of the others" if not told else f"told apart from {len(told)}"
+        words = list_proxies()[first.proxy].words
+        parts.append(
+            f"{words} leads in {mode_label(loop)} (r {first.readings['pearson'].value:.2f}, {beaten})"
+        )
+    return f"{join_words(parts)}."
