@@ -31,7 +31,7 @@ from lary_policy.latents import Bank
 from lary_policy.machine import is_main_process
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext, RunData
-from lary_policy.runs.probe import Probing
+from lary_policy.runs.probe import Probing, sample_scores
 from lary_policy.runs.rows import count_rows
 from lary_policy.scores import ActionEvaluation, estimates, evaluate_action
 
@@ -103,6 +103,7 @@ class Actions:
         anchors: Measured poses at the source frames `[N a]`.
         robots: Robot type of each row.
         items: Where each row stands.
+        rows: Their places in the table of the split, int64 `[N]`.
         episodes: Of each row, int64 `[N]`.
         disturbed: Rows left out because of a disturbance inside their chunk.
     """
@@ -113,6 +114,7 @@ class Actions:
     anchors: Tensor
     robots: tuple[str, ...]
     items: tuple[str, ...]
+    rows: Tensor
     episodes: Tensor
     disturbed: int
 
@@ -153,6 +155,7 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
         return {}
     save_head(probing.cell.folder, head, meta)
     scores: list[dict[str, Any]] = []
+    samples: dict[str, Any] = {}
     found: dict[str, ActionEvaluation] = {}
     for split in spec.report_splits:
         part, device = parts[split], probing.context.device
@@ -162,11 +165,13 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
         )
         measured = estimates(found[split], part.episodes.numpy())
         scores += probing.scores(meta, split, measured, len(batches[split]), trained.seconds)
+        samples[split] = sample_scores(found[split], part.rows, part.episodes.tolist())
     first = spec.report_splits[0]
     constant = scaling.everything.constant(train.targets)
     return {
         **probing.result(trained, probing.aside()),
         "scores": scores,
+        "samples": samples,
         "warnings": list(found[first].warnings()),
         "rows": {split: _count(probing, split, part) for split, part in parts.items()},
         "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
@@ -207,6 +212,7 @@ def _actions(probing: Probing, split: str, embodiment: Embodiment) -> Actions:
         anchors=rows.anchors(),
         robots=rows.robot_types(),
         items=tuple(rows.item(row) for row in rows.rows),
+        rows=samples.kept[clean],
         episodes=rows.episodes(),
         disturbed=len(kept) - len(clean),
     )
