@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,73 @@ def _pulse(ended: threading.Event) -> None:
             console.print(str(innermost[0]), soft_wrap=True, markup=False)
 
 
+@dataclass(eq=False)
+class Tally:
+    """How many steps a run has, how many are done, and about how long the rest takes.
+
+    Steps are of a kind, the first word of their description. What a step costs is the time between two ends:
+    steps that run side by side are not counted twice.
+
+    Attributes:
+        planned: Steps of each kind.
+    """
+
+    planned: dict[str, int] = field(default_factory=dict)
+    _done: Counter[str] = field(default_factory=Counter)
+    _computed: Counter[str] = field(default_factory=Counter)
+    _spent: Counter[str] = field(default_factory=Counter)
+    _last: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def far(self) -> str:
+        """Say how many steps are done, e.g. `3 of 27`."""
+        done = self._done.total()
+        return f"{done} of {max(done, sum(self.planned.values()))}"
+
+    def count(self, description: str, *, computed: bool = True) -> None:
+        """Count a finished step; one that an earlier run had finished cost nothing."""
+        kind = description.partition(" ")[0]
+        with self._lock:  # heads end in threads of their own
+            now = time.monotonic()
+            self._done[kind] += 1
+            if computed:
+                self._computed[kind] += 1
+                self._spent[kind] += now - self._last  # type: ignore[assignment]  # Counter of seconds
+            self._last = now
+
+    def left(self) -> str:
+        """Say about how long the rest takes; kinds that were not seen cost what the seen ones did."""
+        if not self._computed:
+            return ""
+        usual = sum(self._spent.values()) / self._computed.total()
+        seconds = 0.0
+        for kind, count in self.planned.items():
+            seen = self._computed[kind]
+            seconds += max(0, count - self._done[kind]) * (self._spent[kind] / seen if seen else usual)
+        return f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
+
+
+_tallies: list[Tally] = []
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Tally]:
+    """Number the steps that end inside the block: `[3 of 27] probe ...  12.3 s, about 4 min left`."""
+    tally = Tally()
+    _tallies.append(tally)
+    try:
+        yield tally
+    finally:
+        _tallies.remove(tally)
+
+
+def kept(description: str) -> None:
+    """Count a step that an earlier run had finished."""
+    for tally in _tallies[-1:]:
+        tally.count(description, computed=False)
+
+
 @contextlib.contextmanager
 def progress(description: str) -> Iterator[OnProgress]:
     """Show a bar while the block runs and print its seconds afterwards.
@@ -112,4 +180,9 @@ def progress(description: str) -> Iterator[OnProgress]:
     finally:
         if shown:
             _bar.release()
-    console.print(f"  {description:<52} {time.perf_counter() - started:7.1f} s")
+    number = left = ""
+    for tally in _tallies[-1:]:
+        tally.count(description)
+        number, left = f"[{tally.far}] ", tally.left()
+    took = f"{time.perf_counter() - started:7.1f} s"
+    console.print(f"  {f'{number}{description}':<62} {took}{left}", markup=False, soft_wrap=True)

@@ -32,11 +32,11 @@ def _rebuilt(kind: type[LaryPolicyError], expected: str, got: str, fix: str) -> 
 
 
 class UnknownNameError(LaryPolicyError):
-    """A name is not in its registry; the message lists the valid ones and the closest match."""
+    """A name is not in its registry; the message lists the valid ones and the closest match, or `meant`."""
 
-    def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, valid: Iterable[str], *, meant: str = "") -> None:
         names = sorted(valid)
-        close = difflib.get_close_matches(name, names, n=1)
+        close = [meant] if meant else difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean '{close[0]}'? " if close else ""
         super().__init__(
             expected=f"a known {kind}",

@@ -132,3 +132,45 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert done.returncode in (0, 141)
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["suite", "weights=random"], "encoder.weights"),
+        (["suite", "encoder.wieghts=random"], "encoder.weights"),
+        (["suite", "encoder.weight=random"], "encoder.weights"),
+        (["suite", "demos.trian=3"], "demos.train"),
+        (["probe", "train=3"], "demos.train"),
+        (["probe", "epochs=3"], "head.train.epochs"),
+        (["suite", "csv_dir=x"], "source=agibotbeta csv_dir=..."),
+        (["rollout", "episods=3"], "episodes"),
+    ],
+)
+def test_a_wrong_key_gets_the_right_one(capsys, words, meant):
+    assert cli.main(words) == 2
+    assert f"Did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_help_names_every_source_that_can_be_chosen():
+    assert set(choices("source")) <= set(run_help("suite", []).replace("|", " ").split("source=")[1].split())
+
+
+def test_sample_runs_as_the_files_of_every_key(tmp_path, capsys):
+    assert cli.main(["data", "sample", f"out={tmp_path / 's'}"]) == 0
+    from lary_policy.data import open_source
+    from lary_policy.data.larybench.sets import list_benchmark_sets
+
+    for key in list_benchmark_sets():
+        source = open_source(key, data_dir=tmp_path / "s")
+        read = source.pairs if source.spec.kind == "pairs" else source.clips
+        assert all(len(read(split)) for split in ("train", "val", "test"))
+    assert cli.main(["data", "sample", f"out={tmp_path / 's'}"]) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_absent_files_of_the_benchmark_say_where_they_are(capsys, tmp_path):
+    assert cli.main(["suite", "source=calvin", f"data_dir={tmp_path / 'no'}", f"output_dir={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert "meituan-longcat/LARYBench" in said
+    assert "lary data sample" in said

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lary_policy import console
-from lary_policy.console import busy, progress
+from lary_policy.console import busy, counted, kept, progress
 
 
 def test_a_long_step_says_where_it_is_and_a_short_one_only_that_it_ended(capsys, monkeypatch):
@@ -36,3 +36,31 @@ def test_nothing_goes_on_talking_after_the_block(capsys, monkeypatch):
         time.sleep(0.05)
     assert not any(t.name == "pulse" for t in threading.enumerate())
     assert "so far" not in capsys.readouterr().err
+
+
+def test_finished_steps_are_numbered_with_about_how_long_the_rest_takes(capsys):
+    with counted() as tally:
+        tally.planned = {"extract": 2, "probe": 3}
+        kept("extract reach-pixels")
+        with progress("extract reach-dinov2"):
+            pass
+        with progress("probe [a]"):
+            time.sleep(0.02)
+    lines = capsys.readouterr().err.splitlines()
+    assert "[2 of 5] extract reach-dinov2" in lines[0]
+    assert "[3 of 5] probe [a]" in lines[1]
+    assert all(" s left" in line for line in lines)
+    with progress("alone"):
+        pass
+    assert "[" not in capsys.readouterr().err
+
+
+def test_what_is_left_counts_each_kind_by_what_it_took():
+    with counted() as tally:
+        tally.planned = {"probe": 3, "rollout": 2}
+        tally._last -= 600
+        tally.count("probe a")  # ten minutes
+        tally._last -= 60
+        tally.count("rollout a")  # one
+    assert tally.far == "2 of 5"
+    assert tally.left() == ", about 21 min left"

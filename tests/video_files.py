@@ -8,17 +8,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from lary_policy.data.larybench.sample import moving_square
 
-def moving_square(frames: int, width: int = 64, height: int = 48, seed: int = 0) -> np.ndarray:
-    """Return uint8 `[t h w 3]`: a bright square that wanders over a noisy background."""
-    rng = np.random.default_rng(seed)
-    background = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
-    video = np.repeat(background[None], frames, 0)
-    x, y = rng.integers(0, width - 12), rng.integers(0, height - 12)
-    for t in range(frames):
-        x, y = (x + int(rng.integers(0, 6))) % (width - 12), (y + int(rng.integers(0, 3))) % (height - 12)
-        video[t, y : y + 12, x : x + 12] = (250, 220, 20 + (t * 7) % 200)
-    return video
+__all__ = ["decode_all", "moving_square", "write_video"]
 
 
 def write_video(

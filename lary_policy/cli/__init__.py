@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from lary_policy.cli.interrupt import how_to_go_on, prompt_interrupts
 from lary_policy.errors import LaryPolicyError, UnknownNameError
 from lary_policy.machine import is_connected, is_main_process, process_rank, share_heap
 
@@ -17,7 +18,7 @@ VERBS = {
         "run",
     ),
     "data": (
-        "Write simulated demonstrations; `lary data verify|indices|prepare|statistics|import|"
+        "Write simulated demonstrations; `lary data sample|verify|indices|prepare|statistics|import|"
         "to-lerobot|from-lerobot`: other files.",
         "data",
     ),
@@ -58,9 +59,14 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 something found wrong, 2 wrong usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        with prompt_interrupts(how_to_go_on(words)):
+            code = _run(words)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(how_to_go_on(words), file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader has seen enough, as in `lary --help | head`: nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,6 +97,3 @@ def _run(arguments: list[str]) -> int:
             which = "" if is_main_process() else f" (process {process_rank()})"
             print(f"lary {verb}{which}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"lary {verb}: stopped; finished parts are kept, the same command continues.", file=sys.stderr)
-        return 130

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -52,19 +54,47 @@ def typed(arguments: Sequence[str], known: Sequence[str]) -> Settings:
                 expected="an override of the form key=value", got=f"'{argument}'", fix="Example: env=reach."
             )
         first = key.partition(".")[0]
-        if first not in known:
+        if first not in known or _misspelt(key):
             raise unknown_setting(key, known)
         _put(found, key.split("."), _value(key, text))
     return found
 
 
 def unknown_setting(key: str, known: Sequence[str]) -> UnknownNameError:
-    """Return the error about a key that does not exist; fields of an encoder are named with their prefix."""
-    from lary_policy.encoders import EncoderView
+    """Return the error about a key that does not exist, with the one that was meant.
 
-    nested = {f"encoder.{one.name}" for one in dataclasses.fields(EncoderView) if one.name != "name"}
-    matching = [name for name in nested if name.partition(".")[2] == key]
-    return UnknownNameError("setting", key, (*matching, *known))
+    It may stand one level deeper (`weights` for `encoder.weights`), be misspelt on any level, or belong to a
+    source that was not chosen.
+    """
+    inner = [name for name in _nested() if name.partition(".")[0] in known]
+    leaf = key.rpartition(".")[2]
+    deeper = [name for name in (*known, *inner) if name.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(key, [*known, *inner], n=1)
+    close += difflib.get_close_matches(leaf, [name.rpartition(".")[2] for name in inner], n=1)
+    near = [name for leaf in close for name in (*known, *inner) if leaf in (name, name.rpartition(".")[2])]
+    owners = [source for source in choices("source") if leaf in source_options(source)]
+    if owners and not deeper:
+        return UnknownNameError("setting", key, known, meant=f"source={owners[0]} {leaf}=...")
+    return UnknownNameError("setting", key, known, meant=next(iter([*deeper, *near]), ""))
+
+
+@cache
+def _nested() -> tuple[str, ...]:
+    """Return the settings inside others: of encoder views, demonstrations and the training of heads."""
+    from lary_policy.encoders import EncoderView
+    from lary_policy.heads import HeadConfig
+    from lary_policy.runs import RunConfig
+
+    demos, train = get_type_hints(RunConfig)["demos"], get_type_hints(HeadConfig)["train"]
+    parts = {"encoder": EncoderView, "demos": demos, "head.train": train}
+    return tuple(f"{name}.{one.name}" for name, part in parts.items() for one in dataclasses.fields(part))
+
+
+def _misspelt(key: str) -> bool:
+    """Tell whether a key with a dot names something that the settings of its kind do not have."""
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in _nested() if name.rpartition(".")[0] == parent]
+    return bool(siblings) and key not in siblings
 
 
 def _value(key: str, text: str) -> Any:

@@ -130,6 +130,13 @@ class ToLeRobotSettings:
 
 
 @dataclass(frozen=True)
+class SampleSettings:
+    """Settings of `lary data sample`."""
+
+    out: Path = setting(Path("larybench-sample"), "folder to write; must not exist or be empty")
+
+
+@dataclass(frozen=True)
 class Action:
     """One action of `lary data`: what `--help` says of it, its settings, and what runs it."""
 
@@ -139,6 +146,7 @@ class Action:
 
 
 ACTIONS = {
+    "sample": Action("Write a tiny, synthetic dataset in LARYBench's layout.", SampleSettings, "larybench"),
     "verify": Action("Read everything completely and say what is wrong.", VerifySettings, "verify"),
     "indices": Action("Choose which frames of each clip are seen.", IndicesSettings, "larybench"),
     "prepare": Action("Cut the clips of human_1st out of the originals.", PrepareSettings, "larybench"),

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lary_policy.errors import ConfigError
 
+_WEIGHTS = "weights of "  # begins the name of a finding about an encoder
 DISTRIBUTION = "lerobot_policy_lary"
 NEEDED_DISK_GB = (
     3.0  # the quick suite leaves 2.5 GB under outputs, measured; the full suite more than twice that
@@ -68,21 +69,25 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         raise ConfigError(expected="no arguments", got=" ".join(arguments), fix=f"Run `lary {verb}`.")
     console = Console(highlight=False)
     results = findings()
-    for finding in results:
-        mark = (
-            "[green]ok     [/]"
-            if finding.ok
-            else ("[red]missing[/]" if finding.required else "[yellow]absent [/]")
-        )
+    broken = [f for f in results if f.required and not f.ok]
+    console.print(
+        f"{len(broken)} of {len(results)} checks need attention.\n"
+        if broken
+        else "Ready: run `lary suite`.\n"
+    )
+    absent = [f for f in results if f.name.startswith(_WEIGHTS) and not f.ok and not f.required]
+    for finding in sorted(results, key=lambda f: f.ok or not f.required):  # what is broken first
+        if finding in absent:
+            continue
+        mark = "[yellow]absent [/]" if not finding.required else "[red]missing[/]"
+        mark = "[green]ok     [/]" if finding.ok else mark
         console.print(f"{mark} {finding.name:<34} {finding.detail}", soft_wrap=True)
         if finding.fix:
             console.print(f"        fix: {finding.fix}", soft_wrap=True, markup=False)
-    broken = [f for f in results if f.required and not f.ok]
-    console.print(
-        f"\n{len(broken)} of {len(results)} checks need attention."
-        if broken
-        else "\nReady: run `lary suite`."
-    )
+    if absent:
+        names = ", ".join(f.name.removeprefix(_WEIGHTS) for f in absent)
+        console.print(f"[yellow]absent [/] weights of {len(absent)} more encoders, optional; ", end="")
+        console.print(f"`lary encoders` says where each comes from: {names}", soft_wrap=True)
     return 1 if broken else 0
 
 
@@ -130,7 +135,7 @@ def _weights() -> list[Finding]:
     quick = ("pixels", "efficientnet-lite0", "dinov2-small")
     rows = [(name, weights_status(name)) for name in list_encoders()]
     return [
-        Finding(f"weights of {name}", s.available, s.source, "" if s.available else s.fix, name in quick)
+        Finding(f"{_WEIGHTS}{name}", s.available, s.source, "" if s.available else s.fix, name in quick)
         for name, s in rows
     ]
 

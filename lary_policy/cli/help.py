@@ -31,7 +31,10 @@ def run_help(verb: str, arguments: Sequence[str], extra: Sequence[tuple[str, str
     lines = [f"usage: lary {verb} [setting=value] ...", ""]
     groups = {
         "suite": ("|".join(choices("suite")), "what tasks, encoders and questions are run together"),
-        "source": ("|".join(list_sources()), "what is read; --help source=<key> shows its settings"),
+        "source": (
+            "|".join(sorted({*list_sources(), *choices("source")})),
+            "what is read; --help source=<key> shows its settings",
+        ),
         "env": ("<task>", "short for tasks=[<task>]"),
         "encoder": ("<name>", f"one of {', '.join(list_encoders())}, {NAMES_OF_ENCODERS}"),
         "head": (

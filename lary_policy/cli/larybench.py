@@ -18,6 +18,7 @@ from lary_policy.data.larybench import (
     stream_statistics,
     table_statistics,
     write_indices,
+    write_sample,
     write_statistics,
 )
 from lary_policy.errors import ConfigError, DatasetError
@@ -25,7 +26,13 @@ from lary_policy.latents import import_fingerprint, import_latents
 from lary_policy.paths import safe_name
 
 if TYPE_CHECKING:
-    from lary_policy.cli.data import ImportSettings, IndicesSettings, PrepareSettings, StatisticsSettings
+    from lary_policy.cli.data import (
+        ImportSettings,
+        IndicesSettings,
+        PrepareSettings,
+        SampleSettings,
+        StatisticsSettings,
+    )
 
 
 def indices(settings: IndicesSettings) -> bool:
@@ -53,6 +60,21 @@ def indices(settings: IndicesSettings) -> bool:
         write_findings(settings.output_dir, f"indices-{csv.stem}", report)
         whole = whole and not report.quarantined
     return whole
+
+
+def sample(settings: SampleSettings) -> bool:
+    """Write a tiny dataset of noise in the benchmark's layout, all keys; True.
+
+    Raises:
+        ConfigError: The folder is not empty.
+    """
+    root = write_sample(settings.out)
+    console.print(
+        f"synthetic, noise only: {root}\nnext: lary suite source=calvin data_dir={root}",
+        soft_wrap=True,
+        markup=False,
+    )
+    return True
 
 
 def _clip_csvs(settings: IndicesSettings) -> list[tuple[Path, Path]]:

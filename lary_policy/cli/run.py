@@ -101,6 +101,11 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     Raises:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
+    if verb == "report" and all(word.startswith("output_dir=") for word in arguments):
+        from lary_policy.runs import report_everything
+
+        folder = next((word.partition("=")[2] for word in arguments), "outputs")
+        return report_everything(Path(folder))
     raw = compose(verb, arguments, extra=("policy",) if verb == "rollout" else ())
     policy = raw.pop("policy", None)
     raw["run"] = run or raw.get("run")  # each job of a sweep has a folder of its own

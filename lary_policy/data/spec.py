@@ -82,8 +82,8 @@ class Source(Protocol):
         ...
 
 
-def require_folder(key: str, data_dir: Path | None) -> Path:
-    """Return the folder of a source.
+def require_folder(key: str, data_dir: Path | None, *, hint: str = "") -> Path:
+    """Return the folder of a source; `hint` says where its files come from.
 
     Raises:
         DatasetError: None was given, or it does not exist.
@@ -92,7 +92,7 @@ def require_folder(key: str, data_dir: Path | None) -> Path:
         raise DatasetError(
             expected=f"the folder of source {key}",
             got="none" if data_dir is None else f"'{data_dir}', which does not exist",
-            fix=f"Pass data_dir=<folder>, e.g. lary suite source={key} data_dir=/data/LARYBench.",
+            fix=f"Pass data_dir=<folder>, e.g. lary suite source={key} data_dir=/data/LARYBench.{hint}",
         )
     return Path(data_dir)
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -43,12 +43,14 @@ class EmbeddedVideo:
         video: The video.
         data: base64 of the mp4 file, or empty.
         missing: Why there is no data, or empty.
+        poster: base64 of a JPEG of its last frame, which shows how the episodes ended; empty without data.
         file: The file, or empty where it lies outside the folder of films.
     """
 
     video: Video
     data: str = ""
     missing: str = ""
+    poster: str = ""
     file: Path | None = None
 
     @property
@@ -96,7 +98,22 @@ def _encode(video: Video, path: Path) -> EmbeddedVideo:
     data = path.read_bytes()
     if data[4:8] != b"ftyp":  # every ISO base media (mp4) file begins with this box
         return EmbeddedVideo(video, missing="the file is not an mp4 video")
-    return EmbeddedVideo(video, data=base64.b64encode(data).decode("ascii"), file=path)
+    poster = _poster(path, path.stat().st_mtime_ns)
+    return EmbeddedVideo(video, base64.b64encode(data).decode("ascii"), poster=poster, file=path)
+
+
+@lru_cache(maxsize=256)
+def _poster(path: Path, written_ns: int) -> str:
+    """Return a JPEG of the last frame in base64, empty where it cannot be decoded: the film says the rest."""
+    import imageio.v3 as imageio
+
+    try:
+        *_, last = imageio.imiter(path, plugin="pyav")
+        return base64.b64encode(imageio.imwrite("<bytes>", last, extension=".jpg", quality=70)).decode(
+            "ascii"
+        )
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def first_film(films: Sequence[EmbeddedVideo]) -> EmbeddedVideo | None:

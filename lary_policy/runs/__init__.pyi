@@ -14,6 +14,7 @@ from .context import machine_facts as machine_facts
 from .grid import Job as Job
 from .policy import export_policy as export_policy
 from .policy import rollout_policy as rollout_policy
+from .report import report_everything as report_everything
 from .report import run_report as run_report
 from .results import Results as Results
 from .results import score_lines as score_lines

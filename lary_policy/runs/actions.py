@@ -31,9 +31,9 @@ from lary_policy.latents import Bank
 from lary_policy.machine import is_main_process
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext, RunData
-from lary_policy.runs.probe import Probing
+from lary_policy.runs.probe import Probing, sample_scores
 from lary_policy.runs.rows import count_rows
-from lary_policy.scores import ActionEvaluation, SampleScores, estimates, evaluate_action
+from lary_policy.scores import ActionEvaluation, estimates, evaluate_action
 
 # Which of the targets the two kinds of files are of; the reference has no statistics of others.
 RELATIVE = {"absolute": False, "displacement": True}
@@ -103,6 +103,7 @@ class Actions:
         anchors: Measured poses at the source frames `[N a]`.
         robots: Robot type of each row.
         items: Where each row stands.
+        places: Of the rows in the table of the split, int64 `[N]`.
         episodes: Of each row, int64 `[N]`.
         disturbed: Rows left out because of a disturbance inside their chunk.
         rows: The rows.
@@ -114,6 +115,7 @@ class Actions:
     anchors: Tensor
     robots: tuple[str, ...]
     items: tuple[str, ...]
+    places: Tensor
     episodes: Tensor
     disturbed: int
     rows: PairTable
@@ -179,8 +181,8 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
         return {}
     save_head(probing.cell.folder, head, meta)
     scores: list[dict[str, Any]] = []
+    samples: dict[str, Any] = {}
     found: dict[str, ActionEvaluation] = {}
-    by_sample: dict[str, Any] = {}
     for split in spec.report_splits:
         part, device = parts[split], probing.context.device
         of_rows = scaling.of_rows(part.robots)
@@ -189,13 +191,13 @@ def probe_actions(probing: Probing) -> dict[str, Any]:
         )
         measured = estimates(found[split], part.episodes.numpy())
         scores += probing.scores(meta, split, measured, len(batches[split]), trained.seconds)
-        by_sample[split] = SampleScores.of(found[split], part.items, part.episodes.tolist()).to_dict()
+        samples[split] = sample_scores(found[split], part.places, part.episodes.tolist())
     first = spec.report_splits[0]
     constant = scaling.everything.constant(train.targets)
     return {
         **probing.result(trained, probing.aside()),
         "scores": scores,
-        "samples": by_sample,
+        "samples": samples,
         "warnings": list(found[first].warnings()),
         "rows": {split: _count(probing, split, part) for split, part in parts.items()},
         "constant": [[layout.labels[i], scaling.everything.mean[i]] for i in constant],
@@ -233,6 +235,7 @@ def _actions(probing: Probing, split: str, embodiment: Embodiment) -> Actions:
         anchors=rows.anchors(),
         robots=rows.robot_types(),
         items=tuple(rows.item(row) for row in rows.rows),
+        places=samples.kept[clean],
         episodes=rows.episodes(),
         disturbed=len(kept) - len(clean),
         rows=rows,

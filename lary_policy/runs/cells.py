@@ -64,6 +64,12 @@ class Cell:
     key: str
     root: Path
 
+    @classmethod
+    def at(cls, folder: Path) -> Cell:
+        """Return the cell of a folder `<root>/<stage>/<label>-<key>`."""
+        label, _, key = folder.name.rpartition("-")
+        return cls(folder.parent.name, label, key, folder.parents[1])
+
     @property
     def folder(self) -> Path:
         """Where the cell's files lie."""

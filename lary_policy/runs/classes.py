@@ -21,7 +21,7 @@ from lary_policy.heads import AttentiveProbe, AttentiveProbeConfig, TokenGrid, s
 from lary_policy.heads.training import LatentBatches
 from lary_policy.latents import seen_of
 from lary_policy.machine import is_main_process
-from lary_policy.runs.probe import Probing
+from lary_policy.runs.probe import Probing, sample_scores
 from lary_policy.runs.rows import count_rows
 from lary_policy.scores import ClassEvaluation, estimates, evaluate_class
 from lary_policy.types import Quarantined
@@ -128,12 +128,15 @@ def probe_classes(probing: Probing) -> dict[str, Any]:
         return {}
     save_head(probing.cell.folder, head, meta)
     scores: list[dict[str, Any]] = []
+    samples: dict[str, Any] = {}
     found: dict[str, ClassEvaluation] = {}
     for split in spec.report_splits:
         found[split] = evaluate_class(
             head, batches[split], labels.classes, train_counts=labels.counts, device=context.device
         )
-        measured = estimates(found[split], _recordings(data.table(split).select(kept[split])))
+        recordings = _recordings(data.table(split).select(kept[split]))
+        measured = estimates(found[split], recordings)
+        samples[split] = sample_scores(found[split], kept[split], recordings.tolist())
         scores += probing.scores(meta, split, measured, len(batches[split]), trained.seconds)
     first = spec.report_splits[0]
     maps: list[dict[str, Any]] = []
@@ -144,6 +147,7 @@ def probe_classes(probing: Probing) -> dict[str, Any]:
     return {
         **probing.result(trained, aside),
         "scores": scores,
+        "samples": samples,
         "warnings": list(found[first].warnings()),
         "rows": rows,
         "num_classes": [len(labels), spec.num_classes],

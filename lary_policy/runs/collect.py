@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lary_policy.console import progress
+from lary_policy.console import kept, progress
 from lary_policy.data import open_source
 from lary_policy.data.simulated import collect_goals, collect_splits, report_on
 from lary_policy.machine import intra_op_threads
@@ -58,6 +58,8 @@ def run_collect(context: RunContext, task: str) -> RunData:
     _, goals = data_cells(context, task)
     collect_demos(context, task)
     if goals is not None:
+        if goals.folder.exists():
+            kept(f"data {goals.label}")
         settings = _settings(context, randomisation=c.rollout_level)
         _collect(goals, collect_goals, task, c.episodes, settings)
     return open_task(context, task)

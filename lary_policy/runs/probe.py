@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
+
+from torch import Tensor
 
 from lary_policy.console import busy, progress
 from lary_policy.data import PairTable
@@ -19,7 +21,7 @@ from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import Splits
 from lary_policy.runs.grid import Job
 from lary_policy.runs.questions import find_question
-from lary_policy.scores import Estimate, Score
+from lary_policy.scores import ActionEvaluation, ClassEvaluation, Estimate, SampleScores, Score
 from lary_policy.types import Quarantined
 
 PROGRESS_FILE = UNFINISHED[0]
@@ -157,6 +159,21 @@ class Probing:
             "history": [[r.train_loss, r.val_score] for r in trained.history],
             "seconds": trained.seconds,
         }
+
+
+def sample_scores(
+    evaluation: ActionEvaluation | ClassEvaluation, rows: Tensor, recordings: Iterable[object]
+) -> dict[str, Any]:
+    """Return the number of each sample by which heads are compared on the same ones, as plain data.
+
+    Args:
+        evaluation: Of N samples.
+        rows: Their places in the table of the split `[N]`, the same for every encoder.
+        recordings: Recording of each.
+    """
+    found = SampleScores.of(evaluation, [str(row) for row in rows.tolist()], recordings)
+    values = tuple(float(f"{value:.6g}") for value in found.values)
+    return replace(found, values=values).to_dict()
 
 
 def run_probes(context: RunContext, jobs: Sequence[Job], load: Callable[[], Splits]) -> list[dict[str, Any]]:

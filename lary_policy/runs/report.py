@@ -20,6 +20,7 @@ from lary_policy.report import (
     collect_failures,
     write_report,
 )
+from lary_policy.runs.cells import RESULT, Cell, point_latest, run_folder
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rows import SplitTables, compositions, missing_rows, split_sizes
 from lary_policy.scores import SampleScores, Score
@@ -68,6 +69,44 @@ def run_report(
         results, title=title, suite=suite, config_yaml=config_yaml, facts=facts or {}, data=data
     )
     return write_report(bundle, folder, media_root=media_root)
+
+
+def report_everything(output_dir: Path) -> Path:
+    """Write one page of all finished probes and rollouts under an output folder, whatever run made them.
+
+    Where several cells measured the same with other settings, such as more demonstrations, the latest is
+    taken and the page says how many are not.
+
+    Returns:
+        Path of the HTML file, in a new folder of `output_dir`.
+
+    Raises:
+        ConfigError: Nothing is finished.
+        StoreError: A result is damaged, or the disk is full.
+    """
+    cache, results = output_dir / "cache", Results(finished_only=True)
+    older = 0
+    for stage in ("extract", "probe", "rollout"):
+        rows: dict[tuple[object, ...], Result] = {}
+        found = sorted((cache / stage).glob(f"*/{RESULT}"), key=lambda path: path.stat().st_mtime_ns)
+        for path in found:
+            row = Cell.at(path.parent).result()
+            told = ("task", "protocol", "encoder", "head", "mode", "target", "seed", "split")
+            key = tuple(row.get(name) for name in told)
+            older += key in rows
+            rows[key] = row
+        getattr(results, stage).extend(rows.values())
+    if older:
+        results.notes.append(
+            f"{older} older results of the same measurements with other settings are left out."
+        )
+    results.require_some()
+    folder = run_folder(output_dir, None, "report")
+    page = run_report(
+        results, folder, title="What is finished so far?", suite="everything finished", media_root=cache
+    )
+    point_latest(output_dir, folder)
+    return page
 
 
 def report_bundle(
@@ -218,6 +257,8 @@ def _attention(row: Result) -> list[Attention]:
 
 def _warnings(results: Results) -> Iterable[str]:
     """Yield what a reader must know before the numbers: what is missing, and which numbers mean little."""
+    if results.pending:
+        yield f"This run goes on: {results.pending} steps are done; this page is rewritten as others are."
     missing = results.unfinished
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""

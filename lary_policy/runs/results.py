@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lary_policy.console import kept
 from lary_policy.errors import ConfigError
 from lary_policy.scores import Score, format_score, metric_info
 
@@ -24,6 +25,7 @@ class Results:
         finished_only: Whether unfinished cells are left out instead of computed.
         unfinished: The cells that were left out for that reason.
         notes: What a reader must know of how the run was set up.
+        pending: How far a run is that still goes on, e.g. `3 of 27`; empty in the end.
     """
 
     data: list[Result] = field(default_factory=list)
@@ -33,11 +35,14 @@ class Results:
     finished_only: bool = False
     unfinished: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    pending: str = ""
 
     def wants(self, name: str, done: bool) -> bool:
         """Tell whether a cell belongs to this run; one that is left out is noted in `unfinished`."""
         if self.finished_only and not done:
             self.unfinished.append(name)
+        if done:
+            kept(name)
         return done or not self.finished_only
 
     def stage_seconds(self) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import yaml
 
-from lary_policy.console import console, progress
+from lary_policy.console import Tally, busy, console, counted, progress
 from lary_policy.data import write_checksums
 from lary_policy.errors import ConfigError
 from lary_policy.frames import remember_digests
@@ -31,6 +31,9 @@ from lary_policy.runs.rollout import loops_of, run_rollout
 from lary_policy.runs.rows import missing_rows
 
 _BELOW = 4  # levels of an output folder that hold files of ours: shards are in cache/latents/<store>/shards
+PAGE_SHARE = (
+    0.05  # of a run's time, at most, goes into rewriting its page: cells of seconds come by the hundred
+)
 # Of the report, of files and of tasks.
 TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}
 
@@ -79,37 +82,76 @@ def run_suite(
     results, spent = Results(finished_only=finished_only, notes=list(_small(context, until))), {}
     for line in results.notes:
         console.print(f"    {line}", soft_wrap=True, markup=False)
-    steps: dict[str, Callable[[RunContext, Results], None]] = {
-        "data": _data,
-        "extract": _extract,
-        "probe": _probe,
-        "rollout": _rollout,
-    }
-    report: Path | None = None
-    for stage in STAGES[: STAGES.index(until) + 1]:
-        started = time.perf_counter()
-        if stage != "report":
-            steps[stage](context, results)
-        elif is_main_process():
-            with progress("report"):
-                report = run_report(
-                    results,
-                    folder,
-                    title=TITLES[bool(config.tasks)],
-                    suite=config.name if config.tasks else f"{config.source}, protocol {config.protocol}",
-                    config_yaml=yaml.safe_dump(plain(config), sort_keys=False),
-                    facts=context.facts(),
-                    media_root=context.cache,
-                    data=context.data,
-                )
-        spent[stage] = time.perf_counter() - started
+    page = Page(context, results, folder, until)
+    steps = {"data": _data, "extract": _extract, "probe": _probe, "rollout": _rollout}
+    with counted() as tally:
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            started = time.perf_counter()
+            tally.planned = planned(context, until)
+            for _ in steps[stage](context, results) if stage != "report" else ():
+                if stage == "data":
+                    tally.planned = planned(context, until)
+                page.refresh(tally)
+            if stage == "report" and is_main_process():
+                with progress("report"):
+                    page.write()
+            spent[stage] = time.perf_counter() - started
     for line in missing_rows(results.probe):
         console.print(f"    {line}", soft_wrap=True, markup=False)
     if is_main_process():
         write_checksums(folder)
-    if report is not None:
+    if page.path is not None:
         point_latest(config.output_dir, folder)
-    return SuiteOutcome(folder, report, spent, results)
+    return SuiteOutcome(folder, page.path, spent, results)
+
+
+@dataclass(eq=False)
+class Page:
+    """The report of a run while it goes on.
+
+    Attributes:
+        context: The run.
+        results: What is finished.
+        folder: Of the run.
+        until: Its last stage; the page belongs to `report`.
+        path: Of the page, once it is there.
+    """
+
+    context: RunContext
+    results: Results
+    folder: Path
+    until: str
+    path: Path | None = None
+    _due: float = 0.0
+
+    def refresh(self, tally: Tally) -> None:
+        """Rewrite the page, unless writing it has lately taken more than a twentieth of the time."""
+        started = time.monotonic()
+        wanted = self.until == "report" and is_main_process() and not self.results.finished_only
+        if not wanted or started < self._due:
+            return
+        self.results.pending = tally.far
+        first = self.path is None
+        with busy("report"):
+            self.write()
+        self.results.pending = ""
+        self._due = time.monotonic() + (1 / PAGE_SHARE - 1) * (time.monotonic() - started)
+        if first:
+            console.print(f"  page of this run, rewritten as it goes on: {self.path}", soft_wrap=True)
+
+    def write(self) -> None:
+        """Write it from all results."""
+        config = self.context.config
+        self.path = run_report(
+            self.results,
+            self.folder,
+            title=TITLES[bool(config.tasks)],
+            suite=config.name if config.tasks else f"{config.source}, protocol {config.protocol}",
+            config_yaml=yaml.safe_dump(plain(config), sort_keys=False),
+            facts=self.context.facts(),
+            media_root=self.context.cache,
+            data=self.context.data,
+        )
 
 
 def _opened(config: RunConfig, until: str) -> RunContext:
@@ -138,7 +180,29 @@ def _small(context: RunContext, until: str) -> Iterator[str]:
             )
 
 
-def _data(context: RunContext, results: Results) -> None:
+def planned(context: RunContext, until: str) -> dict[str, int]:
+    """Return how many steps each stage of a run has; tasks that are not opened yet count as the opened do."""
+    config, stages = context.config, STAGES[: STAGES.index(until) + 1]
+    # Of a task demonstrations are collected and, where a closed loop follows some, goals.
+    count = dict.fromkeys(STAGES, 0) | {"data": (2 if config.loops else 1) * len(config.tasks)}
+    for data in context.data:
+        views = context.views(data.protocol)
+        loops = loops_of(context, data) if data.task and "rollout" in stages else ()
+        found = {"extract": len(views), "probe": sum(len(jobs_of(context, data, view)) for view in views)}
+        for stage, number in {**found, "rollout": len(loops)}.items():
+            count[stage] += number
+    if not context.data and "probe" in stages:
+        many, seeds = len(config.encoders), len(config.every_seed)
+        probes = config.probes_for("native", ("actions", "classes"), "pairs")
+        heads = [sum(loop.uses(probe) for probe in probes) * many * seeds for loop in config.loops]
+        count |= {"extract": many, "probe": len(probes) * many * seeds}
+        count["rollout"] = sum(2 + number if number else 1 for number in heads)
+    for stage in ("extract", "probe", "rollout"):  # of the tasks still to come
+        count[stage] = count[stage] * max(len(context.data), len(config.tasks)) // max(1, len(context.data))
+    return {stage: number for stage, number in {**count, "report": 1}.items() if stage in stages}
+
+
+def _data(context: RunContext, results: Results) -> Iterator[None]:
     for task in context.config.tasks:
         there = collected(context, task)
         if not results.wants(f"data {task}", there):
@@ -147,31 +211,35 @@ def _data(context: RunContext, results: Results) -> None:
         data = first_then_all(partial(make, context, task))
         context.data.append(data)
         results.data.append({"task": task, "seconds": data.seconds, "failed": data.failed})
+        yield
     if not context.data:
         raise _nothing(context, "no demonstrations of these settings")
 
 
-def _extract(context: RunContext, results: Results) -> None:
+def _extract(context: RunContext, results: Results) -> Iterator[None]:
     for data, view in pairs_of(context):
         cell = extract_cell(context, data, view)
         if results.wants(f"extract {cell.label}", agree(cell.done)):
             results.extract.append(run_extract(context, data, view))
+            yield
 
 
-def _probe(context: RunContext, results: Results) -> None:
+def _probe(context: RunContext, results: Results) -> Iterator[None]:
     for data, view in pairs_of(context):
         jobs = jobs_of(context, data, view)
         done = agree([job.cell(context).done for job in jobs])
         pairs = zip(jobs, done, strict=True)
         wanted = [job for job, finished in pairs if results.wants(f"probe {job.label}", finished)]
         results.probe += run_probes(context, wanted, partial(load_splits, context, data, view))
+        yield
 
 
-def _rollout(context: RunContext, results: Results) -> None:
+def _rollout(context: RunContext, results: Results) -> Iterator[None]:
     for data in context.data:
         for loop in loops_of(context, data):
             if results.wants(f"rollout {loop.label}", agree(loop.cell(context).done)):
                 results.rollout.append(run_rollout(context, loop))
+                yield
 
 
 def _nothing(context: RunContext, got: str) -> ConfigError:

@@ -11,11 +11,11 @@ import torch
 from larybench_files import (
     make_calvin,
     make_clips,
-    make_larybench,
     make_libero,
     read_csv,
     to_old_style,
     write_csv,
+    write_sample,
 )
 from video_files import decode_all
 
@@ -44,7 +44,7 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return make_larybench(tmp_path_factory.mktemp("larybench"))
+    return write_sample(tmp_path_factory.mktemp("larybench"))
 
 
 def read(source, split):

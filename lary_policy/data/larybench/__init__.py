@@ -7,6 +7,7 @@ from lary_policy.data.larybench.indices import IndicesReport, write_indices
 from lary_policy.data.larybench.pair_csv import load_pairs, read_metadata
 from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields
 from lary_policy.data.larybench.prepare import prepare_clips
+from lary_policy.data.larybench.sample import write_sample
 from lary_policy.data.larybench.sampling import pad_indices, uniform_indices
 from lary_policy.data.larybench.sets import CLIP_FRAMES, BenchmarkSet
 from lary_policy.data.larybench.source import LaryBenchSource
@@ -41,5 +42,6 @@ __all__ = [
     "uniform_indices",
     "verify_benchmark",
     "write_indices",
+    "write_sample",
     "write_statistics",
 ]

@@ -22,6 +22,12 @@ from lary_policy.data.splits import empty_split, split_of
 from lary_policy.errors import DatasetError
 from lary_policy.paths import visible_files
 
+# The tables are part of the benchmark's repository; its counts of rows are those of its page.
+_WHERE = (
+    " LARYBench's CSVs are in the repository meituan-longcat/LARYBench, its images and clips in the archives"
+    " that its README links: 1.2 million clips and 0.6 million pairs of images, by estimate hundreds of GB."
+    " To try the commands without them: lary data sample out=sample && lary suite source={} data_dir=sample"
+)
 NATIVE_SPLITS = ("train", "val", "test")
 # Where CSVs lie below data_dir: the benchmark's repository keeps them in data/, its archives have none.
 CSV_FOLDERS = ("", "data", "metadata")
@@ -55,7 +61,7 @@ class LaryBenchSource:
         protocol: str = "native",
     ) -> None:
         self.data = benchmark_set(key)
-        self.root = require_folder(key, data_dir)
+        self.root = require_folder(key, data_dir, hint=_WHERE.format(key))
         self.spec = _spec(self.data, protocol)
         self._csv_dirs = [self.root / f for f in CSV_FOLDERS] if csv_dir is None else [Path(csv_dir)]
 

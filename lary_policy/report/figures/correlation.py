@@ -101,7 +101,7 @@ def scatter(panel: Panel, palette: Palette, name: str) -> Markup:
 def joined(panels: tuple[Panel, ...], palette: Palette, name: str) -> Markup:
     """Draw the points of all panels, those of one joined, with a legend of the panels below."""
     with house_style():
-        figure = Figure(figsize=(5.0, 2.9))
+        figure = Figure(figsize=(5.6, 3.0))
         axes = figure.add_subplot()
         for panel, mark in zip(panels, _MARKS, strict=False):
             points = sorted((_place(point)[:2] for point in panel.points), key=lambda p: p[0])

@@ -70,5 +70,5 @@ def dimension(members: Sequence[Trajectory], number: int, palette: Palette, name
         axes.set_title(f"{first.labels[number]}{unit}", loc="left")
         axes.margins(x=0.01)
         faint_grid(axes)
-        figure.subplots_adjust(left=0.19, right=0.985, bottom=0.14, top=0.86)  # equal axes side by side
+        figure.subplots_adjust(left=0.23, right=0.985, bottom=0.14, top=0.86)  # equal axes side by side
         return svg(figure, name, crop=False)

@@ -1,0 +1,52 @@
+"""Ctrl-C ends a command soon, in the middle of anything, and says how to go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lary_policy import cli
+
+# In Python, where KeyboardInterrupt is raised at once; in one call of C; and in exit functions that hang.
+WAYS = {
+    "python": "while True: time.sleep(0.01)",
+    "product": "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
+    "exit": "atexit.register(time.sleep, 60); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupt_ends_within_two_seconds_and_names_the_command(way):
+    code = (
+        "import atexit, hashlib, sys, time\n"
+        "from lary_policy import cli\n"
+        "def busy(arguments):\n"
+        "    print('up', flush=True)\n"
+        f"    {WAYS[way]}\n"
+        "cli._run = busy\n"
+        "sys.exit(cli.main(['suite', 'env=reach', 'out=a b']))\n"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "up\n"
+    time.sleep(0.1)
+    begun = time.monotonic()
+    os.kill(started.pid, signal.SIGINT)
+    _, said = started.communicate(timeout=10)
+    assert time.monotonic() - begun < 2.0
+    assert started.returncode == 130
+    assert "lary suite env=reach 'out=a b'" in said
+    assert said.count("stopped") == 1
+    assert "Traceback" not in said
+
+
+def test_the_handler_is_taken_back(monkeypatch):
+    before = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(before)
+    assert cli.main(["--version"]) == 0
+    assert signal.set_wakeup_fd(before) == before
