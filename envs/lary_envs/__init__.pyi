@@ -7,3 +7,5 @@ from .tasks import Expert as Expert
 from .tasks import list_tasks as list_tasks
 from .tasks import make_expert as make_expert
 from .tasks import task_spec as task_spec
+from .worlds import Simulation as Simulation
+from .worlds import open_world as open_world
