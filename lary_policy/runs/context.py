@@ -33,7 +33,7 @@ from lary_policy.runs.config import Probe, RunConfig
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 3, "extract": 5, "probe": 9, "rollout": 5}
+STAGE_VERSIONS = {"data": 3, "extract": 5, "probe": 9, "rollout": 6}
 STAGES = ("data", "extract", "probe", "rollout", "report")
 PACKAGES = (
     "torch",

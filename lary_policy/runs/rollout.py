@@ -269,7 +269,7 @@ def _head_label(context: RunContext, loop: Loop) -> tuple[str, str]:
 
 
 def success_scores(episodes: Sequence[EpisodeResult], **facts: Any) -> list[Score]:
-    """Return the rates of success ever and at the end, and the progress, with intervals; `facts` are `Score`'s rest."""
+    """Return success ever and at the end, and the progress, with intervals; `facts` are `Score`'s rest."""
     found = success_estimates(episodes)
     return [
         Score.of(one, stage="rollout", metric=metric, n=len(episodes), **facts)
