@@ -4,6 +4,9 @@ from .gym import register_envs as register_envs
 from .nan_guard import replay as replay
 from .randomisation import LEVELS as LEVELS
 from .tasks import Expert as Expert
+from .tasks import families as families
 from .tasks import list_tasks as list_tasks
 from .tasks import make_expert as make_expert
 from .tasks import task_spec as task_spec
+from .worlds import Simulation as Simulation
+from .worlds import open_world as open_world

@@ -51,7 +51,8 @@ class EndEffectorController:
     ) -> None:  # fmt: skip
         require_one(num_worlds=num_worlds)
         robot, layout = robot_of(embodiment), load_embodiment(embodiment)
-        self.num_worlds, self.layout = num_worlds, Layout(layout, robot)
+        self.num_worlds, self.layout = num_worlds, Layout(layout, robot.sides)
+        self.max_step_m = max_step_m
         self.workspace_bounds = tuple(arm.workspace_m for arm in robot.arms)
         self._chain = chain = TorchChain([arm.chain for arm in robot.arms], device=device)
         self._solver = make_ik(

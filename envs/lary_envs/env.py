@@ -21,7 +21,9 @@ from lary_policy.actions import ActionContract, load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError, require_one
 
 if TYPE_CHECKING:
+    from lary_envs.controller import EndEffectorController
     from lary_envs.rendering import RayTracer
+    from lary_envs.tasks import Expert
 
 
 class Remade:
@@ -93,7 +95,7 @@ class SimEnv(Remade):
         self._check_arguments(render_device)
         self.robot = robot_of(self.task.embodiment)
         embodiment = load_embodiment(self.task.embodiment)
-        self.layout = Layout(embodiment, self.robot)
+        self.layout = Layout(embodiment, self.robot.sides)
         contract = ActionContract.of(embodiment, "absolute")
         self.contract = replace(contract, control_hz=self.task.control_hz)
         self._rules = entry.factory()
@@ -253,6 +255,20 @@ class SimEnv(Remade):
     def world_state(self) -> WorldState:
         """Return everything success conditions and experts read, and update the object's peak height."""
         return self._measure.state()
+
+    def controller(self) -> EndEffectorController:
+        """Return a controller for these worlds."""
+        from lary_envs.controller import EndEffectorController
+
+        return EndEffectorController(
+            self.num_worlds, embodiment=self.task.embodiment, device=str(self.device)
+        )
+
+    def expert(self) -> Expert:
+        """Return the task's scripted expert for these worlds."""
+        from lary_envs.tasks import make_expert
+
+        return make_expert(self.task.name, self)
 
     def close(self) -> None:
         """Free the renderer; the environment must not be used afterwards."""

@@ -136,7 +136,7 @@ def _read_cells(path: Path, column: str, rows: set[int]) -> dict[int, bytes]:
 
 def _check_size(metadata: pq.FileMetaData, group: int) -> None:
     """Raise ValueError if a row group unpacks to more than any that holds images."""
-    # Sizes of single columns are not asked for: of a damaged one that ends the process (seen with pyarrow 26.0.1).
+    # Not the sizes of single columns: asking for that of a damaged one ends the process (pyarrow 26.0.1).
     size = metadata.row_group(group).total_byte_size
     if size > MAX_GROUP_BYTES:
         raise ValueError(f"{size} bytes in row group {group}, of at most {MAX_GROUP_BYTES}")

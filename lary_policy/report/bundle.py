@@ -24,7 +24,7 @@ from lary_policy.report.parts import (
 from lary_policy.scores import Score
 from lary_policy.types import Quarantined
 
-RATE_METRICS = frozenset({"success", "success_at_end", "top1", "top1_macro", "f1_macro"})
+RATE_METRICS = frozenset({"success", "success_at_end", "progress", "top1", "top1_macro", "f1_macro"})
 _ROUNDING = 1e-9  # an interval computed in floating point may miss its own value by this much
 
 ScoreKey = tuple[str | int, ...]

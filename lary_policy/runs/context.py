@@ -33,9 +33,19 @@ from lary_policy.runs.config import Probe, RunConfig
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
-STAGE_VERSIONS = {"data": 4, "extract": 5, "probe": 9, "rollout": 5}
+STAGE_VERSIONS = {"data": 4, "extract": 5, "probe": 10, "rollout": 6}
 STAGES = ("data", "extract", "probe", "rollout", "report")
-PACKAGES = ("torch", "transformers", "timm", "lerobot", "mujoco", "mujoco-warp", "warp-lang", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "timm",
+    "lerobot",
+    "mujoco",
+    "mujoco-warp",
+    "warp-lang",
+    "metaworld",
+    "numpy",
+)
 
 
 @dataclass

@@ -116,7 +116,7 @@ def eval_command(folder: Path, task: str, meta: HeadMeta, context: RunContext) -
     words = [
         "lerobot-eval",
         f"--policy.path={folder}",
-        "--env.type=lary_sim",
+        f"--env.type=lary_{task.rpartition('/')[0] or 'sim'}",  # of a family of tasks, or ours
         f"--env.task={task}",
         f"--env.cameras={json.dumps(list(meta.cameras))}",
         f"--env.image_px={c.image_px}",
@@ -231,7 +231,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    from lary_envs import EndEffectorController, SimEnv
+    from lary_envs import open_world
 
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
@@ -241,12 +241,12 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))
     folder = run_folder(config.output_dir, config.run, "rollout")
-    env = SimEnv(
+    env = open_world(
         config.tasks[0], worlds, cameras=env_config.cameras, image_px=env_config.image_px,
         render_device=device, guard_folder=folder / "diverged", looks=config.looks,
         randomisation=config.rollout_level,
     )  # fmt: skip
-    controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
+    controller = env.controller()
     film = Film(folder / "episodes.mp4", seeds[:FILMED])
     film.restart()  # of an earlier rollout into a folder of this name
 
@@ -263,7 +263,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     try:
         with progress(f"rollout {config.tasks[0]}-{described.type}") as update, intra_op_threads(1):
             episodes = run_waves(
-                env, controller, prepare, seeds, max_steps=env.task.max_steps, film=film,
+                env, controller, prepare, seeds, max_steps=env.max_steps, film=film,
                 stop_at_success=config.stop_at_success, on_progress=update,
             )  # fmt: skip
     finally:
@@ -285,9 +285,13 @@ def _env_config(config: RunConfig, policy: PreTrainedConfig, device: str) -> Lar
             got=f"{shapes or 'no cameras'}",
             fix="Use a policy that was trained on frames of `lary data to-lerobot`.",
         )
+    from lary_envs import task_spec
+
+    task = config.tasks[0]
     return LarySimEnv(
-        task=config.tasks[0], cameras=[name.removeprefix(f"{OBS_IMAGES}.") for name in shapes],
-        image_px=sizes.pop()[0], device=device, looks=config.looks, randomisation=config.rollout_level,
+        task=task, fps=round(task_spec(task).control_hz),
+        cameras=[name.removeprefix(f"{OBS_IMAGES}.") for name in shapes], image_px=sizes.pop()[0],
+        device=device, looks=config.looks, randomisation=config.rollout_level,
     )  # fmt: skip
 
 

@@ -205,7 +205,7 @@ def _measured(row: Result) -> Iterable[Measured]:
     known = [(split, SampleScores.from_dict(raw)) for split, raw in row.get("samples", {}).items()]
     for episodes in [_episodes(row)] if "episodes" in row else []:
         seeds = tuple(str(e.seed) for e in episodes)
-        for metric in ("success", "success_at_end"):
+        for metric in ("success", "success_at_end", "progress"):
             ended = tuple(float(getattr(e, metric)) for e in episodes)
             known.append(("", SampleScores(metric, seeds, seeds, ended)))
     for split, samples in known:

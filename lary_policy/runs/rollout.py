@@ -30,7 +30,7 @@ from lary_policy.scores import Score, success_estimates
 from lary_policy.types import EpisodeResult
 
 if TYPE_CHECKING:
-    from lary_envs import SimEnv
+    from lary_envs import Simulation
 
 FILMED = 4
 RANDOM_SEED = 987_654_321  # of the untrained head; any number that is no training seed
@@ -167,30 +167,27 @@ def _run(
     on_wave: Callable[[tuple[EpisodeResult, ...]], None],
     update: Callable[[int, int], None],
 ) -> None:
-    from lary_envs import EndEffectorController
 
     c = context.config
     worlds = min(c.num_worlds, len(seeds))
     folder = loop.cell(context).folder / "diverged"
     env = _simulated(loop.data).world(worlds, render_device=context.device, guard_folder=folder)
-    controller = EndEffectorController(worlds, embodiment=env.task.embodiment, device=str(env.device))
+    controller = env.controller()
     try:
         prepare = _preparation(context, loop, env)
         with intra_op_threads(1):
             run_waves(
-                env, controller, prepare, seeds, max_steps=env.task.max_steps, film=film,
+                env, controller, prepare, seeds, max_steps=env.max_steps, film=film,
                 stop_at_success=c.stop_at_success, on_wave=on_wave, on_progress=update,
             )  # fmt: skip
     finally:
         env.close()
 
 
-def _preparation(context: RunContext, loop: Loop, env: SimEnv) -> Callable[[Sequence[int]], Wave]:
+def _preparation(context: RunContext, loop: Loop, env: Simulation) -> Callable[[Sequence[int]], Wave]:
     """Load the head once and return how to make the agent of each wave."""
     if loop.job is None:
-        from lary_envs import make_expert
-
-        return lambda seeds: Wave(lambda: ExpertAgent(make_expert(env.task.name, env)), [None] * len(seeds))
+        return lambda seeds: Wave(lambda: ExpertAgent(env.expert()), [None] * len(seeds))
     embodiment, view = loop.data.embodiment, loop.job.view
     encoder = context.shelf.load(view)
     folder = loop.job.cell(context).folder
@@ -272,7 +269,7 @@ def _head_label(context: RunContext, loop: Loop) -> tuple[str, str]:
 
 
 def success_scores(episodes: Sequence[EpisodeResult], **facts: Any) -> list[Score]:
-    """Return the rates of success ever and at the end, with Wilson intervals; `facts` are `Score`'s rest."""
+    """Return success ever and at the end, and the progress, with intervals; `facts` are `Score`'s rest."""
     found = success_estimates(episodes)
     return [
         Score.of(one, stage="rollout", metric=metric, n=len(episodes), **facts)

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from lary_policy.paths import import_modules
-from lary_policy.scores.intervals import Estimate, Interval, wilson_ci
+from lary_policy.scores.intervals import Estimate, Interval, bootstrap_mean_ci, wilson_ci
 from lary_policy.scores.score import Score
 from lary_policy.types import EpisodeResult
 
@@ -166,7 +166,7 @@ class EpisodeOutcomes:
 
 
 def success_estimates(episodes: Sequence[EpisodeResult]) -> dict[str, Estimate]:
-    """Return the rates of success ever and at the end, with Wilson intervals, by metric name.
+    """Return the rates of success ever and at the end (Wilson intervals) and the mean progress, by name.
 
     Raises:
         ShapeError: There are no episodes.
@@ -179,6 +179,11 @@ def _rate(metric: str, outcomes: EpisodeOutcomes, _: ArrayLike) -> dict[str, Est
     return {metric: wilson_ci(hits, len(outcomes.episodes))}
 
 
+def _progress(outcomes: EpisodeOutcomes, clusters: ArrayLike) -> dict[str, Estimate]:
+    return {"progress": bootstrap_mean_ci([episode.progress for episode in outcomes.episodes], clusters)}
+
+
+register_metric(Metric("progress", "progress", True, True, order=32, of=EpisodeOutcomes, estimate=_progress))
 for _name, _label, _order in (("success", "success", 30), ("success_at_end", "success at the end", 31)):
     register_metric(
         Metric(_name, _label, True, True, order=_order, of=EpisodeOutcomes, estimate=partial(_rate, _name))

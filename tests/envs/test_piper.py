@@ -159,7 +159,7 @@ def test_layout_is_left_then_right_without_gripper():
         *("l_x", "l_y", "l_z", "l_roll", "l_pitch", "l_yaw"),
         *("r_x", "r_y", "r_z", "r_roll", "r_pitch", "r_yaw"),
     )
-    layout = Layout(embodiment, ROBOT)
+    layout = Layout(embodiment, ROBOT.sides)
     action = torch.arange(24, dtype=torch.float64).reshape(2, 12) / 24
     arms = layout.to_arms(action)
     torch.testing.assert_close(arms[..., :6].flatten(1), action)

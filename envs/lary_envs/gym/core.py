@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -15,25 +15,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lary_envs.controller import EndEffectorController
-from lary_envs.env import SimEnv
-from lary_envs.robots import Robot
 from lary_envs.tasks import task_spec
+from lary_envs.worlds import open_world
 from lary_policy.actions import Embodiment, load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 from lary_policy.types import DIVERGED, FAILURES, NON_FINITE, OUT_OF_REACH
 
 
-def action_space(layout: Embodiment, robot: Robot, *, relative: bool) -> gymnasium.spaces.Box:
+def action_space(
+    layout: Embodiment, controller: EndEffectorController | SawyerController, *, relative: bool
+) -> gymnasium.spaces.Box:
     """Return the box of one action: workspace (m), +-pi (rad), +-1 (quaternions) and opening 0 to 1.
 
-    Relative positions are bounded by 3 cm and turns by 0.2 rad, the controller's speed limit.
+    Relative positions are bounded by the controller's speed limit, turns by 0.2 rad.
     """
     low, high = np.full(layout.action_dim, -1.0), np.full(layout.action_dim, 1.0)
-    boxes = {arm.side: np.array(arm.workspace_m) for arm in robot.arms}
+    bounds = zip(controller.layout.sides, controller.workspace_bounds, strict=True)
+    boxes = {side: np.array(box) for side, box in bounds}
+    step = controller.max_step_m
     for group in layout.groups:
         index = list(group.indices)
         if group.kind == "position":
-            low[index], high[index] = (-0.03, 0.03) if relative else boxes[group.arm]
+            low[index], high[index] = (-step, step) if relative else boxes[group.arm]
         elif group.kind == "gripper":
             low[index], high[index] = 0.0, 1.0
         elif not group.convention.startswith("quat"):
@@ -54,6 +57,10 @@ def observation_space(
     pixels = gymnasium.spaces.Dict(dict.fromkeys(cameras, frame))
     return gymnasium.spaces.Dict({"pixels": pixels, "agent_pos": state})
 
+
+if TYPE_CHECKING:
+    from lary_envs.controller import EndEffectorController
+    from lary_envs.metaworld import SawyerController
 
 type Observation = dict[str, Any]
 type Mask = NDArray[np.bool_]
@@ -145,16 +152,14 @@ class GymCore:
             raise SimulationError(
                 expected="max_episode_steps of at least 1", got=f"{max_episode_steps}", fix="Choose more."
             )
-        self.sim = SimEnv(
+        self.sim = open_world(
             task, num_worlds, cameras=cameras, image_px=image_px, render_device=device,
             randomisation=randomisation, looks=looks,
         )  # fmt: skip
         self.relative, self.raises = action_mode == "relative", on_failure == "raise"
-        self.controller = EndEffectorController(
-            num_worlds, embodiment=self.spec.embodiment, device=str(self.sim.device)
-        )
+        self.controller = self.sim.controller()
         self._layout = load_embodiment(self.spec.embodiment)
-        self.action_space = action_space(self._layout, self.sim.robot, relative=self.relative)
+        self.action_space = action_space(self._layout, self.controller, relative=self.relative)
         self.observation_space = observation_space(
             self._layout, self.sim.cameras, image_px, flat=flat_observations
         )

@@ -199,6 +199,20 @@ class LarySimEnv(EnvConfig):
         return self.torch_observations
 
 
+@EnvConfig.register_subclass("lary_metaworld")
+@dataclass
+class LaryMetaWorldEnv(LarySimEnv):
+    """One of MetaWorld's tasks, by its whole name or without `metaworld/`; needs the extra `metaworld`."""
+
+    task: str | None = "metaworld/reach-v3"
+    fps: int = 80
+
+    def __post_init__(self) -> None:
+        if "/" not in str(self.task):
+            self.task = f"metaworld/{self.task}"
+        super().__post_init__()
+
+
 @dataclass
 @ProcessorStepRegistry.register("lary_sim_channels_first")
 class ChannelsFirst(ObservationProcessorStep):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gymnasium
 
-from lary_envs.tasks import list_tasks, task_spec
+from lary_envs.tasks import families, list_tasks, task_spec
 
 
 def gym_ids() -> dict[str, str]:
     """Return the gymnasium id of each task."""
-    return {task: f"lary/{task_spec(task).gym_id}-v0" for task in list_tasks()}
+    others = (name for family in families().values() for name in family.specs())
+    return {task: f"lary/{task_spec(task).gym_id}-v0" for task in (*list_tasks(), *others)}
 
 
 def register_envs() -> None:

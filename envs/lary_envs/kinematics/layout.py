@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lary_envs.robots import Robot
 from lary_policy.actions import ActionGroup, Embodiment, convert_rotation
 from lary_policy.errors import EmbodimentError
 
@@ -18,21 +19,25 @@ class Layout:
     An arm pose is x, y, z (m), roll, pitch, yaw (extrinsic xyz, rad) and the gripper's opening (1 for arms
     without one).
 
+    Args:
+        embodiment: The action layout.
+        sides: The robot's arms in order: `single`, or `left` and `right`.
+
     Raises:
         EmbodimentError: An action group belongs to an arm that the robot does not have.
     """
 
-    def __init__(self, embodiment: Embodiment, robot: Robot) -> None:
-        sides = [arm.side for arm in robot.arms]
+    def __init__(self, embodiment: Embodiment, sides: Sequence[str]) -> None:
+        self.sides = tuple(sides)
         for group in embodiment.groups:
             if group.arm not in sides:
                 raise EmbodimentError(
                     expected=f"action groups of the arms {', '.join(sides)}",
                     got=f"group '{group.name}' of arm '{group.arm}'",
-                    fix=f"Correct configs/embodiment/{embodiment.name}.yaml or robot '{robot.name}'.",
+                    fix=f"Correct configs/embodiment/{embodiment.name}.yaml or its robot.",
                 )
         self.action_dim, self.num_arms = embodiment.action_dim, len(sides)
-        self._groups = [(group, sides.index(group.arm)) for group in embodiment.groups]
+        self._groups = [(group, self.sides.index(group.arm)) for group in embodiment.groups]
 
     def to_arms(self, actions: Tensor) -> Tensor:
         """Return poses `[..., A, 7]` of actions `[..., a]`, in their dtype and on their device."""

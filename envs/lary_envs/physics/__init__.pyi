@@ -2,6 +2,7 @@ from .batch import POSE_FIELDS as POSE_FIELDS
 from .batch import BatchPhysics as BatchPhysics
 from .batch import Bounded as Bounded
 from .batch import Physics as Physics
+from .batch import Posed as Posed
 from .batch import make_physics as make_physics
 from .measure import GOAL_BODIES as GOAL_BODIES
 from .measure import Measurement as Measurement

@@ -29,8 +29,8 @@ _FIELDS = (
 _STAGE_NONE = mujoco.mjtStage.mjSTAGE_NONE.value
 
 
-class Physics(Protocol):
-    """Stepping w copies of one model.
+class Posed(Protocol):
+    """Where everything is in w copies of one model.
 
     Attributes:
         device: Where the fields are.
@@ -39,6 +39,13 @@ class Physics(Protocol):
 
     device: torch.device
     vary: tuple[str, ...]
+
+    def field(self, name: str) -> Tensor:
+        """Return a live view `[w, ...]` of a field of MjData, or of a model field named in `vary`."""
+
+
+class Physics(Posed, Protocol):
+    """Stepping w copies of one model."""
 
     def reset(
         self, qpos: Tensor, mocap_pos: Tensor, mocap_quat: Tensor, ctrl: Tensor, worlds: Tensor | None = None
@@ -51,9 +58,6 @@ class Physics(Protocol):
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
         """Advance with `[w, nu]` commands; body, geom and camera poses are current afterwards."""
-
-    def field(self, name: str) -> Tensor:
-        """Return a live view `[w, ...]` of a field of MjData, or of a model field named in `vary`."""
 
 
 @runtime_checkable

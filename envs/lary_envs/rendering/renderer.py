@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lary_envs.devices import launches_on, torch_device
-from lary_envs.physics import Physics, WarpPhysics
+from lary_envs.physics import Posed, WarpPhysics
 from lary_envs.rendering.tracer import Tracer, copying_tracer, sharing_tracer, view_fields
 
 _GROUP_WORLDS = 8  # of a CPU launch: small enough to share among threads, large enough to hide the launch
@@ -50,11 +50,11 @@ class RayTracer:
         self.device = torch_device(device)
         self._model, self._num_worlds, self._cameras, self._image_px = model, num_worlds, cameras, image_px
         self._threads = num_threads or os.cpu_count() or 1
-        self._physics: Physics | None = None
+        self._physics: Posed | None = None
         self._tracers: list[Tracer] = []
         self._pool: ThreadPoolExecutor | None = None
 
-    def render(self, physics: Physics, worlds: Sequence[int] | Tensor | None = None) -> Tensor:
+    def render(self, physics: Posed, worlds: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return uint8 RGB `[n, c, h, w, 3]` of the n given worlds (all by default) on the render device.
 
         The frames are the caller's own: the next call does not change them.
@@ -77,10 +77,10 @@ class RayTracer:
         self._pool, self._physics = None, None
         self._tracers.clear()
 
-    def _shares(self, physics: Physics) -> bool:
+    def _shares(self, physics: Posed) -> bool:
         return isinstance(physics, WarpPhysics) and physics.device == self.device
 
-    def _attach(self, physics: Physics) -> None:
+    def _attach(self, physics: Posed) -> None:
         """Make tracers for the worlds of one engine."""
         self.close()
         self._physics = physics
@@ -96,7 +96,7 @@ class RayTracer:
             tracer.build()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def _render_copies(self, physics: Physics, index: Tensor) -> Tensor:
+    def _render_copies(self, physics: Posed, index: Tensor) -> Tensor:
         index = index.to(physics.device)
         seen = {name: physics.field(name)[index] for name in view_fields(physics.vary)}
         size = self._tracers[0].num_worlds

@@ -57,6 +57,11 @@ class Robot:
         return (*self.cameras, *self.wrist_cameras)
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """Which arms there are, in order."""
+        return tuple(arm.side for arm in self.arms)
+
+    @property
     def num_actuators(self) -> int:
         """Length of `ctrl`."""
         return sum(len(arm.joints) + (arm.gripper is not None) for arm in self.arms)

@@ -2,9 +2,11 @@ from .expert import Expert as Expert
 from .expert import make_expert as make_expert
 from .phases import Phase as Phase
 from .phases import both as both
+from .spec import Family as Family
 from .spec import Placement as Placement
 from .spec import Task as Task
 from .spec import TaskSpec as TaskSpec
+from .spec import families as families
 from .spec import list_tasks as list_tasks
 from .spec import register_task as register_task
 from .spec import task_entry as task_entry

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lary_policy.errors import SimulationError, UnknownNameError
 
@@ -33,13 +33,14 @@ class TaskSpec:
     hold_s: float  # seconds for which the condition must hold without a break
     control_hz: float = 20.0  # control steps a second
     embodiment: str = "arm7"  # name of the action layout; it decides which robot stands in the scene
+    views: tuple[str, ...] = ()  # cameras of a scene that others made
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras of the scene."""
         from lary_envs.robots import robot_of
 
-        return robot_of(self.embodiment).camera_names
+        return self.views or robot_of(self.embodiment).camera_names
 
     @property
     def hold_steps(self) -> int:
@@ -154,4 +155,31 @@ def task_spec(name: str) -> TaskSpec:
     Raises:
         UnknownNameError: There is no such task; the message lists the known ones.
     """
-    return _declared()[name][1] if name in _declared() else task_entry(name).spec
+    if name in _declared():
+        return _declared()[name][1]
+    family = families().get(name.partition("/")[0])
+    if family is not None and name in family.specs():
+        return family.specs()[name]
+    if name not in _TASKS:
+        raise UnknownNameError(
+            "task", name, (*list_tasks(), *(n for f in families().values() for n in f.specs()))
+        )
+    return _TASKS[name].spec
+
+
+class Family(Protocol):
+    """Tasks that others made, called `<family>/<name>`: `FAMILY` of `lary_envs/<family>/family.py`."""
+
+    def specs(self) -> Mapping[str, TaskSpec]:
+        """Return every task by its whole name, without importing what they are made of."""
+
+    def open(self, spec: TaskSpec, num_worlds: int, /, **settings: Any) -> Any:
+        """Return worlds of a task with the attributes and methods of `lary_envs.SimEnv`."""
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """Return the families of tasks that others made, by name."""
+    places = Path(__file__).parents[1].glob("*/family.py")
+    names = sorted(place.parent.name for place in places)
+    return {name: importlib.import_module(f"lary_envs.{name}.family").FAMILY for name in names}

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
 from lary_envs.randomisation import LEVELS
-from lary_envs.tasks import make_expert, task_spec
+from lary_envs.tasks import task_spec
+from lary_envs.worlds import Simulation, open_world
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class ExpertRate:
     max_steps: int  # the slowest of them
 
 
-def play_expert(env: SimEnv, seeds: Sequence[int]) -> Iterator[int]:
+def play_expert(env: Simulation, seeds: Sequence[int]) -> Iterator[int]:
     """Reset `env` and run its expert to the end of the episode; yields the number of steps done so far."""
-    controller = EndEffectorController(env.num_worlds, embodiment=env.task.embodiment)
+    controller, expert = env.controller(), env.expert()
     env.reset(seeds)
     controller.reset(env.joints())
-    expert = make_expert(env.task.name, env)
+    expert.reset()
     target = controller.pose()
     yield 0
-    for step in range(env.task.max_steps):
+    for step in range(env.max_steps):
         target = expert.act(target)
         env.step(controller.command(target))
         yield step + 1
@@ -44,11 +44,11 @@ def play_expert(env: SimEnv, seeds: Sequence[int]) -> Iterator[int]:
 
 def measure_expert(task: str, seeds: Sequence[int], *, randomisation: str = "none") -> ExpertRate:
     """Run the expert once for every seed, all together."""
-    env = SimEnv(task, len(seeds), randomisation=randomisation)
-    first = torch.full((len(seeds),), env.task.max_steps + 1)
+    env = open_world(task, len(seeds), randomisation=randomisation)
+    first = torch.full((len(seeds),), env.max_steps + 1)
     for step in play_expert(env, seeds):
         first = torch.where(env.success() & (first > step), step, first)
-    good = first[first <= env.task.max_steps]
+    good = first[first <= env.max_steps]
     median, slowest = (int(good.median()), int(good.max())) if len(good) else (0, 0)
     return ExpertRate(task, len(seeds), len(good), int(env.success().sum()), median, slowest)
 

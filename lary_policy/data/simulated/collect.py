@@ -21,7 +21,15 @@ from lary_policy.data.simulated.writer import (
     write_episode,
 )
 from lary_policy.errors import DatasetError
-from lary_policy.paths import exclusive, foreign_file, is_vacant, lock_beside, read_json, write_json
+from lary_policy.paths import (
+    exclusive,
+    foreign_file,
+    is_vacant,
+    lock_beside,
+    read_json,
+    safe_name,
+    write_json,
+)
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -52,11 +60,11 @@ class ExpertSession:
     """
 
     def __init__(self, config: Mapping[str, Any], num_worlds: int, render_device: str) -> None:
-        from lary_envs import EndEffectorController, SimEnv
+        from lary_envs import open_world
 
-        self._task, self._noise = config["task"], config["noise"]
-        self._env = SimEnv(
-            self._task,
+        self._noise = config["noise"]
+        self._env = open_world(
+            config["task"],
             num_worlds,
             cameras=tuple(config["cameras"]),
             image_px=config["image_px"],
@@ -65,7 +73,7 @@ class ExpertSession:
             randomisation=config.get("randomisation", "none"),
             physics="mujoco",  # the same demonstrations on every machine
         )
-        self._controller = EndEffectorController(num_worlds, embodiment=self._env.task.embodiment)
+        self._controller = self._env.controller()
 
     def record(
         self, jobs: Sequence[EpisodeJob], form: DemonstrationLayout, *, every_step: bool = False
@@ -77,13 +85,11 @@ class ExpertSession:
             form: Layout of the dataset.
             every_step: Take frames and states at every control step, not only at chunk boundaries.
         """
-        from lary_envs import make_expert
-
         idle = self._env.num_worlds - len(jobs)
         seeds = [job.seed for job in jobs] + [jobs[-1].seed] * idle
         self._env.reset(seeds)
         self._controller.reset(self._env.joints())
-        expert = make_expert(self._task, self._env)
+        expert = self._env.expert()
         expert.reset()
         disturbance = Disturbance(
             seeds,
@@ -215,7 +221,7 @@ def _config(
 
     spec = task_spec(task)
     return {
-        "dataset": task,
+        "dataset": safe_name(task),
         "task": task,
         "embodiment": spec.embodiment,
         "control_hz": spec.control_hz,

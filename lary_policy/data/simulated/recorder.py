@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lary_policy.types import FAILURES
+
 if TYPE_CHECKING:
-    from lary_envs import EndEffectorController, Expert, SimEnv
+    from lary_envs import EndEffectorController, Expert, Simulation
+    from lary_envs.metaworld import SawyerController
 
 HOLD_STEPS = (3, 6)  # an offset is held this long: a single step would be filtered by the arm's own inertia
 PROBABILITY = 0.5  # of a disturbance at the start of a chunk that follows an undisturbed one
@@ -131,8 +134,8 @@ class Recording:
 
 
 def record_episodes(
-    env: SimEnv,
-    controller: EndEffectorController,
+    env: Simulation,
+    controller: SawyerController | EndEffectorController,
     expert: Expert,
     jobs: Sequence[EpisodeJob],
     disturbance: Disturbance,
@@ -157,7 +160,7 @@ def record_episodes(
     last = controller.pose()
     recordings = [Recording(job, last[i].clone()) for i, job in enumerate(jobs)]
     running = list(range(len(jobs)))
-    limit = env.task.max_steps // stride * stride
+    limit = env.max_steps // stride * stride
     for step in range(limit + 1):
         if every_step or step % stride == 0:
             _take_frames(env, [recordings[i] for i in running], running)
@@ -171,7 +174,7 @@ def record_episodes(
         disturbed = offset.flatten(1).any(-1)
         to_arms, to_action = env.layout.to_arms, env.layout.to_action
         target = to_action(to_arms(clean) + offset) if bool(disturbed.any()) else clean
-        refused = controller.check(target)
+        refused = [FAILURES[code] for code in controller.check_codes(target).tolist()]
         env.step(controller.command(target))
         last = torch.where(disturbed.unsqueeze(-1), controller.pose(), target)
         success, diverged = env.success(), env.diverged()
@@ -193,7 +196,7 @@ def _is_over(recording: Recording, step: int, stride: int, limit: int) -> bool:
     return done or step >= limit or bool(recording.failure)
 
 
-def _take_frames(env: SimEnv, recordings: Sequence[Recording], worlds: Sequence[int]) -> None:
+def _take_frames(env: Simulation, recordings: Sequence[Recording], worlds: Sequence[int]) -> None:
     frames, states = env.frames(list(worlds)).cpu(), env.proprio()
     scene = {name: values.cpu() for name, values in env.state().items()}
     for recording, views, world in zip(recordings, frames, worlds, strict=True):

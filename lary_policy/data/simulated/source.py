@@ -22,7 +22,7 @@ from lary_policy.errors import ConfigError, DatasetError
 from lary_policy.paths import read_json
 
 if TYPE_CHECKING:
-    from lary_envs import SimEnv
+    from lary_envs import Simulation
 
 _SAME = ("dataset", "embodiment", "stride", "cameras")  # what goals share with the demonstrations
 
@@ -196,7 +196,7 @@ class SimulatedSource:
         render_device: str = "cpu",
         physics: str = "auto",
         guard_folder: Path | None = None,
-    ) -> SimEnv:
+    ) -> Simulation:
         """Open worlds of the task that look as the goals (or, without those, the demonstrations) do.
 
         Args:
@@ -215,9 +215,9 @@ class SimulatedSource:
                 got=f"{self.root}, whose {layout.DATASET_FILE} names none",
                 fix="Pass the folder of demonstrations that `lary data env=<task>` collected.",
             )
-        from lary_envs import SimEnv
+        from lary_envs import open_world
 
-        return SimEnv(
+        return open_world(
             self.task,
             num_worlds,
             cameras=self.spec.cameras,

@@ -1,0 +1,9 @@
+from .controller import SawyerController as SawyerController
+from .expert import SawyerExpert as SawyerExpert
+from .family import FAMILY as FAMILY
+from .family import MetaWorldFamily as MetaWorldFamily
+from .simulator import VERSION as VERSION
+from .simulator import make_simulator as make_simulator
+from .simulator import simulator_class as simulator_class
+from .views import GoalScene as GoalScene
+from .world import MetaWorldEnv as MetaWorldEnv
