@@ -107,6 +107,11 @@ class Tally:
         done = self._done.total()
         return f"{done} of {max(done, sum(self.planned.values()))}"
 
+    @property
+    def computed(self) -> int:
+        """How many of the finished steps this run computed itself."""
+        return self._computed.total()
+
     def count(self, description: str, *, computed: bool = True) -> None:
         """Count a finished step; one that an earlier run had finished cost nothing."""
         kind = description.partition(" ")[0]

@@ -193,12 +193,31 @@ def test_a_csv_without_a_needed_column_is_refused_by_name(outputs, capsys):
     assert snapshot(outputs / "cache") == before
 
 
+def test_a_folder_without_a_lerobot_dataset_is_not_taken_for_a_damaged_one(tmp_path, capsys):
+    assert cli.main(["suite", "source=lerobot", f"root={tmp_path / 'typo'}", f"output_dir={tmp_path}"]) == 2
+    assert "Name the folder that holds meta/ and data/" in capsys.readouterr().err
+
+
 def test_an_unknown_encoder_prints_the_valid_ones(outputs, capsys):
     assert lary("extract", "env=reach", "encoder=dinov2-smal", f"output_dir={outputs}") == 2
     said = capsys.readouterr().err
     assert "UnknownNameError" in said
     assert "Did you mean 'dinov2-small'?" in said
     assert "efficientnet-lite0" in said
+
+
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [
+        ("encoder", "Write encoder=<value>."),
+        ("--hlep", "see --help"),
+        ("encoders=[pixels", "Close every bracket of encoders"),
+        ("demos.train=abc", "expected a value that fits demos.train"),
+    ],
+)
+def test_a_slip_of_the_fingers_is_told_what_to_type(word, fix, capsys):
+    assert lary("probe", "env=reach", word) == 2
+    assert fix in capsys.readouterr().err
 
 
 def test_absent_weights_say_how_to_get_them_and_random_ones_are_not_taken(

@@ -29,16 +29,20 @@ def test_interrupt_ends_within_two_seconds_and_names_the_command(way):
         "cli._run = busy\n"
         "sys.exit(cli.main(['suite', 'env=reach', 'out=a b']))\n"
     )
-    started = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert started.stdout is not None
-    assert started.stdout.readline() == "up\n"
-    time.sleep(0.1)
-    begun = time.monotonic()
-    os.kill(started.pid, signal.SIGINT)
-    _, said = started.communicate(timeout=10)
-    assert time.monotonic() - begun < 2.0
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "up\n"
+            time.sleep(0.1)
+            begun = time.monotonic()
+            os.kill(started.pid, signal.SIGINT)
+            _, said = started.communicate(timeout=10)
+            took = time.monotonic() - begun
+        finally:
+            started.kill()  # it would never end by itself
+    assert took < 2.0
     assert started.returncode == 130
     assert "lary suite env=reach 'out=a b'" in said
     assert said.count("stopped") == 1

@@ -50,9 +50,8 @@ def typed(arguments: Sequence[str], known: Sequence[str]) -> Settings:
         key, separator, text = argument.partition("=")
         key = key.lstrip("+~")
         if not separator:
-            raise ConfigError(
-                expected="an override of the form key=value", got=f"'{argument}'", fix="Example: env=reach."
-            )
+            fix = f"Write {key}=<value>." if key in known else "Example: env=reach; see --help."
+            raise ConfigError(expected="an override of the form key=value", got=f"'{argument}'", fix=fix)
         first = key.partition(".")[0]
         if first not in known or _misspelt(key):
             raise unknown_setting(key, known)
@@ -111,7 +110,9 @@ def _value(key: str, text: str) -> Any:
         raise ConfigError(
             expected=f"a value for {key}: a word, number, [list] or {{key: value}}",
             got=f"{text} ({first})",
-            fix=f"""Quote it twice: '{key}="{text}"'.""",
+            fix=f"Close every bracket of {key}, and quote the whole of it once."
+            if text.startswith(("[", "{"))
+            else f"""Quote it twice: '{key}="{text}"'.""",
         ) from error
     if override.is_sweep_override():
         raise ConfigError(

@@ -375,8 +375,11 @@ def named_cause(error: Exception, schema: type) -> LaryPolicyError:
     below: BaseException | None = error
     while below is not None and not isinstance(below, LaryPolicyError):
         below = below.__cause__ or below.__context__
+    where = ".".join(getattr(error, "key_path", ()))
     return below or ConfigError(
-        expected="fields " + ", ".join(f.name for f in fields(schema)),
+        expected=f"a value that fits {where}"
+        if where
+        else "fields " + ", ".join(f.name for f in fields(schema)),
         got=str(error),
         fix="`lary <verb> --help` lists every setting with its type.",
     )

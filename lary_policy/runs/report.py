@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lary_policy.report import (
@@ -96,6 +96,7 @@ def report_everything(output_dir: Path) -> Path:
             older += key in rows
             rows[key] = row
         getattr(results, stage).extend(rows.values())
+    results.rollout = list(_per_loop(results.rollout))
     if older:
         results.notes.append(
             f"{older} older results of the same measurements with other settings are left out."
@@ -107,6 +108,19 @@ def report_everything(output_dir: Path) -> Path:
     )
     point_latest(output_dir, folder)
     return page
+
+
+def _per_loop(rows: Sequence[Result]) -> Iterator[Result]:
+    """Yield rollouts, the expert's once for each mode and target of its task: it is the same in all."""
+    loops: dict[str, dict[tuple[str, str], None]] = {}
+    for row in rows:
+        if row["head"] != "expert":
+            loops.setdefault(row["task"], {})[row["mode"], row["target"]] = None
+    for row in rows:
+        own = (row["mode"], row["target"])
+        for mode, target in loops.get(row["task"], {own: None}) if row["head"] == "expert" else (own,):
+            asked = {"mode": mode, "target": target}
+            yield {**row, **asked, "scores": [{**score, **asked} for score in row["scores"]]}
 
 
 def report_bundle(

@@ -31,9 +31,7 @@ from lary_policy.runs.rollout import loops_of, run_rollout
 from lary_policy.runs.rows import missing_rows
 
 _BELOW = 4  # levels of an output folder that hold files of ours: shards are in cache/latents/<store>/shards
-PAGE_SHARE = (
-    0.05  # of a run's time, at most, goes into rewriting its page: cells of seconds come by the hundred
-)
+PAGE_SHARE = 0.05  # of a run's time, at most, goes into rewriting its page: cells may end every second
 # Of the report, of files and of tasks.
 TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}
 
@@ -125,10 +123,10 @@ class Page:
     _due: float = 0.0
 
     def refresh(self, tally: Tally) -> None:
-        """Rewrite the page, unless writing it has lately taken more than a twentieth of the time."""
+        """Rewrite the page, unless nothing new was computed or writing has taken a twentieth of the time."""
         started = time.monotonic()
         wanted = self.until == "report" and is_main_process() and not self.results.finished_only
-        if not wanted or started < self._due:
+        if not wanted or not tally.computed or started < self._due:
             return
         self.results.pending = tally.far
         first = self.path is None

@@ -103,7 +103,8 @@ class LeRobotFiles:
             DatasetError: It is missing, incomplete, or of another format.
             UnsafePathError: A file would lie outside the folder.
         """
-        info = read_json(root / INFO)
+        fix = "Name the folder that holds meta/ and data/ of a dataset; if it is this one, restore the file."
+        info = read_json(root / INFO, fix=fix)
         require_format(root, info)
         fix = "Download the dataset again, or write it anew with LeRobot; finalize() is part of that."
         with foreign_file("info, episodes and tasks of a LeRobot dataset", root / "meta", fix):
