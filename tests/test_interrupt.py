@@ -27,7 +27,8 @@ def test_interrupt_ends_within_two_seconds_and_names_the_command(way):
         "    print('up', flush=True)\n"
         f"    {WAYS[way]}\n"
         "cli._run = busy\n"
-        "sys.exit(cli.main(['suite', 'env=reach', 'out=a b']))\n"
+        "sys.argv = ['lary', 'suite', 'env=reach', 'out=a b']\n"
+        "sys.exit(cli.main())\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

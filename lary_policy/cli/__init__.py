@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 something found wrong, 2 wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with prompt_interrupts(how_to_go_on(words)):
+        # A process of somebody else's, who calls this with words, is not ended.
+        with prompt_interrupts(how_to_go_on(words)) if argv is None else contextlib.nullcontext():
             code = _run(words)
             sys.stdout.flush()
     except KeyboardInterrupt:

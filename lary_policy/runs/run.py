@@ -191,7 +191,7 @@ def planned(context: RunContext, until: str) -> dict[str, int]:
             count[stage] += number
     if not context.data and "probe" in stages:
         many, seeds = len(config.encoders), len(config.every_seed)
-        probes = config.probes_for("native", ("actions", "classes"), "pairs")
+        probes = config.probes_for("native", ("actions", "classes", "scene"), "pairs")
         heads = [sum(loop.uses(probe) for probe in probes) * many * seeds for loop in config.loops]
         count |= {"extract": many, "probe": len(probes) * many * seeds}
         count["rollout"] = sum(2 + number if number else 1 for number in heads)

@@ -25,8 +25,9 @@ def camel(name: str) -> str:
 
 
 def test_every_task_has_an_id_made_of_robot_and_task():
-    assert set(IDS) == set(list_tasks())
-    for task, gym_id in IDS.items():
+    assert set(IDS) >= set(list_tasks())
+    for task in list_tasks():
+        gym_id = IDS[task]
         robot, name = camel(robot_of(task_spec(task).embodiment).name.rstrip("s")), camel(task)
         assert gym_id == f"lary/{name if name.startswith(robot) else robot + name}-v0"
 

@@ -115,7 +115,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, root, monkeypat
                 raise KeyboardInterrupt
             return super().__call__(images)
 
-    monkeypatch.setattr("lary_policy.policy.cache.build.BATCH_SIZE", 10)
+    monkeypatch.setattr("lary_policy.policy.cache.build.good_batch_size", lambda device: 10)
     monkeypatch.setattr(sys.modules["lary_policy.latents.writer"], "SHARD_BYTES", 10 * 24)
     with pytest.raises(KeyboardInterrupt):
         build_cache(meta_of(root), CachePlan(CAMERAS), Stops(), tmp_path)

@@ -120,7 +120,7 @@ def test_an_interrupted_run_says_so_and_goes_on_to_the_same_result(tmp_path, lar
 
     monkeypatch.setattr(source_probe, "fit", stopped)
     assert lary("suite", "calvin") == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "type the same again" in capsys.readouterr().err
     assert epochs == [1]
     monkeypatch.undo()
     assert lary("report", "calvin") == 2
