@@ -125,7 +125,7 @@ def test_an_interrupted_run_says_so_and_goes_on_to_the_same_result(tmp_path, lar
     monkeypatch.undo()
     assert lary("report", "calvin") == 2
     assert "not finished: probe calvin-lary-pixels" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out/run/report.html").exists()
+    assert "This run goes on" in (tmp_path / "out/run/report.html").read_text()  # of the stopped run
     assert lary("suite", "calvin") == 0
     continued = [(s["metric"], s["value"]) for s in scores(tmp_path)]
     assert "Not finished" not in page(tmp_path)

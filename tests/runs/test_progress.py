@@ -65,7 +65,9 @@ def test_a_report_without_settings_holds_everything_finished(copy, capsys):
     assert cli.main(["report", f"output_dir={copy.output_dir}"]) == 0
     page = Path(capsys.readouterr().out.strip())
     found = json.loads((page.parent / "report.json").read_text())
-    assert sorted(map(str, found)) == sorted(str(s.to_dict()) for s in copy.outcome.results.scores())
+    # Other tests may have asked more questions of the same demonstrations; none is lost, none stands twice.
+    assert {str(s.to_dict()) for s in copy.outcome.results.scores()} <= set(map(str, found))
+    assert len(set(map(str, found))) == len(found)
 
 
 def test_probes_are_compared_on_the_same_samples(tiny):
