@@ -1,5 +1,6 @@
 """Damage to files: single bits, stretches of bytes, and what each format is made of; all from given dice."""
 
+import csv
 import io
 import json
 import random
@@ -149,3 +150,18 @@ def of_zip(data: bytes, rng: random.Random) -> bytes:
         for name, content in members:
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def swap(first, second):
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+
+
+def relabel(path):
+    rows = list(csv.DictReader(path.open()))
+    rows[0]["label"] = "Down" if rows[0]["label"] != "Down" else "Up"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import nn
 
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import UnknownNameError, look_up
 from lary_policy.heads.objective import Objective
 from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.paths import import_modules
@@ -116,9 +116,7 @@ def head_kind(name: str) -> HeadKind:
     Raises:
         UnknownNameError: There is none of that name; the message lists the known ones.
     """
-    if name not in head_kinds():
-        raise UnknownNameError("head kind", name, head_kinds())
-    return head_kinds()[name]
+    return look_up("head kind", name, head_kinds())
 
 
 def build_module(

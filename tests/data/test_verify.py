@@ -1,12 +1,12 @@
 """Every source of the registry can be checked, and what we wrote is found changed, whatever changed in it."""
 
-import csv
 import shutil
 
 import numpy as np
 import pytest
 from larybench_files import make_calvin, make_libero
 from lerobot_files import write_lerobot
+from mutations import relabel, swap
 from PIL import Image
 from video_files import moving_square, write_video
 
@@ -46,21 +46,6 @@ def flip(path, place):
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
-
-
-def swap(first, second):
-    one, two = first.read_bytes(), second.read_bytes()
-    first.write_bytes(two)
-    second.write_bytes(one)
-
-
-def relabel(path):
-    rows = list(csv.DictReader(path.open()))
-    rows[0]["label"] = "Down" if rows[0]["label"] != "Down" else "Up"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def integers(path):

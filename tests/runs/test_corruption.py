@@ -1,6 +1,5 @@
 """Any file that we write, changed into another valid one, is found and named by `lary data verify`."""
 
-import csv
 import json
 import os
 import shutil
@@ -8,6 +7,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mutations import relabel, swap
 
 from lary_policy.cli.verify import verify_outputs
 from lary_policy.data.integrity import write_checksums
@@ -44,21 +44,6 @@ def entry(path, change):
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
-
-
-def swap(first, second):
-    one, two = first.read_bytes(), second.read_bytes()
-    first.write_bytes(two)
-    second.write_bytes(one)
-
-
-def relabel(path):
-    rows = list(csv.DictReader(path.open()))
-    rows[0]["label"] = "Down" if rows[0]["label"] != "Down" else "Up"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def nudge(path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.actions import list_action_targets
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import look_up
 from lary_policy.paths import import_modules
 from lary_policy.scores import name_mode
 
@@ -74,6 +74,4 @@ def find_question(name: str) -> Question:
     Raises:
         UnknownNameError: There is none of that name; the message lists the known ones.
     """
-    if name not in list_questions():
-        raise UnknownNameError("probe mode", name, tuple(list_questions()))
-    return list_questions()[name]
+    return look_up("probe mode", name, list_questions())

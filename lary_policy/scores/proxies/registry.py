@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import look_up
 from lary_policy.paths import import_modules
 
 
@@ -60,6 +60,4 @@ def find_proxy(name: str) -> Proxy:
     Raises:
         UnknownNameError: There is none of that name; the message lists the known ones.
     """
-    if name not in list_proxies():
-        raise UnknownNameError("proxy", name, tuple(list_proxies()))
-    return list_proxies()[name]
+    return look_up("proxy", name, list_proxies())
