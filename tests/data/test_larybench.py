@@ -279,7 +279,7 @@ def test_d20_libero_runs_under_one_name_from_end_to_end(bench):
 
 @pytest.mark.parametrize(
     ("key", "split", "rows", "frames"),
-    [("calvin", "val", 12, 15), ("agibotbeta", "unseen", 8, 12), ("robocoin", "unseen", 18, 24)],
+    [("calvin", "val", 12, 15), ("agibotbeta", "unseen", 24, 36), ("robocoin", "unseen", 18, 24)],
 )
 def test_d31_frames_that_pairs_share_count_once(bench, key, split, rows, frames):
     """Defect D31: the reference loads and encodes two frames a row; chained pairs share theirs."""

@@ -102,6 +102,10 @@ PROBE = """
     ids = [f"{n:064x}" for n in range(1536)]
     store = LatentStore.open(Path(sys.argv[1]))
     epoch(store.read(ids[:32]), 16)  # all libraries are loaded
+    before = held()
+    touched = torch.ones(32 << 18)  # 32 MiB
+    assert held() - before > 16, "this kernel does not report RssAnon as it grows"
+    del touched
     seen, done = [held()], threading.Event()
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -123,7 +127,10 @@ def test_memory_stays_flat_while_probing_a_store_larger_than_its_budget(tmp_path
     command = [sys.executable, "-c", textwrap.dedent(PROBE), str(tmp_path), str(budget)]
     # What glibc keeps for each thread, up to 64 MiB, differs from run to run.
     one_arena = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=one_arena)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=one_arena)
+    if "does not report RssAnon" in done.stderr:
+        pytest.skip("this kernel does not report RssAnon as it grows")
+    assert done.returncode == 0, done.stderr
     grown, size = map(float, done.stdout.split())
     assert size == 96
     assert least <= grown < most, f"{grown:.0f} MiB more"
