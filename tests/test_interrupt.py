@@ -21,7 +21,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_interrupt_ends_within_two_seconds_and_names_the_command(way):
     code = (
-        "import atexit, hashlib, sys, time\n"
+        "import atexit, hashlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored below a shell's `&`
         "from lary_policy import cli\n"
         "def busy(arguments):\n"
         "    print('up', flush=True)\n"
