@@ -7,8 +7,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 from lary_policy.data.larybench.sample import moving_square
+from lary_policy.frames import decode_frames
 
 __all__ = ["decode_all", "moving_square", "write_video"]
 
@@ -40,3 +42,12 @@ def decode_all(path: Path) -> np.ndarray:
     """Decode every frame in order, the plain way."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def read_clip(row):
+    """Decode the frames of a row of clips to uint8 `[t h w 3]`; the first that does not decode is raised."""
+    images = decode_frames(row.frames())
+    for image in images:
+        if isinstance(image, Exception):
+            raise image
+    return torch.stack(images)

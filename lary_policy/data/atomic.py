@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_THRESHOLD_M = 0.01  # 4 cm/s over a chunk of 0.25 s: slower than any deliberate motion of the experts
 DEFAULT_GRIPPER_THRESHOLD = 0.25  # fraction of the full opening
-OPEN, CLOSE, NO_LABEL = "Open", "Close", ""
+OPEN, CLOSE = "Open", "Close"
 
 # World frame of the package: x forward, y left, z up. Word for sign +1 and for sign -1 of each axis.
 _AXES = (("Forward", "Backward"), ("Left", "Right"), ("Up", "Down"))
@@ -87,26 +87,17 @@ def derive_primitives(
         )
     signs = torch.where(displacement_m.abs() >= threshold_m, displacement_m.sign(), torch.zeros(()))
     labels = [direction_name((int(x), int(y), int(z))) for x, y, z in signs.tolist()]
-    changes = gripper_change.tolist()
     return tuple(
-        _label(name, change, gripper_threshold) for name, change in zip(labels, changes, strict=True)
+        label if abs(change) < gripper_threshold else OPEN if change > 0 else CLOSE
+        for label, change in zip(labels, gripper_change.tolist(), strict=True)
     )
-
-
-def _label(direction: str, gripper_change: float, threshold: float) -> str:
-    if abs(gripper_change) < threshold:
-        return direction
-    return OPEN if gripper_change > 0 else CLOSE
 
 
 def arm_motions(embodiment: Embodiment, moved: Tensor, commanded: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Split changes of state and command into displacement `[N, 3]` and gripper change `[N]` of each arm.
 
-    Args:
-        embodiment: Layout of both.
-        moved: Measured change of each chunk, `[N, a]`.
-        commanded: Change of the commanded action over each chunk, `[N, a]`; its grippers are used (zeros
-            where an arm has none).
+    `moved` is the measured change of each chunk, `[N, a]`; of `commanded`, the change of the commanded action
+    over it, `[N, a]`, the grippers are used (zeros where an arm has none).
     """
     motions: dict[str, tuple[Tensor, Tensor]] = {}
     for group in embodiment.groups:
@@ -128,10 +119,7 @@ def label_arms(
     """Label each chunk by the motions of one or two arms, as `arm_motions` returns them.
 
     With two arms the label is that of the arm whose tool moved further, or whose gripper changed, prefixed by
-    its side.
-
-    Raises:
-        ShapeError: See `derive_primitives`.
+    its side. ShapeError as in `derive_primitives`.
     """
     labels = {
         side: derive_primitives(
@@ -186,10 +174,6 @@ class AtomicSource:
 
     A segment and its twin belong to the recording they were cut from, so they are in the same split.
 
-    Args:
-        source: A source of pairs with actions.
-        config: How segments are cut and labelled.
-
     Raises:
         DatasetError: The source has no actions.
     """
@@ -206,11 +190,7 @@ class AtomicSource:
         self.spec = replace(source.spec, embodiment=None, stride=None, num_classes=None)
 
     def pairs(self, split: str) -> PairTable:
-        """Read the segments of a split.
-
-        Raises:
-            DatasetError: No row is usable, or nothing moves.
-        """
+        """Read the segments of a split; DatasetError where no row is usable, or nothing moves."""
         return atomic_pairs(self._source.pairs(split), self._embodiment, self._config)
 
     def verify(self, **options: Any) -> IntegrityReport:
@@ -223,16 +203,7 @@ class AtomicSource:
 
 
 def atomic_pairs(table: PairTable, embodiment: Embodiment, config: AtomicConfig) -> PairTable:
-    """Return the labelled segments of a table, and their twins if wanted; actions are empty, `[M, 0, 0]`.
-
-    Args:
-        table: Pairs with actions.
-        embodiment: Layout of the actions.
-        config: How segments are cut and labelled.
-
-    Raises:
-        DatasetError: Nothing moves.
-    """
+    """Return the labelled segments of a table, and their twins if wanted; DatasetError if nothing moves."""
     rows = [row for chain in chains(table) for row in _segments(table, chain, embodiment, config)]
     if not rows:
         raise DatasetError(
@@ -242,16 +213,7 @@ def atomic_pairs(table: PairTable, embodiment: Embodiment, config: AtomicConfig)
         )
     if config.twins:
         rows = [twin for row in rows for twin in (row, mirrored(row))]
-    nothing = torch.zeros(len(rows), 0, 0)
-    return replace(
-        table,
-        rows=tuple(rows),
-        has_states=False,
-        has_labels=True,
-        action_values=nothing,
-        executed_values=nothing,
-        anchor_values=torch.zeros(len(rows), 0),
-    )
+    return PairTable.of_classes(rows, table.cameras, table.quarantined, table.source)
 
 
 def mirrored(row: PairRow) -> PairRow:

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.errors import FrameFormatError
-from lary_policy.frames import Frame, clip_frame_id, decode_frames, frame_id, read_video_frames
+from lary_policy.frames import Frame, VideoFrame, clip_frame_id, frame_id
 from lary_policy.types import Quarantined
 
 
@@ -41,6 +40,10 @@ class ClipRow:
     clamp: bool = False
     stored: tuple[Frame, ...] = ()
 
+    def frames(self) -> tuple[Frame, ...]:
+        """Return where the frames lie that encoders see."""
+        return self.stored or tuple(VideoFrame(self.path, index, self.clamp) for index in self.indices)
+
 
 @dataclass(frozen=True, eq=False)
 class ClipTable:
@@ -70,30 +73,12 @@ class ClipTable:
     def frame_ids(self, row: ClipRow) -> tuple[str, ...]:
         """Return the id of each frame of a row, which depends on the clip's bytes and the index only.
 
-        Raises:
-            FrameFormatError: The file is missing or cannot be read.
+        FrameFormatError where the file is missing or cannot be read.
         """
         if row.stored:
             return tuple(frame_id(frame) for frame in row.stored)
         digest = frame_id(row.path)
         return tuple(clip_frame_id(digest, index) for index in row.indices)
-
-    def read_frames(self, row: ClipRow) -> Tensor:
-        """Decode the frames of a row to uint8 RGB `[t h w 3]`.
-
-        Raises:
-            FrameFormatError: The file is missing, damaged, or shorter than an index.
-        """
-        if row.stored:
-            images = decode_frames(row.stored)
-            for image in images:
-                if isinstance(image, FrameFormatError):
-                    raise image
-            return torch.stack([image for image in images if isinstance(image, Tensor)])
-        unique = sorted(set(row.indices))
-        frames = read_video_frames(row.path, unique, clamp=row.clamp)
-        place = {index: i for i, index in enumerate(unique)}
-        return frames[torch.tensor([place[index] for index in row.indices])]
 
     def item(self, row: ClipRow) -> str:
         """Return where a row stands, for messages."""

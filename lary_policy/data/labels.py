@@ -65,15 +65,10 @@ class LabelMap:
         return len(self.classes)
 
     def encode(self, labels: Sequence[str], items: Sequence[str], *, strict: bool = False) -> EncodedLabels:
-        """Return the class numbers of a split's rows; rows without a label are left out without a word.
+        """Return the class numbers of a split's N rows; rows without a label are left out without a word.
 
-        Args:
-            labels: Label of each of the N rows.
-            items: Where each row stands, for messages.
-            strict: Raise on classes that the training split lacks instead of quarantining their rows.
-
-        Raises:
-            DatasetError: `strict`, and a class is not in the training split.
+        Rows of classes that the training split lacks are quarantined under their `items`, or with `strict`
+        are a DatasetError.
         """
         number = {name: i for i, name in enumerate(self.classes)}
         unknown = sorted({label for label in labels if label and label not in number})

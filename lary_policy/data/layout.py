@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from lary_policy.data import layout
 from lary_policy.errors import DatasetError
 from lary_policy.paths import resolve_inside, visible_files
 
@@ -25,20 +24,23 @@ def metadata_name(dataset: str, split: str) -> str:
     return f"{dataset}_metadata_{split}.csv"
 
 
-def find_metadata(root: Path, dataset: str, split: str) -> Path:
+def find_metadata(
+    folders: Sequence[Path], dataset: str, split: str, fix: str = "Choose a dataset and split that exist."
+) -> Path:
     """Return the CSV of a split: `{dataset}_metadata_{split}.csv`, else `{dataset}_{split}.csv`.
 
     Raises:
-        DatasetError: Neither exists; the message lists the CSVs that do.
+        DatasetError: Neither is in one of the folders; the message lists the CSVs that are.
     """
-    for name in (metadata_name(dataset, split), f"{dataset}_{split}.csv"):
-        if (root / name).is_file():
-            return root / name
-    present = [p.name for p in visible_files(root, "*.csv")]
+    for folder in folders:
+        for name in (metadata_name(dataset, split), f"{dataset}_{split}.csv"):
+            if (folder / name).is_file():
+                return folder / name
+    present = sorted({p.name for folder in folders for p in visible_files(folder, "*.csv")})
     raise DatasetError(
-        expected=f"{metadata_name(dataset, split)} in {root}",
+        expected=f"{metadata_name(dataset, split)} in {' or '.join(map(str, folders))}",
         got=f"CSV files {', '.join(present) or '(none)'}",
-        fix="Choose a dataset and split that exist, or write demonstrations with `lary data`.",
+        fix=fix,
     )
 
 
@@ -87,8 +89,7 @@ def with_prefix(path: str, folder: str) -> str:
 
 def episode_key(image: str) -> str:
     """Return what names the episode in an image path: its folder without the `images` part."""
-    folder, slash, _ = image.rpartition("/")
-    return _episode_of(folder + slash)
+    return _episode_of(image.rpartition("/")[0])
 
 
 @lru_cache(maxsize=1 << 16)
@@ -98,11 +99,7 @@ def _episode_of(folder: str) -> str:
 
 
 class PathResolver:
-    """Resolve CSV paths below a root; each folder is listed once for links among its files.
-
-    Args:
-        root: Dataset root that no path may leave.
-    """
+    """Resolve CSV paths below a root that none may leave; each folder is listed once for links in it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -141,12 +138,12 @@ class PathResolver:
             return str(resolve_inside(self.root, path))
         key = (parent, folder)
         if key not in self._folders:
-            whole = PurePosixPath(layout.with_prefix(path, folder))
+            whole = PurePosixPath(with_prefix(path, folder))
             resolved = resolve_inside(self.root, str(whole.parent))
             self._folders[key] = f"{resolved}/", _links(resolved) | {"", ".", ".."}
         place, links = self._folders[key]
         if name in links:
-            return str(resolve_inside(self.root, layout.with_prefix(path, folder)))
+            return str(resolve_inside(self.root, with_prefix(path, folder)))
         return place + name
 
 

@@ -67,24 +67,25 @@ class PairTable:
     executed_values: Tensor
     anchor_values: Tensor
 
+    @classmethod
+    def of_classes(
+        cls,
+        rows: Sequence[PairRow],
+        cameras: tuple[str, ...],
+        quarantined: Sequence[Quarantined],
+        source: Path,
+    ) -> PairTable:
+        """Return a table whose rows have classes and no actions, `[N, 0, 0]`."""
+        nothing = torch.zeros(len(rows), 0, 0)
+        aside = tuple(quarantined)
+        return cls(tuple(rows), cameras, aside, source, False, True, nothing, nothing, nothing.flatten(1))
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def frame_paths(self) -> tuple[Frame, ...]:
         """Return every frame once, in order of first use."""
         return tuple(dict.fromkeys(p for r in self.rows for p in (*r.src_frames, *r.tgt_frames)))
-
-    def frame_pairs(self) -> tuple[tuple[Frame, Frame], ...]:
-        """Return all pairs of frames that count, each once: (before, source) and (source, target) of rows."""
-        rows = zip(self.rows, self.frames_before(), strict=True)
-        return tuple(
-            dict.fromkeys(
-                pair
-                for row, before in rows
-                for sides in ((before, row.src_frames), (row.src_frames, row.tgt_frames))
-                for pair in zip(*sides, strict=True)
-            )
-        )
 
     def frames_before(self) -> tuple[tuple[Frame, ...], ...]:
         """Return the frames of each camera one chunk before each row's source frames.

@@ -29,7 +29,12 @@ class TimedOut(Failure):
 
 
 def for_each[T, R](
-    function: Callable[[T], R], items: Sequence[T], *, workers: int, timeout_s: float
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    workers: int,
+    timeout_s: float,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, R | Failure]]:
     """Apply a function to every item and yield (position of the item, result) as they come.
 
@@ -41,6 +46,7 @@ def for_each[T, R](
         items: What it is applied to.
         workers: Processes; with 0 all runs in this process and nothing is timed.
         timeout_s: Seconds after which the process of an item is killed.
+        on_progress: Called with (items done, items in all) after each result was taken.
 
     Raises:
         ConfigError: There are less than 0 workers, or no time.
@@ -51,15 +57,20 @@ def for_each[T, R](
             got=f"workers={workers}, timeout_s={timeout_s}",
             fix="Pass workers=2 timeout_s=30, for example.",
         )
-    if workers == 0:
-        yield from ((i, _guarded(function, item)) for i, item in enumerate(items))
-        return
     pool = [_Worker(function) for _ in range(min(workers, len(items)))]
     try:
-        yield from _dispatch(pool, items, timeout_s)
+        results = _dispatch(pool, items, timeout_s) if pool else _here(function, items)
+        for done, result in enumerate(results, 1):
+            yield result
+            if on_progress is not None:
+                on_progress(done, len(items))
     finally:
         for worker in pool:
             worker.stop()
+
+
+def _here[T, R](function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Failure]]:
+    yield from ((i, _guarded(function, item)) for i, item in enumerate(items))
 
 
 def _dispatch[T, R](

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.data.spec import Source, checked_settings
 from lary_policy.errors import ConfigError, UnknownNameError
+from lary_policy.paths import import_modules
 
 if TYPE_CHECKING:
     from lary_policy.data.atomic import AtomicConfig
@@ -19,12 +18,9 @@ _FACTORIES: dict[str, Factory] = {}
 
 
 def register_source[F: Factory](*keys: str) -> Callable[[F], F]:
-    """Register a factory `(key, *, data_dir, **options) -> Source` under one or more keys.
+    """Register a factory `(key, *, data_dir, **options) -> Source` under keys; ConfigError if one is taken.
 
     Types of options are those of its annotations, see `checked_settings`.
-
-    Raises:
-        ConfigError: A key is taken.
     """
 
     def register(factory: F) -> F:
@@ -43,10 +39,7 @@ def register_source[F: Factory](*keys: str) -> Callable[[F], F]:
 
 def list_sources() -> tuple[str, ...]:
     """Return the keys of all sources."""
-    package = importlib.import_module("lary_policy.data")
-    for module in pkgutil.iter_modules(package.__path__, "lary_policy.data."):
-        if module.ispkg:
-            importlib.import_module(module.name)
+    import_modules("lary_policy.data", packages=True)
     return tuple(sorted(_FACTORIES))
 
 

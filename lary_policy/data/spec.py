@@ -98,11 +98,7 @@ def require_folder(key: str, data_dir: Path | None, *, hint: str = "") -> Path:
 
 
 def require_protocol(protocol: str) -> Protocols:
-    """Return a protocol's name if it is one.
-
-    Raises:
-        UnknownNameError: It is neither `native` nor `lary`.
-    """
+    """Return a protocol's name; UnknownNameError where it is neither `native` nor `lary`."""
     if protocol not in PROTOCOLS:
         raise UnknownNameError("protocol", protocol, PROTOCOLS)
     return "lary" if protocol == "lary" else "native"
@@ -112,12 +108,7 @@ def checked_settings(what: str, make: Callable[..., Any], settings: Mapping[str,
     """Return settings in the types that the arguments of `make` are annotated with: lists as tuples, paths.
 
     Nothing is rounded, cut up or read as another type: `stride=2.5` is no whole number and `cameras=front` no
-    list of names.
-
-    Args:
-        what: What they are settings of, for messages.
-        make: A function or class.
-        settings: By name.
+    list of names. Messages name what they are settings of.
 
     Raises:
         UnknownNameError: `make` has no such argument; the message lists those it has.

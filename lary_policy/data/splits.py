@@ -69,11 +69,8 @@ def split_of_episode(number: int) -> str:
 def find_leaks(tables: Mapping[str, PairTable], frame_ids: Mapping[Frame, str]) -> Iterator[Quarantined]:
     """Yield one problem for each pair of splits that share episodes, and one where they share frames.
 
-    Frames are compared by content, so a copy under another name is found, too.
-
-    Args:
-        tables: Pair table of each split.
-        frame_ids: Content id of each frame file that could be read.
+    Frames are compared by content, so a copy under another name is found, too; `frame_ids` are the content
+    ids of the files that could be read.
     """
     episodes = {split: {row.episode for row in table.rows} for split, table in tables.items()}
     frames = {
@@ -85,12 +82,7 @@ def find_leaks(tables: Mapping[str, PairTable], frame_ids: Mapping[Frame, str]) 
 
 
 def find_shared(what: str, names: Mapping[str, Collection[str]]) -> Iterator[Quarantined]:
-    """Yield one problem for each pair of splits with names in common.
-
-    Args:
-        what: What the names are of, in the plural.
-        names: Names in each split.
-    """
+    """Yield one problem for each pair of splits with names in common; `what` says of what, in the plural."""
     sets = {split: set(found) for split, found in names.items()}
     for one, other in combinations(sorted(sets), 2):
         shared = sorted(sets[one] & sets[other])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.spec import Source
 from lary_policy.data.splits import find_shared
 from lary_policy.errors import FrameFormatError, LaryPolicyError
-from lary_policy.frames import Frame, VideoFrame, decode_frames, file_digest, frame_id
+from lary_policy.frames import Frame, decode_frames, file_digest, frame_id
 from lary_policy.types import Quarantined
 
 _AT_ONCE = 64  # frames of one file that a process decodes for one answer
@@ -51,31 +51,18 @@ def verify_source(
 
 
 def verify_tables(
-    source: Source,
-    *,
-    root: Path | None = None,
-    workers: int = 2,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-    limit: int | None = None,
-    on_progress: OnProgress | None = None,
+    source: Source, *, root: Path | None = None, limit: int | None = None, **options: Any
 ) -> IntegrityReport:
     """Check the tables of every split of a source and decode every frame that they name.
 
     Found are: splits that cannot be read; rows that were set aside; rows that stand twice; frames that do not
-    decode; recordings and frames (by content) that two splits share.
-
-    Args:
-        source: Any source.
-        root: Its folder, for the report.
-        workers: See `verify_source`.
-        timeout_s: See `verify_source`.
-        limit: See `verify_source`.
-        on_progress: See `verify_source`.
+    decode; recordings and frames (by content) that two splits share. The report is on the folder `root`;
+    options are those of `verify_source`.
     """
     problems: list[Quarantined] = []
     tables = _read(source, limit, problems)
     frames = dict.fromkeys(frame for table in tables.values() for frame in _frames(table))
-    ids = _check(list(frames), problems, workers, timeout_s, on_progress)
+    ids = decoded_ids(frames, problems, **options)
     for split, table in tables.items():
         problems.extend(table.quarantined)
         problems.extend(_twice(split, table))
@@ -102,11 +89,7 @@ def _read(source: Source, limit: int | None, problems: list[Quarantined]) -> Tab
 def _frames(table: PairTable | ClipTable) -> Sequence[Frame]:
     if isinstance(table, PairTable):
         return table.frame_paths()
-    return [
-        frame
-        for row in table.rows
-        for frame in row.stored or (VideoFrame(row.path, i, row.clamp) for i in row.indices)
-    ]
+    return [frame for row in table.rows for frame in row.frames()]
 
 
 def _recordings(table: PairTable | ClipTable) -> set[str]:
@@ -138,26 +121,24 @@ def decode_each(frames: Sequence[Frame]) -> list[str | FrameFormatError]:
     return found
 
 
-def _check(
-    frames: Sequence[Frame],
-    problems: list[Quarantined],
-    workers: int,
-    timeout_s: float,
-    on_progress: OnProgress | None,
-) -> Mapping[Frame, str]:
+def decoded_ids(
+    frames: Iterable[Frame], problems: list[Quarantined], step: str = "frames", **options: Any
+) -> dict[Frame, str]:
+    """Decode frames completely and return their ids; those that do not decode become problems of this step.
+
+    Options are those of `for_each`.
+    """
     groups: dict[Hashable, list[Frame]] = defaultdict(list)
     for frame in frames:
         groups[frame if isinstance(frame, Path) else frame.group()].append(frame)
     jobs = [group[i : i + _AT_ONCE] for group in groups.values() for i in range(0, len(group), _AT_ONCE)]
     ids: dict[Frame, str] = {}
-    for done, (i, result) in enumerate(for_each(decode_each, jobs, workers=workers, timeout_s=timeout_s), 1):
+    for i, result in for_each(decode_each, jobs, **options):
         answers = [result] * len(jobs[i]) if isinstance(result, Failure) else result
         for frame, answer in zip(jobs[i], answers, strict=True):
             if isinstance(answer, str):
                 ids[frame] = answer
             else:
                 reason = answer.reason if isinstance(answer, Failure) else str(answer)
-                problems.append(Quarantined(str(frame), reason, "frames"))
-        if on_progress is not None:
-            on_progress(done, len(jobs))
+                problems.append(Quarantined(str(frame), reason, step))
     return ids

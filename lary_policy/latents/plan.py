@@ -17,7 +17,7 @@ from lary_policy.data import ClipRow, ClipTable, PairTable
 from lary_policy.data.larybench import CLIP_FRAMES
 from lary_policy.encoders import CodebookHealth, LatentEncoder, codebook_health, encode_pairs, pair_spec
 from lary_policy.errors import FrameFormatError, LaryPolicyError, ShapeError, StoreError
-from lary_policy.frames import Frame, VideoFrame, clip_id, pair_id
+from lary_policy.frames import Frame, clip_id, pair_id
 from lary_policy.latents.encode import (
     ALL,
     ExtractReport,
@@ -223,15 +223,10 @@ def kind_of(latent: LatentKind, table: PairTable | ClipTable) -> WindowKind:
     return CLIPS if latent == "clip" and isinstance(table, ClipTable) else PAIRS
 
 
-def frames_of(row: ClipRow) -> tuple[Frame, ...]:
-    """Return the frames of a clip that encoders see."""
-    return row.stored or tuple(VideoFrame(row.path, index, row.clamp) for index in row.indices)
-
-
 def seen_of(table: PairTable | ClipTable, place: int) -> tuple[Frame, ...]:
     """Return the frames that a row is about: those of a clip, or source and target of the first camera."""
     row = table.rows[place]
-    return frames_of(row) if isinstance(row, ClipRow) else (row.src_frames[0], row.tgt_frames[0])
+    return row.frames() if isinstance(row, ClipRow) else (row.src_frames[0], row.tgt_frames[0])
 
 
 def row_windows(table: PairTable | ClipTable, kind: WindowKind) -> Iterator[list[list[Window]]]:
@@ -241,7 +236,7 @@ def row_windows(table: PairTable | ClipTable, kind: WindowKind) -> Iterator[list
     source) and (source, target). Of a clip they are its frames, their pairs of neighbours, or all of it.
     """
     if isinstance(table, ClipTable):
-        for frames in map(frames_of, table.rows):
+        for frames in (row.frames() for row in table.rows):
             if kind is CLIPS:
                 yield [[frames]]
             else:

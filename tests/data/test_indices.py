@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from larybench_files import read_csv
-from video_files import moving_square, write_video
+from video_files import moving_square, read_clip, write_video
 
 from lary_policy.data.larybench.indices import write_indices
 from lary_policy.data.registry import open_source
@@ -57,7 +57,7 @@ def test_the_reader_takes_what_was_written_and_quarantines_the_rest(clips):
         "human_1st", data_dir=media.parent, protocol="lary", csv_dir=media.parent / "data"
     ).clips("train")
     assert (len(table), len(table.quarantined)) == (4, 2)
-    assert table.read_frames(table.rows[0]).shape == (9, 48, 64, 3)
+    assert read_clip(table.rows[0]).shape == (9, 48, 64, 3)
 
 
 def test_lary_lets_a_static_clip_collapse(clips):

@@ -17,7 +17,7 @@ from larybench_files import (
     write_csv,
     write_sample,
 )
-from video_files import decode_all
+from video_files import decode_all, read_clip
 
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.data.larybench.clip_csv import parse_indices, recording_of
@@ -140,7 +140,7 @@ def test_clips_see_the_frames_of_sample_indices(bench):
     table = open_source("robot_1st", data_dir=bench, protocol="lary").clips("train")
     row = table.rows[3]
     np.testing.assert_array_equal(
-        table.read_frames(row).numpy(), decode_all(row.path)[[1, 3, 5, 7, 9, 11, 13, 15, 17]]
+        read_clip(row).numpy(), decode_all(row.path)[[1, 3, 5, 7, 9, 11, 13, 15, 17]]
     )
     assert len(set(table.frame_ids(row))) == 9
     assert table.frame_ids(row) == table.select([3]).frame_ids(row)
@@ -162,17 +162,17 @@ def test_padded_indices_repeat_the_frame_and_indices_behind_the_end_follow_the_p
     rows[0]["sample_indices"], rows[1]["sample_indices"] = "2,4,4,4", "2,30,40"
     write_csv(tmp_path, path.name, rows[0], rows)
     lary = open_source("robot_1st", data_dir=tmp_path, protocol="lary").clips("train")
-    assert torch.equal(lary.read_frames(lary.rows[0])[1], lary.read_frames(lary.rows[0])[3])
+    assert torch.equal(read_clip(lary.rows[0])[1], read_clip(lary.rows[0])[3])
     last = decode_all(lary.rows[1].path)[19]
-    np.testing.assert_array_equal(lary.read_frames(lary.rows[1])[2].numpy(), last)
+    np.testing.assert_array_equal(read_clip(lary.rows[1])[2].numpy(), last)
     row = lary.rows[1]
     frames = decode_frames([VideoFrame(row.path, i, row.clamp) for i in row.indices])
-    assert torch.equal(torch.stack(frames), lary.read_frames(row))
+    assert torch.equal(torch.stack(frames), read_clip(row))
     native = open_source("robot_1st", data_dir=tmp_path)
     tables = [native.clips(split) for split in native.spec.splits]
-    [(table, row)] = [(t, r) for t in tables for r in t.rows if r.indices == (2, 30, 40)]
+    [row] = [r for t in tables for r in t.rows if r.indices == (2, 30, 40)]
     with pytest.raises(FrameFormatError, match="frame 30 is not there, the last is 19"):
-        table.read_frames(row)
+        read_clip(row)
 
 
 @pytest.mark.parametrize("text", ["", "a,b", "3,2", "-1,2", "1;2", "1,,2"])

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lerobot_files import write_lerobot
+from video_files import read_clip
 
 from lary_policy import cli
 from lary_policy.data.registry import open_source
@@ -41,7 +42,7 @@ def test_an_episode_is_a_clip_of_nine_evenly_spaced_frames(root):
         first = sum(21 + n for n in range(number))
         wanted = [first + int((21 + number) / 9 * i) for i in range(9)]
         seen = [(theirs[i]["observation.images.top"] * 255).round().byte() for i in wanted]
-        assert torch.equal(table.read_frames(row), torch.stack(seen).permute(0, 2, 3, 1))
+        assert torch.equal(read_clip(row), torch.stack(seen).permute(0, 2, 3, 1))
         assert len(set(table.frame_ids(row))) == 9
 
 

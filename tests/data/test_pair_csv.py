@@ -199,6 +199,11 @@ def _overflow(made):
     np.save(made.path(2, "action"), np.full((5, 7), 1e300))
 
 
+def _empty_first_block(made):
+    for number in range(5):
+        made.path(number, "action").write_bytes(b"")
+
+
 def _executed(made):
     made.columns = (*made.columns, "executed", "noise_steps", "robot_type", "label")
     (made.root / "executed").mkdir()
@@ -217,6 +222,7 @@ UNUSUAL = (
     _other_first_file,
     _short_headers,
     _overflow,
+    _empty_first_block,
     _executed,
 )
 

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 
 from lary_policy.data.clips import ClipRow, ClipTable
-from lary_policy.data.larybench.pair_csv import nothing_usable, read_metadata
-from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields
-from lary_policy.data.layout import PathResolver
-from lary_policy.errors import DatasetError, LaryPolicyError
-from lary_policy.types import Quarantined
+from lary_policy.data.larybench.pair_csv import usable_rows
+from lary_policy.data.larybench.pair_rows import Cells, PairFile, class_of
+from lary_policy.errors import DatasetError
 
 CLIP_COLUMNS = ("video_path", "action", "sample_indices")
 _SEGMENT = re.compile(r"(_\d+)?(_rev)?$")
-
-
-def open_clip_csv(path: Path, root: Path) -> PairFile:
-    """Read a clip CSV whose paths are relative to `root`.
-
-    Raises:
-        DatasetError: It is no UTF-8 CSV or lacks needed columns.
-    """
-    columns, cells = read_metadata(path, CLIP_COLUMNS)
-    return PairFile(path, columns, tuple(enumerate(cells, start=2)), PathResolver(root))
 
 
 def recording_of(video_path: str) -> str:
@@ -38,36 +27,19 @@ def recording_of(video_path: str) -> str:
 
 
 def read_clips(files: Sequence[PairFile], *, clamp: bool) -> ClipTable:
-    """Read the rows of one or more clip CSVs; videos are not opened here.
+    """Read the rows of one or more clip CSVs of a dataset; videos are not opened here.
 
-    A row without file, class or frame numbers, or whose path leaves the root, is quarantined.
-
-    Args:
-        files: CSVs of the same dataset.
-        clamp: See `ClipRow`.
-
-    Raises:
-        DatasetError: No row is usable.
+    A row without file, class or frame numbers, or whose path leaves the root, is quarantined. `clamp` is that
+    of `ClipRow`. DatasetError where no row is usable.
     """
-    rows: list[ClipRow] = []
-    quarantined: list[Quarantined] = []
-    for file in files:
-        for line, cells in file.rows:
-            try:
-                check_fields(cells)
-                rows.append(_row(file, line, cells, clamp=clamp))
-            except LaryPolicyError as error:
-                quarantined.append(Quarantined(f"{file.path.name}:{line}", str(error), "read_clips"))
-    if not rows:
-        raise nothing_usable(files[0].path, quarantined)
+    rows, quarantined = usable_rows(files, partial(_row, clamp=clamp), "read_clips")
     return ClipTable(tuple(rows), tuple(quarantined), files[0].path)
 
 
 def parse_indices(text: str) -> tuple[int, ...]:
     """Return the frame numbers in a cell like `3,8,13`.
 
-    Raises:
-        DatasetError: They are missing, negative or not ascending (a repeated last one is padding).
+    DatasetError where they are missing, negative or not ascending (a repeated last one is padding).
     """
     parts = [part.strip() for part in text.split(",")]
     numbers = tuple(int(part) for part in parts if part.isdecimal())
@@ -81,7 +53,7 @@ def parse_indices(text: str) -> tuple[int, ...]:
 
 
 def _row(file: PairFile, line: int, cells: Cells, *, clamp: bool) -> ClipRow:
-    video, label = cells["video_path"], cells["action"].strip()
+    video = cells["video_path"]
     path = file.resolver(video, "")
     if not path.is_file():
         raise DatasetError(
@@ -89,7 +61,6 @@ def _row(file: PairFile, line: int, cells: Cells, *, clamp: bool) -> ClipRow:
             got="no such file",
             fix="Restore the file; clips of SSv2 and EgoDex are made with `lary data prepare`.",
         )
-    if not label:
-        raise DatasetError(expected="a class in column action", got="an empty cell", fix="Complete the row.")
+    label = class_of(cells)
     indices = parse_indices(cells["sample_indices"])
     return ClipRow(line, video, path, label, indices, recording_of(video), file.path.name, clamp)

@@ -28,13 +28,7 @@ DEFAULT_TIMEOUT_S = 120.0  # ten times what a 20 s clip of 640 x 480 takes on on
 
 @dataclass(frozen=True, slots=True)
 class ClipJob:
-    """A clip whose frames are to be chosen.
-
-    Attributes:
-        path: Video file.
-        num_frames: Frames wanted.
-        protocol: `native` or `lary`.
-    """
+    """A clip whose frames are to be chosen: how many, and by which protocol (`native` or `lary`)."""
 
     path: Path
     num_frames: int
@@ -132,20 +126,21 @@ def write_indices(
     for row in rows:
         check_fields(row)
     paths, problems = _resolve([row["video_path"] for row in rows], media_root)
-    notes = _Notes(output.with_name(f"{output.name}.partial"), num_frames, protocol)
+    notes = _Notes(
+        output.with_name(f"{output.name}.partial"), {"num_frames": num_frames, "protocol": protocol}
+    )
     done = notes.read(paths)
     reused = len(done)
     todo = [name for name in paths if name not in done]
     jobs = [ClipJob(paths[name], num_frames, protocol) for name in todo]
-    results = for_each(choose_indices, jobs, workers=workers, timeout_s=timeout_s)
-    for count, (i, result) in enumerate(results, reused + 1):
+    progress = on_progress and (lambda count, _: on_progress(reused + count, len(paths)))
+    results = for_each(choose_indices, jobs, workers=workers, timeout_s=timeout_s, on_progress=progress)
+    for i, result in results:
         if isinstance(result, Failure):
             problems[todo[i]] = result.reason
         else:
             done[todo[i]] = result
             notes.add(todo[i], result)
-        if on_progress is not None:
-            on_progress(count, len(paths))
     if not done:
         raise _nothing(source, problems)
     _write(output, columns, rows, done)
@@ -172,28 +167,18 @@ def _resolve(names: Sequence[str], root: Path) -> tuple[dict[str, Path], dict[st
 
 
 class _Notes:
-    """Finished clips of a run, one JSON line each, so that an interrupted run can go on.
+    """Finished clips of a run with some settings, one JSON line each: an interrupted run can go on."""
 
-    Args:
-        path: File of the notes.
-        num_frames: Setting that the first line states, like the next.
-        protocol: Notes of other settings are replaced.
-    """
-
-    def __init__(self, path: Path, num_frames: int, protocol: str) -> None:
-        self.path, self._settings = path, {"num_frames": num_frames, "protocol": protocol}
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self._settings = path, dict(settings)
 
     def read(self, files: Mapping[str, Path]) -> dict[str, ClipIndices]:
-        """Return what an interrupted run with the same settings finished.
+        """Return what an interrupted run with the same settings finished; notes of others are replaced.
 
         A line cut off by the interruption is not JSON; its clip and those whose file changed are done again.
         """
-        lines = (
-            self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if self.path.is_file()
-            else []
-        )
-        values = [value for value in map(_from_json, lines) if value is not None]
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else ""
+        values = [value for value in map(_from_json, text.splitlines()) if isinstance(value, dict)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not values or values[0] != self._settings:
             self.path.write_text(json.dumps(self._settings) + "\n", encoding="utf-8")
@@ -219,12 +204,11 @@ class _Notes:
             file.write("\n" + json.dumps({**note, SEAL: json_sha256(note)}))  # after what may be half a line
 
 
-def _from_json(line: str) -> dict[str, Any] | None:
+def _from_json(line: str) -> Any:
     try:
-        value = json.loads(line)
+        return json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _write(

@@ -6,7 +6,7 @@ import csv
 import gc
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,18 +24,13 @@ from lary_policy.data.larybench.pair_rows import (
     PairFormat,
     PairReader,
     check_fields,
-    step_of,
+    class_of,
 )
 from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.errors import DatasetError, LaryPolicyError, UnknownNameError
 from lary_policy.paths import foreign_file, open_regular, read_json
 from lary_policy.types import Quarantined
-
-__all__ = [
-    "Cells", "PairFile", "check_fields", "load_pairs", "nothing_usable", "open_pair_csv", "read_metadata",
-    "read_pairs", "step_of",
-]  # fmt: skip
 
 
 def load_pairs(
@@ -64,17 +59,16 @@ def load_pairs(
         DatasetError: The CSV is missing, unreadable, lacks a needed column, or no row of it is usable.
         UnknownNameError: A camera is not in the CSV.
     """
-    path = layout.find_metadata(Path(root), dataset, split)
-    return read_pairs([open_pair_csv(path, Path(root))], embodiment, stride, cameras)
+    fix = "Choose a dataset and split that exist, or write demonstrations with `lary data`."
+    path = layout.find_metadata([Path(root)], dataset, split, fix)
+    return read_pairs([open_csv(path, Path(root))], embodiment, stride, cameras)
 
 
-def open_pair_csv(path: Path, root: Path, namespace: str = "") -> PairFile:
-    """Read a metadata CSV whose paths are relative to `root`.
-
-    Raises:
-        DatasetError: It is no UTF-8 CSV or lacks needed columns.
-    """
-    columns, cells = read_metadata(path)
+def open_csv(
+    path: Path, root: Path, required: Sequence[str] = layout.REQUIRED_COLUMNS, namespace: str = ""
+) -> PairFile:
+    """Read a metadata CSV whose paths are relative to `root`; DatasetError as `read_metadata`."""
+    columns, cells = read_metadata(path, required)
     return PairFile(path, columns, tuple(enumerate(cells, start=2)), PathResolver(root), namespace)
 
 
@@ -164,18 +158,32 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def usable_rows[R](
+    files: Sequence[PairFile], read: Callable[[PairFile, int, Cells], R], step: str
+) -> tuple[list[R], list[Quarantined]]:
+    """Read every row of some CSVs on its own; those that cannot be used are set aside in this step."""
+    rows: list[R] = []
+    quarantined: list[Quarantined] = []
+    for file in files:
+        for line, cells in file.rows:
+            try:
+                check_fields(cells)
+                rows.append(read(file, line, cells))
+            except LaryPolicyError as error:
+                quarantined.append(Quarantined(f"{file.path.name}:{line}", str(error), step))
+    if not rows:
+        raise nothing_usable(files[0].path, quarantined)
+    return rows, quarantined
+
+
 def nothing_usable(path: Path, quarantined: Sequence[Quarantined]) -> DatasetError:
     """Return the error of a CSV of which every row was set aside."""
-    reasons = Counter(q.reason for q in quarantined)
-    if not reasons:
-        return DatasetError(
-            expected=f"at least one usable row in {path}", got="no rows at all", fix="Restore the whole file."
-        )
-    return DatasetError(
-        expected=f"at least one usable row in {path}",
-        got=f"{len(quarantined)} quarantined rows; for example: {reasons.most_common(1)[0][0]}",
-        fix="Run `lary data verify` for the whole list.",
-    )
+    expected = f"at least one usable row in {path}"
+    if not quarantined:
+        return DatasetError(expected=expected, got="no rows at all", fix="Restore the whole file.")
+    ((reason, _),) = Counter(q.reason for q in quarantined).most_common(1)
+    got = f"{len(quarantined)} quarantined rows; for example: {reason}"
+    return DatasetError(expected=expected, got=got, fix="Run `lary data verify` for the whole list.")
 
 
 def _first_camera(root: Path) -> str:
@@ -210,7 +218,9 @@ def _table(files: Sequence[PairFile], form: PairFormat) -> PairTable:
     if not rows:
         raise nothing_usable(files[0].path, quarantined)
     actions = torch.from_numpy(np.concatenate([block.actions for block in blocks]))
-    same = all(block.executed is block.actions for block in blocks)
+    executed = actions
+    if any(block.executed is not block.actions for block in blocks):
+        executed = torch.from_numpy(np.concatenate([block.executed for block in blocks]))
     return PairTable(
         rows=rows,
         cameras=tuple(form.cameras),
@@ -219,14 +229,9 @@ def _table(files: Sequence[PairFile], form: PairFormat) -> PairTable:
         has_states=form.has_states,
         has_labels=any("label" in file.columns for file in files),
         action_values=actions,
-        executed_values=actions
-        if same
-        else torch.from_numpy(np.concatenate([block.executed for block in blocks])),
+        executed_values=executed,
         anchor_values=torch.from_numpy(np.concatenate([block.anchors for block in blocks])),
     )
-
-
-CAMERA = "main"
 
 
 def demonstration_of(image: str) -> str:
@@ -238,47 +243,20 @@ def demonstration_of(image: str) -> str:
 
 
 def read_label_pairs(files: Sequence[PairFile]) -> PairTable:
-    """Read rows whose `action` is a class; the table's actions are empty, `[N, 0, 0]`.
-
-    Raises:
-        DatasetError: No row is usable.
-    """
-    rows: list[PairRow] = []
-    quarantined: list[Quarantined] = []
-    for file in files:
-        for line, cells in file.rows:
-            try:
-                check_fields(cells)
-                rows.append(_row(file, line, cells["src_img"], cells["tgt_img"], cells["action"].strip()))
-            except LaryPolicyError as error:
-                quarantined.append(Quarantined(f"{file.path.name}:{line}", str(error), "load_pairs"))
-    if not rows:
-        raise nothing_usable(files[0].path, quarantined)
-    nothing = torch.zeros(len(rows), 0, 0)
-    return PairTable(
-        rows=tuple(rows),
-        cameras=(CAMERA,),
-        quarantined=tuple(quarantined),
-        source=files[0].path,
-        has_states=False,
-        has_labels=True,
-        action_values=nothing,
-        executed_values=nothing,
-        anchor_values=torch.zeros(len(rows), 0),
-    )
+    """Read rows whose `action` is a class; DatasetError where no row is usable."""
+    rows, quarantined = usable_rows(files, _label_pair, "load_pairs")
+    return PairTable.of_classes(rows, (layout.UNNAMED_CAMERA,), quarantined, files[0].path)
 
 
-def _row(file: PairFile, line: int, src: str, tgt: str, label: str) -> PairRow:
-    if not label:
-        raise DatasetError(expected="a class in column action", got="an empty cell", fix="Complete the row.")
-    source, target = file.resolver(src, ""), file.resolver(tgt, "")
+def _label_pair(file: PairFile, line: int, cells: Cells) -> PairRow:
+    label, src, tgt = class_of(cells), cells["src_img"], cells["tgt_img"]
     return PairRow(
         line=line,
         episode=demonstration_of(src),
         src_step=None,
         tgt_step=None,
-        src_frames=(source,),
-        tgt_frames=(target,),
+        src_frames=(file.resolver(src, ""),),
+        tgt_frames=(file.resolver(tgt, ""),),
         action=file.path,
         label=label,
         noise_steps=0,

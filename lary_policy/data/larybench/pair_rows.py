@@ -283,6 +283,18 @@ def step_in(path: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def class_of(cells: Cells) -> str:
+    """Return the class in a row.
+
+    Raises:
+        DatasetError: It has none.
+    """
+    label = cells["action"].strip()
+    if not label:
+        raise DatasetError(expected="a class in column action", got="an empty cell", fix="Complete the row.")
+    return label
+
+
 def _count(text: str) -> int:
     if text and not text.isdecimal():
         raise DatasetError(expected="a count in noise_steps", got=f"'{text}'", fix="Correct the CSV row.")

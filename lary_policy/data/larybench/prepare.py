@@ -184,24 +184,14 @@ def plan_cuts(seeds: Path, dataset: str) -> Iterator[Cut]:
     _, rows = read_metadata(seeds, SEED_COLUMNS)
     for number, row in enumerate(rows):
         original = PurePosixPath(row["video_path"] or "")
-        folder, source = _PLACES[dataset](original)
+        folder, source = dataset, original.name
+        if dataset == "EgoDex":  # what follows `unzipped/` in the path lies below the dataset's root
+            below = str(original).partition("unzipped/")[2]
+            folder, source = f"{dataset}/{original.stem}", below or original.name
         for line, start, duration in parse_segments(row["seed_output"] or ""):
             for reverse, suffix in ((False, ""), (True, "_rev")):
                 clip = f"{folder}/{number}_{line}{suffix}.mp4"
                 yield Cut(clip, source, dataset, start, duration, reverse)
-
-
-def _ssv2(original: PurePosixPath) -> tuple[str, str]:
-    return "SSv2", original.name
-
-
-def _egodex(original: PurePosixPath) -> tuple[str, str]:
-    """Return folder and source: what follows `unzipped/` in the path lies below the dataset's root."""
-    _, separator, below = str(original).partition("unzipped/")
-    return f"EgoDex/{original.stem}", below if separator else original.name
-
-
-_PLACES = {"SSv2": _ssv2, "EgoDex": _egodex}
 
 
 DEFAULT_TIMEOUT_S = 300.0  # decoding up to a segment at the end of a long video from its last key frame
@@ -261,7 +251,12 @@ def prepare_clips(
     todo = [cut for cut in wanted if not _is_there(output / cut.clip)]
     made = 0
     for reverse in (False, True):
-        segments = _segments([c for c in todo if c.reverse == reverse], roots, output, quarantined)
+        segments = []
+        for cut in (c for c in todo if c.reverse == reverse):
+            try:
+                segments.append(_segment(cut, roots, output))
+            except LaryPolicyError as error:
+                quarantined.append(Quarantined(cut.clip, str(error), "prepare"))
         for i, result in for_each(write_segment, segments, workers=workers, timeout_s=timeout_s):
             if isinstance(result, Failure):
                 name = str(segments[i].target.relative_to(output.resolve()))
@@ -271,18 +266,6 @@ def prepare_clips(
             if on_progress is not None:
                 on_progress(made + len(quarantined), len(todo))
     return PrepareReport(len(required), made, len(wanted) - len(todo), tuple(quarantined))
-
-
-def _segments(
-    cuts: Sequence[Cut], roots: Mapping[str, Path], output: Path, quarantined: list[Quarantined]
-) -> list[Segment]:
-    segments = []
-    for cut in cuts:
-        try:
-            segments.append(_segment(cut, roots, output))
-        except LaryPolicyError as error:
-            quarantined.append(Quarantined(cut.clip, str(error), "prepare"))
-    return segments
 
 
 def _segment(cut: Cut, roots: Mapping[str, Path], output: Path) -> Segment:

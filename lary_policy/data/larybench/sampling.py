@@ -41,13 +41,9 @@ def is_short(frames: int, num_frames: int = CLIP_FRAMES) -> bool:
 def motion_indices(differences: Sequence[float] | NDArray[np.float64], num_frames: int) -> list[int]:
     """Return MGSampler's frames in test mode, exactly as the reference computes them, faults included.
 
-    The cumulative square root of the differences, scaled to 1, is cut into equal parts; of each part's middle
-    the nearest frame is taken. Frame 0 is never among them. Differences of a static clip and negative ones
-    turn all sums into NaN, and every index into 1.
-
-    Args:
-        differences: Difference of each of the T frames from the next, `[T-1]`.
-        num_frames: Frames wanted.
+    The cumulative square root of the differences `[T-1]` of frames from the next, scaled to 1, is cut into
+    equal parts; of each part's middle the nearest frame is taken. Frame 0 is never among them. Differences of
+    a static clip and negative ones turn all sums into NaN, and every index into 1.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.power(np.asarray(differences, dtype=np.float64), 0.5)
@@ -65,8 +61,7 @@ def uniform_indices(frames: int, num_frames: int) -> list[int]:
 def pad_indices(indices: Sequence[int], num_frames: int) -> tuple[int, ...]:
     """Sort the indices, each once, and repeat the last one until there are `num_frames`.
 
-    Raises:
-        DatasetError: Only frame 0 is left: the reference drops such clips.
+    DatasetError where only frame 0 is left: the reference drops such clips.
     """
     unique = sorted(set(indices))
     if not unique or unique == [0]:
@@ -125,11 +120,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def frame_differences(path: Path) -> NDArray[np.float64]:
-    """Return 1 - SSIM of each frame and the next of a video file, `[T-1]`.
-
-    Raises:
-        FrameFormatError: The file is missing or damaged.
-    """
+    """Return 1 - SSIM of each frame and the next of a video file, `[T-1]`; FrameFormatError if damaged."""
     differences = []
     before: NDArray[np.float64] | None = None
     for frame in iterate_frames(path):

@@ -25,7 +25,6 @@ class BenchmarkSet:
         stride: Control steps between the frames of a pair = length of its chunk, or None.
         num_classes: Classes of the label, or None for datasets of actions.
         statistics: Where the mean and std of actions come from.
-        step_s: Seconds of one control step, as the reference plots them, or None.
         native_test: What native results are reported on: the benchmark's own second file where it holds
             other environments (`file`), or a share of all recordings where the files share them (`regroup`).
     """
@@ -39,7 +38,6 @@ class BenchmarkSet:
     stride: int | None = None
     num_classes: int | None = None
     statistics: Statistics = "none"
-    step_s: float | None = None
     native_test: Literal["file", "regroup"] = "regroup"
 
     @property
@@ -58,18 +56,10 @@ class BenchmarkSet:
         return self.splits[2:]
 
     def media_of(self, split: str) -> str:
-        """Return the folder of a split's media below the data root.
-
-        Raises:
-            UnknownNameError: The dataset has no such split.
-        """
+        """Return the folder of a split's media below the data root; UnknownNameError for no split of it."""
         if split not in self.splits:
             raise UnknownNameError(f"split of {self.key}", split, self.splits)
         return "/".join((self.media, *(folder for name, folder in self.split_media if name == split)))
-
-    def metadata_names(self, split: str) -> tuple[str, str]:
-        """Return the names that a split's CSV may have, the usual one first."""
-        return f"{self.key}_metadata_{split}.csv", f"{self.key}_{split}.csv"
 
     def latents_name(self, split: str, model: str) -> str:
         """Return the name of the CSV with the column `la_path` that the reference's extraction writes."""
@@ -85,7 +75,6 @@ _VLABENCH = {
     "media": "regression/vlabench",
     "embodiment": "arm7",
     "statistics": "constants",
-    "step_s": 0.1,
 }
 
 _SETS = (
@@ -95,7 +84,7 @@ _SETS = (
     BenchmarkSet(
         "calvin", "pairs", TRAIN_VAL, "regression/calvin",
         split_media=(("train", "train_stride5"), ("val", "val_stride5")),
-        embodiment="arm7", stride=5, statistics="constants", step_s=0.03,
+        embodiment="arm7", stride=5, statistics="constants",
         native_test="file",  # environments A, B, C are trained on; D, never seen, is the second file
     ),
     BenchmarkSet(key="vlabench", stride=5, **_VLABENCH),  # type: ignore[arg-type]
@@ -103,11 +92,11 @@ _SETS = (
     BenchmarkSet(key="vlabench_30", stride=30, **_VLABENCH),  # type: ignore[arg-type]
     BenchmarkSet(
         "agibotbeta", "pairs", SEEN_UNSEEN, "regression/agibot_45",
-        embodiment="arm16", stride=45, statistics="per_robot", step_s=0.03,
+        embodiment="arm16", stride=45, statistics="per_robot",
     ),
     BenchmarkSet(
         "robocoin", "pairs", SEEN_UNSEEN, "regression/robocoin_10",
-        embodiment="arm12", stride=10, statistics="per_robot", step_s=0.03,
+        embodiment="arm12", stride=10, statistics="per_robot",
     ),
 )  # fmt: skip
 _BY_KEY = {s.key: s for s in _SETS}
@@ -121,22 +110,14 @@ def list_benchmark_sets() -> tuple[str, ...]:
 
 
 def benchmark_set(key: str) -> BenchmarkSet:
-    """Return what is known of a dataset of the benchmark.
-
-    Raises:
-        UnknownNameError: There is no such key.
-    """
+    """Return what is known of a dataset of the benchmark; UnknownNameError where there is no such key."""
     if key not in _BY_KEY:
         raise UnknownNameError("LARYBench dataset", key, _BY_KEY)
     return _BY_KEY[key]
 
 
 def require_stride(found: BenchmarkSet) -> int:
-    """Return the stride of a dataset of actions.
-
-    Raises:
-        DatasetError: It is a dataset of classes.
-    """
+    """Return the stride of a dataset of actions; DatasetError for one of classes."""
     if found.stride is None:
         raise DatasetError(
             expected="a dataset with action chunks",

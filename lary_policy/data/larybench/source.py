@@ -10,17 +10,16 @@ from typing import Any
 from lary_policy.actions import load_embodiment
 from lary_policy.data.clips import ClipTable
 from lary_policy.data.integrity import IntegrityReport
-from lary_policy.data.larybench.clip_csv import open_clip_csv, read_clips, recording_of
-from lary_policy.data.larybench.pair_csv import demonstration_of, open_pair_csv, read_label_pairs, read_pairs
+from lary_policy.data.larybench.clip_csv import CLIP_COLUMNS, read_clips, recording_of
+from lary_policy.data.larybench.pair_csv import demonstration_of, open_csv, read_label_pairs, read_pairs
 from lary_policy.data.larybench.pair_rows import PairFile
 from lary_policy.data.larybench.sets import BenchmarkSet, benchmark_set, list_benchmark_sets, require_stride
 from lary_policy.data.larybench.verify import verify_benchmark
+from lary_policy.data.layout import find_metadata
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.registry import register_source
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
 from lary_policy.data.splits import empty_split, split_of
-from lary_policy.errors import DatasetError
-from lary_policy.paths import visible_files
 
 # The tables are part of the benchmark's repository; its counts of rows are those of its page.
 _WHERE = (
@@ -53,12 +52,7 @@ class LaryBenchSource:
     """
 
     def __init__(
-        self,
-        key: str,
-        *,
-        data_dir: Path | None,
-        csv_dir: Path | None = None,
-        protocol: str = "native",
+        self, key: str, *, data_dir: Path | None, csv_dir: Path | None = None, protocol: str = "native"
     ) -> None:
         self.data = benchmark_set(key)
         self.root = require_folder(key, data_dir, hint=_WHERE.format(key))
@@ -98,12 +92,7 @@ class LaryBenchSource:
         return verify_benchmark(self, **options)
 
     def files(self, split: str) -> tuple[PairFile, ...]:
-        """Return the CSVs of a split with those of their rows that belong to it.
-
-        Raises:
-            DatasetError: A CSV is missing.
-            UnknownNameError: There is no such split.
-        """
+        """Return the CSVs of a split with their rows that belong to it; DatasetError if one is missing."""
         self.spec.check_split(split)
         if self.spec.protocol == "lary" or split in self.data.further_splits:
             return (self._open(split),)
@@ -133,17 +122,8 @@ class LaryBenchSource:
             UnknownNameError: There is no such split.
         """
         self.data.media_of(split)
-        names = self.data.metadata_names(split)
-        for folder in self._csv_dirs:
-            for name in names:
-                if (folder / name).is_file():
-                    return folder / name
-        present = sorted({p.name for folder in self._csv_dirs for p in visible_files(folder, "*.csv")})
-        raise DatasetError(
-            expected=f"{names[0]} in {' or '.join(str(f) for f in self._csv_dirs)}",
-            got=f"CSV files {', '.join(present) or '(none)'}",
-            fix="Pass csv_dir=<folder of the benchmark's CSVs>.",
-        )
+        fix = "Pass csv_dir=<folder of the benchmark's CSVs>."
+        return find_metadata(self._csv_dirs, self.data.key, split, fix)
 
     def media_root(self, split: str) -> Path:
         """Return the folder that the paths in the CSV of one of the benchmark's own splits start from."""
@@ -152,8 +132,8 @@ class LaryBenchSource:
     def _open(self, split: str) -> PairFile:
         path, root = self.csv_path(split), self.media_root(split)
         if self.spec.kind == "clips":
-            return open_clip_csv(path, root)
-        return open_pair_csv(path, root, namespace=dict(self.data.split_media).get(split, ""))
+            return open_csv(path, root, CLIP_COLUMNS)
+        return open_csv(path, root, namespace=dict(self.data.split_media).get(split, ""))
 
     def _share(self, file: PairFile, split: str) -> PairFile:
         """Return the rows of a CSV whose recording falls into a native split."""

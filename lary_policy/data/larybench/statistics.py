@@ -134,8 +134,7 @@ def read_statistics(
             either.
 
     Raises:
-        EmbodimentError: The file is missing, damaged, of another dataset, of other actions or of another
-            action layout.
+        EmbodimentError: The file is missing, damaged, or of another dataset, actions or action layout.
     """
     try:
         value = read_json(path)

@@ -7,14 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lary_policy.actions import load_embodiment
-from lary_policy.console import OnProgress
 from lary_policy.data import layout
-from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, NO_CHECKSUMS, IntegrityReport, MediaFile, check_file
+from lary_policy.data.integrity import NO_CHECKSUMS, IntegrityReport, MediaFile, check_file
 from lary_policy.data.larybench.clip_csv import parse_indices
-from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields, step_of
+from lary_policy.data.larybench.pair_rows import Cells, PairFile, check_fields, class_of, step_of
 from lary_policy.data.larybench.sets import BenchmarkSet, require_stride
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.splits import find_shared
@@ -45,13 +44,7 @@ class RowContent:
 
 
 def read_content(data: BenchmarkSet, action_dim: int, file: PairFile, cells: Cells) -> RowContent:
-    """Check a row and return what it stands for.
-
-    Args:
-        data: Dataset that the row is of.
-        action_dim: Numbers of an action, 0 in a dataset of classes.
-        file: CSV that the row stands in.
-        cells: The row.
+    """Check a row (of actions of `action_dim` numbers; 0 for classes) and return what it stands for.
 
     Raises:
         DatasetError: A cell is empty or contradicts another.
@@ -70,20 +63,14 @@ def _clip(file: PairFile, cells: Cells) -> RowContent:
     path = PurePosixPath(video)
     twin = str(path.with_name(path.name.replace("_rev.", ".")))
     media = MediaFile("clip", file.resolver(video, ""), (indices[-1],))
-    return RowContent((media,), video, twin, _label(cells))
+    return RowContent((media,), video, twin, class_of(cells))
 
 
 def _labelled_pair(file: PairFile, cells: Cells) -> RowContent:
     paths = [file.resolver(cells[column], "") for column in ("src_img", "tgt_img")]
     names = [str(path.relative_to(file.resolver.root.resolve())) for path in paths]
     files = tuple(MediaFile("image", path) for path in paths)
-    return RowContent(files, " > ".join(names), " and ".join(sorted(names)), _label(cells))
-
-
-def _label(cells: Cells) -> str:
-    if not cells["action"].strip():
-        raise DatasetError(expected="a class in column action", got="an empty cell", fix="Complete the row.")
-    return cells["action"].strip()
+    return RowContent(files, " > ".join(names), " and ".join(sorted(names)), class_of(cells))
 
 
 def _pair(data: BenchmarkSet, action_dim: int, file: PairFile, cells: Cells) -> RowContent:
@@ -137,10 +124,8 @@ class _Found:
 def verify_benchmark(
     source: LaryBenchSource,
     *,
-    workers: int = 2,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
     limit: int | None = None,
-    on_progress: OnProgress | None = None,
+    **options: Any,
 ) -> IntegrityReport:
     """Check every CSV of a source and read every file that they name, completely.
 
@@ -150,25 +135,21 @@ def verify_benchmark(
     another size or not finite; duplicate rows; classes that training lacks, of a single row, or of another
     number than stated; recordings, frames (by content) and mirrored twins that two splits share.
 
-    Args:
-        source: The source; its protocol decides on the splits that must not share anything.
-        workers: Processes that read files; 0 reads them here, without time limit.
-        timeout_s: Seconds for one file.
-        limit: Rows of each CSV and split that are looked at; None for all.
-        on_progress: Called with (files read, files in all).
+    The protocol of the source decides on the splits that must not share anything; options are those of
+    `verify_source`.
     """
     found = _Found()
     for split in source.spec.splits:
         _read_csvs(source, split, found, limit)
     digests: dict[Path, str] = {}
     files = list(found.files.values())
-    for done, (i, result) in enumerate(for_each(check_file, files, workers=workers, timeout_s=timeout_s), 1):
+    for i, result in for_each(check_file, files, **options):
         if isinstance(result, Failure):
-            found.problems.append(_bad_file(files[i], result, found.uses[files[i].path]))
+            uses = found.uses[files[i].path]
+            reason = f"{result.reason} (named by {len(uses)} rows, the first {uses[0]})"
+            found.problems.append(Quarantined(str(files[i].path), reason, f"{files[i].kind}s"))
         else:
             digests[files[i].path] = result
-        if on_progress is not None:
-            on_progress(done, len(files))
     found.problems.extend(_duplicates(found))
     found.problems.extend(_labels(source, found))
     found.problems.extend(_leaks(found, digests))
@@ -205,11 +186,6 @@ def _remember(found: _Found, split: str, item: str, content: RowContent, recordi
         if media.kind == "clip" and media.needs > known.needs:
             found.files[media.path] = media
         found.uses[media.path].append(item)
-
-
-def _bad_file(file: MediaFile, failure: Failure, uses: list[str]) -> Quarantined:
-    reason = f"{failure.reason} (named by {len(uses)} rows, the first {uses[0]})"
-    return Quarantined(str(file.path), reason, f"{file.kind}s")
 
 
 def _duplicates(found: _Found) -> Iterator[Quarantined]:

@@ -131,9 +131,7 @@ class LeRobotFiles:
     def camera(self, name: str) -> str:
         """Return the feature of a camera, named in full or without `observation.images.`.
 
-        Raises:
-            UnknownNameError: There is no such camera.
-            DatasetError: It is a depth map.
+        UnknownNameError where there is no such camera, DatasetError where it is a depth map.
         """
         for feature in (name, IMAGE_PREFIX + name):
             if feature in self.cameras():
@@ -157,8 +155,7 @@ class LeRobotFiles:
     def names(self, key: str) -> tuple[str, ...]:
         """Return the names of the numbers of a feature, `action_0`, ... where it has none.
 
-        Raises:
-            UnknownNameError: There is no such feature of numbers.
+        UnknownNameError where there is no such feature of numbers.
         """
         vectors = [name for name, feature in self.features.items() if is_vector(feature)]
         if key not in vectors:
@@ -175,25 +172,17 @@ class LeRobotFiles:
         stated = info.get("embodiment") if isinstance(info, Mapping) else None
         return stated if isinstance(stated, str) and stated in choices("embodiment") else None
 
-    def _widths(self, keys: Sequence[str]) -> dict[str, int]:
-        """Return how many numbers each feature has a step, as `meta/info.json` states it."""
-        return {key: math.prod(int(size) for size in self.features[key]["shape"]) for key in keys}
-
     def steps(
         self, episodes: Sequence[LeRobotEpisode], keys: Sequence[str]
     ) -> Iterator[tuple[LeRobotEpisode, LeRobotSteps | str]]:
-        """Yield the steps of episodes, or why they cannot be used; every table is read once.
-
-        Args:
-            episodes: Which.
-            keys: Features of numbers to read.
-        """
+        """Yield the steps of episodes with these features, or why they are unusable; tables are read once."""
+        widths = {key: math.prod(int(size) for size in self.features[key]["shape"]) for key in keys}
         for table in dict.fromkeys(e.table for e in episodes):
             inside = [e for e in episodes if e.table == table]
             try:
                 with foreign_file("a table of steps", table, "Download it again, or write it anew."):
                     columns = _read_table(table, [*keys, *_STEP_COLUMNS])
-                    found = list(_episodes_of(columns, inside, self._widths(keys), self.tasks))
+                    found = list(_episodes_of(columns, inside, widths, self.tasks))
             except DatasetError as error:
                 found = [(episode, str(error)) for episode in inside]
             yield from found

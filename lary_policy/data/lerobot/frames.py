@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,22 +37,14 @@ class EpisodeFrames:
 
 def bounds(files: LeRobotFiles) -> tuple[tuple[int, int], ...]:
     """Return the first frame and last frame + 1 of each episode, counted over the whole dataset."""
-    found, first = [], 0
-    for episode in files.episodes:
-        found.append((first, first + episode.length))
-        first += episode.length
-    return tuple(found)
+    ends = list(itertools.accumulate(episode.length for episode in files.episodes))
+    return tuple(zip([0, *ends[:-1]], ends, strict=False))
 
 
 def episode_frames(
     files: LeRobotFiles, cameras: Sequence[str], episodes: Iterable[int] | None = None
 ) -> tuple[EpisodeFrames, ...]:
-    """Return where the images of episodes lie; no image is decoded.
-
-    Args:
-        files: The dataset.
-        cameras: Features, named in full.
-        episodes: Numbers of the wanted episodes; None for all.
+    """Return where the images of some cameras and episodes (None for all) lie; no image is decoded.
 
     Raises:
         UnknownNameError: There is no such camera.
@@ -123,15 +116,8 @@ def lerobot_clips(
 ) -> ClipTable:
     """Cut episodes into clips of which `CLIP_FRAMES` evenly spaced frames are seen; no frame is decoded.
 
-    Args:
-        files: The dataset.
-        camera: Feature, named in full.
-        episodes: Which.
-        clip_s: Length of a clip in seconds; what is left at the end of an episode is not used. None makes
-            each episode one clip.
-
-    Raises:
-        DatasetError: There is no usable clip.
+    A clip lasts `clip_s` seconds (what is left at the end of an episode is not used), or with None the whole
+    episode. DatasetError where there is no usable clip.
     """
     rows: list[ClipRow] = []
     aside: list[Quarantined] = []

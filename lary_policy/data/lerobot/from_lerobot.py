@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,26 +109,21 @@ def _check(source: LeRobotSource) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Job:
-    """An episode of the LeRobot dataset and what it becomes."""
-
-    episode: LeRobotEpisode
-    job: EpisodeJob
+_Job = tuple[LeRobotEpisode, EpisodeJob]  # an episode of the LeRobot dataset and what it becomes
 
 
 def _jobs(source: LeRobotSource, about: LeRobotAbout | None) -> list[_Job]:
     episodes = source.files.episodes
     if about is None:
         splits = {e.number: split for split in SPLITS for e in source.episodes(split)}
-        return [_Job(e, EpisodeJob(e.number, e.number, splits[e.number])) for e in episodes]
+        return [(e, EpisodeJob(e.number, e.number, splits[e.number])) for e in episodes]
     if len(about.episodes) != len(episodes):
         raise DatasetError(
             expected=f"{len(about.episodes)} episodes, as {ABOUT} states",
             got=f"{len(episodes)}",
             fix=f"Delete {ABOUT} to use the edited dataset as any other.",
         )
-    return [_Job(e, EpisodeJob(*known)) for e, known in zip(episodes, about.episodes, strict=True)]
+    return [(e, EpisodeJob(*known)) for e, known in zip(episodes, about.episodes, strict=True)]
 
 
 def _config(
@@ -141,8 +135,8 @@ def _config(
 ) -> dict[str, Any]:
     """Return the settings that `dataset.json` holds."""
     seeds: dict[str, list[int]] = {}
-    for one in jobs:
-        seeds.setdefault(one.job.split, []).append(one.job.seed)
+    for _, job in jobs:
+        seeds.setdefault(job.split, []).append(job.seed)
     own = {} if about is None else {k: v for k, v in about.settings.items() if k != "failed"}
     seeds = {split: own.get("seeds", seeds)[split] for split in seeds}  # with those that failed
     origin = {
@@ -150,7 +144,7 @@ def _config(
         "repo_id": None if about is None else about.repo_id,
         "lossless": not source.files.episodes[0].videos,
         "seeds": "numbers of the episodes" if about is None else "of the simulation",
-        "tasks": sorted({task for one in jobs for task in one.episode.tasks}),
+        "tasks": sorted({task for episode, _ in jobs for task in episode.tasks}),
     }
     return {
         **own,
@@ -173,18 +167,15 @@ def _write(
     jobs: Sequence[_Job],
     on_progress: Callable[[int, int], None] | None,
 ) -> list[EpisodeRecord]:
-    wanted = {one.episode.number: one.job for one in jobs}
+    wanted = {episode.number: job for episode, job in jobs}
     succeeded = _successes(source)
     records = []
-    for episode, motion in source.motions([one.episode for one in jobs]):
+    for episode, motion in source.motions([episode for episode, _ in jobs]):
         job = wanted[episode.number]
         recording = _recording(source, episode, motion, job, succeeded.get(episode.number))
         if isinstance(recording, str):
-            records.append(
-                EpisodeRecord(
-                    job.episode, job.seed, job.split, episode.length, False, None, failure=recording
-                )
-            )
+            about = (job.episode, job.seed, job.split, episode.length, False, None)
+            records.append(EpisodeRecord(*about, failure=recording))
         else:
             records.append(write_episode(partial, form, recording))
         if on_progress is not None:

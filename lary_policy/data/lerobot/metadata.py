@@ -83,7 +83,8 @@ def place_of(root: Path, template: Any, **places: Any) -> Path:
     """
     try:
         fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(template) if name is not None]
-        if any(name not in _PLACES or not _is_plain(spec) for name, spec in fields):
+        # A format is none, or a whole number with up to 9 leading zeros.
+        if any(n not in _PLACES or re.fullmatch(r"(0\d)?d|", spec or "") is None for n, spec in fields):
             raise ValueError(f"fields {fields}")
         path = PurePosixPath(template.format(**places))
     except Exception as error:  # the template is anything that JSON holds
@@ -91,11 +92,6 @@ def place_of(root: Path, template: Any, **places: Any) -> Path:
     if path.is_absolute() or ".." in path.parts or "\0" in str(path):
         raise _unsafe(root, template, str(path))
     return root / path
-
-
-def _is_plain(spec: str | None) -> bool:
-    """Return whether a format is none, or a whole number with up to 9 leading zeros."""
-    return spec in (None, "", "d") or re.fullmatch(r"0\dd", spec) is not None
 
 
 def _unsafe(root: Path, template: Any, got: str) -> UnsafePathError:
@@ -109,8 +105,7 @@ def _unsafe(root: Path, template: Any, got: str) -> UnsafePathError:
 def require_format(root: Path, info: Mapping[str, Any], wanted: str = FORMAT) -> None:
     """Refuse datasets of another format than v3.
 
-    Raises:
-        DatasetError: It is; the message has the command that converts the folder where it is.
+    The DatasetError has the command that converts the folder where it is.
     """
     version = str(info.get("codebase_version"))
     if not version.startswith(wanted):
@@ -164,19 +159,11 @@ def read_name(name: str) -> NameMeaning:
 
 
 def infer_embodiment(names: Sequence[str], control_hz: float, *, title: str) -> Embodiment:
-    """Make an action layout from names alone.
+    """Make an action layout, whose name starts with `title`, from the names of its a numbers alone.
 
     A full set of x, y, z of an arm is a position in metres; of roll, pitch, yaw, or of qx, qy, qz, qw, a
     rotation; a name with `gripper` in it a gripper; all else joints in the dataset's own unit, whose
-    differences are taken number by number.
-
-    Args:
-        names: Name of each of the a numbers, each once.
-        control_hz: Actions a second.
-        title: What the layout's name starts with.
-
-    Raises:
-        EmbodimentError: There is no name, or one stands twice.
+    differences are taken number by number. EmbodimentError where there is no name, or one stands twice.
     """
     if not names or len(set(names)) < len(names):
         raise EmbodimentError(

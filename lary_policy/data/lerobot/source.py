@@ -30,7 +30,6 @@ from lary_policy.data.registry import register_source
 from lary_policy.data.spec import SourceSpec, require_protocol
 from lary_policy.data.splits import empty_split, split_of_episode
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
-from lary_policy.frames import Frame
 from lary_policy.types import Quarantined
 
 SPLITS = ("train", "val", "test")
@@ -99,11 +98,8 @@ class LeRobotSource:
         clip_s: float | None = None,
         protocol: str = "native",
     ) -> None:
-        for what, value, known in (
-            ("classes", classes, CLASSES),
-            ("gripper_open", gripper_open, GRIPPER_OPEN),
-            ("kind", kind, KINDS),
-        ):
+        choices = (("classes", classes, CLASSES), ("gripper_open", gripper_open, GRIPPER_OPEN))
+        for what, value, known in (*choices, ("kind", kind, KINDS)):
             if value not in known:
                 raise UnknownNameError(what, value, known)
         self.root = locate(data_dir or root, repo_id, revision, cameras)
@@ -214,11 +210,7 @@ class LeRobotSource:
             yield episode, LeRobotMotion(steps, actions, executed, poses, disturbed[:, 0].bool())
 
     def episodes(self, split: str) -> tuple[LeRobotEpisode, ...]:
-        """Return the episodes of a split.
-
-        Raises:
-            UnknownNameError: There is no such split.
-        """
+        """Return the episodes of a split."""
         self.spec.check_split(split)
         if self._own_splits:
             first, last = self.files.splits[split]
@@ -328,17 +320,14 @@ class LeRobotSource:
             episode=str(episode.number),
             src_step=start,
             tgt_step=end,
-            src_frames=tuple(self._frame(episode, steps, camera, start) for camera in self.cameras),
-            tgt_frames=tuple(self._frame(episode, steps, camera, end) for camera in self.cameras),
+            src_frames=tuple(stored_frame(episode, steps, camera, start) for camera in self.cameras),
+            tgt_frames=tuple(stored_frame(episode, steps, camera, end) for camera in self.cameras),
             action=episode.table,
             label=self.files.tasks[steps.tasks[start]] if self.classes == "tasks" else "",
             noise_steps=int(motion.disturbed[start:end].sum()),
             robot_type="",  # a dataset is of one robot: statistics of each robot are those of all rows
             csv=str(episode.table.relative_to(self.root)),
         )
-
-    def _frame(self, episode: LeRobotEpisode, steps: LeRobotSteps, camera: str, step: int) -> Frame:
-        return stored_frame(episode, steps, camera, step)
 
     def _nothing_usable(self, split: str, quarantined: Sequence[Quarantined]) -> DatasetError:
         if not self.episodes(split):

@@ -98,7 +98,8 @@ def export_demonstrations(
     records = _choose(root, settings, split)
     about = _about(settings, records, repo_id, cameras, (codec, crf) if video else (PNG, None))
     about["content"] = _content(root)
-    form, longest = _form(settings, about), max(r.steps for r in records) + 1
+    form = _form(settings, about)
+    longest = max(r.steps for r in records) + 1
     with exclusive(lock_beside(out)):  # of two that write the same, one waits and reuses
         if not is_vacant(out):
             return _reuse(out, about)
@@ -157,12 +158,7 @@ def _about(
     cameras: Sequence[str] | None,
     stored: tuple[str, int | None],
 ) -> dict[str, Any]:
-    """Return what `ABOUT` says, which also decides whether two exports are the same.
-
-    Raises:
-        UnknownNameError: There is no such camera or codec.
-        ConfigError: The quality is out of range.
-    """
+    """Return what `ABOUT` says, which also decides whether two exports are the same."""
     frames, crf = stored
     if frames not in (*CODECS, PNG):
         raise UnknownNameError("codec", frames, CODECS)
@@ -186,6 +182,7 @@ def _about(
 def _write(
     writer: LeRobotWriter, settings: Mapping[str, Any], cameras: Sequence[str], recording: Recording
 ) -> None:
+    """Write the T + 1 steps of an episode; what belongs to the T steps between repeats its last value."""
     from lary_envs.tasks import task_spec
 
     places = {camera: settings["cameras"].index(camera) for camera in cameras}
@@ -193,12 +190,6 @@ def _write(
         {camera: decode_image(views[i], f"{camera} of step {step}").numpy() for camera, i in places.items()}
         for step, views in enumerate(recording.images)
     ]
-    noise = _has_noise(settings)
-    writer.add(task_spec(settings["task"]).instruction, frames, _values(recording, noise=noise))
-
-
-def _values(recording: Recording, *, noise: bool) -> dict[str, NDArray[Any]]:
-    """Return the numbers of T + 1 steps; what belongs to the T steps between them repeats its last value."""
 
     def held(values: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([values, values[-1:]])
@@ -208,14 +199,14 @@ def _values(recording: Recording, *, noise: bool) -> dict[str, NDArray[Any]]:
         ACTION: held(torch.stack(recording.clean).numpy().astype(np.float32)),
         SUCCESS: held(np.array(recording.succeeded)[:, None]),
     }
-    if noise:
+    if writer.form.noise:
         values[EXECUTED] = held(torch.stack(recording.executed).numpy().astype(np.float32))
         values[DISTURBED] = held(np.array(recording.disturbed)[:, None])
-    return values
+    writer.add(task_spec(settings["task"]).instruction, frames, values)
 
 
 def _form(settings: Mapping[str, Any], about: Mapping[str, Any]) -> LeRobotForm:
-    px = int(settings["image_px"])
+    px, noise = int(settings["image_px"]), settings["noise"]
     return LeRobotForm(
         repo_id=about["repo_id"],
         embodiment=load_embodiment(settings["embodiment"]),
@@ -224,12 +215,8 @@ def _form(settings: Mapping[str, Any], about: Mapping[str, Any]) -> LeRobotForm:
         width=px,
         codec=None if about["frames"] == PNG else about["frames"],
         crf=DEFAULT_CRF if about["crf"] is None else about["crf"],
-        noise=_has_noise(settings),
+        noise=bool(noise["std_m"] or noise["std_rad"]),
     )
-
-
-def _has_noise(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["noise"]["std_m"] or settings["noise"]["std_rad"])
 
 
 def _choose(root: Path, settings: Mapping[str, Any], split: str) -> list[EpisodeRecord]:

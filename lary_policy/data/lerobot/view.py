@@ -115,11 +115,7 @@ class LeRobotAbout:
 
     @classmethod
     def read(cls, root: Path) -> LeRobotAbout:
-        """Read it.
-
-        Raises:
-            DatasetError: It is missing or damaged.
-        """
+        """Read it; DatasetError where it is missing or damaged."""
         path = Path(root) / ABOUT
         fix = "Write the dataset anew, or delete the file to use it as any other LeRobot dataset."
         with foreign_file("what `lary data to-lerobot` writes", path, fix):

@@ -99,6 +99,7 @@ class LeRobotWriter:
         from lerobot.configs.video import RGBEncoderConfig
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+        self.form = form
         self._dataset = LeRobotDataset.create(
             form.repo_id,
             fps=int(form.embodiment.control_hz),
@@ -124,15 +125,12 @@ class LeRobotWriter:
                 self._dataset.finalize()
 
     def add(self, task: str, frames: Sequence[Frames], values: Mapping[str, NDArray[Any]]) -> None:
-        """Write one episode.
+        """Write one episode; StoreError where a video could not be encoded.
 
         Args:
             task: The instruction.
             frames: Of each of T steps the picture `[h w 3]` of each camera.
             values: Of every other feature its numbers `[T ...]`.
-
-        Raises:
-            StoreError: A video could not be encoded.
         """
         try:
             with _quiet():
@@ -151,8 +149,7 @@ class LeRobotWriter:
     def finish(self, splits: Mapping[str, tuple[int, int]]) -> None:
         """Close all files and name the splits: first and last + 1 episode of each.
 
-        Raises:
-            StoreError: A video lacks frames.
+        StoreError where a video lacks frames.
         """
         from lerobot.datasets.io_utils import write_info
 

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,10 @@ def even_batches(jobs: Sequence[EpisodeJob], num_worlds: int) -> list[Sequence[E
 
 
 class ExpertSession:
-    """Records batches of scripted episodes.
+    """Records batches of scripted episodes in `num_worlds` worlds.
 
-    Args:
-        config: Settings of the collection (`task`, `cameras`, `image_px`, `noise`, perhaps `looks` and
-            `randomisation`).
-        num_worlds: Worlds simulated side by side.
-        render_device: Device of the renderer.
+    `config` are settings of the collection (`task`, `cameras`, `image_px`, `noise`, perhaps `looks` and
+    `randomisation`).
     """
 
     def __init__(self, config: Mapping[str, Any], num_worlds: int, render_device: str) -> None:
@@ -80,10 +78,7 @@ class ExpertSession:
     ) -> list[Recording]:
         """Record one episode for each job, at most as many as there are worlds.
 
-        Args:
-            jobs: Which episodes.
-            form: Layout of the dataset.
-            every_step: Take frames and states at every control step, not only at chunk boundaries.
+        With `every_step` frames and states are taken at every control step, not only at chunk boundaries.
         """
         idle = self._env.num_worlds - len(jobs)
         seeds = [job.seed for job in jobs] + [jobs[-1].seed] * idle
@@ -185,16 +180,14 @@ def _collect(
     if not todo:
         return records, spent
     form = layout_of(config)
-    session = ExpertSession(config, min(num_worlds, len(todo)), render_device)
-    try:
+    with closing(ExpertSession(config, min(num_worlds, len(todo)), render_device)) as session:
         for batch in even_batches(todo, num_worlds):
             for recording in session.record(batch, form):
-                records.append(_keep(partial, form, recording))
+                kept = not recording.failure
+                records.append(write_episode(partial, form, recording) if kept else _failed(recording))
             _save_progress(partial, config, records, time.perf_counter() - start)
             if on_progress is not None:
                 on_progress(len(records), len(jobs))
-    finally:
-        session.close()
     return records, time.perf_counter() - start
 
 
@@ -233,13 +226,10 @@ def _config(
     }
 
 
-def _keep(partial: Path, form: DemonstrationLayout, recording: Recording) -> EpisodeRecord:
-    if not recording.failure:
-        return write_episode(partial, form, recording)
-    job = recording.job
-    steps, success_step = len(recording.clean), recording.success_step
+def _failed(recording: Recording) -> EpisodeRecord:
+    job, steps = recording.job, len(recording.clean)
     return EpisodeRecord(
-        job.episode, job.seed, job.split, steps, False, success_step, failure=recording.failure
+        job.episode, job.seed, job.split, steps, False, recording.success_step, failure=recording.failure
     )
 
 

@@ -77,9 +77,7 @@ def publish(
     summary = complete(partial, config, records, seconds)
     root.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(root)
-    (root / PROGRESS_FILE).unlink(
-        missing_ok=True
-    )  # after the rename: killed before it, the next call resumes
+    (root / PROGRESS_FILE).unlink(missing_ok=True)  # not earlier: killed before, the next call resumes
     return report_on(root, summary, reused=False)
 
 
@@ -121,11 +119,7 @@ def complete(
 
 
 def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
-    """Report on the complete dataset at `root`.
-
-    Raises:
-        DatasetError: It was made with other settings, or `root` holds something else.
-    """
+    """Report on the complete dataset at `root`; DatasetError where it is another, or something else."""
     found = read_json(root / layout.DATASET_FILE) if (root / layout.DATASET_FILE).is_file() else {}
     different = sorted(key for key in {*config, *_OPTIONAL} if found.get(key) != config.get(key))
     if different:

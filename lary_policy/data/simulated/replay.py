@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,11 +60,7 @@ class Replayed:
 
 
 def read_settings(root: Path) -> dict[str, Any]:
-    """Return the settings of a dataset that can be played again.
-
-    Raises:
-        DatasetError: There is no dataset of `lary data` in the folder.
-    """
+    """Return the settings of a dataset that can be played again; DatasetError for a folder of another."""
     settings = read_json(Path(root) / layout.DATASET_FILE)
     missing = [name for name in _NEEDED if name not in settings]
     if missing:
@@ -83,13 +81,9 @@ def read_settings(root: Path) -> dict[str, Any]:
 def replay_episodes(
     root: Path, records: Sequence[EpisodeRecord], *, num_worlds: int = 16, render_device: str = "cpu"
 ) -> Iterator[Replayed]:
-    """Let the expert repeat episodes of a dataset and make sure that it did the same.
+    """Let the expert repeat episodes of a simulated dataset and make sure that it did the same.
 
-    Args:
-        root: Folder of a simulated dataset.
-        records: Which of its episodes.
-        num_worlds: Worlds simulated side by side; all their frames are in memory (as PNG) at once.
-        render_device: Device of the renderer.
+    All frames of `num_worlds` episodes are in memory (as PNG) at once.
 
     Raises:
         DatasetError: An episode came out differently, or the dataset is none of `lary data`.
@@ -98,22 +92,22 @@ def replay_episodes(
     form = layout_of(settings)
     by_number = {record.episode: record for record in records}
     jobs = [EpisodeJob(r.episode, r.seed, r.split) for r in records]
-    session = ExpertSession(settings, min(num_worlds, len(jobs)), render_device)
-    try:
+    with closing(ExpertSession(settings, min(num_worlds, len(jobs)), render_device)) as session:
         for batch in even_batches(jobs, num_worlds):
             for recording in session.record(batch, form, every_step=True):
                 yield _compare(Path(root), form, by_number[recording.job.episode], recording)
-    finally:
-        session.close()
 
 
 def _compare(root: Path, form: DemonstrationLayout, record: EpisodeRecord, recording: Recording) -> Replayed:
     if recording.failure or len(recording.clean) != record.steps:
         got = recording.failure or f"{len(recording.clean)} steps"
         raise _differs(root, record, f"success after {record.steps} steps", got)
+    k, number = form.stride, record.episode
+    actions = [layout.action_file(number, src, src + k) for src in range(0, record.steps, k)]
+    states = [layout.state_file(number, step) for step in range(0, record.steps + 1, k)]
     pose = max(
-        _largest(torch.stack(recording.clean), _stored_actions(root, form, record)),
-        _largest(torch.stack(recording.states)[:: form.stride], _stored_states(root, form, record)),
+        _largest(root, actions, torch.stack(recording.clean)),
+        _largest(root, states, torch.stack(recording.states)[::k]),
     )
     if not pose <= POSE_TOLERANCE:
         raise _differs(root, record, f"poses within {POSE_TOLERANCE} of the stored ones", f"{pose:.4f}")
@@ -142,20 +136,11 @@ def _compare_frames(
     return largest, tuple(unreadable)
 
 
-def _stored_actions(root: Path, form: DemonstrationLayout, record: EpisodeRecord) -> Tensor:
-    k, a = form.stride, form.embodiment.action_dim
-    files = [layout.action_file(record.episode, src, src + k) for src in range(0, record.steps, k)]
-    return torch.cat([torch.from_numpy(read_chunk(root / name, k, a)) for name in files])
-
-
-def _stored_states(root: Path, form: DemonstrationLayout, record: EpisodeRecord) -> Tensor:
-    a = form.embodiment.action_dim
-    files = [layout.state_file(record.episode, step) for step in range(0, record.steps + 1, form.stride)]
-    return torch.cat([torch.from_numpy(read_chunk(root / name, 1, a)) for name in files])
-
-
-def _largest(first: Tensor, second: Tensor) -> float:
-    return float((first - second).abs().max())
+def _largest(root: Path, files: Sequence[str], seen: Tensor) -> float:
+    """Return the largest difference of poses `[T a]` from those in some files of equally many steps."""
+    steps, numbers = len(seen) // len(files), seen.shape[1]
+    stored = np.concatenate([read_chunk(root / name, steps, numbers) for name in files])
+    return float((seen - torch.from_numpy(stored)).abs().max())
 
 
 def _differs(root: Path, record: EpisodeRecord, expected: str, got: str) -> DatasetError:

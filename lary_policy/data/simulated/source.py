@@ -167,12 +167,8 @@ class SimulatedSource:
     def verify(self, *, limit: int | None = None, **options: Any) -> IntegrityReport:
         """Check demonstrations and goals, see `verify_dataset`.
 
-        Args:
-            limit: Must be None: checksums are of whole files.
-            options: `workers`, `timeout_s` and `on_progress`.
-
         Raises:
-            ConfigError: A limit is given.
+            ConfigError: A limit is given: checksums are of whole files.
         """
         if limit is not None:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lary_policy.actions import load_embodiment
 from lary_policy.console import OnProgress
@@ -23,11 +24,11 @@ from lary_policy.data.integrity import (
 from lary_policy.data.larybench import load_pairs, read_metadata
 from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairTable
-from lary_policy.data.parallel import Failure, TimedOut, for_each
+from lary_policy.data.parallel import TimedOut, for_each
 from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.data.splits import find_leaks
+from lary_policy.data.verify import decoded_ids
 from lary_policy.errors import DatasetError, LaryPolicyError
-from lary_policy.frames import Frame
 from lary_policy.paths import read_json, visible_files
 from lary_policy.types import Quarantined
 
@@ -56,13 +57,8 @@ def verify_dataset(
     frames that two splits share, and files that differ from `checksums.json`. A file that does not answer in
     time is a problem; the rows of a CSV are not read where one of their arrays does not.
 
-    Args:
-        root: Dataset root.
-        embodiment: Embodiment name; None to take it from `dataset.json`.
-        stride: Chunk length; None to take it from `dataset.json`.
-        workers: Processes that read files; 0 reads them here, without time limit.
-        timeout_s: Seconds for one file.
-        on_progress: Called with (images decoded, images in all).
+    Embodiment and stride are taken from `dataset.json` where they are None; the rest is as in
+    `verify_source`.
 
     Raises:
         DatasetError: There is no metadata CSV, or embodiment or stride is neither given nor in dataset.json.
@@ -88,14 +84,15 @@ def verify_dataset(
         tables[path.stem] = table
         problems.extend((*table.quarantined, *_duplicates(table)))
         problems.extend(_bad_target_states(root, table, arm.action_dim))
-    ids, bad_images = _decode_all(tables, workers, timeout_s, on_progress)
-    problems.extend(bad_images)
+    frames = dict.fromkeys(frame for table in tables.values() for frame in table.frame_paths())
+    options: Any = {"workers": workers, "timeout_s": timeout_s, "on_progress": on_progress}
+    ids = decoded_ids(frames, problems, "images", **options)
     problems.extend(find_leaks(tables, ids))
     problems.extend(_episode_problems(root, tables, stride))
     checked = {
         "csv": len(_metadata_files(root)),
         "rows": sum(len(t) + len(t.quarantined) for t in tables.values()),
-        "images": len(ids) + len(bad_images),
+        "images": len(frames),
         "episodes": len({r.episode for t in tables.values() for r in t.rows}),
     }
     changes, notes = _changes(root, workers, timeout_s)
@@ -175,24 +172,6 @@ def _stuck_arrays(
     results = for_each(check_file, list(files.values()), workers=workers, timeout_s=timeout_s)
     named = list(files)
     return [Quarantined(str(named[i]), r.reason, "arrays") for i, r in results if isinstance(r, TimedOut)]
-
-
-def _decode_all(
-    tables: Mapping[str, PairTable], workers: int, timeout_s: float, on_progress: OnProgress | None
-) -> tuple[dict[Frame, str], list[Quarantined]]:
-    frames = dict.fromkeys(frame for table in tables.values() for frame in table.frame_paths())
-    paths = [frame for frame in frames if isinstance(frame, Path)]  # a CSV names files only
-    ids: dict[Frame, str] = {}
-    bad: list[Quarantined] = []
-    files = [MediaFile("image", path) for path in paths]
-    for done, (i, result) in enumerate(for_each(check_file, files, workers=workers, timeout_s=timeout_s), 1):
-        if isinstance(result, Failure):
-            bad.append(Quarantined(str(paths[i]), result.reason, "images"))
-        else:
-            ids[paths[i]] = result
-        if on_progress is not None:
-            on_progress(done, len(paths))
-    return ids, bad
 
 
 def _episode_problems(root: Path, tables: Mapping[str, PairTable], stride: int) -> Iterator[Quarantined]:

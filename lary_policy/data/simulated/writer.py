@@ -55,11 +55,7 @@ def records_to_json(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
 
 
 def records_from_json(value: dict[str, Any]) -> tuple[EpisodeRecord, ...]:
-    """Invert `records_to_json`.
-
-    Raises:
-        DatasetError: A record has missing or unknown fields.
-    """
+    """Invert `records_to_json`; DatasetError where a record has missing or unknown fields."""
     try:
         return tuple(
             EpisodeRecord(
@@ -79,8 +75,7 @@ def records_from_json(value: dict[str, Any]) -> tuple[EpisodeRecord, ...]:
 def read_episodes(root: Path, split: str | None = None) -> tuple[EpisodeRecord, ...]:
     """Return the episodes of a simulated dataset in order of their number, of one split or of all.
 
-    Raises:
-        DatasetError: `episodes.json` is missing or damaged.
+    DatasetError where `episodes.json` is missing or damaged.
     """
     records = records_from_json(read_json(Path(root) / layout.EPISODES_FILE))
     return tuple(r for r in records if split is None or r.split == split)
@@ -185,12 +180,10 @@ def _csv_rows(form: DemonstrationLayout, record: EpisodeRecord) -> Iterator[dict
 
 def _labels(form: DemonstrationLayout, recording: Recording, clean: Tensor) -> tuple[str, ...]:
     """Label each chunk by measured displacement and by the change of the commanded gripper opening."""
-    moved, change = torch.stack(recording.states).diff(dim=0), _commanded(form, recording, clean).diff(dim=0)
-    return label_arms(arm_motions(form.embodiment, moved, change), threshold_m=form.label_threshold_m)
-
-
-def _commanded(form: DemonstrationLayout, recording: Recording, clean: Tensor) -> Tensor:
-    return torch.cat([recording.start_pose.unsqueeze(0), clean])[:: form.stride]
+    commanded = torch.cat([recording.start_pose.unsqueeze(0), clean])[:: form.stride]
+    moved = torch.stack(recording.states).diff(dim=0)
+    motions = arm_motions(form.embodiment, moved, commanded.diff(dim=0))
+    return label_arms(motions, threshold_m=form.label_threshold_m)
 
 
 def _fresh(root: Path, relative: str) -> Path:
