@@ -63,7 +63,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # Hash-pinned and free of addresses.
 lock:
-	@$(BIN)/uv pip compile pyproject.toml --extra weights --extra metaworld --group dev --universal --python-version 3.12 \
+	@$(BIN)/uv pip compile pyproject.toml --extra sim --extra weights --extra metaworld --group dev --universal --python-version 3.12 \
 	  --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 	@$(BIN)/uv pip compile docs/requirements.in --universal --python-version 3.12 \
 	  --generate-hashes --no-annotate --no-header --quiet --output-file docs/requirements.lock

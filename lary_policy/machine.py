@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import itertools
 import os
 import sys
@@ -17,6 +18,26 @@ from lary_policy.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+
+# What extras of the distribution bring, for those who have no clone to install them from.
+EXTRAS = {"sim": ("mujoco>=4,<5", "mujoco-warp>=4,<5")}
+
+
+def require_extra(extra: str) -> None:
+    """Make sure that what an extra brings is installed.
+
+    Raises:
+        ConfigError: A module of it is missing; the message is the command that adds it.
+    """
+    names = [name.partition(">")[0] for name in EXTRAS[extra]]
+    missing = [name for name in names if importlib.util.find_spec(name.replace("-", "_")) is None]
+    if missing:
+        raise ConfigError(
+            expected=f"the extra `{extra}`: {', '.join(names)}",
+            got=f"no {', '.join(missing)}",
+            fix="Run: pip install " + " ".join(f'"{name}"' for name in EXTRAS[extra]),
+        )
 
 
 def resolve_device(name: str) -> str:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lary_policy
+from lary_policy.machine import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -60,7 +61,7 @@ def capped(name: str, end: str) -> list[tuple[str, str]]:
     return [(a.strip(), b.strip()) for a, b in pairs if b.strip().startswith('"') and ("<" in b or "==" in b)]
 
 
-@pytest.mark.parametrize("name", ["dependencies = [", "weights = ["])
+@pytest.mark.parametrize("name", ["dependencies = [", "sim = [", "metaworld = [", "weights = ["])
 def test_each_cap_has_its_reason_on_the_line_above(name):
     found = capped(name, "\n]")
     assert found
@@ -100,13 +101,26 @@ def test_lock_is_pinned_hashed_and_free_of_addresses():
 
 def test_lock_holds_every_direct_requirement_in_its_range():
     project, tools = PROJECT["project"], PROJECT["dependency-groups"]["dev"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["weights"], *tools]
+    extras = [project["optional-dependencies"][name] for name in ("sim", "weights", "metaworld")]
+    wanted = [*project["dependencies"], *(one for extra in extras for one in extra), *tools]
     for requirement in map(Requirement, wanted):
+        if requirement.name == project["name"]:
+            continue
         version = PINS.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock: make lock"
         assert requirement.specifier.contains(version, prereleases=True), (
             f"{requirement} has {version}: make lock"
         )
+
+
+def test_the_base_needs_no_simulator_and_the_extras_say_what_does():
+    extras, base = PROJECT["project"]["optional-dependencies"], PROJECT["project"]["dependencies"]
+    simulators = {"mujoco", "mujoco-warp", "warp-lang", "metaworld"}
+    assert not simulators & {canonicalize_name(Requirement(one).name) for one in base}
+    assert tuple(extras["sim"]) == EXTRAS["sim"]
+    (everything,) = map(Requirement, extras["all"])
+    assert everything.name == PROJECT["project"]["name"]
+    assert everything.extras == set(extras) - {"all"}
 
 
 def test_what_stays_out_of_git():

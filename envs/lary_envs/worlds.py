@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lary_envs.tasks import families, task_spec
+from lary_policy.machine import require_extra
 
 if TYPE_CHECKING:
     from lary_envs.env import SimEnv
@@ -23,9 +24,11 @@ def open_world(task: str, num_worlds: int, **settings: Any) -> Simulation:
 
     Raises:
         UnknownNameError: There is no such task, camera or setting.
+        ConfigError: The extra `sim` is missing; the message is the command that adds it.
         SimulationError: A count below 1, or what the worlds are made of is not installed.
     """
     spec = task_spec(task)
+    require_extra("sim")
     family = families().get(task.partition("/")[0])
     if family is not None:
         worlds: Simulation = family.open(spec, num_worlds, **settings)

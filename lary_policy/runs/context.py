@@ -27,7 +27,7 @@ from lary_policy.data.simulated import GOALS
 from lary_policy.encoders import EncoderShelf, EncoderView
 from lary_policy.errors import UnknownNameError
 from lary_policy.latents import store_dtype
-from lary_policy.machine import available_cores, resolve_device
+from lary_policy.machine import available_cores, require_extra, resolve_device
 from lary_policy.runs.cells import Cell, digest
 from lary_policy.runs.config import Probe, RunConfig
 from lary_policy.types import Quarantined
@@ -216,6 +216,7 @@ def _check_task(config: RunConfig, task: str) -> None:
     from lary_envs.tasks import task_spec
 
     spec = task_spec(task)
+    require_extra("sim")
     if config.looks == "menagerie":
         from lary_envs.scene import require_counterpart
 

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lary_envs.controller import EndEffectorController
 from lary_envs.tasks import task_spec
 from lary_envs.worlds import open_world
 from lary_policy.actions import Embodiment, load_embodiment

@@ -1,4 +1,4 @@
-"""MetaWorld's fifty tasks as worlds of ours; needs `pip install lerobot_policy_lary[metaworld]`."""
+"""MetaWorld's fifty tasks as worlds of ours; needs the extra `metaworld`."""
 
 import lazy_loader
 

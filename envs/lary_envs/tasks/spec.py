@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lary_policy.errors import SimulationError, UnknownNameError
+from lary_policy.machine import require_extra
 
 if TYPE_CHECKING:
     import mujoco
@@ -38,9 +39,12 @@ class TaskSpec:
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras of the scene."""
+        if self.views:
+            return self.views
+        require_extra("sim")
         from lary_envs.robots import robot_of
 
-        return self.views or robot_of(self.embodiment).camera_names
+        return robot_of(self.embodiment).camera_names
 
     @property
     def hold_steps(self) -> int:
