@@ -20,7 +20,7 @@ def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell | None]:
     from lary_envs.tasks import task_spec
 
     c = context.config
-    shared = (task, c.cameras, c.image_px, c.stride, task_spec(task).embodiment, c.looks)
+    shared = (task, context.cameras(task), c.image_px, c.stride, task_spec(task).embodiment, c.looks)
     demos = context.cell("data", task, *shared, c.randomisation, c.demos)
     if not c.loops:
         return demos, None
@@ -60,7 +60,7 @@ def run_collect(context: RunContext, task: str) -> RunData:
     if goals is not None:
         if goals.folder.exists():
             kept(f"data {goals.label}")
-        settings = _settings(context, randomisation=c.rollout_level)
+        settings = _settings(context, task, randomisation=c.rollout_level)
         _collect(goals, collect_goals, task, c.episodes, settings)
     return open_task(context, task)
 
@@ -73,14 +73,14 @@ def collect_demos(context: RunContext, task: str) -> Path:
         DatasetError: The expert failed on a whole split.
     """
     c, (cell, _) = context.config, data_cells(context, task)
-    settings = _settings(context, randomisation=c.randomisation)
+    settings = _settings(context, task, randomisation=c.randomisation)
     return _collect(cell, collect_splits, task, plain(c.demos), settings)
 
 
-def _settings(context: RunContext, **how: Any) -> dict[str, Any]:
+def _settings(context: RunContext, task: str, **how: Any) -> dict[str, Any]:
     c = context.config
     return {
-        "cameras": c.cameras,
+        "cameras": context.cameras(task),
         "image_px": c.image_px,
         "stride": c.stride,
         "num_worlds": c.num_worlds,

@@ -157,7 +157,9 @@ class RunConfig:
     data_dir: Path | None = setting(None, "folder of the source's files")
     options: dict[str, Any] = setting(dict, "further settings of the source")
     tasks: tuple[str, ...] = setting((), "simulated tasks; empty for a source of files")
-    cameras: tuple[str, ...] = setting(("front", "wrist"), "of the tasks, in the order that heads see them")
+    cameras: tuple[str, ...] | None = setting(
+        None, "of the tasks, in the order that heads see them; null = each task's own: front and hands"
+    )
     image_px: int = setting(112, "width and height of the tasks' frames")
     stride: int = setting(5, "control steps between source and target frame = chunk length of tasks")
     demos: DemoConfig = setting(DemoConfig(), "demonstrations of each split, and noise injected into them")
@@ -215,7 +217,8 @@ class RunConfig:
             some_and_different("seeds", [str(seed) for seed in self.seeds])
         if self.tasks:
             some_and_different("tasks", self.tasks)
-            some_and_different("cameras", self.cameras)
+            if self.cameras is not None:
+                some_and_different("cameras", self.cameras)
         self._check_run()
         self._check_loops()
 

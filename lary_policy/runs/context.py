@@ -35,6 +35,7 @@ from lary_policy.types import Quarantined
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
 STAGE_VERSIONS = {"data": 4, "extract": 5, "probe": 10, "rollout": 6}
 STAGES = ("data", "extract", "probe", "rollout", "report")
+ABOUT_TASKS = ("actions", "classes", "scene", "looks")  # what probes of tasks can be about
 PACKAGES = (
     "torch",
     "transformers",
@@ -84,14 +85,16 @@ class RunData:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """What probes can be asked to predict: `actions`, `classes`, the `scene`."""
+        """What probes can be asked to predict: `actions`, `classes`, the `scene`, other `looks`."""
         if self.task is not None:
-            return ("actions", "classes", "scene")
+            return about_task(self.task)
         return ("classes",) if self.spec.embodiment is None else ("actions",)
 
     def probes(self, config: RunConfig) -> tuple[Probe, ...]:
-        """Return the heads that a run trains on it, see `RunConfig.probes_for`."""
-        return config.probes_for(self.protocol, self.about, self.spec.kind, self.rows)
+        """Return the heads that a run trains on it, see `RunConfig.probes_for`; of a task, those that fit."""
+        about = self.about if self.task is None else ABOUT_TASKS
+        found = config.probes_for(self.protocol, about, self.spec.kind, self.rows)
+        return tuple(probe for probe in found if probe.about in self.about)
 
     @property
     def rows(self) -> int:
@@ -175,7 +178,8 @@ class RunContext:
                     context.shelf.check(view)
         if STAGES.index(until) >= STAGES.index("probe"):
             if config.tasks:
-                config.probes_for("native", ("actions", "classes", "scene"), "pairs")
+                able = {about for task in config.tasks for about in about_task(task)}
+                config.probes_for("native", tuple(a for a in ABOUT_TASKS if a in able), "pairs")
             for data in context.data:
                 config.probes_for(data.protocol, data.about, data.spec.kind)
         return context
@@ -184,6 +188,12 @@ class RunContext:
     def cache(self) -> Path:
         """Folder of finished cells, shared by all runs of an output folder."""
         return self.config.output_dir / "cache"
+
+    def cameras(self, task: str) -> tuple[str, ...]:
+        """Return the cameras of a task: those asked for, or its own."""
+        from lary_envs.tasks import task_spec
+
+        return self.config.cameras or task_spec(task).usual_cameras
 
     def views(self, protocol: str) -> tuple[EncoderView, ...]:
         """Return the encoder views; under `lary` those that the reference runs are fed as it feeds them."""
@@ -212,6 +222,13 @@ class RunContext:
         return machine_facts(self.device, self.cores, seeds, self.config.protocol)
 
 
+def about_task(task: str) -> tuple[str, ...]:
+    """Return what probes of a task can be about: worlds of some look one way only."""
+    from lary_envs.tasks import task_spec
+
+    return ABOUT_TASKS if task_spec(task).varied else ABOUT_TASKS[:-1]
+
+
 def _check_task(config: RunConfig, task: str) -> None:
     from lary_envs.tasks import task_spec
 
@@ -221,7 +238,7 @@ def _check_task(config: RunConfig, task: str) -> None:
         from lary_envs.scene import require_counterpart
 
         require_counterpart(spec.embodiment)
-    for camera in config.cameras:
+    for camera in config.cameras or ():
         if camera not in spec.cameras:
             raise UnknownNameError(f"camera of task {task}", camera, spec.cameras)
 

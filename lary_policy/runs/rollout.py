@@ -66,7 +66,8 @@ class Loop:
         c = context.config
         head = () if self.job is None else (self.job.cell(context).key, self.rollout, self.random)
         # Each task has its own world, whose looks and size of frames the goals' content tells.
-        world = (self.data.task, c.cameras, c.image_px, c.stride, c.looks, c.rollout_level)
+        cameras = context.cameras(self.data.task or "")
+        world = (self.data.task, cameras, c.image_px, c.stride, c.looks, c.rollout_level)
         how = (c.episodes, c.stop_at_success, c.batch_invariant, FILMED)
         inputs = (self.data.goals_digest, world, *head, *how)
         return context.cell("rollout", self.label, *inputs)

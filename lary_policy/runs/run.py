@@ -21,7 +21,7 @@ from lary_policy.runs.actions import check_statistics
 from lary_policy.runs.cells import plain, point_latest, run_folder, write_result
 from lary_policy.runs.collect import collected, open_task, run_collect
 from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
-from lary_policy.runs.context import STAGES, RunContext
+from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
 from lary_policy.runs.grid import jobs_of, pairs_of
 from lary_policy.runs.probe import run_probes
@@ -77,7 +77,8 @@ def run_suite(
     if is_main_process():
         sweep_temporaries(config.output_dir, again=True, levels=_BELOW)
         write_result(folder / "run.json", {"environment": context.facts(), "config": plain(config)})
-    results, spent = Results(finished_only=finished_only, notes=list(_small(context, until))), {}
+    notes, spent = [*_small(context, until), *unasked(context, until)], {}
+    results = Results(finished_only=finished_only, notes=notes)
     for line in results.notes:
         console.print(f"    {line}", soft_wrap=True, markup=False)
     page = Page(context, results, folder, until)
@@ -178,6 +179,17 @@ def _small(context: RunContext, until: str) -> Iterator[str]:
             )
 
 
+def unasked(context: RunContext, until: str) -> Iterator[str]:
+    """Name the tasks that some questions are not asked of."""
+    config = context.config
+    if not config.tasks or STAGES.index(until) < STAGES.index("probe"):
+        return
+    for probe in config.probes_for("native", ABOUT_TASKS, "pairs"):
+        without = [task for task in config.tasks if probe.about not in about_task(task)]
+        if without:
+            yield f"Question {probe.mode} is not asked of {', '.join(without)}, which have no {probe.about}."
+
+
 def planned(context: RunContext, until: str) -> dict[str, int]:
     """Return how many steps each stage of a run has; tasks that are not opened yet count as the opened do."""
     config, stages = context.config, STAGES[: STAGES.index(until) + 1]
@@ -191,7 +203,7 @@ def planned(context: RunContext, until: str) -> dict[str, int]:
             count[stage] += number
     if not context.data and "probe" in stages:
         many, seeds = len(config.encoders), len(config.every_seed)
-        probes = config.probes_for("native", ("actions", "classes", "scene"), "pairs")
+        probes = config.probes_for("native", ABOUT_TASKS, "pairs")
         heads = [sum(loop.uses(probe) for probe in probes) * many * seeds for loop in config.loops]
         count |= {"extract": many, "probe": len(probes) * many * seeds}
         count["rollout"] = sum(2 + number if number else 1 for number in heads)

@@ -52,7 +52,7 @@ def test_suites_name_tasks_that_exist(suite):
     config = run_config(compose("suite", [f"suite={suite}"]))
     assert len(config.tasks) == int(suite.removeprefix("metaworld"))
     assert set(config.tasks) <= set(SPECS)
-    assert set(config.cameras) <= set(task_spec(config.tasks[0]).cameras)
+    assert task_spec(config.tasks[0]).usual_cameras == ("front", "wrist")
 
 
 def test_the_correction_is_still_needed():

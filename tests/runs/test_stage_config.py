@@ -10,9 +10,10 @@ from lary_policy.encoders.view import EncoderView
 from lary_policy.encoders.weights import resolve as weights
 from lary_policy.encoders.weights.places import WheelFile
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError, WeightsMissingError
+from lary_policy.runs.collect import data_cells
 from lary_policy.runs.config import RunConfig, run_config
 from lary_policy.runs.context import RunContext
-from lary_policy.runs.run import run_suite
+from lary_policy.runs.run import run_suite, unasked
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,34 @@ def test_the_named_suites_are_complete_and_consistent():
         assert config.episodes >= 50
         assert {r.mode for r in config.loops} == {"subgoal", "policy"}
         assert all(any(r.uses(p) for p in config.asked) for r in config.loops)
+
+
+def test_each_task_is_seen_by_its_own_cameras_where_none_are_asked_for():
+    tasks = ("tasks=[pick_place,dual_lift,handover,metaworld/reach-v3]", "device=cpu")
+    context = RunContext.create(run_config(compose("suite", ["suite=study", *tasks])))
+    assert {task: context.cameras(task) for task in context.config.tasks} == {
+        "pick_place": ("front", "wrist"),
+        "dual_lift": ("front", "agent"),
+        "handover": ("front", "wrist_left", "wrist_right"),
+        "metaworld/reach-v3": ("front", "wrist"),
+    }
+    same = run_config(
+        compose("suite", ["suite=study", "cameras=[front,agent]", "tasks=[dual_lift]", tasks[1]])
+    )
+    asked = data_cells(RunContext.create(same), "dual_lift")
+    assert asked == data_cells(context, "dual_lift")  # saying what is usual makes no other cell
+
+
+def test_tasks_are_asked_what_they_can_be_and_the_others_are_named():
+    asked = "probes=[{mode:invariance,target:looks,head:none}]"
+    both = run_config(compose("suite", ["suite=study", asked, "rollouts=[]"]))
+    (note,) = unasked(RunContext.create(both), "probe")
+    assert "invariance" in note
+    assert "metaworld/reach-v3" in note
+    assert "handover" not in note
+    one = run_config(compose("suite", ["suite=study", asked, "rollouts=[]", "tasks=[metaworld/reach-v3]"]))
+    with pytest.raises(ConfigError, match="can be asked: atomic, pair"):
+        RunContext.create(one)
 
 
 @pytest.fixture

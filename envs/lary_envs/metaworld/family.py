@@ -97,4 +97,5 @@ def _spec(name: str, words: str) -> TaskSpec:
         control_hz=80.0,  # five substeps of 2.5 ms
         embodiment="sawyer4",
         views=CAMERAS,
+        varied=False,
     )

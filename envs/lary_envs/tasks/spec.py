@@ -34,7 +34,8 @@ class TaskSpec:
     hold_s: float  # seconds for which the condition must hold without a break
     control_hz: float = 20.0  # control steps a second
     embodiment: str = "arm7"  # name of the action layout; it decides which robot stands in the scene
-    views: tuple[str, ...] = ()  # cameras of a scene that others made
+    views: tuple[str, ...] = ()  # cameras of a scene that others made, the two usual ones first
+    varied: bool = True  # whether its worlds can look otherwise, see `lary_envs.randomisation`
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -45,6 +46,16 @@ class TaskSpec:
         from lary_envs.robots import robot_of
 
         return robot_of(self.embodiment).camera_names
+
+    @property
+    def usual_cameras(self) -> tuple[str, ...]:
+        """Those that are used where none is asked for: from the front and on the hands, or two fixed ones."""
+        from lary_envs.robots import robot_of
+
+        if self.views:
+            return self.views[:2]
+        robot = robot_of(self.embodiment)
+        return ("front", *robot.wrist_cameras) if robot.wrist_cameras else tuple(robot.cameras)
 
     @property
     def hold_steps(self) -> int:

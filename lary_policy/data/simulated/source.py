@@ -192,6 +192,7 @@ class SimulatedSource:
         render_device: str = "cpu",
         physics: str = "auto",
         guard_folder: Path | None = None,
+        randomisation: str | None = None,
     ) -> Simulation:
         """Open worlds of the task that look as the goals (or, without those, the demonstrations) do.
 
@@ -201,9 +202,11 @@ class SimulatedSource:
             render_device: Device of the renderer.
             physics: Engine, as in `lary_envs.SimEnv`.
             guard_folder: See `lary_envs.SimEnv`.
+            randomisation: Another level than theirs.
 
         Raises:
             DatasetError: The demonstrations are of no simulated task.
+            UnknownNameError: The task's worlds do not have that level.
         """
         if self.task is None:
             raise DatasetError(
@@ -222,7 +225,7 @@ class SimulatedSource:
             physics=physics,
             guard_folder=guard_folder,
             looks=str(self._world_about.get("looks", "primitives")),
-            randomisation=str(self._world_about.get("randomisation", "none")),
+            randomisation=randomisation or str(self._world_about.get("randomisation", "none")),
         )
 
 

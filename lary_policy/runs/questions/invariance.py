@@ -25,6 +25,7 @@ from torch import Tensor
 from lary_policy.data.simulated import seeds_of
 from lary_policy.errors import DatasetError
 from lary_policy.runs.questions.registry import Question, register_question
+from lary_policy.runs.questions.state import with_scene
 from lary_policy.scores import Metric, SampleScores, Score, bootstrap_ratio_ci, register_metric
 
 if TYPE_CHECKING:
@@ -89,12 +90,9 @@ def run_invariance(probing: Probing) -> dict[str, Any]:
 
 def _drawn(context: RunContext, data: RunData, level: str, seeds: list[int]) -> Tensor:
     """Return uint8 frames `[S c h w 3]` of initial states in looks of a level."""
-    from lary_envs import SimEnv
-
-    env = SimEnv(
-        data.name, len(seeds), cameras=data.spec.cameras, image_px=context.config.image_px,
-        render_device=context.device, looks=context.config.looks, randomisation=level, physics="mujoco",
-    )  # fmt: skip
+    env = with_scene(data).world(
+        len(seeds), render_device=context.device, physics="mujoco", randomisation=level
+    )
     try:
         env.reset(seeds)
         return env.frames()
@@ -110,6 +108,6 @@ def of_looks(context: RunContext, data: RunData) -> tuple[Any, ...]:
 register_metric(Metric("invariance", "change with looks, of that with states", False, order=14))
 register_question(
     Question(
-        "invariance", "invariance to looks", "scene", run_invariance, of_looks, asks=None, targets=("looks",)
+        "invariance", "invariance to looks", "looks", run_invariance, of_looks, asks=None, targets=("looks",)
     )
 )

@@ -24,7 +24,8 @@ class Question:
     Attributes:
         name: As in `probes=[{mode: <name>, ...}]`, and the mode of its scores.
         words: For tables and sentences.
-        about: What the data must have: `actions`, `classes` or a `scene` whose state has names.
+        about: What the data must have: `actions`, `classes`, a `scene` whose state has names, or `looks` that
+            can be changed.
         run: Answers it: trains or loads a head and returns the result of its cell.
         depends: What the answer depends on beside latents, head and seed; part of the cell's key.
         asks: What the head is asked, one of `lary_policy.heads.QUESTIONS`; None where there is no head.
