@@ -53,7 +53,6 @@ from lary_policy.latents.reference import read_npz
 from lary_policy.latents.store import LatentStore
 from lary_policy.paths import write_json
 from lary_policy.rollout.film import Film
-from lary_policy.rollout.loop import Shots
 from lary_policy.runs.cells import Cell
 from lary_policy.runs.rollout import EpisodeProgress
 from lary_policy.types import LatentSpec
@@ -343,12 +342,9 @@ class Readers(dict[str, Reader]):
         self["finished episodes"] = Reader(
             folder / "episodes.partial.json", lambda p: EpisodeProgress(folder).read(), damage.of_json
         )
-        film, shots = Film(folder / "f.mp4", [3]), Shots((0,), 1)
-        for step in range(3):
-            shots.frames.append(torch.full((1, 8, 8, 3), step, dtype=torch.uint8))
-            shots.success.append(torch.zeros(1, dtype=torch.bool))
-        film.keep([3], shots)
-        self["clip of a film"] = Reader(
+        film = Film(folder / "f.mp4")
+        film.keep([3], torch.arange(24.0).view(4, 1, 6))
+        self["commands of an episode"] = Reader(
             next(folder.rglob("3.safetensors")), lambda p: film._read(3), damage.of_safetensors
         )
         report = self.folder("report") / "report.json"

@@ -2,6 +2,7 @@ from .agents import Agent as Agent
 from .agents import ExpertAgent as ExpertAgent
 from .agents import HeadAgent as HeadAgent
 from .agents import Observation as Observation
+from .film import FILM_PX as FILM_PX
 from .film import Clip as Clip
 from .film import Film as Film
 from .film import tile_video as tile_video

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -19,8 +20,11 @@ from torch import Tensor
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.heads.training import content_sha256
 from lary_policy.paths import atomic_write, foreign_file, open_regular
-from lary_policy.rollout.loop import Shots
+from lary_policy.rollout.world import ClosableWorld
+from lary_policy.types import EpisodeResult
 
+FILMED = 6  # episodes of a film, three by two
+FILM_PX = 224
 SUCCESS_RGB = (46, 160, 67)
 RUNNING_RGB = (110, 118, 129)
 BORDER_PX = 6
@@ -30,99 +34,145 @@ BORDER_PX = 6
 class Clip:
     """One filmed episode."""
 
-    frames: Tensor  # uint8 `[t, h, w, 3]` of the first camera
+    frames: Tensor  # uint8 `[t, h, w, 3]`
     success: Tensor  # bool `[t]`: the task's condition held
 
 
 class Film:
-    """The video of the episodes of some seeds, whichever waves they run in.
+    """The video of a few episodes of both outcomes, filmed when all have ended.
 
-    Each episode is kept in a file of its own beside the video until this is written, so that an interrupted
-    rollout that goes on shows what an uninterrupted one would have shown.
+    Which episodes are worth showing is known at the end only, and what a robot sees is too small to look at.
+    So the commands of every episode are kept, each in a file of its own beside the video, and those of the
+    chosen ones are executed again before a larger camera. An interrupted rollout that goes on shows what an
+    uninterrupted one would have shown.
 
     Args:
         path: The mp4 to write.
-        seeds: Seeds to show, in this order.
-        every: Film each n-th control step.
+        every: Film each n-th control step: five frames a second, as large frames take long to trace.
     """
 
-    def __init__(self, path: Path, seeds: Sequence[int], *, every: int = 2) -> None:
-        self.path, self.seeds, self._every = path, tuple(seeds), every
-        self._folder = path.with_name(f"{path.stem}.clips")
+    def __init__(self, path: Path, *, every: int = 4) -> None:
+        self.path, self._every = path, every
+        self._folder = path.with_name(f"{path.stem}.commands")
 
-    def missing(self) -> tuple[int, ...]:
-        """Return the seeds that must still be run before the video can be written; none once it is."""
+    def missing(self, seeds: Sequence[int]) -> tuple[int, ...]:
+        """Return the seeds that must still be run before the video can be shot; none once it is."""
         if self.path.exists():
             return ()
-        return tuple(seed for seed in self.seeds if not self._clip(seed).exists())
+        return tuple(seed for seed in seeds if not self._file(seed).exists())
 
     def restart(self) -> None:
-        """Delete video and clips of an earlier rollout at the same place."""
+        """Delete video and commands of an earlier rollout at the same place."""
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def shoot(self, batch: Sequence[int]) -> Shots | None:
-        """Return where to collect the frames of a wave of seeds, or None when it has none to show."""
-        wanted = self.missing()
-        worlds = tuple(world for world, seed in enumerate(batch) if seed in wanted)
-        return Shots(worlds, self._every) if worlds else None
-
-    def keep(self, batch: Sequence[int], filmed: Shots) -> None:
-        """Save what was collected of a wave of seeds.
+    def keep(self, batch: Sequence[int], commands: Tensor) -> None:
+        """Save what the worlds of a wave of seeds executed, `[t w u]`.
 
         Raises:
             StoreError: The disk is full or not writable.
         """
-        for index, world in enumerate(filmed.worlds):
-            frames = torch.stack([frame[index] for frame in filmed.frames])
-            success = torch.stack([flag[index] for flag in filmed.success])
-            with atomic_write(self._clip(batch[world])) as temporary:
-                tensors = {"frames": frames, "success": success}
+        for seed, of_world in zip(batch, commands.unbind(1), strict=False):
+            tensors = {"commands": of_world.contiguous()}
+            with atomic_write(self._file(seed)) as temporary:
                 temporary.write_bytes(save(tensors, {"sha256": content_sha256(tensors, {})}))
 
-    def write(self, *, tile_px: int = 224, hz: float = 20.0) -> Path:
-        """Write the video, unless it is there, and delete the clips that it was made of.
+    def shoot(
+        self,
+        episodes: Sequence[EpisodeResult],
+        open_world: Callable[[int], ClosableWorld],
+        *,
+        hz: float = 20.0,
+    ) -> tuple[int, ...]:
+        """Write the video, unless it is there, and delete the commands.
+
+        Args:
+            episodes: Of the rollout, all with kept commands.
+            open_world: Opens that many worlds as those of the rollout, whose first camera films.
+            hz: Control steps a second; the film plays in real time.
+
+        Returns:
+            The seeds of the episodes it shows, successes first. Physics of a GPU may repeat an episode with
+            another end, which is then left out.
 
         Raises:
-            ShapeError: An episode was not filmed.
-            StoreError: A clip is damaged, or the video cannot be written.
+            StoreError: Kept commands are damaged, or the video cannot be written.
         """
-        if missing := self.missing():
-            raise ShapeError(
-                expected=f"films of the seeds {', '.join(map(str, self.seeds))}",
-                got=f"none of {', '.join(map(str, missing))}",
-                fix="Run these seeds with this film.",
-            )
-        if not self.path.exists():
-            tile_video(
-                [self._read(seed) for seed in self.seeds], self.path, tile_px=tile_px, hz=hz / self._every
-            )
+        chosen = choose_episodes(episodes)
+        if not self.path.exists() and chosen:
+            world = open_world(len(chosen))
+            try:
+                clips, succeeded = self._replay(world, chosen)
+            finally:
+                world.close()
+            same = [now == then.success for now, then in zip(succeeded, chosen, strict=True)]
+            chosen, clips = list(compress(chosen, same)), list(compress(clips, same))
+            if clips:
+                tile_video(clips, self.path, hz=hz / self._every)
         shutil.rmtree(self._folder, ignore_errors=True)
-        return self.path
+        return tuple(episode.seed for episode in chosen)
 
-    def _clip(self, seed: int) -> Path:
+    def _replay(
+        self, world: ClosableWorld, episodes: Sequence[EpisodeResult]
+    ) -> tuple[list[Clip], list[bool]]:
+        """Execute the episodes again; return their clips and which succeeded."""
+        commands = [self._read(episode.seed)[: episode.steps] for episode in episodes]
+        frames: list[list[Tensor]] = [[] for _ in episodes]
+        success: list[list[bool]] = [[] for _ in episodes]
+        world.reset([episode.seed for episode in episodes])
+        held, succeeded = [False] * len(episodes), [False] * len(episodes)
+        for step in range(max(map(len, commands)) + 1):
+            # The last state of each is shown too: it may be the first that succeeds.
+            shown = [
+                place for place, own in enumerate(commands)
+                if step == len(own) or (step < len(own) and step % self._every == 0)
+            ]  # fmt: skip
+            for place, image in zip(shown, world.frames(shown)[:, 0].cpu() if shown else (), strict=True):
+                frames[place].append(image.clone())
+                success[place].append(held[place])
+            if step < max(map(len, commands)):
+                now = torch.stack([own[min(step, len(own) - 1)] for own in commands])
+                world.step(now.to(world.device), validate=False)
+                held = world.success().tolist()
+                ended = [step >= len(own) for own in commands]
+                succeeded = [s or (h and not e) for s, h, e in zip(succeeded, held, ended, strict=True)]
+        clips = [Clip(torch.stack(f), torch.tensor(s)) for f, s in zip(frames, success, strict=True)]
+        return clips, succeeded
+
+    def _file(self, seed: int) -> Path:
         return self._folder / f"{seed}.safetensors"
 
-    def _read(self, seed: int) -> Clip:
-        path, fix = self._clip(seed), "Delete the file; the episode is run again."
+    def _read(self, seed: int) -> Tensor:
+        path, fix = self._file(seed), "Delete the file; the episode is run again."
         with (
-            foreign_file("a filmed episode", path, fix, error=StoreError),
+            foreign_file("commands of an episode", path, fix, error=StoreError),
             open_regular(path),
             safe_open(path, framework="pt") as file,
         ):
-            tensors = {name: file.get_tensor(name) for name in ("frames", "success")}
-            if (file.metadata() or {}).get("sha256") != content_sha256(tensors, {}):
+            commands: Tensor = file.get_tensor("commands")
+            if (file.metadata() or {}).get("sha256") != content_sha256({"commands": commands}, {}):
                 raise ValueError("its content is not what was written")
-            return Clip(**tensors)
+            return commands
 
 
-def tile_video(clips: Sequence[Clip], path: Path, *, tile_px: int = 224, hz: float = 10.0) -> Path:
+def choose_episodes(episodes: Sequence[EpisodeResult], count: int = FILMED) -> list[EpisodeResult]:
+    """Return the first few episodes of both outcomes that moved at all, successes first.
+
+    Half are successes and half failures; where one kind is rarer, the other fills up.
+    """
+    moved = [episode for episode in episodes if episode.steps]
+    good, bad = ([e for e in moved if e.success is kind] for kind in (True, False))
+    failures = min(len(bad), max(count // 2, count - len(good)))
+    return good[: count - failures] + bad[:failures]
+
+
+def tile_video(clips: Sequence[Clip], path: Path, *, tile_px: int = FILM_PX, hz: float = 10.0) -> Path:
     """Write clips side by side as mp4; a tile turns green while its success holds, and stays as it ended.
 
     Args:
         clips: At least one; shorter ones show their last frame until the longest has ended.
         path: The mp4 to write (atomically).
-        tile_px: Height and width of one tile (nearest-neighbour scaled: it shows what the encoder sees).
+        tile_px: Height and width of one tile (nearest-neighbour scaled).
         hz: Frames a second.
 
     Raises:
@@ -130,7 +180,7 @@ def tile_video(clips: Sequence[Clip], path: Path, *, tile_px: int = 224, hz: flo
         StoreError: The file cannot be written.
     """
     if not clips or not all(len(clip.frames) for clip in clips):
-        raise ShapeError(expected="at least one filmed step", got="none", fix="Pass a film to run_episodes.")
+        raise ShapeError(expected="at least one filmed step", got="none", fix="Film an episode first.")
     # In memory first: ffmpeg reports a full disk as an error of its own callbacks.
     mp4 = io.BytesIO()
     with imageio.imopen(mp4, "w", plugin="pyav", extension=".mp4") as writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,32 +16,12 @@ from lary_policy.rollout.world import Controller, World
 from lary_policy.types import DIVERGED, EpisodeResult
 
 
-@dataclass
-class Shots:
-    """What was filmed of some worlds of one batch."""
-
-    worlds: tuple[int, ...]  # which worlds are filmed
-    every: int = 2  # film each n-th control step
-    frames: list[Tensor] = field(default_factory=list)  # one uint8 `[v h w 3]` (first camera) a filmed step
-    success: list[Tensor] = field(default_factory=list)  # one bool `[v]` a filmed step
-
-    def take(self, env: World, success: Tensor) -> None:
-        """Film the present state; frames stay on their device."""
-        self.frames.append(env.frames(self.worlds)[:, 0].clone())
-        self.success.append(success[list(self.worlds)].clone())
-
-    def to_host(self) -> None:
-        """Copy everything to the CPU."""
-        self.frames = [frame.cpu() for frame in self.frames]
-        self.success = [flag.cpu() for flag in self.success]
-
-
 @dataclass(frozen=True)
 class RolloutResult:
-    """Episodes of one batch of worlds and the film of a few of them."""
+    """Episodes of one batch of worlds and the commands `[t w u]` that each executed, on the CPU."""
 
     episodes: tuple[EpisodeResult, ...]
-    film: Shots | None
+    commands: Tensor
 
 
 def run_episodes(
@@ -51,7 +31,6 @@ def run_episodes(
     seeds: Sequence[int],
     *,
     max_steps: int,
-    film: Shots | None = None,
     impossible: Sequence[str | None] | None = None,
     stop_at_success: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -70,7 +49,6 @@ def run_episodes(
         make_agent: Called after the reset, so that an agent may look at the initial state.
         seeds: One seed a world.
         max_steps: Control steps of an episode.
-        film: Where to collect frames for a video, or None.
         impossible: Failure known beforehand for each world (e.g. `no_demonstration`), or None.
         stop_at_success: End a world's episode at its first success, as gymnasium's `terminated` does.
         on_progress: Called with (steps done, max_steps).
@@ -87,26 +65,25 @@ def run_episodes(
         )
     env.reset(seeds)
     controller.reset(env.joints())
-    loop = _Loop(env, controller, Books(impossible or [None] * len(seeds), env.device), film)
+    loop = _Loop(env, controller, Books(impossible or [None] * len(seeds), env.device))
     agent = make_agent()
     while loop.step < max_steps and not loop.all_stopped():
         loop.execute(loop.plan(agent), max_steps, stop_at_success)
         if on_progress is not None:
             on_progress(loop.step, max_steps)
-    if film is not None:
-        film.take(env, loop.books.success_now)
-        film.to_host()
     env.check()
     loop.books.explain(controller.out_of_reach())
-    return RolloutResult(loop.books.results(seeds), film)
+    commands = torch.stack(loop.commands).cpu() if loop.commands else torch.zeros(0, len(seeds), 0)
+    return RolloutResult(loop.books.results(seeds), commands)
 
 
 class _Loop:
     """The state of one closed loop between chunks."""
 
-    def __init__(self, env: World, controller: Controller, books: Books, film: Shots | None) -> None:
+    def __init__(self, env: World, controller: Controller, books: Books) -> None:
         self.books, self.step = books, 0
-        self._env, self._controller, self._film = env, controller, film
+        self.commands: list[Tensor] = []
+        self._env, self._controller = env, controller
         self._target, self._chunk_index = controller.pose(), 0
         self._on_host = env.device.type == "cpu"
         places = [g.indices for g in load_embodiment(env.contract.embodiment).groups if g.kind == "position"]
@@ -130,11 +107,10 @@ class _Loop:
         """Execute a chunk action by action; worlds that stopped repeat their last target."""
         env, books = self._env, self.books
         for action in chunk.unbind(1)[: max_steps - self.step]:
-            if self._film is not None and self.step % self._film.every == 0:
-                self._film.take(env, books.success_now)
             books.stop(self._controller.check_codes(action))
             action = torch.where(books.running().unsqueeze(-1), action, self._target)
             ctrl = self._controller.command(action, validate=self._on_host)
+            self.commands.append(ctrl.clone())
             env.step(ctrl, validate=self._on_host)
             books.stop(env.diverged() * DIVERGED)
             moved = action[:, self._places] - self._target[:, self._places]

@@ -48,9 +48,9 @@ def run_waves(
             repeat its last seed; their results are dropped.
         seeds: All seeds.
         max_steps: Control steps of an episode.
-        film: Where the episodes of its seeds are filmed, in whichever waves they run, or None.
+        film: Where the commands of every episode are kept until some are filmed, or None.
         stop_at_success: See `run_episodes`.
-        on_wave: Called with the results of each wave, e.g. to save them; its film has been saved by then.
+        on_wave: Called with the results of each wave, e.g. to save them; its commands are kept by then.
         on_progress: Called with (control steps done, control steps in all), summed over episodes.
 
     Raises:
@@ -74,11 +74,10 @@ def run_waves(
 
         done = run_episodes(
             env, controller, wave.make_agent, padded, max_steps=max_steps,
-            film=None if film is None else film.shoot(batch), impossible=impossible,
-            stop_at_success=stop_at_success, on_progress=report,
+            impossible=impossible, stop_at_success=stop_at_success, on_progress=report,
         )  # fmt: skip
-        if film is not None and done.film is not None:
-            film.keep(batch, done.film)
+        if film is not None:
+            film.keep(batch, done.commands)
         results += done.episodes[: len(batch)]
         if on_wave is not None:
             on_wave(done.episodes[: len(batch)])

@@ -87,6 +87,13 @@ class World(Steppable, Observable, Judged, Protocol):
         """What the numbers of an absolute action mean."""
 
 
+class ClosableWorld(World, Protocol):
+    """A world that whoever opened it closes."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
 @runtime_checkable
 class Described(Protocol):
     """Worlds that can say what state they are in, which a simulator can and a robot cannot."""

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ from lary_policy.policy import (
     make_lary_pre_post_processors,
     read_policy,
 )
-from lary_policy.rollout import Film, PolicyAgent, Wave, run_waves
+from lary_policy.rollout import FILM_PX, Film, PolicyAgent, Wave, run_waves
 from lary_policy.runs.cells import run_folder
 from lary_policy.runs.collect import collected, open_task
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext, machine_facts
 from lary_policy.runs.grid import Job, jobs_of
-from lary_policy.runs.rollout import FILMED, Loop, loops_of, split_label, success_scores
+from lary_policy.runs.rollout import Loop, loops_of, split_label, success_scores
 from lary_policy.scores import Score
 from lary_policy.types import EpisodeResult
 
@@ -231,7 +232,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    from lary_envs import open_world
+    from lary_envs import open_world, task_spec
 
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
@@ -241,13 +242,13 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))
     folder = run_folder(config.output_dir, config.run, "rollout")
+    looks = {"render_device": device, "looks": config.looks, "randomisation": config.rollout_level}
     env = open_world(
         config.tasks[0], worlds, cameras=env_config.cameras, image_px=env_config.image_px,
-        render_device=device, guard_folder=folder / "diverged", looks=config.looks,
-        randomisation=config.rollout_level,
+        guard_folder=folder / "diverged", **looks,
     )  # fmt: skip
     controller = env.controller()
-    film = Film(folder / "episodes.mp4", seeds[:FILMED])
+    film = Film(folder / "episodes.mp4")
     film.restart()  # of an earlier rollout into a folder of this name
 
     def prepare(batch: Sequence[int]) -> Wave:
@@ -269,7 +270,9 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
-    film.write(hz=env.control_hz)
+    cameras = task_spec(config.tasks[0]).cameras[:1]  # shows everything
+    stage = partial(open_world, config.tasks[0], cameras=cameras, image_px=FILM_PX, **looks)
+    film.shoot(episodes, stage, hz=env.control_hz)
     _write(folder, config, checkpoint, device, scores, episodes)
     return PolicyRollout(folder, scores, episodes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from lary_policy.heads import build_head, load_head
 from lary_policy.latents import LatentTable
 from lary_policy.machine import intra_op_threads
 from lary_policy.paths import foreign_file, read_json
-from lary_policy.rollout import ExpertAgent, Film, HeadAgent, Wave, run_waves
+from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
 from lary_policy.runs.config import RolloutConfig
 from lary_policy.runs.context import RunContext, RunData
@@ -32,7 +33,7 @@ from lary_policy.types import EpisodeResult
 if TYPE_CHECKING:
     from lary_envs import Simulation
 
-FILMED = 4
+_KEYED = 4  # once the number of filmed episodes; still in keys, so that finished cells stay what they are
 RANDOM_SEED = 987_654_321  # of the untrained head; any number that is no training seed
 
 
@@ -68,7 +69,7 @@ class Loop:
         # Each task has its own world, whose looks and size of frames the goals' content tells.
         cameras = context.cameras(self.data.task or "")
         world = (self.data.task, cameras, c.image_px, c.stride, c.looks, c.rollout_level)
-        how = (c.episodes, c.stop_at_success, c.batch_invariant, FILMED)
+        how = (c.episodes, c.stop_at_success, c.batch_invariant, _KEYED)
         inputs = (self.data.goals_digest, world, *head, *how)
         return context.cell("rollout", self.label, *inputs)
 
@@ -112,11 +113,12 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
     started = time.perf_counter()
     head, fingerprint = _head_label(context, loop)
     seeds = seeds_of(GOALS, context.config.episodes)
-    film = Film(cell.folder / "episodes.mp4", seeds[:FILMED])
+    film = Film(cell.folder / "episodes.mp4")
     progress_file = EpisodeProgress(cell.folder)
     episodes, spent = progress_file.read()
     done = {e.seed for e in episodes}
-    todo = [seed for seed in seeds if seed not in done or seed in film.missing()]
+    lost = film.missing(seeds)
+    todo = [seed for seed in seeds if seed not in done or seed in lost]
     if todo:
 
         def save(wave: tuple[EpisodeResult, ...]) -> None:
@@ -125,7 +127,10 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
 
         with progress(f"rollout {loop.label}") as update:
             _run(context, loop, todo, film, save, update)
-    film.write()
+    stage = partial(
+        _simulated(loop.data).world, overview=True, image_px=FILM_PX, render_device=context.device
+    )
+    filmed = film.shoot(episodes, stage)
     seconds = spent + time.perf_counter() - started
     encoder = loop.job.view.label if loop.job else "-"
     return {
@@ -154,8 +159,8 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
             )
         ],
         "episodes": [asdict(e) for e in episodes],
-        "filmed": seeds[:FILMED],
-        "video": str(film.path.relative_to(context.cache)),
+        "filmed": filmed,
+        "video": str(film.path.relative_to(context.cache)) if filmed else "",
         "seconds": seconds,
     }
 

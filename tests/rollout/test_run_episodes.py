@@ -15,7 +15,7 @@ from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import task_spec
 from lary_policy.errors import SimulationError
 from lary_policy.rollout.agents import Agent, ExpertAgent, Observation
-from lary_policy.rollout.loop import RolloutResult, Shots, run_episodes
+from lary_policy.rollout.loop import RolloutResult, run_episodes
 from lary_policy.types import EpisodeResult
 
 SEEDS = (300_000, 300_001, 300_002, 300_003)
@@ -52,7 +52,6 @@ def rollout(
     make: Callable[[SimEnv], Agent] | None = None,
     *,
     max_steps: int = MAX_STEPS,
-    film: Shots | None = None,
     impossible: Sequence[str | None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
@@ -65,7 +64,6 @@ def rollout(
             lambda: make(env),
             seeds,
             max_steps=max_steps,
-            film=film,
             impossible=impossible,
             on_progress=on_progress,
         )
@@ -236,20 +234,18 @@ def test_as_many_seeds_as_worlds_are_needed():
     env.close()
 
 
-def test_the_film_holds_the_chosen_worlds_and_the_success_of_its_frames(expert):
-    film = Shots((2, 0), every=5)
-    got = rollout(SEEDS, film=film)
-    assert got.film is film
-    assert len(film.frames) == len(film.success) == MAX_STEPS // 5 + 1  # and the last state
-    assert film.frames[0].shape == (2, 28, 28, 3)
-    assert film.frames[0].dtype == torch.uint8
-    assert film.frames[0].float().std() > 1
-    assert not torch.equal(film.frames[0][0], film.frames[0][1])
-    for world, episode in enumerate((expert[2], expert[0])):
-        filmed = [bool(s[world]) for s in film.success]
-        assert filmed[0] is False
-        assert filmed[-1] == episode.success_at_end
-        assert filmed.index(True) * 5 >= episode.first_success_step
+def test_the_commands_of_a_rollout_repeat_it(expert):
+    """Bit by bit, in another number of worlds."""
+    commands = rollout(SEEDS).commands
+    assert commands.shape[:2] == (MAX_STEPS, len(SEEDS))
+    env = SimEnv("reach", 2, image_px=28)
+    env.reset(SEEDS[:2])
+    first = [0, 0]
+    for step, now in enumerate(commands[:, :2]):
+        env.step(now)
+        first = [f or (step + 1) * ok for f, ok in zip(first, env.success().tolist(), strict=True)]
+    assert first == [episode.first_success_step for episode in expert[:2]]
+    env.close()
 
 
 def test_a_diverged_world_stops_by_name_and_its_states_are_saved(expert, tmp_path, monkeypatch):

@@ -10,8 +10,17 @@ import pytest
 import torch
 
 from lary_policy.errors import ShapeError, StoreError
-from lary_policy.rollout.film import BORDER_PX, RUNNING_RGB, SUCCESS_RGB, Clip, Film, tile_video
-from lary_policy.rollout.loop import Shots
+from lary_policy.rollout.film import (
+    BORDER_PX,
+    FILM_PX,
+    RUNNING_RGB,
+    SUCCESS_RGB,
+    Clip,
+    Film,
+    choose_episodes,
+    tile_video,
+)
+from lary_policy.types import EpisodeResult
 
 TILE = 64
 
@@ -58,53 +67,83 @@ def test_fewer_worlds_leave_black_tiles(tmp_path, worlds, rows, columns):
         assert tile_of(frames[0], empty, columns)[8:-8, 8:-8].max() < 20
 
 
-def test_it_plays_in_real_time(tmp_path):
-    kept = Film(tmp_path / "a.mp4", [7], every=2)
-    kept.keep(
-        [5, 7], Shots((1,), 2, [torch.zeros(1, 16, 16, 3, dtype=torch.uint8)] * 20, [torch.zeros(1)] * 20)
-    )
-    path = kept.write(tile_px=TILE, hz=20.0)
-    assert imageio.immeta(path, plugin="pyav")["fps"] == 10
-    assert imageio.immeta(path, plugin="pyav")["duration"] == pytest.approx(2.0)
-
-
 def test_nothing_filmed_is_a_shape_error_and_writes_nothing(tmp_path):
     with pytest.raises(ShapeError, match="film"):
         tile_video([], tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
+class Ramp:
+    """Worlds that count their steps, show the count, and succeed once it passes the seed."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, count: int, late: int = 0) -> None:
+        self._count, self._late = count, late
+
+    def reset(self, seeds):
+        self._seeds, self._value = torch.tensor(seeds), torch.zeros(len(seeds))
+
+    def step(self, commands, *, validate=True):
+        self._value += commands[:, 0]
+
+    def frames(self, worlds):
+        level = self._value[worlds].to(torch.uint8)
+        return level[:, None, None, None, None].expand(len(worlds), 2, 16, 16, 3)
+
+    def success(self):
+        return self._value >= self._seeds + self._late
+
+    def close(self):
+        self._count = 0
+
+
+def episode(seed: int, steps: int, success: bool) -> EpisodeResult:
+    return EpisodeResult(seed, success, success, steps, seed if success else None, None, 0.0, float(success))
+
+
 def test_a_film_shows_its_seeds_whatever_waves_they_ran_in(tmp_path):
-    def shots(*levels: int, steps: int = 3) -> Shots:
-        frames = torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(len(levels), 16, 16, 3)
-        return Shots(tuple(range(len(levels))), 2, [frames] * steps, [torch.zeros(len(levels))] * steps)
-
-    made = Film(tmp_path / "a.mp4", [1, 2, 3])
-    assert made.shoot([4, 5]) is None
-    assert made.shoot([1, 4, 2]) == Shots((0, 2), 2)
-    made.keep([1, 2], shots(40, 80))
-    with pytest.raises(ShapeError, match="none of 3"):
-        made.write()
-    resumed = Film(tmp_path / "a.mp4", [1, 2, 3])  # another process goes on
-    assert resumed.missing() == (3,)
-    assert resumed.shoot([2, 3]) == Shots((1,), 2)
-    resumed.keep([3], shots(120, steps=1))
-    frames = imageio.imread(resumed.write(tile_px=TILE), plugin="pyav")
-    middle = [tile_of(frames[-1], i, 2)[8:-8, 8:-8].mean() for i in range(3)]
-    assert middle == pytest.approx([40, 80, 120], abs=8)
-    assert len(frames) == 3
+    made = Film(tmp_path / "a.mp4", every=2)
+    made.keep([3, 9], torch.full((8, 2, 1), 10.0))
+    assert made.missing([3, 9, 12]) == (12,)
+    resumed = Film(tmp_path / "a.mp4", every=2)  # another process goes on
+    resumed.keep([12], torch.full((8, 1, 1), 3.0))
+    episodes = [episode(3, 7, True), episode(9, 0, False), episode(12, 3, False)]  # 9 never moved
+    assert resumed.shoot(episodes, Ramp, hz=20.0) == (3, 12)
+    frames = imageio.imread(resumed.path, plugin="pyav")
+    assert imageio.immeta(resumed.path, plugin="pyav")["fps"] == 10
+    assert frames.shape == (5, FILM_PX, 2 * FILM_PX, 3)  # steps 0, 2, 4, 6 and the end after 7
+    middle = np.s_[80:-80, 80 : FILM_PX - 80]
+    assert [f[middle].mean() for f in frames] == pytest.approx([0, 20, 40, 60, 70], abs=8)
+    last = frames[-1][80:-80, FILM_PX + 80 : -80].mean()
+    assert last == pytest.approx(9, abs=8)  # the shorter one stays as it ended
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
-    assert resumed.missing() == ()
+    assert resumed.missing([3, 9, 12]) == ()
     resumed.restart()
-    assert resumed.missing() == (1, 2, 3)
+    assert resumed.missing([3, 9, 12]) == (3, 9, 12)
 
 
-def test_a_damaged_clip_is_named(tmp_path):
-    made = Film(tmp_path / "a.mp4", [1])
-    (tmp_path / "a.clips").mkdir()
-    (tmp_path / "a.clips" / "1.safetensors").write_bytes(b"\x00" * 40)
+def test_an_episode_that_ends_otherwise_when_repeated_is_not_shown(tmp_path):
+    made = Film(tmp_path / "a.mp4")
+    made.keep([3, 8], torch.ones(8, 2, 1))
+    assert made.shoot([episode(3, 8, True), episode(8, 8, True)], lambda n: Ramp(n, late=2)) == (3,)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "chosen"),
+    [("+++++-----", "+++---"), ("+" * 9, "+" * 6), ("-" * 9 + "+", "+-----"), ("+-", "+-"), ("", "")],
+)
+def test_both_outcomes_are_chosen_where_there_are_both(outcomes, chosen):
+    found = choose_episodes([episode(n, 5, mark == "+") for n, mark in enumerate(outcomes)])
+    assert "".join("-+"[e.success] for e in found) == chosen
+
+
+def test_damaged_commands_are_named(tmp_path):
+    made = Film(tmp_path / "a.mp4")
+    (tmp_path / "a.commands").mkdir()
+    (tmp_path / "a.commands" / "1.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(StoreError, match=r"1\.safetensors"):
-        made.write()
+        made.shoot([episode(1, 3, True)], Ramp)
 
 
 def test_a_disk_that_takes_no_more_is_a_store_error_and_keeps_the_older_video(tmp_path):

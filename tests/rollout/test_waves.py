@@ -69,22 +69,27 @@ def test_each_wave_is_handed_over_and_counted(reference):
 
 @pytest.mark.parametrize("num_worlds", [2, 7])
 def test_the_films_of_an_interrupted_and_of_a_whole_rollout_are_alike(tmp_path, num_worlds):
-    """Four episodes are shown on two worlds too; what was interrupted after a wave goes on with its seeds."""
+    """What was interrupted after a wave goes on with its seeds."""
 
     def kill(wave):
         raise KeyboardInterrupt
 
-    whole = Film(tmp_path / "whole" / "a.mp4", SEEDS[:4], every=10)
-    waves(9, film=whole)
-    film = Film(tmp_path / "resumed" / "a.mp4", SEEDS[:4], every=10)
+    def stage(count):
+        return SimEnv("reach", count, image_px=56)
+
+    whole = Film(tmp_path / "whole" / "a.mp4", every=10)
+    episodes, _ = waves(9, film=whole)
+    film = Film(tmp_path / "resumed" / "a.mp4", every=10)
     with pytest.raises(KeyboardInterrupt):
         waves(num_worlds, film=film, on_wave=kill)
-    assert film.missing() == SEEDS[num_worlds:4]
-    if film.missing():
-        waves(3, film.missing(), film=film)
-    first, second = (imageio.imread(f.write(), plugin="pyav") for f in (whole, film))
+    assert film.missing(SEEDS) == SEEDS[num_worlds:]
+    waves(3, film.missing(SEEDS), film=film)
+    assert whole.shoot(episodes, stage) == film.shoot(episodes, stage) == SEEDS[:6]
+    assert film.missing(SEEDS) == ()
+    first, second = (imageio.imread(f.path, plugin="pyav") for f in (whole, film))
     assert len(first) == STEPS // 10 + 1
     np.testing.assert_array_equal(first, second)
+    assert [p.name for p in film.path.parent.iterdir()] == ["a.mp4"]
 
 
 def test_stopping_at_success_ends_episodes_there(reference):

@@ -188,6 +188,7 @@ class SimulatedSource:
         self,
         num_worlds: int,
         *,
+        overview: bool = False,
         image_px: int | None = None,
         render_device: str = "cpu",
         physics: str = "auto",
@@ -198,6 +199,7 @@ class SimulatedSource:
 
         Args:
             num_worlds: Worlds simulated side by side.
+            overview: Look through the task's first camera alone, which shows everything.
             image_px: Width and height of the frames; None for those of the demonstrations.
             render_device: Device of the renderer.
             physics: Engine, as in `lary_envs.SimEnv`.
@@ -214,12 +216,12 @@ class SimulatedSource:
                 got=f"{self.root}, whose {layout.DATASET_FILE} names none",
                 fix="Pass the folder of demonstrations that `lary data env=<task>` collected.",
             )
-        from lary_envs import open_world
+        from lary_envs import open_world, task_spec
 
         return open_world(
             self.task,
             num_worlds,
-            cameras=self.spec.cameras,
+            cameras=task_spec(self.task).cameras[:1] if overview else self.spec.cameras,
             image_px=int(self._about["image_px"]) if image_px is None else image_px,
             render_device=render_device,
             physics=physics,
