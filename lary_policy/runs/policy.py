@@ -242,7 +242,11 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))
     folder = run_folder(config.output_dir, config.run, "rollout")
-    looks = {"render_device": device, "looks": config.looks, "randomisation": config.rollout_level}
+    looks: dict[str, Any] = {
+        "render_device": device,
+        "looks": config.looks,
+        "randomisation": config.rollout_level,
+    }
     env = open_world(
         config.tasks[0], worlds, cameras=env_config.cameras, image_px=env_config.image_px,
         guard_folder=folder / "diverged", **looks,
