@@ -232,7 +232,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    from lary_envs import open_world, task_spec
+    from lary_envs import open_world
 
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
@@ -242,15 +242,11 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))
     folder = run_folder(config.output_dir, config.run, "rollout")
-    looks: dict[str, Any] = {
-        "render_device": device,
-        "looks": config.looks,
-        "randomisation": config.rollout_level,
-    }
-    env = open_world(
-        config.tasks[0], worlds, cameras=env_config.cameras, image_px=env_config.image_px,
-        guard_folder=folder / "diverged", **looks,
-    )  # fmt: skip
+    look: dict[str, Any] = {"looks": config.looks, "randomisation": config.rollout_level}
+    stage = partial(open_world, config.tasks[0], render_device=device, **look)
+    env = stage(
+        worlds, cameras=env_config.cameras, image_px=env_config.image_px, guard_folder=folder / "diverged"
+    )
     controller = env.controller()
     film = Film(folder / "episodes.mp4")
     film.restart()  # of an earlier rollout into a folder of this name
@@ -274,9 +270,8 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
-    cameras = task_spec(config.tasks[0]).cameras[:1]  # shows everything
-    stage = partial(open_world, config.tasks[0], cameras=cameras, image_px=FILM_PX, **looks)
-    film.shoot(episodes, stage, hz=env.control_hz)
+    overview = env.task.cameras[:1]  # the first shows everything
+    film.shoot(episodes, partial(stage, cameras=overview, image_px=FILM_PX), hz=env.control_hz)
     _write(folder, config, checkpoint, device, scores, episodes)
     return PolicyRollout(folder, scores, episodes)
 
