@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -232,7 +232,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    from lary_envs import open_world
+    from lary_envs import Simulation, open_world
 
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
@@ -242,8 +242,10 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))
     folder = run_folder(config.output_dir, config.run, "rollout")
-    look: dict[str, Any] = {"looks": config.looks, "randomisation": config.rollout_level}
-    stage = partial(open_world, config.tasks[0], render_device=device, **look)
+    stage: Callable[..., Simulation] = partial(
+        open_world, config.tasks[0], render_device=device, looks=config.looks,
+        randomisation=config.rollout_level,
+    )  # fmt: skip
     env = stage(
         worlds, cameras=env_config.cameras, image_px=env_config.image_px, guard_folder=folder / "diverged"
     )
