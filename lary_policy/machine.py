@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lary_policy.errors import ConfigError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # What extras of the distribution bring, for those who have no clone to install them from.
 EXTRAS = {"sim": ("mujoco>=4,<5", "mujoco-warp>=4,<5")}
 
@@ -235,3 +237,15 @@ def _cpu_has_bfloat16() -> bool:
 
     probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return any(probe is not None and probe() for probe in probes)
+
+
+def free_memory() -> int:
+    """Return the bytes that this process may still take, as the machine and its container have it."""
+    if not _MEMINFO.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
+    free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
+    limit, used = (_CGROUP / "memory.max", _CGROUP / "memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, max(0, int(text) - int(used.read_text())))
+    return free

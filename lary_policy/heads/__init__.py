@@ -21,6 +21,7 @@ from lary_policy.heads.files import (
     load_meta,
     load_reference_head,
     save_head,
+    write_tensors,
 )
 from lary_policy.heads.mlp import ActionExpert, ActionExpertConfig
 from lary_policy.heads.objective import Batch, Objective, action_objective, class_objective
@@ -78,4 +79,5 @@ __all__ = [
     "require_fit",
     "save_head",
     "squared_cosine",
+    "write_tensors",
 ]

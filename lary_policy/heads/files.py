@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lary_policy.actions import ActionContract, ActionStats
@@ -122,6 +123,21 @@ def count_parameters(meta: HeadMeta) -> int:
         return sum(p.numel() for p in build_head(meta).parameters())
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None = None) -> None:
+    """Write contiguous tensors on the CPU as safetensors, straight from where they lie.
+
+    The reference's head on DINOv2-S has 805 million parameters, too many to copy for its checkpoint.
+
+    Raises:
+        StoreError: The disk is full or not writable; the previous file, if any, is untouched.
+    """
+    with atomic_write(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, None if texts is None else dict(texts))
+        except SafetensorError as error:  # its own error for a full disk
+            raise OSError(" ".join(str(error).split())) from error
+
+
 def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
     """Write weights and description into `folder`; each file is replaced as a whole.
 
@@ -129,10 +145,9 @@ def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:
         StoreError: The disk is full or not writable.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    data = save(weights)  # in memory: safetensors' own writer reports a full disk as an error of its own
-    facts = {**meta_to_dict(meta), "weights_sha256": hashlib.sha256(data).hexdigest()}
-    with atomic_write(folder / _WEIGHTS) as path:
-        path.write_bytes(data)
+    write_tensors(folder / _WEIGHTS, weights)
+    with (folder / _WEIGHTS).open("rb") as file:
+        facts = {**meta_to_dict(meta), "weights_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     with atomic_write(folder / _META) as path:
         path.write_text(json.dumps({**facts, "sha256": facts_sha256(facts)}, indent=2) + "\n")
 

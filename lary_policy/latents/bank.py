@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lary_policy.console import console
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
+from lary_policy.machine import free_memory
 
 LATELY = 8  # batches: more than two heads are apart that read ahead
 
@@ -137,7 +136,6 @@ def load_bank(store: LatentStore, frame_ids: Sequence[str], budget: RamBudget | 
 # Of the free memory: heads, optimisers and other runs need the rest, and whatever is free keeps files that
 # are read again and again in memory anyway.
 _SHARE = 0.25
-_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def ram_budget(ram_gb: float | None) -> RamBudget:
@@ -147,18 +145,6 @@ def ram_budget(ram_gb: float | None) -> RamBudget:
         ram_gb: 10^9 bytes, or None for a quarter of what is free now.
     """
     return RamBudget(int(free_memory() * _SHARE if ram_gb is None else ram_gb * 1e9))
-
-
-def free_memory() -> int:
-    """Return the bytes that this process may still take, as the machine and its container have it."""
-    if not _MEMINFO.is_file():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
-    free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
-    limit, used = (_CGROUP / "memory.max", _CGROUP / "memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, max(0, int(text) - int(used.read_text())))
-    return free
 
 
 def tell_what_stays_on_disk(label: str, banks: Mapping[str, Bank]) -> None:

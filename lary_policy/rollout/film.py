@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lary_policy.errors import ShapeError, StoreError
+from lary_policy.heads import write_tensors
 from lary_policy.heads.training import content_sha256
 from lary_policy.paths import atomic_write, foreign_file, open_regular
 from lary_policy.rollout.world import ClosableWorld
@@ -74,8 +74,7 @@ class Film:
         """
         for seed, of_world in zip(batch, commands.unbind(1), strict=False):
             tensors = {"commands": of_world.contiguous()}
-            with atomic_write(self._file(seed)) as temporary:
-                temporary.write_bytes(save(tensors, {"sha256": content_sha256(tensors, {})}))
+            write_tensors(self._file(seed), tensors, {"sha256": content_sha256(tensors, {})})
 
     def shoot(
         self,

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 
-from lary_policy.latents.bank import StoredLatents, free_memory, ram_budget
+from lary_policy.latents.bank import StoredLatents, ram_budget
+from lary_policy.machine import free_memory
 from lary_policy.runs.collect import open_task
 from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import load_goals, load_splits

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lary_policy.errors import ShapeError
+from lary_policy.errors import ShapeError, TrainingError
 from lary_policy.heads.config import TrainConfig, require_fit
-from lary_policy.heads.files import HeadMeta, build_head
+from lary_policy.heads.files import HeadMeta, build_head, count_parameters
 from lary_policy.heads.objective import Objective
 from lary_policy.heads.registry import Head, head_kind
 from lary_policy.heads.training.batches import LatentBatches
@@ -19,7 +19,9 @@ from lary_policy.heads.training.loggers import MetricLogger
 from lary_policy.heads.training.loop import train
 from lary_policy.heads.training.resume import EpochRecord, TrainResult
 from lary_policy.heads.training.step import kept_heap
+from lary_policy.machine import free_memory
 
+_BYTES_A_PARAMETER = 20  # float32: weight, gradient, two moments of Adam, and the best weight so far
 _MEMBER_SEEDS = 1 << 20  # heads of one sweep start apart, and apart from those of the next run's seed
 
 
@@ -49,17 +51,31 @@ def fit(
     Raises:
         HeadMismatchError: This kind of head cannot answer the question.
         ShapeError: Samples are not as `meta` says.
-        TrainingError: See `train`.
+        TrainingError: See `train`; or the memory is too little for so many parameters.
     """
     require_fit(meta.model, meta.mode)
     for name, samples in (("train", train_set), ("val", val_set)):
         _require_samples_of(meta, name, samples)
+    if torch.device(config.device).type == "cpu":
+        _require_memory(meta, max(1, len(config.sweep)))
     head = build_stack(meta, len(config.sweep)) if config.sweep else build_head(meta)
     objective = objective or head_kind(meta.model.kind).objective(meta.model)
     result = train(
         head, train_set, val_set, objective, config, on_epoch, checkpoint=checkpoint, loggers=loggers
     )
     return members_of(head)[result.best_member], result
+
+
+def _require_memory(meta: HeadMeta, count: int) -> None:
+    """Refuse a head for which the kernel would end the process."""
+    parameters = count * count_parameters(meta)
+    needed, free = parameters * _BYTES_A_PARAMETER, free_memory()
+    if needed > free:
+        raise TrainingError(
+            expected=f"{needed / 1e9:.0f} GB of free memory for {parameters / 1e6:,.0f} million parameters",
+            got=f"{free / 1e9:.0f} GB for the head {meta.label} on latents {tuple(meta.latent_shape)}",
+            fix="Choose another head (heads=[mlp-matched] pools the latents first), or a larger machine.",
+        )
 
 
 def build_stack(meta: HeadMeta, count: int) -> HeadStack:

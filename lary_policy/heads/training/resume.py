@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from lary_policy.errors import TrainingError
 from lary_policy.heads.config import TrainConfig
+from lary_policy.heads.files import write_tensors
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import members_of
-from lary_policy.paths import atomic_write, open_regular
+from lary_policy.paths import open_regular
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,7 @@ def save_progress(
     facts["history"] = [asdict(record) for record in progress.history]
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts)}
-    data = save(plain, {**metadata, "sha256": content_sha256(plain, metadata)})
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
+    write_tensors(path, plain, {**metadata, "sha256": content_sha256(plain, metadata)})
 
 
 def load_progress(
