@@ -21,7 +21,8 @@ from lary_policy.heads.training.resume import EpochRecord, TrainResult
 from lary_policy.heads.training.step import kept_heap
 from lary_policy.machine import free_memory
 
-_BYTES_A_PARAMETER = 20  # float32: weight, gradient, two moments of Adam, and the best weight so far
+# Of float32 weight, gradient, two moments of Adam and the best weight so far; and a bfloat16 copy at work.
+_BYTES_A_PARAMETER = 22
 _MEMBER_SEEDS = 1 << 20  # heads of one sweep start apart, and apart from those of the next run's seed
 
 

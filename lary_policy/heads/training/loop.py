@@ -148,9 +148,13 @@ def _advance(job: TrainingRun, progress: Progress) -> None:
     _require_finite(losses[member], f"training loss in epoch {epoch}", config)
     _require_finite(score, f"val score after epoch {epoch}", config)
     if config.select == "last" or score < progress.best_score:
-        weights = {k: v.detach().clone() for k, v in job.members[member].state_dict().items()}
-        progress.best_score, progress.best_epoch = score, epoch
-        progress.best_member, progress.best_weights = member, weights
+        state, kept = job.members[member].state_dict(), progress.best_weights
+        for name, value in state.items():
+            if name in kept:  # into the same memory: a second copy of a large head may be too much
+                kept[name].copy_(value)
+            else:
+                kept[name] = value.detach().clone()
+        progress.best_score, progress.best_epoch, progress.best_member = score, epoch, member
     progress.skipped = [before + now for before, now in zip(progress.skipped, skipped, strict=True)]
     seconds = time.perf_counter() - started
     progress.history.append(
