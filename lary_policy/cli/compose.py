@@ -231,12 +231,19 @@ def _in_options(argument: str, options: Mapping[str, Any]) -> str:
 
 
 def source_options(key: str) -> Settings:
-    """Return the settings of a source with their defaults.
+    """Return the settings of a source with their defaults, as its file of configs/source or its code states.
 
     Raises:
         UnknownNameError: There is no such source.
     """
-    return {name: value for name, value in read_group("source", key).items() if name not in _SHARED}
+    return {name: value for name, value in _source(key).items() if name not in _SHARED}
+
+
+def _source(key: str) -> Settings:
+    from lary_policy.data import list_sources, source_settings
+
+    own = key not in choices("source") and key in list_sources()
+    return source_settings(key) if own else read_group("source", key)
 
 
 _SHARED = ("source", "sources")
@@ -244,4 +251,4 @@ _SHARED = ("source", "sources")
 
 def _defaults_of(key: str) -> Settings:
     """Return what a file of configs/source says about the run itself."""
-    return {"source": key, **{n: v for n, v in read_group("source", key).items() if n in _SHARED}}
+    return {"source": key, **{n: v for n, v in _source(key).items() if n in _SHARED}}

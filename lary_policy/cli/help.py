@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lary_policy.cli.compose import NAMES_OF_ENCODERS
+from lary_policy.cli.compose import NAMES_OF_ENCODERS, source_options
 from lary_policy.paths import choices, configs_dir
 
 _WIDTH = 26  # of the column of settings
@@ -46,7 +46,7 @@ def run_help(verb: str, arguments: Sequence[str], extra: Sequence[tuple[str, str
     if extra:
         lines += [f"settings of lary {verb}:", *(_row(*one) for one in extra), ""]
     if source is not None and source != SIMULATED:
-        lines += [f"settings of source={source}:", *_of_file("source", source), ""]
+        lines += [f"settings of source={source}:", *_of_source(source), ""]
     lines += ["settings:", *settings_rows(RunConfig)]
     return "\n".join(lines)
 
@@ -94,9 +94,12 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _of_file(group: str, name: str) -> Iterator[str]:
-    """Yield the settings of a file of configs/, whose comments are their sentences."""
-    for line in (configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+def _of_source(key: str) -> Iterator[str]:
+    """Yield the settings of a source: of a file of configs/source the comments are their sentences."""
+    if key not in choices("source"):
+        yield from (_row(name, _plain(value), "") for name, value in source_options(key).items())
+        return
+    for line in (configs_dir() / "source" / f"{key}.yaml").read_text(encoding="utf-8").splitlines():
         found = _LINE.match(line)
         if found:
             yield _row(found["name"], found["default"], found["text"] or "")

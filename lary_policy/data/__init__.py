@@ -18,7 +18,7 @@ from lary_policy.data.integrity import (
 from lary_policy.data.labels import LabelMap
 from lary_policy.data.layout import IMAGES, PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
-from lary_policy.data.registry import list_sources, open_source, register_source
+from lary_policy.data.registry import list_sources, open_source, register_source, source_settings
 from lary_policy.data.spec import PROTOCOLS, Source, SourceSpec, require_folder, require_protocol
 from lary_policy.data.verify import verify_source
 
@@ -47,6 +47,7 @@ __all__ = [
     "require_folder",
     "require_protocol",
     "require_written",
+    "source_settings",
     "table_digest",
     "verify_files",
     "verify_source",

@@ -1,7 +1,8 @@
-"""Every source by its key; they are found by importing the subpackages that lie beside this file."""
+"""Every source by its key: found by importing the modules and packages that lie beside this file."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,23 @@ def list_sources() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
+def _factory(key: str) -> Factory:
+    if key not in list_sources():
+        raise UnknownNameError("source", key, list_sources())
+    return _FACTORIES[key]
+
+
+def source_settings(key: str) -> dict[str, Any]:
+    """Return the settings of a source with their defaults: its factory's arguments, None for needed ones.
+
+    Raises:
+        UnknownNameError: There is no such source.
+    """
+    arguments = inspect.signature(_factory(key)).parameters.values()
+    own = [a for a in arguments if a.kind is a.KEYWORD_ONLY and a.name not in ("data_dir", "protocol")]
+    return {"atomic": None, **{a.name: None if a.default is a.empty else a.default for a in own}}
+
+
 def open_source(
     key: str,
     *,
@@ -64,10 +82,8 @@ def open_source(
         ConfigError: An option is of another type.
         DatasetError: The folder is missing or holds another dataset, or has no trajectories for `atomic`.
     """
-    if key not in list_sources():
-        raise UnknownNameError("source", key, list_sources())
-    settings = {"data_dir": data_dir, **options}
-    source = _FACTORIES[key](key, **checked_settings(f"source {key}", _FACTORIES[key], settings))
+    settings, factory = {"data_dir": data_dir, **options}, _factory(key)
+    source = factory(key, **checked_settings(f"source {key}", factory, settings))
     if atomic is None:
         return source
     from lary_policy.data.atomic import AtomicConfig, AtomicSource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_type_hints
@@ -119,8 +120,9 @@ def list_head_configs(question: str | None = None) -> tuple[str, ...]:
     return tuple(name for name in names if head_kind(load_head_config(name).model.kind).fits(question))
 
 
+@functools.cache
 def load_head_config(name: str) -> HeadConfig:
-    """Read a head configuration from its YAML.
+    """Read a head configuration from its YAML, once.
 
     Raises:
         UnknownNameError: There is no such file; the message lists the known ones.

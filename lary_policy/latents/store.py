@@ -317,7 +317,8 @@ class LatentStore:
         if not index.exists():
             return {}
         try:
-            table = pq.read_table(index)
+            with pq.ParquetFile(index) as file:  # `read_table` would import pandas
+                table = file.read()
             columns = [table.column(c).to_pylist() for c in ("frame_id", "shard_sha256", "row")]
             where = {f: (digest, row) for f, digest, row in zip(*columns, strict=True)}
             stated = (table.schema.metadata or {}).get(_DIGEST)

@@ -105,15 +105,16 @@ def _encode(video: Video, path: Path) -> EmbeddedVideo:
 @lru_cache(maxsize=256)
 def _poster(path: Path, written_ns: int) -> str:
     """Return a JPEG of the last frame in base64, empty where it cannot be decoded: the film says the rest."""
-    import imageio.v3 as imageio
+    import av
 
     try:
-        *_, last = imageio.imiter(path, plugin="pyav")
-        return base64.b64encode(imageio.imwrite("<bytes>", last, extension=".jpg", quality=70)).decode(
-            "ascii"
-        )
-    except (OSError, ValueError, IndexError):
+        with av.open(str(path)) as film:
+            *_, last = film.decode(video=0)
+        picture = io.BytesIO()
+        last.to_image().save(picture, "JPEG", quality=70)
+    except (OSError, ValueError, IndexError, av.FFmpegError):
         return ""
+    return base64.b64encode(picture.getvalue()).decode("ascii")
 
 
 def first_film(films: Sequence[EmbeddedVideo]) -> EmbeddedVideo | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -23,15 +24,23 @@ NAMES, ACTIONS = list_head_configs(), 3
 CLASSES = ("+x", "-x", "Open")
 
 
+# What a head sees at a question: frames, whether numbers beside them (the pose, the given actions), and how
+# many vectors of numbers it answers with; classes are no vectors.
+SEEN = {
+    "pair": (2, False, 2), "subgoal": (2, False, 2), "policy": (1, True, 2), "state": (1, False, 1),
+    "forward": (1, True, 1), "atomic": (2, False, 0), "composite": (4, False, 0),
+}  # fmt: skip
+
+
 def samples(question, count=4):
-    """Latents of two frames, or of one with proprioception for `policy`."""
+    """Samples as the stages of this question make them, of random numbers."""
     generator = torch.Generator().manual_seed(0)
-    frames = 1 if question == "policy" else 2
+    frames, beside, chunk = SEEN[question]
     index = torch.arange(count * frames).view(count, frames, 1)
-    targets = torch.randn(count, 2, ACTIONS, generator=generator)
+    targets = torch.randn(count, chunk, ACTIONS, generator=generator)
     if QUESTIONS[question] == "class":
         targets = torch.arange(count) % len(CLASSES)
-    proprio = torch.randn(count, 4, generator=generator) if question == "policy" else None
+    proprio = torch.randn(count, 4, generator=generator) if beside else None
     return LatentBatches(torch.randn(count * frames, 4, 6, generator=generator), index, targets, proprio)
 
 
@@ -40,6 +49,7 @@ def describe(name, question):
     model = load_head_config(name).model
     model = replace(model, sample_steps=3) if hasattr(model, "sample_steps") else model
     numbers = QUESTIONS[question] == "numbers"
+    _, beside, chunk = SEEN[question]
     stats = ActionStats((0.0,) * 4, (1.0,) * 4, 1)
     return HeadMeta(
         model=model,
@@ -51,32 +61,31 @@ def describe(name, question):
         task="reach",
         mode=question,
         target="absolute" if numbers else "class",
-        chunk=2 if numbers else 0,
+        chunk=chunk,
         action_dim=ACTIONS if numbers else 0,
-        proprio_stats=stats if question == "policy" else None,
+        proprio_stats=stats if beside else None,
         class_names=() if numbers else CLASSES,
     )
 
 
+@pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_head_trains_on_every_question_it_fits_and_is_refused_elsewhere(name):
+def test_a_head_trains_on_every_question_it_fits_and_is_refused_elsewhere(name, question):
     config = replace(load_head_config(name).train, epochs=1, batch_size=4, warmup_fraction=0.0)
-    kind = head_kind(load_head_config(name).model.kind)
-    # Questions of one shape are one for the head: two frames, one frame with proprioception, classes.
-    for question in ("pair", "policy", "atomic"):
-        data = samples(question)
-        if kind.fits(question):
-            head, trained = fit(describe(name, question), data, data, config)
-            answers = predict(head, data)
-            assert torch.isfinite(answers).all()
-            assert answers.shape == ((4, 3) if question == "atomic" else (4, 2, ACTIONS))
-            assert len(trained.history) == 1
-        else:
-            with pytest.raises(HeadMismatchError) as error:
-                fit(describe(name, question), data, data, config)
-            named = error.value.fix
-            assert name not in named
-            assert all(other in named for other in list_head_configs(question))
+    data = samples(question)
+    if head_kind(load_head_config(name).model.kind).fits(question):
+        head, trained = fit(describe(name, question), data, data, config)
+        answers = predict(head, data)
+        assert torch.isfinite(answers).all()
+        classes = (4, len(CLASSES)) if QUESTIONS[question] == "class" else None
+        assert answers.shape == (classes or (4, SEEN[question][2], ACTIONS))
+        assert len(trained.history) == 1
+    else:
+        with pytest.raises(HeadMismatchError, match=f"'{question}'") as error:
+            fit(describe(name, question), data, data, config)
+        named = re.findall(r"[\w-]+", error.value.fix)
+        assert name not in named
+        assert set(list_head_configs(question)) <= set(named)
 
 
 def test_every_configuration_fits_a_question_and_every_question_has_heads():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lary_policy.actions import load_embodiment
+from lary_policy.cli.compose import compose
 from lary_policy.data.simulated.scene import read_scene
-from lary_policy.errors import DatasetError, UnknownNameError
-from lary_policy.runs.config import ProbeConfig
+from lary_policy.errors import DatasetError, HeadMismatchError, UnknownNameError
+from lary_policy.heads.config import list_head_configs, load_head_config
+from lary_policy.runs.config import ProbeConfig, run_config
 from lary_policy.runs.questions import find_question, list_questions
 from lary_policy.runs.questions.critical import critical_steps
 from lary_policy.runs.questions.forward import Components
@@ -46,6 +50,22 @@ def test_every_question_is_found_and_unknown_ones_are_named():
         find_question("critical")
     with pytest.raises(UnknownNameError, match="absolute"):
         ProbeConfig("state", "absolute", "mlp-small")
+
+
+def test_a_run_takes_the_heads_that_fit_its_question_and_names_them_for_others():
+    """Before anything is computed: all configurations of configs/head by all questions of a run."""
+    plain = run_config(compose("suite", ["rollouts=[]"]))
+    for (mode, question), head in itertools.product(list_questions().items(), list_head_configs()):
+        if question.asks is None:
+            continue
+        asked = replace(plain, probes=(ProbeConfig(mode, question.every_target[0], head),))
+        fitting = list_head_configs(question.asks)
+        if head in fitting:
+            (found,) = asked.probes_for("native", (question.about,), question.kind)
+            assert found.head.model == load_head_config(head).model
+        else:
+            with pytest.raises(HeadMismatchError, match=", ".join(fitting)):
+                asked.probes_for("native", (question.about,), question.kind)
 
 
 def test_new_questions_answer_with_intervals_and_samples(answered):

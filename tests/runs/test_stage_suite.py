@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import lary_policy
 from lary_envs.tasks.spec import task_spec
@@ -114,10 +115,21 @@ def test_episodes_depend_on_their_seeds(tiny):
     assert len({(e["first_success_step"], e["smoothness"]) for e in expert["episodes"]}) == 4
 
 
-def test_a_second_run_reuses_every_cell(copy):
+@pytest.fixture
+def built():
+    """Return the modules of torch that a parameter was given to since the start: no model, no parameter."""
+    found = []
+    hook = register_module_parameter_registration_hook(lambda module, *_: found.append(module))
+    yield found
+    hook.remove()
+
+
+def test_a_second_run_reuses_every_cell_and_builds_no_model(copy, built):
     before, started = copy.snapshot(), time.perf_counter()
     again = copy.run("run=second")
     assert time.perf_counter() - started < 10
+    assert built == []
+    assert torch.nn.Linear(1, 1) in built  # a model would have been seen
     assert copy.snapshot() == before
     assert (copy.output_dir / "latest").resolve().name == "second"
     assert scores_of(again) == scores_of(copy.outcome)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 from lary_envs.kinematics import SerialChain
 from lary_envs.scene import CameraPlace, Vec3
 from lary_policy.errors import SimulationError, look_up
+from lary_policy.paths import import_modules
 
 if TYPE_CHECKING:
     import mujoco
@@ -88,10 +87,7 @@ def register_robot(robot: Robot) -> Robot:
 
 def list_robots() -> tuple[str, ...]:
     """Return the embodiments that have a robot: every module in `lary_envs/robots` registers one."""
-    from lary_envs import robots
-
-    for module in pkgutil.iter_modules(robots.__path__):
-        importlib.import_module(f"{robots.__name__}.{module.name}")
+    import_modules("lary_envs.robots", packages=True)
     return tuple(sorted(_ROBOTS))
 
 

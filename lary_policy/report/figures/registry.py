@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +9,7 @@ from functools import cache
 from markupsafe import Markup
 
 from lary_policy.errors import ConfigError
+from lary_policy.paths import import_modules
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.style import Palette
 
@@ -105,9 +104,7 @@ def figure_kind(
 @cache
 def figure_kinds() -> tuple[FigureKind, ...]:
     """Return all kinds of figures, found by importing every file of this folder, in their order."""
-    package = importlib.import_module("lary_policy.report.figures")
-    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(found.name)
+    import_modules("lary_policy.report.figures")
     return tuple(sorted(_KINDS.values(), key=lambda kind: kind.order))
 
 
