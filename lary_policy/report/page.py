@@ -164,11 +164,6 @@ def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None 
     return folder / "report.html"
 
 
-def read_scores(path: Path) -> tuple[Score, ...]:
-    """Read a `report.json` back."""
-    return tuple(Score.from_dict(row) for row in json.loads(path.read_text(encoding="utf-8")))
-
-
 def scores_csv(scores: Sequence[Score]) -> str:
     """Return all scores as CSV; the ends of an interval are two columns, empty if not estimable."""
     out = io.StringIO()

@@ -15,7 +15,7 @@ from lary_policy.heads.registry import build_module
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import learning_rate
 from lary_policy.heads.training.fit import predict
-from lary_policy.heads.training.loop import mean_score, train
+from lary_policy.heads.training.loop import train
 
 FAST = TrainConfig(epochs=25, batch_size=32, lr=3e-3, precision="float32", seed=0)
 
@@ -95,7 +95,6 @@ def test_restored_weights_reproduce_the_reported_score(planted):
     head = expert()
     result = train(head, *planted, action_objective(), replace(FAST, epochs=4))
     assert result.best_score == min(r.val_score for r in result.history)
-    assert mean_score(head, planted[1], action_objective()) == pytest.approx(result.best_score, rel=1e-6)
     by_hand = (predict(head, planted[1]) - planted[1].targets).square().mean()
     assert float(by_hand) == pytest.approx(result.best_score, rel=1e-5)
 

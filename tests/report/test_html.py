@@ -11,7 +11,7 @@ import pytest
 
 from lary_policy.errors import ShapeError, StoreError, UnsafePathError
 from lary_policy.report.bundle import ReportBundle
-from lary_policy.report.page import VIDEO_BUDGET_BYTES, embed_videos, read_scores, render_html, write_report
+from lary_policy.report.page import VIDEO_BUDGET_BYTES, embed_videos, render_html, write_report
 from lary_policy.report.parts import CodebookUse, Video
 from lary_policy.scores.metrics import format_number
 from lary_policy.scores.score import Score
@@ -72,7 +72,7 @@ def test_written_files_are_complete_and_leave_no_traces(
     assert path.stat().st_size < 15_000_000
     rows = json.loads((path.parent / "report.json").read_text())
     assert [set(row) for row in rows] == [set(Score.columns())] * len(bundle.scores)
-    assert read_scores(path.parent / "report.json") == bundle.scores
+    assert tuple(map(Score.from_dict, rows)) == bundle.scores
 
 
 def test_tags_are_balanced_and_ids_unique(page: str) -> None:

@@ -27,7 +27,6 @@ from lary_policy.heads.training.resume import (
     save_progress,
 )
 from lary_policy.heads.training.step import kept_heap
-from lary_policy.heads.training.workers import SingleWorker
 
 # A checkpoint is written when training took this many times as long as writing the last one, or if that was
 # quick: the moments of a head of 4 million weights take a fifth of a second, a sixth of its epoch.
@@ -109,13 +108,6 @@ def _own_randomness(job: TrainingRun) -> Iterator[None]:
     device = torch.device(job.workers.device)
     with DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-
-def mean_score(
-    head: nn.Module, samples: LatentBatches, objective: Objective, precision: torch.dtype = torch.float32
-) -> float:
-    """Return the objective's mean score over all samples; leaves the head in eval mode."""
-    return float(mean_scores((head,), samples, objective, precision, SingleWorker(samples.device)))
 
 
 def _result(job: TrainingRun, progress: Progress, seconds: float) -> TrainResult:

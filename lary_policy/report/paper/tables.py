@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lary_policy.errors import UnknownNameError
 from lary_policy.report.compare import number_words
 from lary_policy.report.paper.defects import Defect, defects_of
 from lary_policy.report.parts import HeadInfo
@@ -83,18 +82,6 @@ def paper_tables() -> tuple[PaperTable, ...]:
     """Return tables 1 to 6 of the paper."""
     tables: Sequence[Mapping[str, object]] = _file()["tables"]  # type: ignore[assignment]
     return tuple(_table(dict(raw)) for raw in tables)
-
-
-def paper_table(name: str) -> PaperTable:
-    """Return one table.
-
-    Raises:
-        UnknownNameError: The paper has no such table.
-    """
-    found = {table.name: table for table in paper_tables()}
-    if name not in found:
-        raise UnknownNameError("table of the paper", name, found)
-    return found[name]
 
 
 def paper_number(score: Score, reference_key: str | None) -> float | None:
