@@ -122,28 +122,34 @@ _TEAM = threading.local()
 
 
 def abreast[T](calls: Sequence[Callable[[], T]], threads: int) -> list[T]:
-    """Make calls in at most so many threads and return what they return, in their order.
+    """Make calls in at most so many threads and return what they return, in their order; see `as_made`."""
+    made = dict(as_made(calls, threads))
+    return [made[place] for place in range(len(calls))]
+
+
+def as_made[T](calls: Sequence[Callable[[], T]], threads: int) -> Generator[tuple[int, T]]:
+    """Make calls in at most so many threads; yield (place, what it returned) of each as soon as it has.
 
     When one of them fails, or Ctrl-C is pressed, the others are asked to leave (`leave_if_asked`) and what
     happened is raised.
     """
     if min(threads, len(calls)) < 2:
-        return [call() for call in calls]
+        yield from ((place, call()) for place, call in enumerate(calls))
+        return
     stop = threading.Event()
 
     def start() -> None:
         _TEAM.stop = stop
 
     with ThreadPoolExecutor(threads, initializer=start) as pool:
-        futures = [pool.submit(call) for call in calls]
+        places = {pool.submit(call): place for place, call in enumerate(calls)}
         try:
-            for future in as_completed(futures):
-                future.result()
+            for future in as_completed(places):
+                yield places[future], future.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return [future.result() for future in futures]
 
 
 def leave_if_asked() -> None:

@@ -86,9 +86,10 @@ class LiveLatents:
 
     def _each(self, frames: Tensor) -> Tensor:
         flat = frames.flatten(0, 1).unsqueeze(1)
-        beside = flat.device.type == "cpu" and self._threads > 1
-        parts = flat.split(good_batch_size("cpu") if beside else len(flat))
-        latents = torch.cat(list(made_ahead(parts, self._encoder.encode, self._threads * beside)))
+        on_cpu = flat.device.type == "cpu"
+        parts = flat.split(good_batch_size("cpu") if on_cpu else len(flat))
+        beside = self._threads if on_cpu and self._threads > 1 else 0
+        latents = torch.cat(list(made_ahead(parts, self._encoder.encode, beside)))
         return latents.reshape(len(frames), 1, frames.shape[1], *latents.shape[-2:])
 
     def _change(self, frames: Tensor, goal: Tensor | None, worlds: Tensor | None, num_worlds: int) -> Tensor:

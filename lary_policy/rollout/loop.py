@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lary_policy.actions import load_embodiment
 from lary_policy.errors import SimulationError
+from lary_policy.machine import leave_if_asked
 from lary_policy.rollout.agents import Agent, Observation
 from lary_policy.rollout.books import Books
 from lary_policy.rollout.world import Controller, World
@@ -68,6 +69,7 @@ def run_episodes(
     loop = _Loop(env, controller, Books(impossible or [None] * len(seeds), env.device))
     agent = make_agent()
     while loop.step < max_steps and not loop.all_stopped():
+        leave_if_asked()
         loop.execute(loop.plan(agent), max_steps, stop_at_success)
         if on_progress is not None:
             on_progress(loop.step, max_steps)

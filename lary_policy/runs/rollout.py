@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor
 
 from lary_policy.actions import ActionContract, require_stats
-from lary_policy.console import progress
+from lary_policy.console import busy, kept, progress
 from lary_policy.data import PairTable
 from lary_policy.data.simulated import GOALS, EpisodeRecord, SimulatedSource, read_episodes, seeds_of
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.heads import build_head, load_head
 from lary_policy.latents import LatentTable
-from lary_policy.machine import intra_op_threads
+from lary_policy.machine import as_made, intra_op_threads, process_count
 from lary_policy.paths import foreign_file, read_json
 from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
@@ -94,22 +95,72 @@ def loops_of(context: RunContext, data: RunData) -> list[Loop]:
     return found
 
 
-def run_rollout(context: RunContext, loop: Loop) -> dict[str, Any]:
+def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Run the episodes of cells, or take the finished results; yield (place, result) as they come.
+
+    On a CPU they run side by side, each in a thread of its own: physics, rendering and encoding of one wait
+    for each other, and many steps of each are too small to be shared among the cores.
+    """
+    again: set[int] = set()
+    first: dict[str, int] = {}  # the scripted expert sees no goals: its cell is the same in every mode
+    for place, cell in enumerate(loop.cell(context) for loop in loops):
+        if not cell.done and first.setdefault(cell.key, place) != place:
+            again.add(place)
+    todo = list(first.values())
+    alone = process_count() > 1 or context.device != "cpu"
+    threads = 1 if alone else min(context.cores, max(1, len(todo)))
+    if threads > 1:
+        todo.sort(key=lambda place: -_cost(loops[place]))  # whoever starts the longest last waits for it
+        for view in dict.fromkeys(job.view for place in todo if (job := loops[place].job)):
+            context.shelf.load(view)  # threads would load it each
+        yield from _side_by_side(context, loops, todo, threads)
+    for place, loop in enumerate(loops):
+        if place in again:
+            kept(f"rollout {loop.label}")
+        if threads == 1 or place not in first.values():
+            yield place, run_rollout(context, loop)
+
+
+def _side_by_side(
+    context: RunContext, loops: Sequence[Loop], todo: Sequence[int], threads: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    from lary_envs.devices import launches_on
+
+    calls = [partial(run_rollout, context, loops[place], context.cores // threads) for place in todo]
+    with busy("rollouts"), launches_on(torch.device("cpu")), closing(as_made(calls, threads)) as made:
+        for number, result in made:
+            yield todo[number], result
+
+
+def _cost(loop: Loop) -> float:
+    """Return what the episodes of a cell take in some unit."""
+    from lary_envs.tasks import task_spec
+
+    frames = 2.0 + (0.0 if loop.job is None else loop.job.view.spec.gflops_per_frame)  # physics, encoding
+    return frames * (task_spec(loop.data.task).max_steps if loop.data.task else 0)
+
+
+def run_rollout(context: RunContext, loop: Loop, threads: int | None = None) -> dict[str, Any]:
     """Run the episodes of one cell, or return the finished result.
 
     Each finished wave is saved; an interrupted run continues after it.
+
+    Args:
+        context: The run.
+        loop: Which cell.
+        threads: CPU threads of physics, renderer and encoder; all cores by default.
 
     Returns:
         Scores, every episode, the failures by name and the video's path relative to the cache.
     """
     cell = loop.cell(context)
-    result = cell.compute(lambda: _rollout(context, loop, cell))
+    result = cell.compute(lambda: _rollout(context, loop, cell, threads or context.cores))
     EpisodeProgress(cell.folder).remove()
     asked = {"mode": loop.rollout.mode, "target": loop.rollout.target}
     return {**result, **asked, "scores": [{**score, **asked} for score in result["scores"]]}
 
 
-def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
+def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[str, Any]:
     started = time.perf_counter()
     head, fingerprint = _head_label(context, loop)
     seeds = seeds_of(GOALS, context.config.episodes)
@@ -126,10 +177,11 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell) -> dict[str, Any]:
             progress_file.write(episodes, spent + time.perf_counter() - started)
 
         with progress(f"rollout {loop.label}") as update:
-            _run(context, loop, todo, film, save, update)
+            _run(context, loop, todo, film, save, update, threads)
     stage = partial(
-        _simulated(loop.data).world, overview=True, image_px=FILM_PX, render_device=context.device
-    )
+        _simulated(loop.data).world, overview=True, image_px=FILM_PX, render_device=context.device,
+        num_threads=threads,
+    )  # fmt: skip
     filmed = film.shoot(episodes, stage)
     seconds = spent + time.perf_counter() - started
     encoder = loop.job.view.label if loop.job else "-"
@@ -172,15 +224,17 @@ def _run(
     film: Film,
     on_wave: Callable[[tuple[EpisodeResult, ...]], None],
     update: Callable[[int, int], None],
+    threads: int,
 ) -> None:
-
     c = context.config
     worlds = min(c.num_worlds, len(seeds))
     folder = loop.cell(context).folder / "diverged"
-    env = _simulated(loop.data).world(worlds, render_device=context.device, guard_folder=folder)
+    env = _simulated(loop.data).world(
+        worlds, render_device=context.device, guard_folder=folder, num_threads=threads
+    )
     controller = env.controller()
     try:
-        prepare = _preparation(context, loop, env)
+        prepare = _preparation(context, loop, env, threads)
         with intra_op_threads(1):
             run_waves(
                 env, controller, prepare, seeds, max_steps=env.max_steps, film=film,
@@ -190,7 +244,9 @@ def _run(
         env.close()
 
 
-def _preparation(context: RunContext, loop: Loop, env: Simulation) -> Callable[[Sequence[int]], Wave]:
+def _preparation(
+    context: RunContext, loop: Loop, env: Simulation, threads: int
+) -> Callable[[Sequence[int]], Wave]:
     """Load the head once and return how to make the agent of each wave."""
     if loop.job is None:
         return lambda seeds: Wave(lambda: ExpertAgent(env.expert()), [None] * len(seeds))
@@ -218,7 +274,7 @@ def _preparation(context: RunContext, loop: Loop, env: Simulation) -> Callable[[
             goals, lengths = goals.to(env.device), lengths.to(env.device)
         agent = HeadAgent(
             encoder, head, embodiment, stats, target=meta.target, proprio_stats=meta.proprio_stats,
-            goals=goals, goal_lengths=lengths, threads=context.cores, alone=context.config.batch_invariant,
+            goals=goals, goal_lengths=lengths, threads=threads, alone=context.config.batch_invariant,
         )  # fmt: skip
         return Wave(lambda: agent, impossible)
 

@@ -26,12 +26,12 @@ from lary_policy.runs.encode import extract_cell, load_splits, run_extract
 from lary_policy.runs.grid import jobs_of, pairs_of
 from lary_policy.runs.probe import run_probes
 from lary_policy.runs.report import run_report
-from lary_policy.runs.results import Results
-from lary_policy.runs.rollout import loops_of, run_rollout
+from lary_policy.runs.results import Result, Results
+from lary_policy.runs.rollout import loops_of, run_rollouts
 from lary_policy.runs.rows import missing_rows
 
 _BELOW = 4  # levels of an output folder that hold files of ours: shards are in cache/latents/<store>/shards
-PAGE_SHARE = 0.05  # of a run's time, at most, goes into rewriting its page: cells may end every second
+PAGE_SHARE = 0.02  # of a run's time, at most, goes into rewriting its page: cells may end every second
 # Of the report, of files and of tasks.
 TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}
 
@@ -245,11 +245,15 @@ def _probe(context: RunContext, results: Results) -> Iterator[None]:
 
 
 def _rollout(context: RunContext, results: Results) -> Iterator[None]:
-    for data in context.data:
-        for loop in loops_of(context, data):
-            if results.wants(f"rollout {loop.label}", agree(loop.cell(context).done)):
-                results.rollout.append(run_rollout(context, loop))
-                yield
+    loops = [loop for data in context.data for loop in loops_of(context, data)]
+    done = agree([loop.cell(context).done for loop in loops])
+    pairs = zip(loops, done, strict=True)
+    wanted = [loop for loop, finished in pairs if results.wants(f"rollout {loop.label}", finished)]
+    found: dict[int, Result] = {}
+    for place, result in run_rollouts(context, wanted):
+        found[place] = result
+        results.rollout = [found[place] for place in sorted(found)]
+        yield
 
 
 def _nothing(context: RunContext, got: str) -> ConfigError:

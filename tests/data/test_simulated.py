@@ -10,6 +10,7 @@ from PIL import Image
 
 from lary_policy.data.atomic import PRIMITIVES
 from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.data.simulated import collect
 from lary_policy.data.simulated.collect import collect_demonstrations
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.simulated.writer import read_episodes
@@ -123,8 +124,8 @@ def test_csv_has_the_columns_of_the_benchmark_first(reach):
     assert header == [*lary, "episode", "label", "executed", "noise_steps", "src_img_wrist", "tgt_img_wrist"]
 
 
-def test_result_does_not_depend_on_the_number_of_worlds_or_an_interruption(reach, tmp_path):
-    """Two worlds instead of four, stopped after the first batch: the same bytes."""
+def test_result_does_not_depend_on_worlds_threads_or_an_interruption(reach, tmp_path, monkeypatch):
+    """Two worlds instead of four, stopped after the first batch, then two threads: the same bytes."""
     root = tmp_path / "again"
 
     def stop(done, total):
@@ -136,8 +137,10 @@ def test_result_does_not_depend_on_the_number_of_worlds_or_an_interruption(reach
         collect_demonstrations(root, "reach", on_progress=stop, **options)
     assert not root.exists()
     seen = []
+    monkeypatch.setattr(collect, "_LEAST", 1)
+    monkeypatch.setattr(collect, "available_cores", lambda: 2)
     report = collect_demonstrations(root, "reach", on_progress=lambda *a: seen.append(a), **options)
-    assert seen == [(4, 4)]
+    assert seen == [(3, 4), (4, 4)]
     assert report.episodes == {"train": 3, "val": 1}
     names = files(reach[0])
     assert files(root) == names

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lary_envs.devices import launches_on, torch_device
 from lary_envs.physics import Posed, WarpPhysics
-from lary_envs.rendering.tracer import Tracer, copying_tracer, sharing_tracer, view_fields
+from lary_envs.rendering.tracer import BUILDING, Tracer, copying_tracer, sharing_tracer, view_fields
 
 _GROUP_WORLDS = 8  # of a CPU launch: small enough to share among threads, large enough to hide the launch
 
@@ -91,9 +91,10 @@ class RayTracer:
         on_cpu = self.device.type == "cpu"
         group = min(_GROUP_WORLDS, self._num_worlds) if on_cpu else self._num_worlds
         threads = min(self._threads, -(-self._num_worlds // group)) if on_cpu else 1
-        self._tracers = [copying_tracer(group, physics.vary, *look) for _ in range(threads)]
-        for tracer in self._tracers:
-            tracer.build()
+        with BUILDING:
+            self._tracers = [copying_tracer(group, physics.vary, *look) for _ in range(threads)]
+            for tracer in self._tracers:
+                tracer.build()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _render_copies(self, physics: Posed, index: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from lary_envs.devices import LaunchGraph, can_record, init_warp, launches_on
 from lary_envs.physics import POSE_FIELDS, WarpPhysics
 
 # A context's kernel is built at its first launch, and Warp cannot build two at the same time: one of them may
-# lack a kind of geometry.
-_BUILDING = threading.Lock()
+# lack a kind of geometry: whoever makes a tracer for threads holds this until it is built.
+BUILDING = threading.Lock()
 # How often the boxes of the tree of geometry are fitted before a frame. The kernel of Warp 1.19 for CUDA
 # reads the boxes of a node's children without making sure that they are the new ones. One pass may leave
 # boxes of the frame before, and what jumps through the air, as the goal of a new episode, is then missing.
@@ -68,11 +68,11 @@ class Tracer:
         self._inputs = {name: wp.to_torch(getattr(source, name)) for name, source in sources.items()}
         launch = partial(_refit_and_render, model, data, context, _FITS[device.type])
         self._launch = LaunchGraph(launch, device, record=can_record(device))
+        self._data = data if inputs and device.type == "cpu" else None
 
     def build(self) -> None:
         """Launch once, so that threads find the kernel built."""
-        with _BUILDING:
-            self._launch()
+        self._launch()
 
     def trace(self, seen: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return new frames, uint8 RGB `[n, c, h, w, 3]`, of all worlds, or of n <= w that look like `seen`.
@@ -83,6 +83,8 @@ class Tracer:
         for name, value in (seen or {}).items():
             view = self._inputs[name][:count]
             view.copy_(value.reshape(view.shape))
+        if self._data is not None:
+            self._data.nworld = count  # launches are of so many worlds: the others' rays are not traced
         self._launch()
         return self.pixels[:count, ..., :3].flip(-1)
 

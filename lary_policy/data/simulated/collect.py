@@ -7,8 +7,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from lary_policy.data.atomic import DEFAULT_THRESHOLD_M
@@ -22,6 +24,7 @@ from lary_policy.data.simulated.writer import (
     write_episode,
 )
 from lary_policy.errors import DatasetError
+from lary_policy.machine import as_made, available_cores, intra_op_threads
 from lary_policy.paths import (
     exclusive,
     foreign_file,
@@ -34,6 +37,7 @@ from lary_policy.paths import (
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+_LEAST = 8  # episodes of each thread: with fewer, making its worlds takes longer than they do
 GOALS = "rollout"  # the split that a closed loop follows
 # Disjoint ranges of seeds: what is evaluated was never trained on.
 FIRST_SEED = {"train": 0, "val": 100_000, "test": 200_000, GOALS: 300_000}
@@ -57,7 +61,13 @@ class ExpertSession:
     `randomisation`).
     """
 
-    def __init__(self, config: Mapping[str, Any], num_worlds: int, render_device: str) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        num_worlds: int,
+        render_device: str,
+        num_threads: int | None = None,
+    ) -> None:
         from lary_envs import open_world
 
         self._noise = config["noise"]
@@ -67,6 +77,7 @@ class ExpertSession:
             cameras=tuple(config["cameras"]),
             image_px=config["image_px"],
             render_device=render_device,
+            num_threads=num_threads,
             looks=config.get("looks", "primitives"),
             randomisation=config.get("randomisation", "none"),
             physics="mujoco",  # the same demonstrations on every machine
@@ -159,33 +170,57 @@ def collect_demonstrations(
     with exclusive(lock_beside(root)):  # two that collect the same: one waits and reuses
         if not is_vacant(root):
             return reuse(root, config)
-        partial = root.parent / f".{root.name}.partial"
-        records, seconds = _collect(partial, config, jobs, num_worlds, render_device, on_progress)
-        return publish(root, partial, config, records, seconds)
+        folder = root.parent / f".{root.name}.partial"
+        records, seconds = _collect(folder, config, jobs, num_worlds, render_device, on_progress)
+        return publish(root, folder, config, records, seconds)
 
 
 def _collect(
-    partial: Path,
+    folder: Path,
     config: Mapping[str, Any],
     jobs: Sequence[EpisodeJob],
     num_worlds: int,
     render_device: str,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[EpisodeRecord], float]:
-    """Record the episodes that `partial` lacks; return all records and the seconds they took in all."""
-    records, spent = _resume(partial, config)
+    """Record the episodes that `folder` lacks; return all records and the seconds they took in all."""
+    records, spent = _resume(folder, config)
     start = time.perf_counter() - spent
     done = {r.episode for r in records}
     todo = [job for job in jobs if job.episode not in done]
     if not todo:
         return records, spent
-    form = layout_of(config)
-    with closing(ExpertSession(config, min(num_worlds, len(todo)), render_device)) as session:
-        for batch in even_batches(todo, num_worlds):
-            for recording in session.record(batch, form):
-                kept = not recording.failure
-                records.append(write_episode(partial, form, recording) if kept else _failed(recording))
-            _save_progress(partial, config, records, time.perf_counter() - start)
+    from lary_envs.devices import launches_on, torch_device
+
+    form, device = layout_of(config), torch_device(render_device)
+    # On a CPU batches run side by side: physics, rendering and writing of one wait for each other.
+    threads = min(available_cores(), max(1, len(todo) // _LEAST)) if device.type == "cpu" else 1
+    rounds = math.ceil(len(todo) / (threads * num_worlds))
+    batches = even_batches(todo, math.ceil(len(todo) / (threads * rounds)))
+    each = available_cores() // threads if threads > 1 else None
+    free: SimpleQueue[ExpertSession] = SimpleQueue()
+
+    def keep(recording: Recording) -> EpisodeRecord:
+        return _failed(recording) if recording.failure else write_episode(folder, form, recording)
+
+    def record(batch: Sequence[EpisodeJob]) -> list[EpisodeRecord]:
+        session = free.get()
+        try:
+            with intra_op_threads(1):
+                return [keep(recording) for recording in session.record(batch, form)]
+        finally:
+            free.put(session)
+
+    with ExitStack() as opened:
+        for _ in range(threads):
+            session = ExpertSession(config, len(batches[0]), render_device, each)
+            free.put(opened.enter_context(closing(session)))
+        if threads > 1:
+            opened.enter_context(launches_on(device))
+        calls = [partial(record, batch) for batch in batches]
+        for _, found in opened.enter_context(closing(as_made(calls, threads))):
+            records += found
+            _save_progress(folder, config, records, time.perf_counter() - start)
             if on_progress is not None:
                 on_progress(len(records), len(jobs))
     return records, time.perf_counter() - start

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lary_policy.machine import leave_if_asked
 from lary_policy.types import FAILURES
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def record_episodes(
         if every_step or step % stride == 0:
             _take_frames(env, [recordings[i] for i in running], running)
         if step % stride == 0:
+            leave_if_asked()
             running = [i for i in running if not _is_over(recordings[i], step, stride, limit)]
             if not running:
                 break

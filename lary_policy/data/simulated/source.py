@@ -194,6 +194,7 @@ class SimulatedSource:
         physics: str = "auto",
         guard_folder: Path | None = None,
         randomisation: str | None = None,
+        num_threads: int | None = None,
     ) -> Simulation:
         """Open worlds of the task that look as the goals (or, without those, the demonstrations) do.
 
@@ -205,6 +206,7 @@ class SimulatedSource:
             physics: Engine, as in `lary_envs.SimEnv`.
             guard_folder: See `lary_envs.SimEnv`.
             randomisation: Another level than theirs.
+            num_threads: Threads of physics and rendering on a CPU; all cores by default.
 
         Raises:
             DatasetError: The demonstrations are of no simulated task.
@@ -226,6 +228,7 @@ class SimulatedSource:
             render_device=render_device,
             physics=physics,
             guard_folder=guard_folder,
+            num_threads=num_threads,
             looks=str(self._world_about.get("looks", "primitives")),
             randomisation=randomisation or str(self._world_about.get("randomisation", "none")),
         )
