@@ -96,7 +96,7 @@ PROBE = """
         samples = LatentBatches(bank, index[:rows], targets[:rows])
         train(Head(), samples, samples, action_objective(), TrainConfig(epochs=1, batch_size=8))
 
-    batches._EVAL_BYTES = 2 << 20
+    batches._EVAL_BYTES["cpu"] = 2 << 20
     index = torch.arange(1536).view(-1, 2, 1)
     targets = torch.randn(768, 5, 7, generator=torch.Generator().manual_seed(0))
     ids = [f"{n:064x}" for n in range(1536)]

@@ -21,8 +21,9 @@ from lary_policy.machine import made_ahead
 # A bank up to this size is moved to the GPU once; each batch of a larger one is moved when its turn comes. On
 # the CPU banks stay as they are, whoever shares them: to widen a batch takes no longer than to read it wide.
 RESIDENT_LIMIT_BYTES = 2 << 30
-# Latents of a batch that is only evaluated; more would be no faster.
-_EVAL_BYTES, _EVAL_ROWS = 256 << 20, 512
+# Latents of a batch that is only evaluated; more would be no faster. On a CPU what a head makes of a larger
+# one leaves the cache, and of 512 pairs of DINOv2 an attentive head takes a gigabyte.
+_EVAL_BYTES, _EVAL_ROWS = {"cpu": 32 << 20, "cuda": 256 << 20}, 512
 _CHECK_ROWS = 256
 _READERS = 2  # threads that read batches from disk: one waits for the disk while the other unpacks
 
@@ -125,7 +126,8 @@ class LatentBatches:
     def evaluation_rows(self) -> tuple[Tensor, ...]:
         """Return all rows in order, in batches of a size that is good for evaluation and fits in memory."""
         sample = math.prod(self.latent_shape) * self.dtype.itemsize
-        return torch.arange(len(self)).split(max(1, min(_EVAL_ROWS, _EVAL_BYTES // sample)))
+        limit = _EVAL_BYTES[torch.device(self.device).type]
+        return torch.arange(len(self)).split(max(1, min(_EVAL_ROWS, limit // sample)))
 
     def _picked(self, rows: Tensor) -> Tensor:
         """Return rows of the bank where it is."""
