@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -66,15 +67,41 @@ def _without_line(text: bytes) -> Iterator[None]:
                 os.write(2, line)
 
 
+class _SharedCpu:
+    """The CPU as Warp's default device while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._scope: wp.ScopedDevice | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._scope is None:
+                self._scope = wp.ScopedDevice("cpu")
+                self._scope.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._scope is not None:
+                self._scope.__exit__(None, None, None)
+                self._scope = None
+
+
+_CPU = _SharedCpu()
+
+
 @contextlib.contextmanager
 def launches_on(device: torch.device) -> Iterator[None]:
     """Let Warp allocate and launch on `device`, on CUDA in the order of torch's current stream there.
 
-    Warp's default device is one for the whole process: enter this in the thread that starts others.
+    Warp's default device is one for the whole process. Threads that launch on the CPU share it: the last to
+    leave puts it back. On CUDA, enter this in the thread that starts others.
     """
     init_warp()
     if device.type == "cpu":
-        with wp.ScopedDevice("cpu"):
+        with _CPU:
             yield
     else:
         with wp.ScopedStream(_warp_stream(torch.cuda.current_stream(device))):

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lary_policy.latents.shards import (
     shard_frame_ids,
     write_shard,
 )
+from lary_policy.machine import abreast, available_cores
 from lary_policy.paths import atomic_write, foreign_file, read_json, write_json
 from lary_policy.types import LatentSpec, Quarantined
 
@@ -176,8 +178,11 @@ class LatentStore:
         """
         shape = (len(frame_ids), self.latent.tokens, self.latent.width)
         out = torch.empty(shape, dtype=STORE_DTYPES[self.dtype])
-        for digest, positions, rows in self._places(frame_ids):
+
+        def fill(digest: str, positions: Tensor, rows: Tensor) -> None:
             out[positions] = self._open_checked(digest)[rows]
+
+        abreast([partial(fill, *place) for place in self._places(frame_ids)], available_cores())
         return out
 
     def locate(self, frame_ids: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:

@@ -124,10 +124,8 @@ def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[i
 def _side_by_side(
     context: RunContext, loops: Sequence[Loop], todo: Sequence[int], threads: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    from lary_envs.devices import launches_on
-
     calls = [partial(run_rollout, context, loops[place], context.cores // threads) for place in todo]
-    with busy("rollouts"), launches_on(torch.device("cpu")), closing(as_made(calls, threads)) as made:
+    with busy("rollouts"), closing(as_made(calls, threads)) as made:
         for number, result in made:
             yield todo[number], result
 

@@ -190,11 +190,9 @@ def _collect(
     todo = [job for job in jobs if job.episode not in done]
     if not todo:
         return records, spent
-    from lary_envs.devices import launches_on, torch_device
-
-    form, device = layout_of(config), torch_device(render_device)
+    form = layout_of(config)
     # On a CPU batches run side by side: physics, rendering and writing of one wait for each other.
-    threads = min(available_cores(), max(1, len(todo) // _LEAST)) if device.type == "cpu" else 1
+    threads = min(available_cores(), max(1, len(todo) // _LEAST)) if render_device == "cpu" else 1
     rounds = math.ceil(len(todo) / (threads * num_worlds))
     batches = even_batches(todo, math.ceil(len(todo) / (threads * rounds)))
     each = available_cores() // threads if threads > 1 else None
@@ -215,8 +213,6 @@ def _collect(
         for _ in range(threads):
             session = ExpertSession(config, len(batches[0]), render_device, each)
             free.put(opened.enter_context(closing(session)))
-        if threads > 1:
-            opened.enter_context(launches_on(device))
         calls = [partial(record, batch) for batch in batches]
         for _, found in opened.enter_context(closing(as_made(calls, threads))):
             records += found
