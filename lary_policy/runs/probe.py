@@ -76,7 +76,7 @@ class Probing:
             "cameras": spec.cameras,
             "embodiment": spec.embodiment or "-",
             "task": job.data.name,
-            "mode": "atomic" if job.probe.about == "classes" else job.probe.mode,
+            "mode": "atomic" if job.probe.about == "classes" else find_question(job.probe.mode).asks,
             "target": job.probe.target,
             "token_grid": stored_latent(encoder).grid,
             "seed": job.seed,
