@@ -53,6 +53,22 @@ CASES = (
         {"encoders": "all", "image_px": 0, "batch": 2, "repeats": 3, "dtype": "float32", "compile": 0},
     ),
     Case(
+        "metaworld",
+        "cases_metaworld",
+        {
+            "parts": "experts,render,demos,memory",
+            "tasks": "all",
+            "seeds": 4,
+            "task": "metaworld/pick-place-v3",
+            "image_px": 128,
+            "worlds": 32,
+            "demos": 50,
+            "episodes": 1000,
+            "threads": 0,
+            "repeats": 5,
+        },
+    ),
+    Case(
         "policy_train",
         "cases_policy_train",
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
 import importlib.util
 import itertools
 import os
@@ -14,6 +15,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from packaging.requirements import Requirement
 
 from lary_policy.errors import ConfigError
 
@@ -30,16 +33,26 @@ def require_extra(extra: str) -> None:
     """Make sure that what an extra brings is installed.
 
     Raises:
-        ConfigError: A module of it is missing; the message is the command that adds it.
+        ConfigError: A module of it is missing or of another version; the message is the command that adds it.
     """
-    names = [name.partition(">")[0] for name in EXTRAS[extra]]
-    missing = [name for name in names if importlib.util.find_spec(name.replace("-", "_")) is None]
-    if missing:
+    wanted = [Requirement(text) for text in EXTRAS[extra]]
+    found = {one.name: _version(one.name) for one in wanted}
+    if not all(one.specifier.contains(found[one.name], prereleases=True) for one in wanted):
         raise ConfigError(
-            expected=f"the extra `{extra}`: {', '.join(names)}",
-            got=f"no {', '.join(missing)}",
+            expected=f"the extra `{extra}`: {', '.join(EXTRAS[extra])}",
+            got=", ".join(f"{name} {'missing' if one == '0' else one}" for name, one in found.items()),
             fix="Run: pip install " + " ".join(f'"{name}"' for name in EXTRAS[extra]),
         )
+
+
+def _version(name: str) -> str:
+    """Return the version of a package whose module can be found, or `0`."""
+    if importlib.util.find_spec(name.replace("-", "_")) is None:
+        return "0"
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 def resolve_device(name: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from lary_policy.cli import VERBS
 from lary_policy.cli.compose import compose
 from lary_policy.cli.data import ACTIONS, parse_settings
+from lary_policy.cli.run import rollout_settings
 from lary_policy.runs import run_config
 
 ROOT = Path(__file__).parents[1]
@@ -85,9 +86,9 @@ def test_what_is_told_to_type_is_understood(page, command):
         own = [word for word in words[1:] if word.partition("=")[0] not in ("env", "suite", "encoders")]
         parse_settings(ACTIONS[words[0]].settings, own)
     elif verb in OF_RUNS and "--help" not in words and "--multirun" not in words:
-        raw = compose(verb, words, extra=("policy",) if verb == "rollout" else ())
-        raw.pop("policy", None)
-        run_config(raw)
+        own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []
+        raw = compose(verb, words, extra=own)
+        run_config({key: value for key, value in raw.items() if key not in own})
 
 
 def test_there_are_commands_to_check():

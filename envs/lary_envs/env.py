@@ -16,7 +16,7 @@ from lary_envs.physics import Bounded, Measurement, make_physics
 from lary_envs.randomisation import VARIED_FIELDS, VariedScene, ranges_of
 from lary_envs.robots import robot_of
 from lary_envs.scene import TIMESTEP_S, InitialStates, build_model
-from lary_envs.tasks import WorldState, furthest, task_entry
+from lary_envs.tasks import TaskWorlds, WorldState, furthest, task_entry
 from lary_policy.actions import ActionContract, load_embodiment
 from lary_policy.errors import ShapeError, SimulationError, UnknownNameError, require_one
 
@@ -53,7 +53,7 @@ def _make(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 _DEVICES = ("cpu", "cuda")
 
 
-class SimEnv(Remade):
+class SimEnv(Remade, TaskWorlds):
     """A batch of simulated worlds; pickled and copied as its arguments, before its first reset.
 
     Args:
@@ -127,21 +127,6 @@ class SimEnv(Remade):
         self._num_milestones = len(self._rules.milestones(self.world_state()))
         self._diverged = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
 
-    @property
-    def control_hz(self) -> float:
-        """Control steps a second."""
-        return self.task.control_hz
-
-    @property
-    def max_steps(self) -> int:
-        """Control steps of an episode."""
-        return self.task.max_steps
-
-    @property
-    def instruction(self) -> str:
-        """The task in words."""
-        return self.task.instruction
-
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:
         """Start a new episode in the given worlds (all by default) and leave the others as they are.
 
@@ -152,10 +137,7 @@ class SimEnv(Remade):
         """
         chosen = None if worlds is None else self._world_indices(worlds)
         count = self.num_worlds if chosen is None else len(chosen)
-        if len(seeds) != count:
-            raise SimulationError(
-                expected=f"{count} seeds, one a world", got=f"{len(seeds)}", fix="Pass one seed a world."
-            )
+        self._require_seeds(seeds, count)
         for world, seed in zip(range(self.num_worlds) if chosen is None else chosen, seeds, strict=True):
             self._seeds[world] = int(seed)
         index = None if chosen is None else torch.tensor(chosen, device=self.device)
@@ -285,16 +267,6 @@ class SimEnv(Remade):
             self._model, self.num_worlds, self.cameras, self.image_px,
             device=self._render_device, num_threads=self._num_threads,
         )  # fmt: skip
-
-    def _world_indices(self, worlds: Sequence[int]) -> list[int]:
-        chosen = [int(w) for w in worlds]
-        if not chosen or min(chosen) < 0 or max(chosen) >= self.num_worlds:
-            raise SimulationError(
-                expected=f"world indices from 0 to {self.num_worlds - 1}",
-                got=f"{chosen}",
-                fix="Choose others.",
-            )
-        return chosen
 
     def _check_arguments(self, render_device: str) -> None:
         if render_device.split(":")[0] not in _DEVICES:

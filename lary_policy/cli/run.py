@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
     if wants_help(arguments):
-        print(run_help(verb, arguments, [_POLICY] if verb == "rollout" else []))
+        print(run_help(verb, arguments, rollout_settings() if verb == "rollout" else []))
         return 0
     with busy(f"lary {verb}"):  # imports alone may take half a minute on a machine with other work
         if wants_sweep(arguments):
@@ -106,14 +107,17 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
 
         folder = next((word.partition("=")[2] for word in arguments), "outputs")
         return report_everything(Path(folder))
-    raw = compose(verb, arguments, extra=("policy",) if verb == "rollout" else ())
+    own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []
+    raw = compose(verb, arguments, extra=own)
+    gym = {name: raw.pop(name) for name in own[1:] if name in raw}
     policy = raw.pop("policy", None)
     raw["run"] = run or raw.get("run")  # each job of a sweep has a folder of its own
     from lary_policy.runs import run_config, run_suite
 
     config = run_config(raw)
     if policy is not None:
-        return _roll_out_policy(config, Path(policy))
+        return _roll_out_policy(config, Path(policy), gym)
+    _require_ours(config, gym)
     if not config.tasks and verb not in ON_FILES:
         raise UnknownNameError("verb on a source of files", verb, ON_FILES)
     until = "report" if verb in ("suite", "report") else verb
@@ -123,13 +127,45 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     return outcome.report or outcome.folder
 
 
-def _roll_out_policy(config: Any, checkpoint: Path) -> Path:
+def rollout_settings() -> list[tuple[str, str, str]]:
+    """Return name, default and meaning of the settings that `lary rollout` alone has."""
+    from lary_envs.gym import GymSettings
+
+    rows = [_POLICY]
+    for one in dataclasses.fields(GymSettings):
+        default = "{}" if one.default is dataclasses.MISSING else one.default or "null"
+        rows.append((one.name, str(default), one.metadata["text"]))
+    return rows
+
+
+def _require_ours(config: Any, gym: Mapping[str, Any]) -> None:
+    """Raise ConfigError where anything but a policy is asked to act in a gymnasium environment."""
+    from lary_envs.gym import PREFIX
+
+    foreign = [task for task in config.tasks if task.startswith(PREFIX)]
+    if foreign or gym:
+        raise ConfigError(
+            expected=f"`lary rollout policy=<checkpoint> env={PREFIX}<id>`: it has no demonstrations",
+            got=", ".join([*(f"env={task}" for task in foreign), *gym]),
+            fix="Pass policy=<folder of a LeRobot checkpoint> to lary rollout.",
+        )
+
+
+def _roll_out_policy(config: Any, checkpoint: Path, gym: Mapping[str, Any]) -> Path:
     """Run a LeRobot checkpoint in the closed loop and print its rates of success."""
     require_one_process("`lary rollout policy=<folder>`")
+    from lary_envs.gym import PREFIX, GymSettings
+    from lary_policy.cli.data import decoded
     from lary_policy.runs import rollout_policy
     from lary_policy.scores import format_score
 
-    done = rollout_policy(config, checkpoint)
+    if gym and not config.tasks[0].startswith(PREFIX):
+        raise ConfigError(
+            expected=f"env={PREFIX}<id> for {', '.join(gym)}",
+            got=f"env={config.tasks[0]}",
+            fix="Leave them out.",
+        )
+    done = rollout_policy(config, checkpoint, decoded(GymSettings, dict(gym)))
     for score in done.scores:
         print(f"{score.task}: {score.metric} {format_score(score)} of {score.n} episodes")
     return done.folder

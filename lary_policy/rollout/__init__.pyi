@@ -13,4 +13,5 @@ from .waves import Wave as Wave
 from .waves import run_waves as run_waves
 from .world import Controller as Controller
 from .world import Described as Described
+from .world import Ending as Ending
 from .world import World as World

@@ -25,6 +25,7 @@ from lary_policy.types import EpisodeResult
 
 FILMED = 6  # episodes of a film, three by two
 FILM_PX = 224
+FILM_HZ = 5  # frames a second
 SUCCESS_RGB = (46, 160, 67)
 RUNNING_RGB = (110, 118, 129)
 BORDER_PX = 6
@@ -48,10 +49,10 @@ class Film:
 
     Args:
         path: The mp4 to write.
-        every: Film each n-th control step: five frames a second, as large frames take long to trace.
+        every: Film each n-th control step; None films five a second, as large frames take long to trace.
     """
 
-    def __init__(self, path: Path, *, every: int = 4) -> None:
+    def __init__(self, path: Path, *, every: int | None = None) -> None:
         self.path, self._every = path, every
         self._folder = path.with_name(f"{path.stem}.commands")
 
@@ -77,18 +78,13 @@ class Film:
             write_tensors(self._file(seed), tensors, {"sha256": content_sha256(tensors, {})})
 
     def shoot(
-        self,
-        episodes: Sequence[EpisodeResult],
-        open_world: Callable[[int], ClosableWorld],
-        *,
-        hz: float = 20.0,
+        self, episodes: Sequence[EpisodeResult], open_world: Callable[[int], ClosableWorld]
     ) -> tuple[int, ...]:
         """Write the video, unless it is there, and delete the commands.
 
         Args:
             episodes: Of the rollout, all with kept commands.
-            open_world: Opens that many worlds as those of the rollout, whose first camera films.
-            hz: Control steps a second; the film plays in real time.
+            open_world: Opens that many worlds as those of the rollout, whose first camera films in real time.
 
         Returns:
             The seeds of the episodes it shows, successes first. Physics of a GPU may repeat an episode with
@@ -100,19 +96,20 @@ class Film:
         chosen = choose_episodes(episodes)
         if not self.path.exists() and chosen:
             world = open_world(len(chosen))
+            every = self._every or max(1, round(world.control_hz / FILM_HZ))
             try:
-                clips, succeeded = self._replay(world, chosen)
+                clips, succeeded = self._replay(world, chosen, every)
             finally:
                 world.close()
             same = [now == then.success for now, then in zip(succeeded, chosen, strict=True)]
             chosen, clips = list(compress(chosen, same)), list(compress(clips, same))
             if clips:
-                tile_video(clips, self.path, hz=hz / self._every)
+                tile_video(clips, self.path, hz=world.control_hz / every)
         shutil.rmtree(self._folder, ignore_errors=True)
         return tuple(episode.seed for episode in chosen)
 
     def _replay(
-        self, world: ClosableWorld, episodes: Sequence[EpisodeResult]
+        self, world: ClosableWorld, episodes: Sequence[EpisodeResult], every: int
     ) -> tuple[list[Clip], list[bool]]:
         """Execute the episodes again; return their clips and which succeeded."""
         commands = [self._read(episode.seed)[: episode.steps] for episode in episodes]
@@ -124,7 +121,7 @@ class Film:
             # The last state of each is shown too: it may be the first that succeeds.
             shown = [
                 place for place, own in enumerate(commands)
-                if step == len(own) or (step < len(own) and step % self._every == 0)
+                if step == len(own) or (step < len(own) and step % every == 0)
             ]  # fmt: skip
             for place, image in zip(shown, world.frames(shown)[:, 0].cpu() if shown else (), strict=True):
                 frames[place].append(image.clone())

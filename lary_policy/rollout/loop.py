@@ -13,7 +13,7 @@ from lary_policy.errors import SimulationError
 from lary_policy.machine import leave_if_asked
 from lary_policy.rollout.agents import Agent, Observation
 from lary_policy.rollout.books import Books
-from lary_policy.rollout.world import Controller, World
+from lary_policy.rollout.world import Controller, Ending, World
 from lary_policy.types import DIVERGED, EpisodeResult
 
 
@@ -119,6 +119,8 @@ class _Loop:
             books.record(self.step, env.success(), moved, env.progress())
             if stop_at_success:
                 books.finish(books.success_now)
+            if isinstance(env, Ending):
+                books.finish(env.ended())
             self._target, self.step = action, self.step + 1
 
     def _observed(self) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lerobot.policies import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
-from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import OBS_STATE
 from torch import Tensor
 
 from lary_policy.errors import ConfigError
@@ -28,7 +28,7 @@ class PolicyAgent:
         policy: The policy; its queues are emptied.
         preprocessor: From observations to the policy's batch.
         postprocessor: From the policy's actions to absolute targets.
-        cameras: Names of the c cameras, in the order of the frames.
+        cameras: What the policy calls the c cameras, in the order of the frames.
         instruction: Text of the task.
         threads: Intra-op CPU threads of the policy.
         seeds: Of the worlds: plan for one after the other, with random numbers of the world's own seed, so
@@ -102,7 +102,7 @@ class PolicyAgent:
     def _batch(self, frames: Tensor, proprio: Tensor) -> dict[str, Any]:
         """Return the preprocessed batch of frames `[w c h w 3]` and states `[w a]`."""
         images = frames.permute(0, 1, 4, 2, 3).float() / 255
-        views = {f"{OBS_IMAGES}.{name}": images[:, i] for i, name in enumerate(self._cameras)}
+        views = {name: images[:, i] for i, name in enumerate(self._cameras)}
         state = {OBS_STATE: proprio.float()}
         return self._before({**views, **state, "task": [self._instruction] * len(frames)})
 

@@ -102,6 +102,14 @@ class Described(Protocol):
         """Return float32 `[w, q]` of every named quantity: tools, objects, goals."""
 
 
+@runtime_checkable
+class Ending(Protocol):
+    """Worlds whose episodes end by rules of their own, before the last step and whatever their success."""
+
+    def ended(self) -> Tensor:
+        """Return bool `[w]`: the episode is over."""
+
+
 class Commanding(Protocol):
     """Turns absolute targets `[w, a]` into commands."""
 

@@ -15,7 +15,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from lary_envs.gym import LarySimEnv
+from lary_envs.gym import PREFIX, GivenEnv, GymSettings, GymWorld, LarySimEnv, open_for
 from lary_policy.console import progress
 from lary_policy.data import write_checksums
 from lary_policy.data.simulated import FIRST_SEED, GOALS, seeds_of
@@ -217,50 +217,41 @@ class PolicyRollout:
     episodes: tuple[EpisodeResult, ...]
 
 
-def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
+def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None = None) -> PolicyRollout:
     """Run a checkpoint on the first task of a run, from the initial states that every rollout starts from.
 
     Cameras and frame size are the policy's; action layout, rate and statistics are compared with the task's
     before the first episode, as `lerobot-eval --env.type=lary_sim` does.
 
     Args:
-        config: Task, episodes, worlds, device, looks, randomisation and output folder.
+        config: Task, episodes, worlds, device, looks, randomisation and output folder; cameras of `gym:...`.
         checkpoint: Folder of a LeRobot checkpoint (`.../pretrained_model`).
+        gym: How the environment of a task `gym:<id>` is read.
 
     Raises:
         ConfigError: The folder is no checkpoint, or its cameras are not square or not the task's.
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    from lary_envs import Simulation, open_world
-
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
-    env_config = _env_config(config, described, device)
-    policy = load_policy(described, checkpoint, env_config)
-    before, after = load_processors(described, checkpoint)
     seeds = seeds_of(GOALS, config.episodes)
     worlds = min(config.num_worlds, len(seeds))
+    env_config, opened, stage = _staged(config, described, device, worlds, gym or GymSettings())
+    policy = load_policy(described, checkpoint, env_config)
+    before, after = load_processors(described, checkpoint)
     folder = run_folder(config.output_dir, config.run, "rollout")
-    stage: Callable[..., Simulation] = partial(
-        open_world, config.tasks[0], render_device=device, looks=config.looks,
-        randomisation=config.rollout_level,
-    )  # fmt: skip
-    env = stage(
-        worlds, cameras=env_config.cameras, image_px=env_config.image_px, guard_folder=folder / "diverged"
-    )
+    env = opened(folder / "diverged")
     controller = env.controller()
     film = Film(folder / "episodes.mp4")
     film.restart()  # of an earlier rollout into a folder of this name
 
     def prepare(batch: Sequence[int]) -> Wave:
-        def make_agent() -> PolicyAgent:
-            return PolicyAgent(
-                policy, before, after, env_config.cameras, env.instruction, threads=available_cores(),
-                seeds=batch if config.batch_invariant else None,
-            )  # fmt: skip
-
-        return Wave(make_agent, [None] * len(batch))
+        agent = partial(
+            PolicyAgent, policy, before, after, list(described.image_features), env.instruction,
+            threads=available_cores(), seeds=batch if config.batch_invariant else None,
+        )  # fmt: skip
+        return Wave(agent, [None] * len(batch))
 
     started = time.perf_counter()
     try:
@@ -272,10 +263,32 @@ def rollout_policy(config: RunConfig, checkpoint: Path) -> PolicyRollout:
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
-    overview = env.task.cameras[:1]  # the first shows everything
-    film.shoot(episodes, partial(stage, cameras=overview, image_px=FILM_PX), hz=env.control_hz)
+    film.shoot(episodes, stage)
     _write(folder, config, checkpoint, device, scores, episodes)
     return PolicyRollout(folder, scores, episodes)
+
+
+def _staged(
+    config: RunConfig, policy: PreTrainedConfig, device: str, worlds: int, gym: GymSettings
+) -> tuple[LarySimEnv | GivenEnv, Callable[[Path], Any], Callable[[int], Any]]:
+    """Return what LeRobot is told of the worlds, what opens them, and what opens as many for a film."""
+    from lary_envs import open_world, task_spec
+
+    task = config.tasks[0]
+    if task.startswith(PREFIX):
+        env, given = open_for(policy, task, worlds, config.cameras or (), gym)
+        return given, lambda _: env, partial(GymWorld, task, cameras=env.cameras[:1], settings=gym)
+    shown = _env_config(config, policy, device)
+    stage = partial(
+        open_world, task, render_device=device, looks=config.looks, randomisation=config.rollout_level
+    )
+    seen = {"cameras": shown.cameras, "image_px": shown.image_px}
+    overview = task_spec(task).cameras[:1]  # the first shows everything
+    return (
+        shown,
+        lambda folder: stage(worlds, guard_folder=folder, **seen),
+        partial(stage, cameras=overview, image_px=FILM_PX),
+    )
 
 
 def _env_config(config: RunConfig, policy: PreTrainedConfig, device: str) -> LarySimEnv:

@@ -156,18 +156,39 @@ def test_the_physics_is_on_metaworlds_own_scene_and_fixed_cameras_stand_upright(
 @pytest.mark.skipif(
     os.environ.get("MUJOCO_GL") not in ("egl", "osmesa"), reason="needs MUJOCO_GL=egl or osmesa"
 )
-@pytest.mark.parametrize("task", ["pick-place-v3", "door-open-v3", "reach-v3"])
+@pytest.mark.parametrize("task", ["pick-place-v3", "door-open-v3"])
 def test_pictures_are_those_of_mujoco(task):
-    env = open_world(f"metaworld/{task}", 1, cameras=("topview", "gripperPOV"), image_px=128, num_threads=1)
+    """In grey levels, over all cameras; textures, which one samples and the other filters, are most of it."""
+    cameras = ("topview", "gripperPOV", "corner", "corner2", "corner3", "behindGripper")
+    env = open_world(f"metaworld/{task}", 1, cameras=cameras, image_px=128, num_threads=1)
     env.reset([1])
-    ours = env.frames()[0].int()
-    sim = make_simulator(task, 1)
+    ours, sim, found = env.frames()[0].int(), make_simulator(task, 1), {}
     with mujoco.Renderer(sim.model, 128, 128) as renderer:
-        for place, camera in enumerate(env.cameras):
+        for place, camera in enumerate(cameras):
             renderer.update_scene(sim.data, camera)
             theirs = torch.from_numpy(renderer.render().astype(np.int32))
-            assert (ours[place] - theirs).abs().float().mean() < 8, camera
+            own = sim.model.camera(camera).id
+            down = sim.model.cam_bodyid[own] == 0 and sim.data.cam_xmat[own, 7] < 0  # ours is turned
+            seen = theirs.flip(0, 1) if down else theirs
+            found[camera] = float((ours[place] - seen).abs().float().mean())
     env.close()
+    assert sum(found.values()) / len(found) < 8.5, found
+    assert max(found.values()) < 13, found
+
+
+@pytest.mark.slow
+def test_experts_succeed_in_97_percent_of_200_episodes():
+    """As `benchmarks/run.py metaworld parts=experts` counts."""
+    seeds, solved = range(300_000, 300_004), {}
+    for task in SPECS:
+        env = open_world(task, len(seeds))
+        done = run_episodes(
+            env, env.controller(), lambda env=env: ExpertAgent(env.expert()), list(seeds),
+            max_steps=env.max_steps, stop_at_success=True,
+        )  # fmt: skip
+        env.close()
+        solved[task] = sum(episode.success for episode in done.episodes)
+    assert sum(solved.values()) >= 194, solved
 
 
 def test_demonstrations_are_recorded_and_repeat_themselves(tmp_path):
@@ -206,7 +227,10 @@ def test_the_controller_says_what_metaworld_does_with_targets():
 def version(monkeypatch, found):
     simulator_module._package.cache_clear()
     simulator_module.simulator_class.cache_clear()
-    monkeypatch.setattr(importlib.metadata, "version", found)
+    others = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: (found if name == "metaworld" else others)(name)
+    )
 
 
 def test_another_version_and_a_missing_package_are_named(monkeypatch):
@@ -214,6 +238,7 @@ def test_another_version_and_a_missing_package_are_named(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     for found in (lambda name: "3.1.1", missing):
+        monkeypatch.undo()
         version(monkeypatch, found)
         with pytest.raises(SimulationError, match=f"metaworld=={VERSION}"):
             open_world(PICK, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -54,6 +55,9 @@ def test_verbs_that_simulate_say_the_command(tmp_path):
 
 def test_what_is_missing_is_named(monkeypatch):
     require_extra("sim")
+    monkeypatch.setattr(importlib.metadata, "version", {"mujoco": "3.8.1", "mujoco-warp": "4.0.0"}.get)
+    with pytest.raises(ConfigError, match=r"mujoco 3\.8\.1, mujoco-warp 4\.0\.0\..*mujoco>=4"):
+        require_extra("sim")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"no mujoco, mujoco-warp\..*mujoco-warp>=4"):
+    with pytest.raises(ConfigError, match=r"mujoco missing, mujoco-warp missing\..*mujoco-warp>=4"):
         require_extra("sim")

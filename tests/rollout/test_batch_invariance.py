@@ -78,7 +78,7 @@ class Noisy(nn.Module):
 def noisy_agent(seeds):
     passed = PolicyProcessorPipeline(steps=[], to_transition=dict, to_output=dict)
     after = PolicyProcessorPipeline(steps=[], to_transition=lambda x: x, to_output=lambda x: x)
-    return PolicyAgent(Noisy(), passed, after, ["front"], "reach", seeds=seeds)
+    return PolicyAgent(Noisy(), passed, after, ["observation.images.front"], "reach", seeds=seeds)
 
 
 def seen(worlds, chunk_index=2):
@@ -100,4 +100,4 @@ def test_a_policy_that_draws_its_plans_draws_them_by_seed():
 def test_a_policy_with_one_history_of_all_worlds_is_refused_by_name():
     policy = Noisy(temporal_ensemble_coeff=0.1)
     with pytest.raises(ConfigError, match=r"'noisy'.*num_worlds=1"):
-        PolicyAgent(policy, policy, policy, ["front"], "reach", seeds=[1])
+        PolicyAgent(policy, policy, policy, ["observation.images.front"], "reach", seeds=[1])

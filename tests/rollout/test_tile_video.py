@@ -76,7 +76,7 @@ def test_nothing_filmed_is_a_shape_error_and_writes_nothing(tmp_path):
 class Ramp:
     """Worlds that count their steps, show the count, and succeed once it passes the seed."""
 
-    device = torch.device("cpu")
+    device, control_hz = torch.device("cpu"), 20.0
 
     def __init__(self, count: int, late: int = 0) -> None:
         self._count, self._late = count, late
@@ -109,7 +109,7 @@ def test_a_film_shows_its_seeds_whatever_waves_they_ran_in(tmp_path):
     resumed = Film(tmp_path / "a.mp4", every=2)  # another process goes on
     resumed.keep([12], torch.full((8, 1, 1), 3.0))
     episodes = [episode(3, 7, True), episode(9, 0, False), episode(12, 3, False)]  # 9 never moved
-    assert resumed.shoot(episodes, Ramp, hz=20.0) == (3, 12)
+    assert resumed.shoot(episodes, Ramp) == (3, 12)
     frames = imageio.imread(resumed.path, plugin="pyav")
     assert imageio.immeta(resumed.path, plugin="pyav")["fps"] == 10
     assert frames.shape == (5, FILM_PX, 2 * FILM_PX, 3)  # steps 0, 2, 4, 6 and the end after 7
@@ -121,6 +121,15 @@ def test_a_film_shows_its_seeds_whatever_waves_they_ran_in(tmp_path):
     assert resumed.missing([3, 9, 12]) == ()
     resumed.restart()
     assert resumed.missing([3, 9, 12]) == (3, 9, 12)
+
+
+def test_a_film_plays_in_real_time_at_five_frames_a_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(Ramp, "control_hz", 80.0)
+    made = Film(tmp_path / "a.mp4")
+    made.keep([3], torch.ones(80, 1, 1))
+    made.shoot([episode(3, 80, True)], Ramp)
+    assert imageio.immeta(made.path, plugin="pyav")["fps"] == 5
+    assert len(imageio.imread(made.path, plugin="pyav")) == 80 // 16 + 1
 
 
 def test_an_episode_that_ends_otherwise_when_repeated_is_not_shown(tmp_path):

@@ -1,3 +1,8 @@
+from .foreign import PREFIX as PREFIX
+from .foreign import GymSettings as GymSettings
+from .foreign import GymWorld as GymWorld
+from .given import GivenEnv as GivenEnv
+from .given import open_for as open_for
 from .lerobot import LaryMetaWorldEnv as LaryMetaWorldEnv
 from .lerobot import LarySimEnv as LarySimEnv
 from .registration import gym_ids as gym_ids

@@ -20,9 +20,9 @@ from lary_envs.metaworld.controller import SawyerController
 from lary_envs.metaworld.expert import SawyerExpert
 from lary_envs.metaworld.simulator import make_simulator
 from lary_envs.metaworld.views import GoalScene
-from lary_envs.tasks import TaskSpec
+from lary_envs.tasks import TaskSpec, TaskWorlds
 from lary_policy.actions import ActionContract, load_embodiment, quat_wxyz_to_matrix
-from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
+from lary_policy.errors import ShapeError, UnknownNameError, require_one
 from lary_policy.machine import available_cores
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _LOST = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, muj
 _ONLY = {"physics": ("auto", "mujoco"), "randomisation": ("none",), "looks": ("primitives",)}
 
 
-class MetaWorldEnv:
+class MetaWorldEnv(TaskWorlds):
     """A batch of worlds of one of MetaWorld's tasks.
 
     Physics, initial states, success, rewards and experts are MetaWorld's; only who draws the pictures is not.
@@ -92,21 +92,6 @@ class MetaWorldEnv:
         self._start, self._best, self._success, self._lost = np.zeros(w), np.zeros(w), *np.zeros((2, w), bool)
         self._ever = np.zeros(w, bool)
 
-    @property
-    def control_hz(self) -> float:
-        """Control steps a second."""
-        return self.task.control_hz
-
-    @property
-    def max_steps(self) -> int:
-        """Control steps of an episode."""
-        return self.task.max_steps
-
-    @property
-    def instruction(self) -> str:
-        """The task in words."""
-        return self.task.instruction
-
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> None:
         """Start a new episode in the given worlds (all by default); it depends on the world's seed alone.
 
@@ -114,12 +99,7 @@ class MetaWorldEnv:
             SimulationError: Not one seed a world, or a world index out of range.
         """
         chosen = self._indices(worlds)
-        if len(seeds) != len(chosen):
-            raise SimulationError(
-                expected=f"{len(chosen)} seeds, one a world",
-                got=str(len(seeds)),
-                fix="Pass one seed a world.",
-            )
+        self._require_seeds(seeds, len(chosen))
         made = self._each(lambda seed: make_simulator(self.own_name, seed), list(seeds))
         for world, sim in zip(chosen, made, strict=True):
             self._sims[world] = sim
@@ -244,14 +224,7 @@ class MetaWorldEnv:
         return list(map(call, items) if self._pool is None else self._pool.map(call, items))
 
     def _indices(self, worlds: Sequence[int] | None) -> list[int]:
-        chosen = list(range(self.num_worlds)) if worlds is None else [int(w) for w in worlds]
-        if not chosen or min(chosen) < 0 or max(chosen) >= self.num_worlds:
-            raise SimulationError(
-                expected=f"world indices from 0 to {self.num_worlds - 1}",
-                got=f"{chosen}",
-                fix="Choose others.",
-            )
-        return chosen
+        return list(range(self.num_worlds)) if worlds is None else self._world_indices(worlds)
 
     def _check_arguments(self, settings: dict[str, Any]) -> None:
         for name, value in settings.items():
@@ -262,9 +235,4 @@ class MetaWorldEnv:
         for camera in self.cameras:
             if camera not in self.task.cameras:
                 raise UnknownNameError("camera", camera, self.task.cameras)
-        counts = {"num_worlds": self.num_worlds, "image_px": self.image_px, "cameras": len(self.cameras)}
-        for name, value in counts.items():
-            if value < 1:
-                raise SimulationError(
-                    expected=f"{name} of at least 1", got=f"{value}", fix=f"Choose {name} >= 1."
-                )
+        require_one(num_worlds=self.num_worlds, image_px=self.image_px, cameras=len(self.cameras))

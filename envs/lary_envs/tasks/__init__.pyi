@@ -13,3 +13,4 @@ from .spec import task_entry as task_entry
 from .spec import task_spec as task_spec
 from .state import WorldState as WorldState
 from .state import furthest as furthest
+from .worlds import TaskWorlds as TaskWorlds

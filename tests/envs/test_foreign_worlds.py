@@ -1,0 +1,279 @@
+"""Any gymnasium environment with pixels, proprioception and success is a world for a policy."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies import make_pre_post_processors
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from lary_envs.gym import GivenEnv, GymSettings, GymWorld, open_for
+from lary_policy.cli import main
+from lary_policy.errors import (
+    ConfigError,
+    EmbodimentError,
+    LaryPolicyError,
+    ShapeError,
+    SimulationError,
+    UnknownNameError,
+)
+from lary_policy.rollout import Observation, run_episodes
+
+NAME, PX, GOAL = "gym:Dot-v0", 32, 0.5
+CAMERAS = ("pixels.top", "pixels.side")
+SETTINGS = GymSettings(state_key="agent_pos", progress_key="closeness")
+
+
+class Dot(gymnasium.Env):
+    """A dot that goes where it is sent, up to 0.1 a step; done at x = 0.5, truncated after 20 steps."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's)
+
+    def __init__(self, render_mode=None, broken=""):
+        self.render_mode, self.broken = render_mode, broken
+        views = spaces.Dict(dict.fromkeys(("top", "side"), spaces.Box(0, 255, (PX, PX, 3), np.uint8)))
+        self.observation_space = spaces.Dict(
+            {"pixels": views, "agent_pos": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
+        )
+        self.action_space = (
+            spaces.Discrete(2) if broken == "discrete" else spaces.Box(-1, 1, (2,), np.float32)
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(-0.3, 0.3, 2).astype(np.float32)
+        if self.broken == "nan":
+            self.place[0] = np.nan
+        return self._seen(), {}
+
+    def step(self, action):
+        self.place = self.place + np.clip(np.asarray(action, np.float32) - self.place, -0.1, 0.1)
+        done = bool(abs(self.place[0] - GOAL) < 0.05)
+        if self.broken == "later":
+            self.place[1] = np.nan
+        close = float(np.clip(1 - abs(self.place[0] - GOAL), 0, 1))
+        said = {"solved": done} if self.broken == "silent" else {"is_success": done}
+        return self._seen(), float(done), done, False, {**said, "closeness": close}
+
+    def render(self):
+        return self._view(200)
+
+    def _view(self, grey):
+        frame = np.full((PX, PX, 3), grey, np.uint8)
+        x = int(np.clip(np.nan_to_num(self.place[0]) * 16 + 16, 0, PX - 1))
+        frame[:, x] = (255, 0, 0)
+        return frame
+
+    def _seen(self):
+        return {"pixels": {"top": self._view(0), "side": self._view(90)}, "agent_pos": self.place}
+
+
+gymnasium.register("Dot-v0", entry_point=Dot, max_episode_steps=20)
+gymnasium.register("Endless-v0", entry_point=Dot)
+
+
+class To:
+    """An agent that goes to x in world 0, and stays in the others."""
+
+    needs_frames = False
+
+    def __init__(self, x):
+        self._x = x
+
+    def plan(self, seen: Observation):
+        target = seen.proprio.clone()
+        target[0, 0] = self._x
+        return target[:, None].repeat(1, 5, 1)
+
+
+@pytest.fixture
+def world():
+    made = GymWorld(NAME, 2, CAMERAS, SETTINGS)
+    yield made
+    made.close()
+
+
+def played(world, x=GOAL, **options):
+    return run_episodes(
+        world, world.controller(), lambda: To(x), [1, 2], max_steps=world.max_steps, **options
+    ).episodes
+
+
+def test_an_environment_is_read_as_it_describes_itself(world):
+    assert (world.control_hz, world.max_steps, world.state_dim) == (10.0, 20, 2)
+    assert world.frame_shape == (PX, PX, 3)
+    world.reset([1, 2])
+    frames = world.frames()
+    assert frames.shape == (2, 2, PX, PX, 3)
+    assert frames[:, 0].min() == 0
+    assert frames[:, 1].min() == 0  # the dot's line
+    assert (frames[:, 0] == 0).any(-1).all(-1)[0].sum() > 0
+    assert torch.equal(world.frames([1]), frames[[1]])
+    first = world.proprio()
+    world.reset([2, 1])
+    assert torch.equal(world.proprio(), first.flip(0))
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_episodes_end_by_the_environments_rules_and_rest(mode):
+    options = {"vector_kwargs": {"autoreset_mode": mode}}
+    if mode is AutoresetMode.DISABLED:
+        pytest.skip("gymnasium refuses to step such environments after an episode")
+    world = GymWorld(
+        NAME, 2, CAMERAS, GymSettings("agent_pos", progress_key="closeness", env_options=options)
+    )
+    won, lost = played(world)
+    assert (won.success, won.success_at_end, won.progress) == (True, True, 1.0)
+    assert won.first_success_step == won.steps < 10
+    assert (lost.success, lost.steps, lost.failure) == (False, 20, None)
+    assert 0.1 < lost.progress < 1.0
+    assert abs(float(world.proprio()[0, 0]) - GOAL) < 0.05  # how it ended, whatever came after
+    world.close()
+
+
+def test_a_rendered_picture_is_a_camera():
+    world = GymWorld(NAME, 2, ("render",), SETTINGS)
+    world.reset([1, 2])
+    assert world.frames().shape == (2, 1, PX, PX, 3)
+    assert int(world.frames()[0, 0, 0, 0, 1]) in (0, 200)
+    world.close()
+
+
+def test_an_observation_that_stops_being_finite_ends_the_episode():
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "later"}))
+    assert [e.failure for e in played(world)] == ["diverged", "diverged"]
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "cameras", "settings", "kind", "words"),
+    [
+        ("gym:Dto-v0", CAMERAS, {}, UnknownNameError, "Dot-v0"),
+        ("gym:no_such_pkg/Dot-v0", CAMERAS, {}, ConfigError, "pip install no-such-pkg"),
+        ("gym:no_such_pkg:Other-v0", CAMERAS, {}, ConfigError, "no_such_pkg"),
+        (NAME, CAMERAS, {"env_options": {"size": 3}}, ConfigError, "size"),
+        (NAME, ("pixels.tpo",), {}, UnknownNameError, "top"),
+        (NAME, ("agent_pos",), {}, SimulationError, "float32"),
+        (NAME, CAMERAS, {"state_key": "agent"}, UnknownNameError, "agent_pos"),
+        (NAME, CAMERAS, {"state_key": None}, UnknownNameError, "agent_pos"),
+        (NAME, CAMERAS, {"embodiment": "arm7"}, EmbodimentError, "7 numbers"),
+        (NAME, CAMERAS, {"embodiment": "arm77"}, UnknownNameError, "arm7"),
+        (NAME, CAMERAS, {"env_options": {"broken": "discrete"}}, EmbodimentError, "Discrete"),
+        (NAME, CAMERAS, {"env_options": {"broken": "nan"}}, SimulationError, "finite"),
+        ("gym:Endless-v0", CAMERAS, {}, ConfigError, "max_steps"),
+        (NAME, CAMERAS, {"max_steps": 0}, ConfigError, "max_steps"),
+    ],
+)
+def test_what_cannot_be_a_world_is_named(name, cameras, settings, kind, words):
+    with pytest.raises(kind, match=words):
+        GymWorld(name, 1, cameras, GymSettings(**{"state_key": "agent_pos", **settings}))
+
+
+def test_success_that_is_never_said_and_wrong_actions_are_named(world):
+    with pytest.raises(ShapeError, match=r"\[2, 2\]"):
+        world.step(torch.zeros(2, 3))
+    with pytest.raises(SimulationError, match="2 seeds"):
+        world.reset([1])
+    silent = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "silent"}))
+    with pytest.raises(SimulationError, match=r"is_success.*solved.*success_key"):
+        played(silent)
+    silent.close()
+    named = GymSettings("agent_pos", success_key="solved", env_options={"broken": "silent"})
+    world = GymWorld(NAME, 2, CAMERAS, named)
+    assert played(world)[0].success
+    world.close()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random ACT of the dot's two cameras, in another order, whose actions all lie at the goal."""
+    folder = tmp_path_factory.mktemp("dot")
+    image = PolicyFeature(FeatureType.VISUAL, (3, PX, PX))
+    config = ACTConfig(
+        pretrained_backbone_weights=None, device="cpu", push_to_hub=False, use_vae=False, dim_model=16,
+        n_heads=2, dim_feedforward=16, n_encoder_layers=1, chunk_size=5, n_action_steps=5,
+        input_features={
+            f"{OBS_IMAGES}.side": image, f"{OBS_IMAGES}.top": image,
+            OBS_STATE: PolicyFeature(FeatureType.STATE, (2,)),
+        },
+        output_features={ACTION: PolicyFeature(FeatureType.ACTION, (2,))},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy = ACTPolicy(config)
+    stats = {
+        ACTION: {"mean": torch.tensor([GOAL, 0.0]), "std": torch.full((2,), 1e-4)},
+        OBS_STATE: {"mean": torch.zeros(2), "std": torch.ones(2)},
+    }
+    before, after = make_pre_post_processors(config, dataset_stats=stats)
+    for part in (policy, before, after):
+        part.save_pretrained(folder)
+    return folder
+
+
+def rolled_out(checkpoint, out, *more):
+    arguments = ["rollout", f"policy={checkpoint}", f"env={NAME}", "state_key=agent_pos", "episodes=3",
+                 "num_worlds=2", f"output_dir={out}", "run=dot"]  # fmt: skip
+    return main([*arguments, *more])
+
+
+def test_a_checkpoint_of_lerobot_acts_in_it(checkpoint, tmp_path, capsys):
+    assert rolled_out(checkpoint, tmp_path, "cameras=[pixels.top,pixels.side]") == 0
+    assert f"{NAME}: success 1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "dot" / "rollout.json").read_text())
+    assert [row["success"] for row in found["episodes"]] == [True] * 3
+    assert (tmp_path / "dot" / "episodes.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("cameras=[pixels.top]",), "cameras side, top"),
+        (("cameras=[pixels.top,pixels.side]", "embodiment=sawyer4"), "2 numbers of gym:Dot-v0"),
+        (("cameras=[pixels.top,pixels.side]", "state_kye=x"), "state_key"),
+        (("cameras=[pixels.top,pixels.side]", "env=reach"), "env=gym:<id> for state_key"),
+    ],
+)
+def test_what_the_command_line_gets_wrong_is_named(checkpoint, tmp_path, capsys, more, words):
+    assert rolled_out(checkpoint, tmp_path, *more) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_other_verbs_say_what_such_worlds_are_for(tmp_path, capsys):
+    assert main(["data", f"env={NAME}", f"output_dir={tmp_path}"]) == 2
+    assert "lary rollout policy=<checkpoint>" in capsys.readouterr().err
+
+
+class Config:
+    """What is asked of a policy's configuration."""
+
+    def __init__(self, px=PX, state=2, action=2, more=()):
+        self.image_features = {f"{OBS_IMAGES}.top": PolicyFeature(FeatureType.VISUAL, (3, px, px))}
+        self.input_features = {
+            **self.image_features, **dict.fromkeys(more),
+            OBS_STATE: PolicyFeature(FeatureType.STATE, (state,)),
+        }  # fmt: skip
+        self.action_feature = PolicyFeature(FeatureType.ACTION, (action,))
+
+
+def test_a_policy_is_compared_with_the_world_before_the_first_step():
+    world, env = open_for(Config(), NAME, 1, CAMERAS, SETTINGS)
+    assert isinstance(env, GivenEnv)
+    assert world.cameras == ("pixels.top",)
+    assert env.features[ACTION].contract == {"control_hz": 10.0}
+    world.close()
+    wrong = {
+        "actions of 3": Config(action=3), "proprioception": Config(state=3), "32 x 32": Config(px=64),
+        "environment_state": Config(more=("observation.environment_state",)),
+    }  # fmt: skip
+    for words, config in wrong.items():
+        with pytest.raises(LaryPolicyError, match=words):
+            open_for(config, NAME, 1, CAMERAS, SETTINGS)
