@@ -74,7 +74,8 @@ class HeadKind:
 
     Attributes:
         config: Dataclass of its sizes.
-        build: Sizes to an untrained module; it may draw weights from torch's global generator.
+        build: Sizes to an untrained module, which is called with latents `[b t c n d]` and, where it has a
+            `proprio_dim`, proprioception `[b p]`; it may draw weights from torch's global generator.
         answer: `numbers` (normalised, `[b k a]`) or `class` (logits `[b classes]`).
         objective: Sizes to what it is trained on.
     """

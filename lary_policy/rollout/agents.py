@@ -228,7 +228,7 @@ class HeadAgent:
         num_worlds = len(observation.proprio)
         latents = self._latents(frames, observation.chunk_index, observation.worlds, num_worlds)
         state = codec.state(proprio)
-        output = self._head(latents, None if state is None else state.to(latents.device))
+        output = self._head(latents) if state is None else self._head(latents, state.to(latents.device))
         return codec.absolute(output, proprio)
 
 
