@@ -12,7 +12,19 @@ from lary_policy.cli.help import run_help
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.paths import choices
 
-VERBS = ("data", "extract", "probe", "rollout", "train", "policy", "report", "suite", "encoders", "doctor")
+VERBS = (
+    "data",
+    "extract",
+    "probe",
+    "rollout",
+    "predict",
+    "train",
+    "policy",
+    "report",
+    "suite",
+    "encoders",
+    "doctor",
+)
 
 
 def test_help_lists_every_verb_and_answers_within_a_second():

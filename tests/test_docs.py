@@ -20,8 +20,9 @@ GENERATED = {"worlds.md": ROOT / "envs/README.md", "benchmarks.md": ROOT / "benc
 FENCE = re.compile(r"(<!-- test: [\w ]+ -->\n)?```(\w*)\n(.*?)```", flags=re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`(lary [^`]+)`")
-OF_RUNS = ("suite", "data", "extract", "probe", "rollout", "report")
-MARKS = {"recipe", "own encoder", "larybench", "tutorial", "published"}
+OF_RUNS = ("suite", "data", "extract", "probe", "rollout", "report", "predict")
+OWN_KEYS = {"report": ("points",), "predict": ("points",)}
+MARKS = {"recipe", "study", "own encoder", "larybench", "tutorial", "published"}
 
 
 def name(page: Path) -> str:
@@ -86,7 +87,7 @@ def test_what_is_told_to_type_is_understood(page, command):
         own = [word for word in words[1:] if word.partition("=")[0] not in ("env", "suite", "encoders")]
         parse_settings(ACTIONS[words[0]].settings, own)
     elif verb in OF_RUNS and "--help" not in words and "--multirun" not in words:
-        own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []
+        own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else OWN_KEYS.get(verb, ())
         raw = compose(verb, words, extra=own)
         run_config({key: value for key, value in raw.items() if key not in own})
 

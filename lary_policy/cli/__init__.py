@@ -30,6 +30,10 @@ VERBS = {
         "Train the LeRobot policy `lary`; takes lerobot-train's flags and encodes each frame once.",
         "train",
     ),
+    "predict": (
+        "Say which success to expect of an encoder: probes only, and the points of a study.",
+        "predict",
+    ),
     "policy": (
         "Write the head of a finished probe as a LeRobot checkpoint and print its `lerobot-eval` command.",
         "policy",

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lary_policy.cli.compose import compose, wants_help
+from lary_policy.cli.compose import compose, typed, wants_help
 from lary_policy.cli.help import run_help
+from lary_policy.cli.predict import points_of
 from lary_policy.console import busy, console
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.machine import is_main_process, require_one_process
@@ -71,6 +72,12 @@ def run_job(config: Any) -> str:
 ON_FILES = ("suite", "extract", "probe", "report")
 _POLICY = ("policy", "null", "rollout: folder of a LeRobot checkpoint of any type, with its own cameras")
 
+_POINTS = (
+    "points",
+    "null",
+    "files points.jsonl.gz of several runs, e.g. [a.jsonl.gz,b.jsonl.gz]: one page of all",
+)
+
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Run a verb and return the exit code.
@@ -79,7 +86,8 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
     if wants_help(arguments):
-        print(run_help(verb, arguments, rollout_settings() if verb == "rollout" else []))
+        further = rollout_settings() if verb == "rollout" else [_POINTS] if verb == "report" else []
+        print(run_help(verb, arguments, further))
         return 0
     with busy(f"lary {verb}"):  # imports alone may take half a minute on a machine with other work
         if wants_sweep(arguments):
@@ -107,6 +115,8 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
 
         folder = next((word.partition("=")[2] for word in arguments), "outputs")
         return report_everything(Path(folder))
+    if verb == "report" and any(word.startswith("points=") for word in arguments):
+        return _report_points(typed(arguments, ("points", "output_dir", "run")))
     own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []
     raw = compose(verb, arguments, extra=own)
     gym = {name: raw.pop(name) for name in own[1:] if name in raw}
@@ -149,6 +159,14 @@ def _require_ours(config: Any, gym: Mapping[str, Any]) -> None:
             got=", ".join([*(f"env={task}" for task in foreign), *gym]),
             fix="Pass policy=<folder of a LeRobot checkpoint> to lary rollout.",
         )
+
+
+def _report_points(given: dict[str, Any]) -> Path:
+    """Write a page of the points of other runs."""
+    from lary_policy.runs import report_points
+
+    name = given.get("run")
+    return report_points(points_of(given["points"]), Path(given.get("output_dir", "outputs")), name)
 
 
 def _roll_out_policy(config: Any, checkpoint: Path, gym: Mapping[str, Any]) -> Path:

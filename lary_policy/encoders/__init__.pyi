@@ -10,6 +10,8 @@ from .base import register_encoder as register_encoder
 from .base import weights_status as weights_status
 from .codebook import CodebookHealth as CodebookHealth
 from .codebook import codebook_health as codebook_health
+from .controls import ComponentEncoder as ComponentEncoder
+from .controls import NoisyEncoder as NoisyEncoder
 from .kinds import FrameEncoder as FrameEncoder
 from .kinds import PairEncoder as PairEncoder
 from .kinds import PairLatents as PairLatents
@@ -18,6 +20,8 @@ from .kinds import PairTokens as PairTokens
 from .kinds import encode_pairs as encode_pairs
 from .kinds import encode_two as encode_two
 from .kinds import pair_spec as pair_spec
+from .layers import layers_together as layers_together
+from .layers import share_a_pass as share_a_pass
 from .modules import build_seeded as build_seeded
 from .modules import module_with_weights as module_with_weights
 from .preprocess import Preprocess as Preprocess

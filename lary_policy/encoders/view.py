@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lary_policy.encoders.base import LatentEncoder, encoder_spec, load_encoder
+from lary_policy.encoders.controls import NoisyEncoder
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import DRAWN, find_weights, resolve_weights
 from lary_policy.errors import ConfigError
@@ -32,6 +33,10 @@ class EncoderView:
     output: str = field(default="auto", metadata={"label": "{}"})
     # Transformer block after which the tokens are taken, counted from 1; None is the last
     layer: int | None = field(default=None, metadata={"label": "layer{}"})
+    # Controls, which no encoder is: principal components of the training latents that are kept, and noise in
+    # deviations of a latent's numbers
+    components: int | None = field(default=None, metadata={"label": "components{}"})
+    noise: float | None = field(default=None, metadata={"label": "noise{}"})
 
     @property
     def label(self) -> str:
@@ -58,7 +63,10 @@ class EncoderView:
         given = {"name": value} if isinstance(value, str) else dict(value)
         known = [one.name for one in fields(cls)]
         wrong = [name for name in given if name not in known]
-        types = {"image_px": (int, type(None)), "layer": (int, type(None))}
+        types: dict[str, tuple[type, ...]] = dict.fromkeys(
+            ("image_px", "layer", "components"), (int, type(None))
+        )
+        types["noise"] = (int, float, type(None))
         wrong += [n for n, v in given.items() if n in known and not _fits(v, types.get(n, (str,)))]
         if wrong or not given.get("name"):
             raise ConfigError(
@@ -66,6 +74,12 @@ class EncoderView:
                 got=str(value),
                 fix="Write encoders=[pixels,{name: dinov2-small, weights: random}], for example.",
             )
+        for control in ("components", "noise"):
+            size: Any = given.get(control)
+            if size is not None and not 0 < size < float("inf"):
+                raise ConfigError(
+                    expected=f"{control} > 0", got=str(size), fix=f"Leave {control} out for none."
+                )
         return cls(**given)
 
 
@@ -114,7 +128,10 @@ class EncoderShelf:
         return str(resolve_precision("auto", self.device)).removeprefix("torch.")
 
     def load(self, view: EncoderView) -> LatentEncoder:
-        """Load an encoder once."""
+        """Load an encoder once; `components`, which depend on data, are left to `ComponentEncoder`."""
+        view = replace(view, components=None)
+        if view not in self._loaded and view.noise is not None:
+            self._loaded[view] = NoisyEncoder(self.load(replace(view, noise=None)), view.noise, self.seed)
         if view not in self._loaded:
             self._loaded[view] = load_encoder(
                 view.name,
@@ -140,7 +157,7 @@ class EncoderShelf:
             "output": view.spec.output_named(view.output, view.preprocess),
             "seed": self.seed,
             "code": view.spec.code_version,
-            **({} if view.layer is None else {"layer": view.layer}),
+            **{n: v for n in ("layer", "components", "noise") if (v := getattr(view, n)) is not None},
         }
 
     def weights_key(self, view: EncoderView) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lary_policy.latents.bank import Bank, RamBudget, StoredLatents, ram_budget, tell_what_stays_on_disk
+from lary_policy.latents.components import COMPONENTS, Components
 from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
 from lary_policy.latents.plan import (
     CLIPS,
@@ -29,11 +30,13 @@ from lary_policy.latents.verify import verify_store
 
 __all__ = [
     "CLIPS",
+    "COMPONENTS",
     "FRAMES",
     "HISTORIES",
     "PAIRS",
     "STORE_DTYPES",
     "Bank",
+    "Components",
     "ExtractReport",
     "LatentStore",
     "LatentTable",

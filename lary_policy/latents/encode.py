@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -114,6 +114,7 @@ def encode_windows(
     threads: int = 1,
     share: Share = ALL,
     on_progress: OnProgress | None = None,
+    also: Sequence[LatentStore] = (),
 ) -> ExtractReport:
     """Encode every window that the store lacks, once each however often it is there; start again to continue.
 
@@ -133,6 +134,7 @@ def encode_windows(
         share: Which part of the windows, if several processes encode them together: each its own shards, the
             same ones as one process would write. Whoever opens the store afterwards finds all of them.
         on_progress: Called with (windows done, windows to encode).
+        also: Stores of further latents of the windows, which `kind.encode` returns instead of codes.
 
     Raises:
         StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full;
@@ -142,17 +144,38 @@ def encode_windows(
     start = time.perf_counter()
     _check_store(store, encoder, kind)
     inputs = _Inputs.of(windows, kind)
-    with exclusive(_lock(store, share)), ShardWriter(store, shard_rows) as writer:
-        store.reload()
-        mine = _share(tuple(inputs.named), share, writer.limit, batch_size)
-        absent = store.missing(mine)
+    stores = (store, *also)
+    with ExitStack() as stack:
+        for path in sorted(_lock(one, share) for one in stores):  # in one order: nobody waits for another
+            stack.enter_context(exclusive(path))
+        writers = [stack.enter_context(ShardWriter(one, shard_rows)) for one in stores]
+        for one in stores:
+            one.reload()
+        mine = _share(tuple(inputs.named), share, max(one.limit for one in writers), batch_size)
+        lacking = [set(one.missing(mine)) for one in stores]
+        absent = [name for name in mine if any(name in one for one in lacking)]
         with closing(inputs.groups(absent, batch_size, threads)) as groups:
-            told = 0
+            told = done = 0
             for names, outputs in encode_stream(_checked(kind, encoder, store), groups, threads):
-                writer.add(names, *outputs)
-                told = _tell(on_progress, writer.taken + inputs.left_out, len(absent), told)
-            _tell(on_progress, writer.taken + inputs.left_out, len(absent), told)
-    return inputs.report(writer.taken, len(mine) - len(absent), time.perf_counter() - start)
+                _write(writers, lacking, names, outputs)
+                done += len(names)
+                told = _tell(on_progress, done + inputs.left_out, len(absent), told)
+            _tell(on_progress, done + inputs.left_out, len(absent), told)
+    return inputs.report(writers[0].taken, len(mine) - len(lacking[0]), time.perf_counter() - start)
+
+
+def _write(
+    writers: Sequence[ShardWriter], lacking: Sequence[set[str]], names: Sequence[str],
+    outputs: tuple[Tensor, ...],
+) -> None:  # fmt: skip
+    """Give each store what it lacks of a group: the only one all outputs, of several each its own."""
+    if len(writers) == 1:
+        writers[0].add(names, *outputs)
+        return
+    for writer, absent, latents in zip(writers, lacking, outputs, strict=True):
+        rows = [row for row, name in enumerate(names) if name in absent]
+        if rows:
+            writer.add([names[row] for row in rows], latents if len(rows) == len(names) else latents[rows])
 
 
 def _lock(store: LatentStore, share: Share) -> Path:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from torch import Tensor
 from lary_policy.console import OnProgress, console
 from lary_policy.data import ClipRow, ClipTable, PairTable
 from lary_policy.data.larybench import CLIP_FRAMES
-from lary_policy.encoders import CodebookHealth, LatentEncoder, codebook_health, encode_pairs, pair_spec
+from lary_policy.encoders import (
+    CodebookHealth,
+    LatentEncoder,
+    codebook_health,
+    encode_pairs,
+    layers_together,
+    pair_spec,
+)
 from lary_policy.errors import FrameFormatError, LaryPolicyError, ShapeError, StoreError
 from lary_policy.frames import Frame, clip_id, pair_id
 from lary_policy.latents.encode import (
@@ -262,6 +269,7 @@ def encode_tables(
     threads: int = 1,
     share: Share = ALL,
     on_progress: OnProgress | None = None,
+    also: Sequence[tuple[LatentEncoder, LatentStore]] = (),
 ) -> ExtractReport:
     """Encode what the store lacks of the tables; start again to continue.
 
@@ -275,6 +283,8 @@ def encode_tables(
         threads: Threads that decode images, and that encode on a CPU, see `encode_windows`.
         share: Which part of them, see `encode_windows`.
         on_progress: Called with (done, to do).
+        also: Encoders of frames that differ from the first one by their layer only, with their stores: one
+            pass makes the latents of all, see `layers_together`.
 
     Raises:
         StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full;
@@ -290,16 +300,18 @@ def encode_tables(
         )
     needed = (*tables, *extra_frames) if kinds == [FRAMES] else tables
     rows = (row for table in needed for row in row_windows(table, kinds[0]))
-    return encode_windows(
-        (window for row in rows for step in row for window in step),
-        kinds[0],
-        encoder,
-        store,
-        batch_size=max(1, batch_size // CLIP_SHARE) if kinds == [CLIPS] else batch_size,
-        threads=threads,
-        share=share,
-        on_progress=on_progress,
-    )
+    windows = (window for row in rows for step in row for window in step)
+    size = max(1, batch_size // CLIP_SHARE) if kinds == [CLIPS] else batch_size
+    how: dict[str, Any] = {"batch_size": size, "threads": threads, "share": share, "on_progress": on_progress}
+    if not also:
+        return encode_windows(windows, kinds[0], encoder, store, **how)
+    with layers_together([encoder, *(one for one, _ in also)]) as encode:
+
+        def together(_: WindowEncoder, frames: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+            return tuple(one.flatten(1, 2) for one in encode(frames.unsqueeze(1)))
+
+        kind = replace(kinds[0], encode=together)
+        return encode_windows(windows, kind, encoder, store, also=[one for _, one in also], **how)
 
 
 def health_of(encoder: LatentEncoder, store: LatentStore, report: ExtractReport) -> CodebookHealth | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Measured
+from lary_policy.report.foretell import Foretold, foretell, foretold_rows, require_points
+from lary_policy.report.league import belonging
+from lary_policy.report.origin import Origin
 from lary_policy.report.page import write_report
 from lary_policy.report.parts import (
     Attention,
@@ -19,8 +22,17 @@ from lary_policy.report.parts import (
     Video,
     collect_failures,
 )
+from lary_policy.report.points import (
+    POINTS_FILE,
+    StudyPoint,
+    merge_points,
+    points_bundle,
+    read_points,
+    write_points,
+)
 
 __all__ = [
+    "POINTS_FILE",
     "Attention",
     "ClassTail",
     "CodebookUse",
@@ -28,12 +40,23 @@ __all__ = [
     "Confusion",
     "ConstantDimension",
     "EpisodeFailure",
+    "Foretold",
     "HeadInfo",
     "Measured",
+    "Origin",
     "ReportBundle",
     "SplitSize",
+    "StudyPoint",
     "Trajectory",
     "Video",
+    "belonging",
     "collect_failures",
+    "foretell",
+    "foretold_rows",
+    "merge_points",
+    "points_bundle",
+    "read_points",
+    "require_points",
+    "write_points",
     "write_report",
 ]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.report.compare import Measured
+from lary_policy.report.league import Driven, League, driven, league
+from lary_policy.report.origin import Origin
 from lary_policy.report.parts import (
     Attention,
     ClassTail,
@@ -127,6 +130,7 @@ class ReportBundle:
         warnings: Sentences that a reader must see before any number.
         measured: Scores with the numbers of their samples and episodes, for paired comparisons.
         latents: Tokens and width of each view's latents, as far as they are known.
+        origin: Where the numbers come from, if points of a study are to be made of them.
         closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
 
@@ -153,6 +157,7 @@ class ReportBundle:
     warnings: tuple[str, ...] = ()
     measured: tuple[Measured, ...] = ()
     latents: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    origin: Origin | None = None
     closed_loop: bool = True
 
     def __post_init__(self) -> None:
@@ -162,6 +167,16 @@ class ReportBundle:
         object.__setattr__(self, "environment", {str(k): str(v) for k, v in self.environment.items()})
         object.__setattr__(self, "stage_seconds", {str(k): float(v) for k, v in self.stage_seconds.items()})
         check_scores(self.scores)
+
+    @cached_property
+    def league(self) -> League:
+        """All proxies side by side."""
+        return league(*self.driven)
+
+    @cached_property
+    def driven(self) -> tuple[tuple[Driven, ...], tuple[str, ...]]:
+        """Closed loops with their offline scores, and what does not belong together."""
+        return driven(self.measured, self.scores, self.latents)
 
     def encoders(self) -> tuple[str, ...]:
         """Return the encoders in order of first appearance, without the expert's `-`."""

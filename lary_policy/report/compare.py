@@ -20,6 +20,23 @@ from lary_policy.scores import (
 SIGNIFICANCE = 0.05  # of the paired test, as the intervals cover 95 %
 FLOOR_HEAD, CEILING_HEAD = "random", "expert"
 REFERENCE_HEADS = frozenset({FLOOR_HEAD, CEILING_HEAD})
+_CONTROLS = ("components", "noise")  # how the options of a view's label begin that make it a control
+
+
+def family_of(view: str) -> str:
+    """Return the family that a view's label names: its encoder's name up to the first `-` or `@`.
+
+    `dinov2-small@84px,layer6` and `dinov2-small@random` are of one family: their scores are no independent
+    evidence. Own encoders and `auto:` ones are families of their own.
+    """
+    name = view.partition("@")[0]
+    return name if ":" in name else name.partition("-")[0]
+
+
+def is_control(view: str) -> bool:
+    """Tell from its label whether a view's latents were cut or disturbed on purpose, so is no encoder."""
+    options = view.partition("@")[2].split(",")
+    return any(option.startswith(_CONTROLS) for option in options)
 
 
 def number_words(score: Score) -> tuple[str, str]:

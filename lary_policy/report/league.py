@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from lary_policy.report.compare import REFERENCE_HEADS, Measured
+from lary_policy.report.compare import REFERENCE_HEADS, Measured, family_of, is_control
 from lary_policy.scores import (
     CLAIM_CLUSTERS,
+    STATISTICS,
     Points,
     Proxy,
     Reading,
@@ -21,6 +22,7 @@ from lary_policy.scores import (
     difference,
     join_words,
     list_proxies,
+    metric_info,
     mode_label,
     partial_correlation,
     readings,
@@ -29,16 +31,9 @@ from lary_policy.scores import (
 
 LEAST_POINTS = 5  # below this a correlation is decided by a single point
 POOLED = "all tasks"
-
-
-def family_of(view: str) -> str:
-    """Return the family that a view's label names: its encoder's name up to the first `-` or `@`.
-
-    `dinov2-small@84px,layer6` and `dinov2-small@random` are of one family: their scores are no independent
-    evidence. Own encoders and `auto:` ones are families of their own.
-    """
-    name = view.partition("@")[0]
-    return name if ":" in name else name.partition("-")[0]
+# What an episode came to, each from 0 to 1. `speed` is the share of the episode's steps that were left at the
+# first success, 0 without one.
+OUTCOMES = ("success", "success_at_end", "progress", "speed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +47,7 @@ class Driven:
         outcomes: Success by training seed and episode, `[seeds, episodes]`.
         proxies: Offline scores of the same view on the same task, by proxy, mean over training seeds.
         numbers: Numbers of one latent, or None if that is not known.
+        others: The other `OUTCOMES` in the same form, as far as they are known.
     """
 
     view: str
@@ -60,6 +56,25 @@ class Driven:
     outcomes: np.ndarray[Any, np.dtype[np.float64]]
     proxies: Mapping[str, float]
     numbers: int | None = None
+    others: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=dict)
+
+    def spread(self) -> dict[str, float]:
+        """Return how far success moves with the training seed and with the episodes, apart.
+
+        Two-way analysis of variance without replication: every training seed ran the same episodes. `seeds`
+        is the standard deviation of the true rate over training seeds, `episodes` the standard error of the
+        mean over episodes that the number of episodes leaves, both in rates of success.
+        """
+        seeds, episodes = self.outcomes.shape
+        found = (
+            {"episodes": float(self.outcomes.mean(0).std(ddof=1) / np.sqrt(episodes))} if episodes > 1 else {}
+        )
+        if seeds > 1 and episodes > 1:
+            rates = self.outcomes.mean(1)
+            rest = self.outcomes - rates[:, None] - self.outcomes.mean(0) + rates.mean()
+            noise = (rest**2).sum() / ((seeds - 1) * (episodes - 1)) / episodes
+            found["seeds"] = float(np.sqrt(max(0.0, rates.var(ddof=1) - noise)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,12 +87,14 @@ class Standing:
         task: The task, or `POOLED`: both sides centred per task.
         points: Views on tasks behind it.
         missing: Points that lack the proxy and were left out.
-        families: Families of encoders among them.
+        families: Families of encoders among them; one of which only controls are there does not count.
         ties: Points that share their offline score, and their success, with another one of their task.
         readings: Statistics by name, higher proxies being better; empty where nothing can be computed.
         partial: Pearson's r given the logarithm of the latent's numbers, or None.
         without: Pearson's r without each family.
         verdict: What it allows to conclude, in words.
+        controls: Points of controls among them, see `is_control`.
+        outcome: What it foretells, one of `OUTCOMES`.
     """
 
     proxy: str
@@ -91,6 +108,8 @@ class Standing:
     partial: float | None
     without: Mapping[str, float]
     verdict: str
+    controls: int = 0
+    outcome: str = "success"
 
 
 @dataclass(frozen=True)
@@ -113,11 +132,15 @@ class League:
         standings: Pooled ones first, best first within each loop.
         duels: Pairs of proxies in pooled points.
         notes: Closed loops and scores that do not belong together, by name.
+        outcomes: Pooled standings for the other `OUTCOMES`, Pearson and Spearman only.
+        spread: Of each view on a task in a loop how far success moves, see `Driven.spread`.
     """
 
     standings: tuple[Standing, ...]
     duels: tuple[Duel, ...]
     notes: tuple[str, ...] = field(default=())
+    outcomes: tuple[Standing, ...] = ()
+    spread: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -125,13 +148,26 @@ class League:
         def plain(one: Reading) -> dict[str, Any]:
             return {"value": one.value, "families": one.over_families, "episodes": one.over_episodes}
 
+        def rows(some: Sequence[Standing]) -> list[dict[str, Any]]:
+            return [{**vars(s), "readings": {k: plain(r) for k, r in s.readings.items()}} for s in some]
+
         return {
-            "standings": [
-                {**vars(s), "readings": {k: plain(r) for k, r in s.readings.items()}} for s in self.standings
-            ],
+            "standings": rows(self.standings),
             "duels": [{**vars(d), "reading": plain(d.reading)} for d in self.duels],
             "notes": list(self.notes),
+            "outcomes": rows(self.outcomes),
+            "spread": [dict(one) for one in self.spread],
         }
+
+
+def loops_driven(measured: Sequence[Measured]) -> dict[tuple[str, ...], list[Measured]]:
+    """Return the outcomes of trained heads by view, task, mode, target, head, protocol and split."""
+    loops: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
+    for one in measured:
+        s = one.score
+        if s.stage == "rollout" and s.metric in OUTCOMES and s.head not in REFERENCE_HEADS:
+            loops[s.encoder, s.task, s.mode, s.target, s.head, s.protocol, s.split].append(one)
+    return {key: runs for key, runs in loops.items() if any(r.score.metric == "success" for r in runs)}
 
 
 def driven(
@@ -147,44 +183,52 @@ def driven(
     Returns:
         The points, and sentences about scores of other weights or with several candidates, left out.
     """
-    loops: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
-    for one in measured:
-        s = one.score
-        if s.stage == "rollout" and s.metric == "success" and s.head not in REFERENCE_HEADS:
-            loops[s.encoder, s.task, s.mode, s.target, s.head, s.protocol, s.split].append(one)
     offline: dict[tuple[str, ...], list[Score]] = defaultdict(list)
     for score in scores:
         if score.stage == "probe":
             offline[score.encoder, score.task, score.protocol, score.mode, score.metric].append(score)
     points, notes = [], []
-    for (view, task, loop, target, head, protocol, _), runs in loops.items():
+    for (view, task, loop, target, head, protocol, _), runs in loops_driven(measured).items():
         prints = {run.score.fingerprint for run in runs}
         found = {}
         for name, proxy in list_proxies().items():
             candidates = offline.get((view, task, protocol, proxy.question, proxy.metric), [])
-            value, why = _value(candidates, prints, target, head)
-            if value is not None:
-                found[name] = value
+            same, why = belonging(candidates, prints, target, head)
+            if same and not why:
+                found[name] = float(np.mean([s.value for s in same]))
             elif why:
                 notes.append(f"{view}, {task}, {proxy.words}: {why}; left out.")
         numbers = int(np.prod(latents[view])) if view in latents else None
-        points.append(Driven(view, task, loop, _outcomes([r.samples for r in runs]), found, numbers))
+        tables: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+        for metric in OUTCOMES:
+            known = [r.samples for r in runs if r.score.metric == metric]
+            tables |= {metric: _outcomes(known)} if known else {}
+        points.append(Driven(view, task, loop, tables.pop("success"), found, numbers, tables))
     return tuple(points), tuple(dict.fromkeys(notes))
 
 
-def _value(candidates: Sequence[Score], prints: set[str], target: str, head: str) -> tuple[float | None, str]:
-    """Return the mean over training seeds of the one score that belongs to a loop, or why there is none."""
+def belonging(
+    candidates: Sequence[Score], prints: set[str], target: str, head: str
+) -> tuple[list[Score], str]:
+    """Return the one score, of each training seed, that belongs to a loop, or why there is none.
+
+    Args:
+        candidates: Scores of one proxy, of the same view and task.
+        prints: Fingerprints of the encoders of the loop's runs.
+        target: Of the loop's head.
+        head: The loop's head.
+    """
     if not candidates:
-        return None, ""
+        return [], ""
     same = [s for s in candidates if {s.fingerprint} == prints]
     if not same:
-        return None, f"of encoder {candidates[0].fingerprint}, the loop of {', '.join(sorted(prints))}"
+        return [], f"of encoder {candidates[0].fingerprint}, the loop of {', '.join(sorted(prints))}"
     for wanted in ({"split": "test"}, {"target": target}, {"head": head}):
         same = [s for s in same if all(getattr(s, k) == v for k, v in wanted.items())] or same
     kinds = {(s.split, s.target, s.head) for s in same}
     if len(kinds) > 1:
-        return None, f"{len(kinds)} scores of other splits, targets or heads"
-    return float(np.mean([s.value for s in same])), ""
+        return [], f"{len(kinds)} scores of other splits, targets or heads"
+    return same, ""
 
 
 def _outcomes(runs: Sequence[SampleScores]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -201,9 +245,10 @@ def league(points: Sequence[Driven], notes: Sequence[str] = ()) -> League:
         points: See `driven`.
         notes: What was left out already.
     """
-    standings, duels = [], []
+    standings, duels, further, absent = [], [], [], list(notes)
     for loop in dict.fromkeys(p.loop for p in points):
         mine = [p for p in points if p.loop == loop]
+        absent += _not_run(loop, mine)
         names = [n for n in list_proxies() if any(n in p.proxies for p in mine)]
         pooled = [_standing(list_proxies()[n], loop, POOLED, mine) for n in names]
         standings += sorted(pooled, key=lambda s: -s.readings["pearson"].value if s.readings else 9.0)
@@ -211,7 +256,26 @@ def league(points: Sequence[Driven], notes: Sequence[str] = ()) -> League:
             some = [p for p in mine if p.task == task]
             standings += [_standing(list_proxies()[n], loop, task, some) for n in names]
         duels += [duel for pair in itertools.combinations(names, 2) if (duel := _duel(loop, mine, *pair))]
-    return League(tuple(standings), tuple(duels), tuple(notes))
+        for outcome in OUTCOMES[1:]:
+            known = [replace(p, outcomes=p.others[outcome]) for p in mine if outcome in p.others]
+            told = [_standing(list_proxies()[n], loop, POOLED, known, outcome) for n in names if known]
+            further += sorted(told, key=lambda s: -s.readings["pearson"].value if s.readings else 9.0)
+    spread = [
+        {"view": p.view, "task": p.task, "loop": p.loop, "training_seeds": len(p.outcomes), **p.spread()}
+        for p in points
+    ]
+    return League(tuple(standings), tuple(duels), tuple(absent), tuple(further), tuple(spread))
+
+
+def _not_run(loop: str, mine: Sequence[Driven]) -> list[str]:
+    """Count and name the views that did not run on all tasks that others did."""
+    there = {(p.view, p.task) for p in mine}
+    views, tasks = (dict.fromkeys(part) for part in zip(*there, strict=True))
+    lacking = {v: [t for t in tasks if (v, t) not in there] for v in sorted(views)}
+    named = [f"{view} on {join_words(sorted(some))}" for view, some in lacking.items() if some]
+    count = sum(map(len, lacking.values()))
+    said = f"{mode_label(loop)}: {count} of {len(views) * len(tasks)} views on tasks were not run"
+    return [f"{said}: {'; '.join(named)}."] if count else []
 
 
 def _points(proxy: Proxy, some: Sequence[Driven]) -> Points:
@@ -224,19 +288,28 @@ def _points(proxy: Proxy, some: Sequence[Driven]) -> Points:
     )
 
 
-def _standing(proxy: Proxy, loop: str, task: str, mine: Sequence[Driven]) -> Standing:
+def _families(some: Sequence[Driven]) -> int:
+    return len({family_of(p.view) for p in some if not is_control(p.view)})
+
+
+def _standing(
+    proxy: Proxy, loop: str, task: str, mine: Sequence[Driven], outcome: str = "success"
+) -> Standing:
     some = [p for p in mine if proxy.name in p.proxies]
-    known, families = _points(proxy, some), len({family_of(p.view) for p in some})
+    known, families = _points(proxy, some), _families(some)
     why = known.why_none()
-    found = {} if why else readings(known)
+    kinds = tuple(STATISTICS) if outcome == "success" else ("pearson", "spearman")
+    found = {} if why else readings(known, kinds=kinds)
     numbers = [p.numbers for p in some]
     given = None if None in numbers or why else np.log(np.array(numbers, dtype=np.float64))
+    foretold = "success" if outcome == "success" else metric_info(outcome).label
     return Standing(
         proxy.name, loop, task, len(some), len(mine) - len(some), families,
         (_tied(known.values, known.tasks), _tied(known.success, known.tasks)), found,
         None if given is None else partial_correlation(known, given),
         {} if why else without_each(known),
-        _verdict(proxy, loop, len(some), families, why, found.get("pearson")),
+        _verdict(proxy, loop, len(some), families, why, found.get("pearson")).replace("success", foretold),
+        sum(is_control(p.view) for p in some), outcome,
     )  # fmt: skip
 
 
@@ -251,7 +324,7 @@ def _duel(loop: str, mine: Sequence[Driven], first: str, second: str) -> Duel | 
     if any(side.why_none() for side in sides):
         return None
     reading = difference(*sides)
-    families = len({family_of(p.view) for p in both})
+    families = _families(both)
     words = [list_proxies()[n].words for n in ((first, second) if reading.value >= 0 else (second, first))]
     ends = reading.over_families if families >= CLAIM_CLUSTERS else None
     told = ends is not None and not ends[0] <= 0 <= ends[1] and len(both) >= LEAST_POINTS

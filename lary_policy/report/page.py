@@ -22,9 +22,9 @@ from lary_policy.paths import atomic_write, resolve_inside
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Evidence
 from lary_policy.report.correlate import correlate
-from lary_policy.report.league import driven, league
 from lary_policy.report.paper import paper_source, reference_keys, reproduced, side_by_side
 from lary_policy.report.parts import Video
+from lary_policy.report.points import POINTS_FILE, study_points, write_points
 from lary_policy.report.statements import answers, question
 from lary_policy.report.tables import ResultTable, probe_tables, result_table, rollout_table
 from lary_policy.scores import Score, mode_label, target_label
@@ -140,7 +140,8 @@ def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None 
 
     Args:
         bundle: What to show.
-        folder: Where `report.html`, `.json`, `.csv`, `.md` and `league.json` go; made if it does not exist.
+        folder: Where `report.html`, `.json`, `.csv`, `.md`, `league.json` and, if the bundle says where its
+            numbers come from, `points.jsonl.gz` go; made if it does not exist.
         media_root: The folder that video paths are relative to and may not leave; defaults to `folder`.
 
     Returns:
@@ -150,7 +151,9 @@ def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None 
         StoreError: The disk is full or not writable.
         UnsafePathError: A video lies outside `media_root`.
     """
-    found = league(*driven(bundle.measured, bundle.scores, bundle.latents))
+    found = bundle.league
+    if bundle.origin is not None:
+        write_points(folder / POINTS_FILE, study_points(bundle, bundle.origin))
     texts = {
         "report.json": json.dumps([s.to_dict() for s in bundle.scores], indent=1, allow_nan=False) + "\n",
         "league.json": json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n",

@@ -32,7 +32,7 @@ def run_waves(
     max_steps: int,
     film: Film | None = None,
     stop_at_success: bool = False,
-    on_wave: Callable[[tuple[EpisodeResult, ...]], None] | None = None,
+    on_wave: Callable[[tuple[EpisodeResult, ...]], bool | None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[EpisodeResult, ...]:
     """Run one episode for each seed, `env.num_worlds` at a time, in the order of the seeds.
@@ -50,7 +50,7 @@ def run_waves(
         max_steps: Control steps of an episode.
         film: Where the commands of every episode are kept until some are filmed, or None.
         stop_at_success: See `run_episodes`.
-        on_wave: Called with the results of each wave, e.g. to save them; its commands are kept by then.
+        on_wave: Called with the results of each wave, to save them; True if no further wave is needed.
         on_progress: Called with (control steps done, control steps in all), summed over episodes.
 
     Raises:
@@ -79,6 +79,6 @@ def run_waves(
         if film is not None:
             film.keep(batch, done.commands)
         results += done.episodes[: len(batch)]
-        if on_wave is not None:
-            on_wave(done.episodes[: len(batch)])
+        if on_wave is not None and on_wave(done.episodes[: len(batch)]):
+            break
     return tuple(results)

@@ -22,6 +22,7 @@ LOOPS = {"subgoal": "pair", "policy": "policy"}  # mode of the closed loop -> qu
 LOOKS = ("primitives", "menagerie")  # of the simulated robots
 LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
 LATENTS_DTYPES = ("auto", "float32", "float16", "bfloat16")
+MOST_EPISODES = 200  # of episodes=auto: rates .1 apart are told apart four times of five
 RESERVED_RUNS = ("cache", "latest", "sweeps")  # names that the output folder uses itself
 PROTOCOL_CHOICES = {"native": ("native",), "lary": ("lary",), "both": PROTOCOLS}
 # What a run on files trains where nothing is asked for. The reference's tables hold absolute targets and
@@ -194,6 +195,10 @@ class RunConfig:
         None, "closed loops of tasks: [{mode: subgoal, target: absolute}]; null = the usual ones"
     )
     episodes: int = setting(50, "closed-loop episodes of one cell")
+    stop_when_decided: bool = setting(
+        False, "add episodes only until success differs from the first encoder's, `episodes` at most; "
+        "episodes=auto is this with 200"
+    )  # fmt: skip
     num_worlds: int = setting(50, "simulated worlds side by side")
     rollout_randomisation: str | None = setting(None, "of closed loops; null = as demonstrations", LEVELS)
     stop_at_success: bool = setting(False, "end an episode at its first success")
@@ -358,6 +363,8 @@ def run_config(raw: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(
                 expected=f"a list of {one.name}", got=f"'{got}'", fix=f"Write {one.name}=[{got}]."
             )
+    if values.get("episodes") == "auto":
+        values |= {"episodes": MOST_EPISODES, "stop_when_decided": True}
     views = tuple(EncoderView.of(view) for view in values.pop("encoders", ()))
     heads = tuple(_head(head) for head in values.pop("heads", ()))
     options = values.pop("options", {})

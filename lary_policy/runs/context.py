@@ -28,7 +28,8 @@ from lary_policy.encoders import EncoderShelf, EncoderView
 from lary_policy.errors import UnknownNameError
 from lary_policy.latents import store_dtype
 from lary_policy.machine import available_cores, require_extra, resolve_device
-from lary_policy.runs.cells import Cell, digest
+from lary_policy.report import Origin
+from lary_policy.runs.cells import Cell, digest, plain
 from lary_policy.runs.config import Probe, RunConfig
 from lary_policy.types import Quarantined
 
@@ -215,6 +216,21 @@ class RunContext:
         """Return the cell of a stage for the given inputs."""
         key = digest(STAGE_VERSIONS[stage], __version__, self.device, *inputs)
         return Cell(stage, label, key, self.cache)
+
+    def origin(self) -> Origin:
+        """Return what the points of a study must share to be compared."""
+        from lary_envs.tasks import task_spec
+
+        c = self.config
+        own = all(self.cameras(task) == task_spec(task).usual_cameras for task in c.tasks)
+        setup = {
+            "demos": plain(c.demos), "cameras": None if own else plain(c.cameras),
+            "image_px": c.image_px, "stride": c.stride, "looks": c.looks, "rotation": c.rotation,
+            "randomisation": c.randomisation, "rollout_randomisation": c.rollout_level,
+            "stop_at_success": c.stop_at_success, "latents_dtype": c.latents_dtype,
+        }  # fmt: skip
+        kind = self.device.partition(":")[0]
+        return Origin(dict(STAGE_VERSIONS), kind, setup, __version__, git_revision())
 
     def facts(self) -> dict[str, str]:
         """Return what every result of a run carries, see `machine_facts`."""

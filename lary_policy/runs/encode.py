@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lary_policy.console import console, progress
 from lary_policy.data import PairTable
-from lary_policy.encoders import EncoderShelf, EncoderView
-from lary_policy.errors import FrameFormatError
+from lary_policy.encoders import (
+    ComponentEncoder,
+    EncoderShelf,
+    EncoderView,
+    LatentEncoder,
+    share_a_pass,
+)
+from lary_policy.errors import FrameFormatError, StoreError
 from lary_policy.frames import decode_frames
 from lary_policy.heads.training import everyones, first_then_all, wait_for_all
 from lary_policy.latents import (
+    Components,
     LatentStore,
     LatentTable,
     encode_tables,
@@ -33,7 +41,7 @@ from lary_policy.latents import (
     tell_what_stays_on_disk,
 )
 from lary_policy.machine import intra_op_threads, is_main_process, process_count, process_rank
-from lary_policy.paths import exclusive
+from lary_policy.paths import atomic_write, exclusive, foreign_file
 from lary_policy.runs.cells import Cell
 from lary_policy.runs.context import RunContext, RunData
 
@@ -89,7 +97,39 @@ def load_splits(context: RunContext, data: RunData, view: EncoderView) -> dict[s
     steps = _time_steps(context, data, view, store)
     splits = {s: load_latents(data.table(s), store, budget, time_steps=steps) for s in data.splits}
     tell_what_stays_on_disk(f"{data.label}-{view.label}", {s: t.bank for s, t in splits.items()})
-    return splits
+    return {split: _cut(context, data, view, table) for split, table in splits.items()}
+
+
+def _basis(context: RunContext, data: RunData, view: EncoderView) -> Components:
+    """Return the principal components of the training latents, fitted where that is not done."""
+    cell = extract_cell(context, data, view)
+    path = cell.folder / "components.safetensors"
+    if not path.is_file():
+        store, table = store_of(context, data, view), data.table(data.spec.train_split)
+        bank = load_latents(table, store, ram_budget(context.config.latents_ram_gb)).bank
+        found = Components.of_bank(bank, view.components or 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            save_file({"mean": found.mean, "axes": found.axes.contiguous()}, temporary)
+    with foreign_file("principal components", path, f"Delete {cell.folder}.", error=StoreError):
+        tensors = load_file(path)
+        return Components(tensors["mean"], tensors["axes"], 1.0)
+
+
+def _cut(context: RunContext, data: RunData, view: EncoderView, table: LatentTable) -> LatentTable:
+    """Return a table whose latents are cut to the view's components, if it has some."""
+    if view.components is None:
+        return table
+    return replace(table, bank=_basis(context, data, view).of_all(table.bank))
+
+
+def encoder_of(context: RunContext, data: RunData, view: EncoderView) -> LatentEncoder:
+    """Return the encoder whose latents heads learn from: that of the view, perhaps cut to components."""
+    encoder = context.shelf.load(view)
+    if view.components is None:
+        return encoder
+    basis = _basis(context, data, view)
+    return ComponentEncoder(encoder, basis.mean, basis.axes, data.digest)
 
 
 def load_goals(context: RunContext, data: RunData, view: EncoderView) -> tuple[PairTable, LatentTable] | None:
@@ -100,7 +140,7 @@ def load_goals(context: RunContext, data: RunData, view: EncoderView) -> tuple[P
     if not of_frames(context.shelf.load(view)):
         return table, load_frames(table)
     budget = ram_budget(context.config.latents_ram_gb)
-    return table, load_latents(table, store_of(context, data, view), budget)
+    return table, _cut(context, data, view, load_latents(table, store_of(context, data, view), budget))
 
 
 def rounding(context: RunContext, data: RunData, view: EncoderView) -> float | None:
@@ -151,19 +191,41 @@ def _time_steps(context: RunContext, data: RunData, view: EncoderView, store: La
     return store.latent.tokens // context.shelf.load(view).latent.tokens
 
 
+def _siblings(
+    context: RunContext, data: RunData, view: EncoderView
+) -> list[tuple[LatentEncoder, LatentStore]]:
+    """Return the run's other views of the same pass, those that differ by their layer and are not finished.
+
+    Their own cells then find all latents in their stores.
+    """
+    others = [
+        one
+        for one in context.views(data.protocol)
+        if one != view and replace(one, layer=None) == replace(view, layer=None)
+        and not extract_cell(context, data, one).done
+    ]  # fmt: skip
+    if not others or not share_a_pass([context.shelf.load(one) for one in (view, *others)]):
+        return []
+    return [(context.shelf.load(one), store_of(context, data, one)) for one in others]
+
+
 def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) -> dict[str, Any]:
     tables, goals = [data.table(split) for split in data.splits], data.goal_table
     extra = [] if goals is None else [goals]
     encoder = context.shelf.load(view)
     store = first_then_all(lambda: store_of(context, data, view))
-    # Other data share the store; the first process waits for who encodes them, then all of this run go on.
-    lock = exclusive(context.cache / "locks" / f"{store.root.name}.lock")
-    with lock if is_main_process() else nullcontext():
+    siblings = first_then_all(lambda: _siblings(context, data, view))
+    # Other data share the stores; the first process waits for who encodes them, then all of this run go on.
+    names = sorted(one.root.name for one in (store, *(own for _, own in siblings)))
+    with ExitStack() as stack:
+        for name in names if is_main_process() else ():
+            stack.enter_context(exclusive(context.cache / "locks" / f"{name}.lock"))
         wait_for_all()
         with progress(f"extract {label}") as update, intra_op_threads(1):
             mine = encode_tables(
                 tables, encoder, store, extra_frames=extra, batch_size=good_batch_size(context.device),
                 threads=context.cores, share=(process_rank(), process_count()), on_progress=update,
+                also=siblings,
             )  # fmt: skip
         report, *others = everyones(mine)
     if others:
@@ -176,6 +238,8 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
     if apart is not None:
         dtype = context.shelf.dtype(view)
         console.print(f"    {view.label} in {dtype}: latents differ from those in float32 by {apart:.1e}")
+    if view.components is not None and is_main_process():
+        _basis(context, data, view)
     aside = [q for table in (*tables, *extra) for q in table.quarantined]
     return {
         "task": data.name,

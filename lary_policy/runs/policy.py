@@ -85,6 +85,10 @@ def export_policy(
     """
     c = context.config
     task, choice = c.tasks[0], c.encoders[0]
+    if choice.components is not None or choice.noise is not None:
+        raise ConfigError(
+            expected="an encoder", got=f"the control {choice.label}", fix="Leave components and noise out."
+        )
     folder = head_from or _finished_probe(context)
     meta = load_meta(folder)
     target = out or c.output_dir / "policies" / safe_name(f"{task}-{choice.name}-{meta.target}")
@@ -320,7 +324,8 @@ def _scores(
     rows = success_scores(
         episodes, encoder=getattr(encoder, "name", "-"), head=policy.config.type, embodiment=embodiment,
         task=config.tasks[0], mode="policy", target=getattr(policy.config, "action_mode", "absolute"),
-        split=split_label(config.rollout_level, episodes), seed=config.seed, protocol=config.protocol,
+        split=split_label(config.rollout_level, [e.seed for e in episodes]),
+        seed=config.seed, protocol=config.protocol,
         fingerprint=file_digest(checkpoint / "model.safetensors")[:16], seconds=seconds,
     )  # fmt: skip
     return tuple(rows)

@@ -18,7 +18,7 @@ from lary_policy.latents import LatentTable, StoredLatents, stored_latent
 from lary_policy.machine import abreast, intra_op_threads, process_count
 from lary_policy.runs.cells import UNFINISHED, Cell
 from lary_policy.runs.context import RunContext
-from lary_policy.runs.encode import Splits
+from lary_policy.runs.encode import Splits, encoder_of
 from lary_policy.runs.grid import Job
 from lary_policy.runs.questions import find_question
 from lary_policy.scores import ActionEvaluation, ClassEvaluation, Estimate, SampleScores, Score
@@ -67,7 +67,7 @@ class Probing:
     def meta(self, sample: LatentBatches, **fields: Any) -> HeadMeta:
         """Describe the head; `fields` are what its kind of question adds."""
         job, spec = self.job, self.job.data.spec
-        encoder = self.context.shelf.load(job.view)
+        encoder = encoder_of(self.context, job.data, job.view)
         given: dict[str, Any] = {
             "model": job.probe.head.model,
             "encoder": job.view.name,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from lary_policy.errors import UnknownNameError
 from lary_policy.report import (
+    POINTS_FILE,
     Attention,
     ClassTail,
     CodebookUse,
@@ -14,16 +17,22 @@ from lary_policy.report import (
     EpisodeFailure,
     HeadInfo,
     Measured,
+    Origin,
     ReportBundle,
     Trajectory,
     Video,
     collect_failures,
+    merge_points,
+    points_bundle,
+    read_points,
+    write_points,
     write_report,
 )
 from lary_policy.runs.cells import RESULT, Cell, point_latest, run_folder
+from lary_policy.runs.context import STAGE_VERSIONS
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rows import SplitTables, compositions, missing_rows, split_sizes
-from lary_policy.scores import SampleScores, Score
+from lary_policy.scores import SampleScores, Score, is_decided
 from lary_policy.types import EpisodeResult, Quarantined
 
 _LARGEST_CONFUSION = 60  # classes; a larger matrix says nothing at the size of a page
@@ -41,6 +50,7 @@ def run_report(
     facts: Mapping[str, str] | None = None,
     media_root: Path | None = None,
     data: Sequence[SplitTables] = (),
+    origin: Origin | None = None,
 ) -> Path:
     """Write the page and its tables into `folder`, replacing what an earlier call left there.
 
@@ -55,6 +65,7 @@ def run_report(
         facts: Versions, device, revision, seeds: whatever is needed to repeat the run.
         media_root: The folder that the films' paths are relative to; defaults to `folder`.
         data: Opened sources whose splits are described.
+        origin: Where the numbers come from, if points of a study are to be written, too.
 
     Returns:
         Path of the HTML file.
@@ -66,7 +77,13 @@ def run_report(
     """
     results.require_some()
     bundle = report_bundle(
-        results, title=title, suite=suite, config_yaml=config_yaml, facts=facts or {}, data=data
+        results,
+        title=title,
+        suite=suite,
+        config_yaml=config_yaml,
+        facts=facts or {},
+        data=data,
+        origin=origin,
     )
     return write_report(bundle, folder, media_root=media_root)
 
@@ -110,6 +127,33 @@ def report_everything(output_dir: Path) -> Path:
     return page
 
 
+def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = None) -> Path:
+    """Write one page of the points of several runs, and all that can be compared as one file.
+
+    Args:
+        paths: Files `points.jsonl.gz` that `run_report` wrote, on any machine.
+        output_dir: Where the page's folder goes.
+        name: Of the folder; None for one with the date.
+
+    Returns:
+        Path of the HTML file.
+
+    Raises:
+        DatasetError: A file is missing or damaged, or holds points of other cell versions only.
+    """
+    points, notes = merge_points(read_points(paths), STAGE_VERSIONS)
+    origins = {f"points, commit {p.origin.commit}": p.origin.device for p in points}
+    bundle = points_bundle(
+        points, notes, title="Which offline score foretells success?", suite="committed points",
+        environment=origins,
+    )  # fmt: skip
+    folder = run_folder(output_dir, name, "report")
+    write_points(folder / POINTS_FILE, points)
+    page = write_report(bundle, folder)
+    point_latest(output_dir, folder)
+    return page
+
+
 def _per_loop(rows: Sequence[Result]) -> Iterator[Result]:
     """Yield rollouts, the expert's once for each mode and target of its task: it is the same in all."""
     loops: dict[str, dict[tuple[str, str], None]] = {}
@@ -131,6 +175,7 @@ def report_bundle(
     config_yaml: str = "",
     facts: Mapping[str, str] | None = None,
     data: Sequence[SplitTables] = (),
+    origin: Origin | None = None,
 ) -> ReportBundle:
     """Gather everything one report shows, see `run_report`."""
     probes = results.probe
@@ -158,6 +203,7 @@ def report_bundle(
         notes=tuple(dict.fromkeys(_notes(results, data))),
         warnings=tuple(_warnings(results)),
         latents={r["encoder"]: r["latent"] for r in probes if "latent" in r},
+        origin=origin,
         closed_loop=bool(results.data or results.rollout),
     )
 
@@ -222,9 +268,29 @@ def _measured(row: Result) -> Iterable[Measured]:
         for metric in ("success", "success_at_end", "progress"):
             ended = tuple(float(getattr(e, metric)) for e in episodes)
             known.append(("", SampleScores(metric, seeds, seeds, ended)))
+        yield from _speed(row, scores, episodes, seeds)
     for split, samples in known:
         found = [s for s in scores if s.metric == samples.metric and split in ("", s.split)]
         yield from (Measured(s, samples) for s in found)
+
+
+def _speed(
+    row: Result, scores: Sequence[Score], episodes: Sequence[EpisodeResult], seeds: tuple[str, ...]
+) -> Iterator[Measured]:
+    """Yield the share of its steps that each episode had left at its first success, see `OUTCOMES`."""
+    from lary_envs.tasks import task_spec
+
+    try:
+        steps = task_spec(row["task"]).max_steps
+    except UnknownNameError:  # of a task that is no more
+        return
+    left = tuple(1 - e.first_success_step / steps if e.first_success_step else 0.0 for e in episodes)
+    for score in scores:
+        if score.metric == "success":
+            yield Measured(
+                replace(score, metric="speed", value=sum(left) / len(left), ci95=None),
+                SampleScores("speed", seeds, seeds, left),
+            )
 
 
 def _failures(row: Result) -> Sequence[EpisodeFailure]:
@@ -299,6 +365,15 @@ def _notes(results: Results, data: Sequence[SplitTables]) -> list[str]:
             f"{r['task']}, protocol {r['protocol']}, {r['encoder']}: {r['requested']} inputs, {r['unique']} "
             f"unique {r['unit']}s, {r['encoded']} encoded and {r['reused']} already in the store."
         )
+    for r in results.rollout:
+        asked = r.get("question")
+        if asked:
+            told = "differs" if is_decided(asked["evidence"]) else "is not told apart"
+            who = f"{r['task']}, {r['mode']}, {r['encoder']}, {r['head']}"
+            notes.append(
+                f"{who}: after {asked['episodes']} episodes success {told} from that of "
+                f"{asked['differs_from']} (e-value {asked['evidence']:.3g}; 20 decide)."
+            )
     notes += missing_rows(results.probe)
     return notes + [text for r in results.probe for text in _probe_notes(r)]
 

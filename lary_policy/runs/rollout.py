@@ -26,9 +26,9 @@ from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
 from lary_policy.runs.config import RolloutConfig
 from lary_policy.runs.context import RunContext, RunData
-from lary_policy.runs.encode import load_goals
+from lary_policy.runs.encode import encoder_of, load_goals
 from lary_policy.runs.grid import Job, jobs_of
-from lary_policy.scores import Score, success_estimates
+from lary_policy.scores import Score, is_decided, paired_evidence, success_estimates
 from lary_policy.types import EpisodeResult
 
 if TYPE_CHECKING:
@@ -70,9 +70,19 @@ class Loop:
         # Each task has its own world, whose looks and size of frames the goals' content tells.
         cameras = context.cameras(self.data.task or "")
         world = (self.data.task, cameras, c.image_px, c.stride, c.looks, c.rollout_level)
-        how = (c.episodes, c.stop_at_success, c.batch_invariant, _KEYED)
+        how: tuple[Any, ...] = (c.episodes, c.stop_at_success, c.batch_invariant, _KEYED)
+        if (against := self.against(context)) is not None:
+            how += ("until decided", against.cell(context).key)
         inputs = (self.data.goals_digest, world, *head, *how)
         return context.cell("rollout", self.label, *inputs)
+
+    def against(self, context: RunContext) -> Loop | None:
+        """Return the first encoder's loop, whose success decides how many episodes this one runs, if any."""
+        first = context.views(self.data.protocol)[0]
+        alone = self.job is None or (self.job.view == first and not self.random)
+        if alone or self.job is None or not context.config.stop_when_decided:
+            return None
+        return replace(self, job=replace(self.job, view=first), random=False)
 
 
 def loops_of(context: RunContext, data: RunData) -> list[Loop]:
@@ -166,13 +176,17 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
     progress_file = EpisodeProgress(cell.folder)
     episodes, spent = progress_file.read()
     done = {e.seed for e in episodes}
-    lost = film.missing(seeds)
-    todo = [seed for seed in seeds if seed not in done or seed in lost]
+    told = _evidence(context, loop, threads)
+    over = told is not None and is_decided(told(episodes))
+    lost = film.missing([seed for seed in seeds if seed in done])
+    todo = [seed for seed in seeds if seed in lost or (seed not in done and not over)]
     if todo:
 
-        def save(wave: tuple[EpisodeResult, ...]) -> None:
+        def save(wave: tuple[EpisodeResult, ...]) -> bool:
             episodes.extend(e for e in wave if e.seed not in done)
             progress_file.write(episodes, spent + time.perf_counter() - started)
+            more = any(e.seed not in done for e in wave)
+            return more and told is not None and is_decided(told(episodes))
 
         with progress(f"rollout {loop.label}") as update:
             _run(context, loop, todo, film, save, update, threads)
@@ -182,35 +196,22 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
     )  # fmt: skip
     filmed = film.shoot(episodes, stage)
     seconds = spent + time.perf_counter() - started
-    encoder = loop.job.view.label if loop.job else "-"
+    about = {
+        "task": loop.data.name, "encoder": loop.job.view.label if loop.job else "-", "head": head,
+        "mode": loop.rollout.mode, "target": loop.rollout.target,
+        "seed": loop.job.seed if loop.job else 0, "protocol": loop.data.protocol,
+    }  # fmt: skip
+    scores = success_scores(
+        episodes, embodiment=loop.data.spec.embodiment or "-", fingerprint=fingerprint, seconds=seconds,
+        split=split_label(context.config.rollout_level, seeds), **about,
+    )  # fmt: skip
     return {
-        "task": loop.data.name,
-        "encoder": encoder,
-        "head": head,
-        "mode": loop.rollout.mode,
-        "target": loop.rollout.target,
-        "seed": loop.job.seed if loop.job else 0,
-        "protocol": loop.data.protocol,
-        "scores": [
-            score.to_dict()
-            for score in success_scores(
-                episodes,
-                encoder=encoder,
-                head=head,
-                embodiment=loop.data.spec.embodiment or "-",
-                task=loop.data.name,
-                mode=loop.rollout.mode,
-                target=loop.rollout.target,
-                split=split_label(context.config.rollout_level, episodes),
-                seed=loop.job.seed if loop.job else 0,
-                protocol=loop.data.protocol,
-                fingerprint=fingerprint,
-                seconds=seconds,
-            )
-        ],
+        **about,
+        "scores": [score.to_dict() for score in scores],
         "episodes": [asdict(e) for e in episodes],
         "filmed": filmed,
         "video": str(film.path.relative_to(context.cache)) if filmed else "",
+        **({} if told is None else {"question": _question(context, loop, told(episodes), episodes)}),
         "seconds": seconds,
     }
 
@@ -220,7 +221,7 @@ def _run(
     loop: Loop,
     seeds: list[int],
     film: Film,
-    on_wave: Callable[[tuple[EpisodeResult, ...]], None],
+    on_wave: Callable[[tuple[EpisodeResult, ...]], bool],
     update: Callable[[int, int], None],
     threads: int,
 ) -> None:
@@ -242,6 +243,25 @@ def _run(
         env.close()
 
 
+def _evidence(
+    context: RunContext, loop: Loop, threads: int
+) -> Callable[[Sequence[EpisodeResult]], float] | None:
+    """Return what tells of episodes how clearly success differs from the first encoder's; None if unasked."""
+    against = loop.against(context)
+    if against is None:
+        return None
+    theirs = {e["seed"]: bool(e["success"]) for e in run_rollout(context, against, threads)["episodes"]}
+    return lambda episodes: paired_evidence({e.seed: e.success for e in episodes}, theirs)
+
+
+def _question(
+    context: RunContext, loop: Loop, evidence: float, episodes: Sequence[EpisodeResult]
+) -> dict[str, Any]:
+    """Return what a result says about the question that decided how many episodes there are."""
+    view = context.views(loop.data.protocol)[0].label
+    return {"differs_from": view, "evidence": evidence, "episodes": len(episodes)}
+
+
 def _preparation(
     context: RunContext, loop: Loop, env: Simulation, threads: int
 ) -> Callable[[Sequence[int]], Wave]:
@@ -249,7 +269,7 @@ def _preparation(
     if loop.job is None:
         return lambda seeds: Wave(lambda: ExpertAgent(env.expert()), [None] * len(seeds))
     embodiment, view = loop.data.embodiment, loop.job.view
-    encoder = context.shelf.load(view)
+    encoder = encoder_of(context, loop.data, view)
     folder = loop.job.cell(context).folder
     name = embodiment.name if embodiment else None
     head, meta = load_head(folder, context.device, fingerprint=encoder.fingerprint, embodiment=name)
@@ -324,7 +344,7 @@ def _reason(record: EpisodeRecord | None, rows: int, stride: int) -> str | None:
 def _head_label(context: RunContext, loop: Loop) -> tuple[str, str]:
     if loop.job is None:
         return "expert", "-"
-    fingerprint = context.shelf.load(loop.job.view).fingerprint
+    fingerprint = encoder_of(context, loop.data, loop.job.view).fingerprint
     return ("random" if loop.random else str(loop.job.cell(context).result()["head"])), fingerprint
 
 
@@ -337,10 +357,10 @@ def success_scores(episodes: Sequence[EpisodeResult], **facts: Any) -> list[Scor
     ]
 
 
-def split_label(level: str, episodes: Sequence[EpisodeResult]) -> str:
+def split_label(level: str, seeds: Sequence[int]) -> str:
     """Return what the split of a rollout is called: its seeds and, if any, the level of randomisation."""
-    seeds = f"seeds {episodes[0].seed}-{episodes[-1].seed}"
-    return seeds if level == "none" else f"{seeds}, {level}"
+    named = f"seeds {seeds[0]}-{seeds[-1]}"
+    return named if level == "none" else f"{named}, {level}"
 
 
 class EpisodeProgress:

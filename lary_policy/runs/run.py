@@ -150,6 +150,7 @@ class Page:
             facts=self.context.facts(),
             media_root=self.context.cache,
             data=self.context.data,
+            origin=self.context.origin() if config.tasks else None,
         )
 
 

@@ -6,6 +6,7 @@ from lary_policy.scores.actions import ActionEvaluation, evaluate_action
 from lary_policy.scores.agreement import SampleScores, correlation, mmrv, paired_difference
 from lary_policy.scores.classes import ClassEvaluation, ClassScores, evaluate_class, tail_buckets
 from lary_policy.scores.foretelling import (
+    STATISTICS,
     Points,
     Reading,
     difference,
@@ -38,9 +39,11 @@ from lary_policy.scores.metrics import (
 )
 from lary_policy.scores.proxies import Proxy, find_proxy, list_proxies, register_proxy
 from lary_policy.scores.score import Score
+from lary_policy.scores.sequential import is_decided, paired_evidence
 
 __all__ = [
     "CLAIM_CLUSTERS",
+    "STATISTICS",
     "ActionEvaluation",
     "ClassEvaluation",
     "ClassScores",
@@ -63,6 +66,7 @@ __all__ = [
     "find_proxy",
     "format_number",
     "format_score",
+    "is_decided",
     "join_words",
     "list_metrics",
     "list_proxies",
@@ -71,6 +75,7 @@ __all__ = [
     "mode_label",
     "name_mode",
     "paired_difference",
+    "paired_evidence",
     "partial_correlation",
     "readings",
     "register_metric",

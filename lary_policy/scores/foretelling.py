@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class Points:
                 fix="Run all views of a task with the same `episodes`.",
             )
 
-    @property
+    @cached_property
     def success(self) -> Floats:
         """Rate of success of each point."""
         return np.array([one.mean() for one in self.outcomes])
@@ -62,7 +63,9 @@ class Points:
         """Return some of the points."""
         kept = [int(i) for i in index]
         parts = ([part[i] for i in kept] for part in (self.outcomes, self.families, self.tasks))
-        return Points(self.values[kept], *map(tuple, parts))  # type: ignore[arg-type]
+        found = Points(self.values[kept], *map(tuple, parts))  # type: ignore[arg-type]
+        found.__dict__["success"] = self.success[kept]  # of thousands of draws, whose episodes are long
+        return found
 
     def why_none(self) -> str:
         """Return why nothing can be computed, in words; empty if something can."""
@@ -84,25 +87,36 @@ class Reading:
 
 def centred(values: Floats, tasks: Sequence[str]) -> Floats:
     """Return `[... N]` less the mean of each point's task."""
-    _, member = np.unique(np.asarray(tasks), return_inverse=True)
+    member = _members(tuple(tasks))
+    if values.ndim == 1 or len(values) == 1:  # most calls: a drawn set of points
+        sums, flat = np.bincount(member, values.reshape(-1)), values.reshape(-1)
+        return np.asarray((flat - (sums / np.bincount(member))[member]).reshape(values.shape))
     weights = (member[:, None] == member[None, :]).astype(np.float64)
     return values - values @ (weights / weights.sum(0))
 
 
-def readings(points: Points, *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Reading]:
+@lru_cache(maxsize=1024)
+def _members(tasks: tuple[str, ...]) -> Indices:
+    return np.unique(np.asarray(tasks), return_inverse=True)[1]
+
+
+def readings(
+    points: Points, *, seed: int = 0, resamples: int = RESAMPLES, kinds: Sequence[str] = tuple(STATISTICS)
+) -> dict[str, Reading]:
     """Return every statistic of `STATISTICS` between score and success (MMRV: 0 is perfect).
 
     Args:
         points: At least 3 that vary, see `Points.why_none`.
         seed: Of the resampling.
         resamples: Bootstrap samples.
+        kinds: Which statistics.
     """
     drawn = drawn_success(points, seed, resamples)
     families = [
         (points.select(pick), times) for pick, times in family_draws(points.families, seed, resamples)
     ]
     found = {}
-    for kind, rows in STATISTICS.items():
+    for kind, rows in ((kind, STATISTICS[kind]) for kind in kinds):
         over = [value for some, times in families for value in [_of(some, rows)] * times]
         episodes = _rows(points.values[None], drawn, points.tasks, rows)
         found[kind] = Reading(_of(points, rows), _ends(np.array(over)), _ends(episodes))

@@ -184,6 +184,9 @@ def _progress(outcomes: EpisodeOutcomes, clusters: ArrayLike) -> dict[str, Estim
 
 
 register_metric(Metric("progress", "progress", True, True, order=32, of=EpisodeOutcomes, estimate=_progress))
+register_metric(
+    Metric("speed", "speed of success", True, True, order=33)
+)  # of the league: no score of its own
 for _name, _label, _order in (("success", "success", 30), ("success_at_end", "success at the end", 31)):
     register_metric(
         Metric(_name, _label, True, True, order=_order, of=EpisodeOutcomes, estimate=partial(_rate, _name))

@@ -3,6 +3,7 @@ import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from lary_policy.data.larybench.pair_csv import load_pairs
+from lary_policy.encoders import layers_together
 from lary_policy.encoders.base import load_encoder
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.frames.frame import decode_frame, frame_id
@@ -209,3 +211,25 @@ def test_windows_share_frames_and_histories_repeat_them(paths, make_encoder, tmp
         found = store.read([window_id([frame_id(path) for path in window])])[0]
         frames = torch.stack([decode_frame(path) for path in window])[None]
         torch.testing.assert_close(found, encoder.encode(frames)[0].flatten(0, 1))
+
+
+def test_layers_fill_their_stores_together_and_each_takes_what_it_lacks(paths, tmp_path):
+    """One pass for two stores, of which one holds some frames already, is two passes."""
+    encoders = [load_encoder("dinov2-small", weights="tiny-random", image_px=28, layer=k) for k in (2, 1)]
+
+    def stores(name):
+        return [LatentStore(tmp_path / f"{name}{i}", e.fingerprint, e.latent) for i, e in enumerate(encoders)]
+
+    alone, shared = stores("alone"), stores("shared")
+    for encoder, one in zip(encoders, alone, strict=True):
+        extract(paths, encoder, one)
+    extract(paths[:4], encoders[1], shared[1])
+    with layers_together(encoders) as encode:
+        kind = replace(FRAMES, encode=lambda _, f, p: tuple(z.flatten(1, 2) for z in encode(f.unsqueeze(1))))
+        report = encode_windows(
+            [(p,) for p in paths], kind, encoders[0], shared[0], also=shared[1:], threads=2
+        )
+    assert (report.encoded, report.reused) == (15, 0)
+    ids = [frame_id(path) for path in paths]
+    assert all(torch.equal(a.read(ids), b.read(ids)) for a, b in zip(alone, shared, strict=True))
+    assert len(shared[1]) == 15

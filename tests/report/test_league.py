@@ -44,6 +44,13 @@ def test_the_better_proxy_leads_and_is_told_apart():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+def test_views_that_did_not_run_everywhere_are_counted_and_named():
+    points = [p for p in grid(families=3) if (p.view, p.task) != ("enc1-s@layer2", "push")]
+    (note,) = league(points, ()).notes
+    assert note == "policy mode: 1 of 12 views on tasks were not run: enc1-s@layer2 on push."
+    assert league(grid(families=3)).notes == ()
+
+
 def test_few_families_are_no_evidence_about_others():
     found = league(grid(families=3))
     first = next(s for s in found.standings if s.task == POOLED)
@@ -122,3 +129,16 @@ def test_the_figure_shows_each_loop_with_two_proxies_and_says_what_cannot_be_tol
     assert "<svg" in drawing.panels[0]
     alone = replace(bundle, scores=tuple(s for s in bundle.scores if s.mode != "state"))
     assert list(proxies_side_by_side(alone, Palette(alone.encoders()))) == []
+
+
+def test_training_seeds_and_episodes_are_told_apart_as_variances():
+    """Rates of five seeds with deviation .1, of 2,000 episodes of equal difficulty."""
+    rng = np.random.default_rng(1)
+    rates = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
+    hits = (rng.uniform(size=(5, 2000)) < rates[:, None]).astype(float)
+    found = Driven("a", "t", "policy", hits, {}).spread()
+    assert found["seeds"] == pytest.approx(rates.std(ddof=1), abs=0.02)
+    assert found["episodes"] == pytest.approx(hits.mean(0).std(ddof=1) / np.sqrt(2000))
+    alike = np.tile(rng.uniform(size=(1, 50)) < 0.5, (3, 1)).astype(float)
+    assert Driven("a", "t", "policy", alike, {}).spread()["seeds"] == 0.0
+    assert "seeds" not in Driven("a", "t", "policy", alike[:1], {}).spread()

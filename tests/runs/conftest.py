@@ -85,6 +85,14 @@ def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
     return Tiny(root, tiny.outcome)
 
 
+@pytest.fixture(scope="module")
+def shared_copy(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A copy of the finished suite that all tests of a file add to."""
+    root = tmp_path_factory.mktemp("copy") / "outputs"
+    shutil.copytree(tiny.output_dir, root, symlinks=True)
+    return Tiny(root, tiny.outcome)
+
+
 @pytest.fixture
 def settings() -> Callable[..., dict[str, Any]]:
     """Compose the raw settings of the tiny suite with further overrides."""

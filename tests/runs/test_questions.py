@@ -15,10 +15,10 @@ from lary_policy.cli.compose import compose
 from lary_policy.data.simulated.scene import read_scene
 from lary_policy.errors import DatasetError, HeadMismatchError, UnknownNameError
 from lary_policy.heads.config import list_head_configs, load_head_config
+from lary_policy.latents import Components
 from lary_policy.runs.config import ProbeConfig, run_config
 from lary_policy.runs.questions import find_question, list_questions
 from lary_policy.runs.questions.critical import critical_steps
-from lary_policy.runs.questions.forward import Components
 from lary_policy.runs.questions.invariance import invariance_terms
 from lary_policy.runs.questions.state import varying
 
@@ -105,7 +105,7 @@ def test_scene_is_what_was_recorded_and_its_absence_is_named(tiny, tmp_path):
     assert sorted(i for g in layout.groups for i in g.indices) == list(range(len(order)))
     (tmp_path / "episodes.json").write_text((root / "episodes.json").read_text())
     with pytest.raises(DatasetError, match="Collect the demonstrations anew"):
-        read_scene(tmp_path, table.rows, 5)
+        read_scene(tmp_path, table.rows, 5, 20.0)
 
 
 def test_critical_steps_of_actions_alone():

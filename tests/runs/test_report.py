@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from finished_cells import extracted, of_files, probed, simulated
 
+from lary_policy.cli.run import main
 from lary_policy.errors import ConfigError
+from lary_policy.report import read_points
+from lary_policy.runs.context import STAGE_VERSIONS
 from lary_policy.runs.report import report_bundle, run_report
 from lary_policy.runs.results import Results
 
@@ -105,8 +108,9 @@ def test_a_number_without_an_interval_is_shown_as_such(tmp_path):
 
 def test_episodes_of_closed_loops_are_paired(tmp_path):
     bundle = report_bundle(simulated(), **NAMES)
-    assert [m.score.encoder for m in bundle.measured] == ["pixels", "dinov2-small", "-", "pixels"]
-    assert bundle.measured[1].samples.values == (1.0, 1.0, 1.0, 0.0)
+    rates = [m for m in bundle.measured if m.score.metric == "success"]
+    assert [m.score.encoder for m in rates] == ["pixels", "dinov2-small", "-", "pixels"]
+    assert rates[1].samples.values == (1.0, 1.0, 1.0, 0.0)
     assert [v.reference for v in bundle.videos] == [False, False, True, True]
 
 
@@ -139,3 +143,23 @@ def test_the_first_table_can_be_pasted(tmp_path):
     assert lines[0] == "|  | pixels | dinov2-small | scripted expert | random head |"
     assert len(lines) == 3
     assert lines[2].startswith("| reach, relative targets, subgoal mode | 25 % [")
+
+
+def test_points_of_finished_runs_make_one_page(tiny, tmp_path):
+    """What a run leaves for others to add to is what `lary report points=[...]` puts together."""
+    written = tiny.outcome.folder / "points.jsonl.gz"
+    points = read_points([written])
+    assert {(p.view, p.task, p.loop, p.seed) for p in points} == {
+        ("pixels", "reach", "subgoal", 0),
+        ("pixels", "reach", "policy", 0),
+    }
+    assert {"policy_mse", "pair_mse"} <= set(points[0].proxies)
+    assert points[0].origin.versions == STAGE_VERSIONS
+    assert points[0].origin.setup["demos"]["train"] == 6
+    assert all(0 <= v <= 1 for v in points[0].outcomes["speed"])
+    main("report", [f"points=[{written},{written}]", f"output_dir={tmp_path}", "run=both"])
+    again = read_points([tmp_path / "both" / "points.jsonl.gz"])
+    assert [p.to_json() for p in again] == [p.to_json() for p in points]
+    assert "pixels" in (tmp_path / "both" / "report.html").read_text()
+    with pytest.raises(ConfigError, match="list of files"):
+        main("report", [f"points={written}"])

@@ -103,6 +103,12 @@ def test_each_task_is_seen_by_its_own_cameras_where_none_are_asked_for():
     assert asked == data_cells(context, "dual_lift")  # saying what is usual makes no other cell
 
 
+def test_episodes_auto_is_a_cap_and_a_question():
+    config = run_config(compose("suite", ["episodes=auto"]))
+    assert (config.episodes, config.stop_when_decided) == (200, True)
+    assert not run_config(compose("suite", [])).stop_when_decided
+
+
 def test_tasks_are_asked_what_they_can_be_and_the_others_are_named():
     asked = "probes=[{mode:invariance,target:looks,head:none}]"
     both = run_config(compose("suite", ["suite=study", asked, "rollouts=[]"]))

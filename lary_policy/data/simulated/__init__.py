@@ -6,7 +6,7 @@ from lary_policy.data.simulated.collect import FIRST_SEED, GOALS, SPLITS, collec
 from lary_policy.data.simulated.publish import DemonstrationReport, complete, layout_of, report_on, reuse
 from lary_policy.data.simulated.recorder import EpisodeJob, Recording, png_bytes
 from lary_policy.data.simulated.replay import ReplayCheck, Replayed, read_settings, replay_episodes
-from lary_policy.data.simulated.scene import APPROACH_STEPS, Scene
+from lary_policy.data.simulated.scene import Scene
 from lary_policy.data.simulated.source import SimulatedSource, collect_goals, collect_splits
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.simulated.writer import (
@@ -18,7 +18,6 @@ from lary_policy.data.simulated.writer import (
 )
 
 __all__ = [
-    "APPROACH_STEPS",
     "FIRST_SEED",
     "GOALS",
     "SPLITS",

@@ -17,7 +17,7 @@ from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.errors import DatasetError
 from lary_policy.paths import foreign_file, read_json
 
-APPROACH_STEPS = 10  # the last half second before success at 20 Hz: where a reach ends or misses
+APPROACH_S = 0.5  # before success: where a reach ends or misses
 _AGAIN = "Collect the demonstrations anew: those of earlier versions have no named state."
 # How a quantity's name ends -> kind, convention and unit of its numbers; others are numbers of their own.
 _KINDS = {
@@ -35,7 +35,7 @@ class Scene:
         layout: Groups of the state's numbers, one a quantity of the task, with units.
         state: Their values, float32 `[N q]`.
         critical: Steps that decide over success, bool `[N k]`: the expert's phases near contact, and the last
-            `APPROACH_STEPS` before the first success.
+            `APPROACH_S` before the first success.
     """
 
     layout: Embodiment
@@ -43,17 +43,19 @@ class Scene:
     critical: Tensor
 
 
-def read_scene(root: Path, rows: Sequence[PairRow], stride: int) -> Scene:
+def read_scene(root: Path, rows: Sequence[PairRow], stride: int, control_hz: float) -> Scene:
     """Read the scene at the source frame of each row.
 
     Args:
         root: Folder of the dataset.
         rows: Rows of a split.
         stride: Control steps k of a chunk.
+        control_hz: Control steps a second.
 
     Raises:
         DatasetError: A file is missing or damaged, or the demonstrations were recorded without it.
     """
+    before = round(APPROACH_S * control_hz)
     ends = {str(r.episode): r.success_step for r in read_episodes(root)}
     episodes = {name: _read_episode(root, name) for name in dict.fromkeys(row.episode for row in rows)}
     state, critical = [], []
@@ -70,7 +72,7 @@ def read_scene(root: Path, rows: Sequence[PairRow], stride: int) -> Scene:
             )
         state.append(values[step // stride])
         steps = range(step, step + stride)
-        critical.append([not free[t] or (end is not None and end - APPROACH_STEPS <= t < end) for t in steps])
+        critical.append([not free[t] or (end is not None and end - before <= t < end) for t in steps])
     return Scene(_layout(form), torch.stack(state), torch.tensor(critical))
 
 

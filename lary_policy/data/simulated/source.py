@@ -146,7 +146,7 @@ class SimulatedSource:
         Raises:
             DatasetError: The demonstrations were recorded without it.
         """
-        return read_scene(self._root_of(split), rows, self.spec.stride or 0)
+        return read_scene(self._root_of(split), rows, self.spec.stride or 0, self._embodiment.control_hz)
 
     def scene_digest(self, tables: Mapping[str, PairTable]) -> str:
         """Return a digest of the named states of all episodes of some splits.

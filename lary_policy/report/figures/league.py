@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
@@ -10,9 +11,10 @@ from matplotlib.figure import Figure
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
 from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
-from lary_policy.report.league import POOLED, League, Standing, driven, interval_words, leaders, league
-from lary_policy.scores import list_proxies, mode_label
+from lary_policy.report.league import POOLED, League, Standing, interval_words, leaders
+from lary_policy.scores import list_proxies, metric_info, mode_label
 
+_MOST_NOTES = 6  # of scores left out and views not run, on the page
 _LEAST_PROXIES = 2  # one alone is the section `Probe score against success`
 
 
@@ -25,7 +27,7 @@ _LEAST_PROXIES = 2  # one alone is the section `Probe score against success`
 )
 def proxies_side_by_side(bundle: ReportBundle, _: Palette) -> Iterable[Drawing]:
     """Draw a figure a loop: all proxies over all tasks, and each task's r as a small mark."""
-    found = league(*driven(bundle.measured, bundle.scores, bundle.latents))
+    found = bundle.league
     for number, loop in enumerate(dict.fromkeys(s.loop for s in found.standings)):
         mine = [s for s in found.standings if s.loop == loop and s.readings]
         pooled = [s for s in mine if s.task == POOLED]
@@ -53,13 +55,35 @@ def _words(found: League, loop: str, pooled: Sequence[Standing]) -> Iterable[str
         width = "" if s.partial is None else f"; given the latent's size r {s.partial:.2f}"
         rest = sorted(s.without.values())
         without = f"; without one family r {rest[0]:.2f} to {rest[-1]:.2f}" if rest else ""
-        yield (
-            f"{list_proxies()[s.proxy].words}: {numbers} ({s.points} points of {s.families} families{missing}"
-            f"{ties}{width}{without})."
-        )
+        controls = f", {s.controls} of controls" if s.controls else ""
+        base = f"{s.points} points of {s.families} families{controls}"
+        yield f"{list_proxies()[s.proxy].words}: {numbers} ({base}{missing}{ties}{width}{without})."
+    yield from _further(found, loop)
+    yield from found.notes[:_MOST_NOTES]
+    if len(found.notes) > _MOST_NOTES:
+        yield f"{len(found.notes) - _MOST_NOTES} more notes are in league.json."
     for duel in found.duels:
         if duel.loop == loop and "cannot be told" not in duel.verdict:
             yield duel.verdict
+
+
+def _further(found: League, loop: str) -> Iterable[str]:
+    """Name what foretells other outcomes best, and what training seeds alone do."""
+    best: dict[str, Standing] = {}
+    for s in found.outcomes:
+        if s.loop == loop and s.readings:
+            best.setdefault(s.outcome, s)
+    for outcome, s in best.items():
+        r = s.readings["pearson"]
+        words = f"{list_proxies()[s.proxy].words} (r {interval_words(r.value, r.over_episodes)})"
+        yield f"Of {metric_info(outcome).label} most is told by {words}."
+    moved = [one for one in found.spread if one["loop"] == loop and "seeds" in one]
+    if moved:
+        seeds, episodes = (statistics.median(one[name] for one in moved) for name in ("seeds", "episodes"))
+        yield (
+            f"Over training seeds success has a deviation of {seeds:.3f} (median of {len(moved)} points with "
+            f"several), where its episodes leave an error of {episodes:.3f}."
+        )
 
 
 def forest(pooled: Sequence[Standing], single: Sequence[Standing], name: str) -> Markup:

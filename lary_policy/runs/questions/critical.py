@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lary_policy.runs.probe import Probing
 
 GRIPPER_CHANGE = 0.05  # of the opening: five times what a held gripper's target wanders
+_HZ = 20.0  # of our own tasks
 SLOW = 0.25  # of the median speed: pauses before grasp and release, not the ends of free motions
 
 
@@ -60,8 +61,11 @@ def critical_steps(actions: Tensor, anchors: Tensor, embodiment: Embodiment) -> 
 
 def of_critical(context: RunContext, data: RunData) -> tuple[Any, ...]:
     """Return what the heads, and the choice of critical steps, depend on."""
-    scene = of_scene(context, data) if isinstance(data.source, SimulatedSource) else ()
-    return (*of_actions(context, data), *scene)
+    if not isinstance(data.source, SimulatedSource):
+        return of_actions(context, data)
+    # How many steps before success are critical follows from the rate.
+    hz = data.embodiment.control_hz if data.embodiment else _HZ
+    return (*of_actions(context, data), *of_scene(context, data), *((hz,) if hz != _HZ else ()))
 
 
 def run_critical(probing: Probing) -> dict[str, Any]:

@@ -15,7 +15,6 @@ widths (arXiv 2608.19613).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +24,7 @@ from lary_policy.actions import ActionStats
 from lary_policy.errors import DatasetError
 from lary_policy.heads import save_head
 from lary_policy.heads.training import LatentBatches, predict
+from lary_policy.latents import COMPONENTS, Components
 from lary_policy.machine import is_main_process
 from lary_policy.runs.questions.pair import of_actions
 from lary_policy.runs.questions.registry import Question, register_question
@@ -35,43 +35,7 @@ if TYPE_CHECKING:
     from lary_policy.runs.probe import Probing
 
 VERSION = 1  # raised when the same inputs give another answer
-COMPONENTS = 64  # of 1,000 rows they hold most of what varies; many more would be noise of single rows
 _ROWS = 256  # latents read at once
-
-
-@dataclass(frozen=True)
-class Components:
-    """Principal components of latents.
-
-    Attributes:
-        mean: `[D]`, float32.
-        axes: Orthonormal columns `[D p]`.
-        share: Part of the training latents' variance that they hold.
-    """
-
-    mean: Tensor
-    axes: Tensor
-    share: float
-
-    @classmethod
-    def fit(cls, latents: Tensor, count: int = COMPONENTS) -> Components:
-        """Return the first components of `[N D]`, fewer where they span fewer, from the N x N products."""
-        mean = latents.mean(0)
-        centred = (latents - mean).double()
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        kept = [i for i in reversed(range(len(values))) if values[i] > 1e-9 * values[-1]][:count]
-        if not kept:
-            raise DatasetError(
-                expected="latents that differ between frames",
-                got=f"{len(latents)} equal ones",
-                fix="Check the encoder: it ignores its input.",
-            )
-        axes = centred.T @ vectors[:, kept] / values[kept].sqrt()
-        return cls(mean, axes.float(), float(values[kept].sum() / values.clamp(min=0).sum()))
-
-    def of(self, latents: Tensor) -> Tensor:
-        """Return the components `[N p]` of latents `[N D]`."""
-        return (latents - self.mean) @ self.axes
 
 
 def run_forward(probing: Probing) -> dict[str, Any]:

@@ -53,9 +53,11 @@ def invariance_terms(plain: Tensor, other: Tensor) -> tuple[NDArray[np.float64],
 
 def run_invariance(probing: Probing) -> dict[str, Any]:
     """Draw the same states in several looks, encode them and compare."""
+    from lary_policy.runs.encode import encoder_of
+
     started = time.perf_counter()
     job, context = probing.job, probing.context
-    encoder = context.shelf.load(job.view)
+    encoder = encoder_of(context, job.data, job.view)
     if encoder.latent.kind != "frame":
         raise DatasetError(
             expected="an encoder with a latent for each frame",

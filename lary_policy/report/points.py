@@ -1,0 +1,269 @@
+"""The finished points of a study as one small file that runs on several machines add to.
+
+A line is a view on a task in one closed loop with one training seed: what each episode came to, every offline
+score of the same view, task and weights, and where the numbers come from. Points of other cell versions,
+other settings or another kind of device are never put together: one kind is kept, the others are named.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lary_policy.errors import DatasetError
+from lary_policy.paths import atomic_write, foreign_file
+from lary_policy.report.bundle import ReportBundle, score_key
+from lary_policy.report.compare import Measured
+from lary_policy.report.league import OUTCOMES, belonging, loops_driven
+from lary_policy.report.origin import Origin
+from lary_policy.scores import SampleScores, Score, bootstrap_mean_ci, find_proxy, list_proxies, wilson_ci
+
+FORMAT = 1  # of a line; raised when lines mean something else
+POINTS_FILE = "points.jsonl.gz"
+_RATES = ("success", "success_at_end")  # outcomes of 0 and 1, written as one word of digits
+_DIGITS = 6  # significant ones of a score: the intervals are far wider
+
+
+@dataclass(frozen=True)
+class StudyPoint:
+    """One view on one task in one closed loop with one training seed.
+
+    Attributes:
+        view: Label of the view.
+        task: Name of the task.
+        loop: Mode of the loop.
+        seed: Of training.
+        facts: Further fields of its `Score`s: embodiment, head, target, split, protocol, fingerprint.
+        latent: Tokens and width, or None if that is not known.
+        episodes: Their seeds.
+        outcomes: One number an episode for each of `OUTCOMES` that is known.
+        proxies: Offline scores by proxy.
+        origin: Where it comes from.
+    """
+
+    view: str
+    task: str
+    loop: str
+    seed: int
+    facts: Mapping[str, str]
+    latent: tuple[int, ...] | None
+    episodes: tuple[str, ...]
+    outcomes: Mapping[str, tuple[float, ...]]
+    proxies: Mapping[str, Score]
+    origin: Origin
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What no two points of a study share."""
+        facts = (self.facts[name] for name in ("target", "head", "split", "protocol"))
+        return (self.view, self.task, self.loop, str(self.seed), *facts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        outcomes: dict[str, Any] = {
+            name: "".join("01"[int(v)] for v in values) if name in _RATES else [round(v, 4) for v in values]
+            for name, values in self.outcomes.items()
+        }
+        hits = {name: int(sum(self.outcomes[name])) for name in _RATES if name in self.outcomes}
+        return {
+            "format": FORMAT, "view": self.view, "task": self.task, "loop": self.loop, "seed": self.seed,
+            **self.facts, "latent": self.latent, "n": len(self.episodes), "hits": hits,
+            "episodes": list(self.episodes), "outcomes": outcomes,
+            "proxies": {name: _short(score) for name, score in self.proxies.items()},
+            "origin": asdict(self.origin),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> StudyPoint:
+        """Rebuild `to_json`; whatever is wrong raises, see `read_points`."""
+        if raw["format"] != FORMAT:
+            raise ValueError(f"a line of format {raw['format']}, not {FORMAT}")
+        point = cls(
+            str(raw["view"]), str(raw["task"]), str(raw["loop"]), int(raw["seed"]),
+            {name: str(raw[name]) for name in _FACTS}, raw["latent"] and tuple(map(int, raw["latent"])),
+            tuple(map(str, raw["episodes"])),
+            {name: tuple(map(float, values)) for name, values in raw["outcomes"].items()}, {},
+            Origin(**raw["origin"]),
+        )  # fmt: skip
+        lengths = {len(values) for values in point.outcomes.values()}
+        if lengths != {len(point.episodes)} or "success" not in point.outcomes:
+            raise ValueError(f"outcomes of {sorted(lengths)} episodes, not of {len(point.episodes)}")
+        point.proxies.update(  # type: ignore[attr-defined]
+            {name: point.score(name, one) for name, one in raw["proxies"].items()}
+        )
+        return point
+
+    def score(self, proxy: str, raw: Mapping[str, Any]) -> Score:
+        """Return the score of a proxy that `to_json` wrote."""
+        known = find_proxy(proxy)
+        same = {name: self.facts[name] for name in ("embodiment", "protocol", "fingerprint")}
+        given: dict[str, Any] = {
+            "stage": "probe",
+            "encoder": self.view,
+            "task": self.task,
+            "mode": known.question,
+        }
+        given |= {"metric": known.metric, "seed": self.seed, "seconds": 0.0, **same}
+        return Score.from_dict({**given, "clusters": None, "no_interval": "", **raw})
+
+    def measured(self) -> list[Measured]:
+        """Return the scores of its outcomes with their episodes."""
+        found = []
+        for name, values in self.outcomes.items():
+            rate = name in _RATES
+            one = wilson_ci(round(sum(values)), len(values)) if rate else bootstrap_mean_ci(values)
+            score = Score.of(
+                one, stage="rollout", encoder=self.view, task=self.task, mode=self.loop, metric=name,
+                n=len(values), seed=self.seed, seconds=0.0, **self.facts,
+            )  # fmt: skip
+            found.append(Measured(score, SampleScores(name, self.episodes, self.episodes, values)))
+        return found
+
+
+_FACTS = ("embodiment", "head", "target", "split", "protocol", "fingerprint")
+_KEPT = ("value", "ci95", "n", "clusters", "no_interval", "target", "head", "split")
+
+
+def _short(score: Score) -> dict[str, Any]:
+    """Return what a point does not say itself of a score, in as many digits as mean something."""
+    found = {name: value for name, value in score.to_dict().items() if name in _KEPT}
+    found["value"] = float(f"{score.value:.{_DIGITS}g}")
+    found["ci95"] = score.ci95 and [float(f"{end:.{_DIGITS}g}") for end in score.ci95]
+    return found
+
+
+def study_points(bundle: ReportBundle, origin: Origin) -> tuple[StudyPoint, ...]:
+    """Return the finished points of a run: closed loops with the offline scores that belong to them."""
+    offline: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
+    for score in bundle.scores:
+        if score.stage == "probe":
+            offline[score.encoder, score.task, score.protocol].append(score)
+    found = []
+    for runs in loops_driven(bundle.measured).values():
+        by_seed: dict[int, dict[str, Measured]] = defaultdict(dict)
+        for run in runs:
+            by_seed[run.score.seed][run.score.metric] = run
+        for seed, outcomes in sorted(by_seed.items()):
+            s = outcomes["success"].score
+            proxies = {}
+            for name, proxy in list_proxies().items():
+                asked = [
+                    one
+                    for one in offline[s.encoder, s.task, s.protocol]
+                    if (one.mode, one.metric, one.seed) == (proxy.question, proxy.metric, seed)
+                ]
+                same, why = belonging(asked, {s.fingerprint}, s.target, s.head)
+                if same and not why:
+                    proxies[name] = same[0]
+            latent = bundle.latents.get(s.encoder)
+            known = {m: outcomes[m].samples for m in OUTCOMES if m in outcomes}
+            order = known["success"].items
+            by_item = {m: dict(zip(k.items, k.values, strict=True)) for m, k in known.items()}
+            found.append(
+                StudyPoint(
+                    s.encoder, s.task, s.mode, seed, {name: str(getattr(s, name)) for name in _FACTS},
+                    None if latent is None else tuple(latent), order,
+                    {m: tuple(values[i] for i in order) for m, values in by_item.items()}, proxies, origin,
+                )
+            )  # fmt: skip
+    return tuple(found)
+
+
+def write_points(path: Path, points: Iterable[StudyPoint]) -> None:
+    """Write points, sorted, as gzipped lines of JSON; equal points make equal bytes."""
+    lines = [json.dumps(p.to_json(), sort_keys=True, allow_nan=False) for p in sorted(points, key=_place)]
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(gzip.compress("".join(f"{one}\n" for one in lines).encode(), 9, mtime=0))
+
+
+def _place(point: StudyPoint) -> tuple[str, ...]:
+    return (point.task, point.loop, *point.key)
+
+
+def read_points(paths: Sequence[Path]) -> tuple[StudyPoint, ...]:
+    """Read the points of several files.
+
+    Raises:
+        DatasetError: A file is missing, damaged or of another format; the message names line and fault.
+        UnknownNameError: A point has a score that is no proxy here.
+    """
+    found = []
+    for path in paths:
+        fix = f"Restore the file, or write it anew: `lary report` puts {POINTS_FILE} into the run's folder."
+        with foreign_file("points of a study", path, fix):
+            lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        for number, line in enumerate(lines, 1):
+            with foreign_file(f"a point in line {number}", path, fix):
+                found.append(StudyPoint.from_json(json.loads(line)))
+    return tuple(found)
+
+
+def merge_points(
+    points: Sequence[StudyPoint],
+    versions: Mapping[str, int] | None = None,
+    like: Origin | None = None,
+) -> tuple[tuple[StudyPoint, ...], tuple[str, ...]]:
+    """Return the points that can be compared, and sentences about those left out.
+
+    Args:
+        points: Of several files.
+        versions: Cell versions to keep; None keeps the kind of which there are most points.
+        like: Origin of other numbers that they are to be compared with; None for no others.
+
+    Raises:
+        DatasetError: No point is left.
+    """
+    kinds = Counter(
+        p.origin.kind
+        for p in points
+        if versions in (None, p.origin.versions) and (like is None or like.kind == p.origin.kind)
+    )
+    if not kinds and like is not None and points:
+        raise DatasetError(
+            expected=f"points of a study of {like.words()}, of the same settings",
+            got="; ".join(sorted({like.apart(p.origin) for p in points})),
+            fix="Leave out what changes settings or device, or pass points=[<file>] of a study with these.",
+        )
+    if not kinds:
+        there = sorted({p.origin.words() for p in points})
+        raise DatasetError(
+            expected="points of a study of this version's cells"
+            + (f", {', '.join(f'{k} {v}' for k, v in versions.items())}" if versions else ""),
+            got="; ".join(there) or "no points",
+            fix="Run `lary suite suite=study` with this version, or use the version that wrote them.",
+        )
+    chosen, notes = kinds.most_common(1)[0][0], []
+    kept: dict[tuple[str, ...], StudyPoint] = {}
+    others = Counter(p.origin.words() for p in points if p.origin.kind != chosen)
+    notes += [f"{n} points of {words} or of other settings are left out." for words, n in others.items()]
+    for point in points:
+        if point.origin.kind == chosen:
+            first = kept.setdefault(point.key, point)
+            if (first.outcomes, first.proxies) != (point.outcomes, point.proxies):
+                notes.append(
+                    f"{', '.join(point.key[:4])}: measured twice, differently; the first one counts."
+                )
+    return tuple(kept.values()), tuple(dict.fromkeys(notes))
+
+
+def points_bundle(points: Sequence[StudyPoint], notes: Sequence[str] = (), **words: Any) -> ReportBundle:
+    """Return what a report shows of points alone.
+
+    Args:
+        points: That can be compared, see `merge_points`.
+        notes: About those left out.
+        words: `title`, `suite` and further fields of the bundle.
+    """
+    measured = [one for point in points for one in point.measured()]
+    known = [m.score for m in measured if m.score.metric != "speed"]
+    known += [score for point in points for score in point.proxies.values()]
+    scores = {score_key(score): score for score in known}
+    return ReportBundle(
+        scores=tuple(scores.values()), measured=tuple(measured), warnings=tuple(notes),
+        latents={p.view: p.latent for p in points if p.latent}, **words,
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Points of a study: written, read, put together and never mixed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lary_policy.errors import DatasetError
+from lary_policy.report import (
+    Measured,
+    Origin,
+    ReportBundle,
+    merge_points,
+    points_bundle,
+    read_points,
+    write_points,
+    write_report,
+)
+from lary_policy.report.points import study_points
+from lary_policy.scores import SampleScores, wilson_ci
+
+from .synthetic import probe_scores, rollout_scores
+
+HERE = Origin({"probe": 10, "rollout": 6}, "cpu", {"image_px": 84}, "0.1", "abc")
+RATES = {f"e{i}-s": 0.1 + 0.1 * i for i in range(6)} | {"e0-s@noise0.5": 0.3}
+
+
+def outcomes(task="reach", seed=0):
+    """Ten episodes of each view, with all four outcomes."""
+    found = []
+    for score in rollout_scores(task, "policy", RATES):
+        if score.metric != "success":
+            continue
+        hits = [float(i < round(10 * score.value)) for i in range(10)]
+        seeds = tuple(str(300_000 + i) for i in range(10))
+        one = wilson_ci(int(sum(hits)), 10)
+        score = replace(score, seed=seed, n=10, value=one.value, ci95=one.ci95, clusters=10)
+        done, left = [0.5 + v / 2 for v in hits], [v / 4 for v in hits]
+        known = {"success": hits, "success_at_end": hits, "progress": done, "speed": left}
+        for metric, values in known.items():
+            mean = float(np.mean(values))
+            found.append(
+                Measured(
+                    replace(
+                        score, metric=metric, value=mean, ci95=None if metric != "success" else score.ci95
+                    ),
+                    SampleScores(metric, seeds, seeds, tuple(values)),
+                )
+            )
+    return found
+
+
+def bundle(seeds=(0,), origin=HERE):
+    scores = probe_scores("reach", "policy", {view: 1 - rate for view, rate in RATES.items()})
+    scores = [replace(s, seed=seed) for s in scores for seed in seeds]
+    scores += [
+        replace(s, mode="state", metric="r2", value=1 - s.value, ci95=None, target="state")
+        for s in scores
+        if (s.metric, s.target) == ("mse", "relative")
+    ]
+    known = [m for seed in seeds for m in outcomes(seed=seed)]
+    shown = [m.score for m in known if m.score.metric in ("success", "success_at_end")]
+    return ReportBundle("t", "s", (*scores, *shown), measured=tuple(known), origin=origin,
+                        latents=dict.fromkeys(RATES, (4, 8)))  # fmt: skip
+
+
+def test_points_are_read_back_and_make_the_same_league(tmp_path):
+    first = bundle(seeds=(0, 1))
+    write_report(first, tmp_path)
+    points = read_points([tmp_path / "points.jsonl.gz"])
+    assert len(points) == 2 * len(RATES)
+    assert set(points[0].outcomes) == {"success", "success_at_end", "progress", "speed"}
+    again = points_bundle(points, title="t", suite="s", origin=HERE)
+    ours, theirs = (one.league.to_dict() for one in (first, again))
+    for a, b in zip(ours["standings"], theirs["standings"], strict=True):
+        assert (a["proxy"], a["task"], a["points"], a["verdict"]) == (
+            b["proxy"],
+            b["task"],
+            b["points"],
+            b["verdict"],
+        )
+        assert a["readings"]["pearson"]["value"] == pytest.approx(b["readings"]["pearson"]["value"], abs=1e-5)
+    write_points(tmp_path / "again.gz", study_points(again, HERE))
+    assert (tmp_path / "again.gz").read_bytes() == (tmp_path / "points.jsonl.gz").read_bytes()
+    assert (tmp_path / "points.jsonl.gz").stat().st_size < 400 * len(points)
+
+
+def test_points_of_several_runs_are_put_together_and_counted_once():
+    half, whole = study_points(bundle(seeds=(0,)), HERE), study_points(bundle(seeds=(0, 1)), HERE)
+    merged, notes = merge_points([*half, *whole])
+    assert len(merged) == len(whole)
+    assert notes == ()
+    changed = replace(half[0], outcomes={**half[0].outcomes, "success": (0.0,) * 10})
+    merged, notes = merge_points([*whole, changed])
+    assert "measured twice" in notes[0]
+    assert merged[0].outcomes["success"] == whole[0].outcomes["success"]
+
+
+@pytest.mark.parametrize(
+    "other", [replace(HERE, versions={"probe": 9, "rollout": 6}), replace(HERE, device="cuda"),
+              replace(HERE, setup={"image_px": 112})],
+)  # fmt: skip
+def test_points_of_another_kind_are_named_and_never_mixed(other):
+    here, there = study_points(bundle(), HERE), study_points(bundle(), other)[:3]
+    merged, notes = merge_points([*there, *here])
+    assert len(merged) == len(here)
+    assert "3 points of" in notes[0]
+    if other.versions != HERE.versions:
+        with pytest.raises(DatasetError, match=r"got cell versions probe 9, rollout 6 on cpu"):
+            merge_points(there, HERE.versions)
+
+
+def test_damaged_files_are_named_with_their_line(tmp_path):
+    path = tmp_path / "points.jsonl.gz"
+    later = json.dumps({**study_points(bundle(), HERE)[0].to_json(), "format": 9})
+    wrong = {"points of a study": b"no gzip", "line 1": gzip.compress(b"{}\n")}
+    for says, content in {**wrong, "format 9": gzip.compress(later.encode())}.items():
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=says):
+            read_points([path])
+    with pytest.raises(DatasetError, match="no such file"):
+        read_points([tmp_path / "none.gz"])
+
+
+def test_controls_are_counted_apart_and_other_outcomes_have_standings():
+    found = bundle(seeds=(0, 1)).league
+    first = next(s for s in found.standings if s.readings)
+    assert (first.points, first.controls, first.families) == (7, 1, 6)
+    assert {s.outcome for s in found.outcomes} == {"success_at_end", "progress", "speed"}
+    assert "speed of success" in next(s.verdict for s in found.outcomes if s.outcome == "speed")
+    assert all(one["training_seeds"] == 2 for one in found.spread)
+    assert all(one["seeds"] == 0.0 for one in found.spread)  # both ran the same outcomes here
