@@ -42,6 +42,7 @@ NUMBERS = {
         "data/test_lerobot_time.py::test_video_at_29_97_fps",
         "data/test_lerobot_time.py::test_a_video_of_changing_rate",
         "data/test_lerobot_time.py::test_offsets",
+        "data/test_lerobot_metadata.py::test_steps_that_contradict_themselves_are_set_aside",
     ),
     "pixels of a published model are those of its own processor": (
         "encoders/test_auto.py::test_pixels_are_those_of_the_models_own_processor",
@@ -51,6 +52,7 @@ NUMBERS = {
     "arguments of a timm model are honoured, tensors that nobody claims are refused": (
         "encoders/test_auto.py::test_timms_model_arguments_are_honoured",
         "encoders/test_auto.py::test_a_tensor_that_nobody_claims_is_refused",
+        "encoders/test_auto.py::test_quantised_weights_are_not_read_without_their_scale",
     ),
     "one recording has no interval and supports no claim": (
         "scores/test_intervals.py::test_over_one_recording_there_is_no_interval_and_it_says_why",
@@ -82,6 +84,9 @@ NUMBERS = {
     ),
     "any change of what we wrote is found, in data and heads": (
         "data/test_verify.py::test_any_change_of_what_we_wrote_is_found_and_named",
+        "data/test_verify.py::test_any_change_of_an_export_is_found_and_named",
+        "runs/test_corruption.py::test_a_change_is_found_and_named",
+        "runs/test_corruption.py::test_a_cell_of_an_earlier_version_is_not_wrong_and_never_read",
         "heads/test_checkpoint.py::test_any_flipped_byte_is_found",
         "data/test_verify.py::test_whole_numbers_as_actions_are_named_in_files_of_others",
     ),
@@ -95,6 +100,7 @@ CODE = {
     "a processor step of a checkpoint imports and runs nothing": (
         "policy/test_hostile_checkpoints.py::test_no_step_runs_code",
         "policy/test_hostile_checkpoints.py::test_the_commands_refuse_before_they_run_anything",
+        "policy/test_hostile_checkpoints.py::test_settings_written_by_hand_are_settings_of_others",
     ),
     "an own encoder that a file names is not imported from the working directory": (
         "policy/test_hostile_checkpoints.py::test_an_own_encoder_needs_the_users_word",
@@ -173,7 +179,10 @@ USE = {
     ),
 }
 DAMAGE = {
-    "headers of npy files": ("data/test_actions.py::test_damage_is_named",),
+    "headers of npy files": (
+        "data/test_actions.py::test_damage_is_named",
+        "data/test_actions.py::test_rows_that_are_no_actions_are_refused",
+    ),
     "npz files: damaged, encrypted, or expanding to gigabytes": (
         "test_known_faults.py::test_a_damaged_archive_of_latents_is_a_named_error",
     ),
@@ -191,6 +200,7 @@ DAMAGE = {
     ),
     "a gripper without a number, a task that is not in the table": (
         "data/test_lerobot_metadata.py::test_a_gripper_without_any_number_and_a_task_that_is_not_there",
+        "data/test_lerobot_metadata.py::test_descriptions_that_contradict_themselves_are_refused",
     ),
     "settings of another type": (
         "data/test_simulated_source.py::test_settings_are_never_read_as_another_type",

@@ -25,6 +25,13 @@ def test_link_out_of_the_root_is_refused(tmp_path):
         resolve_inside(root, "link/secret.png")
 
 
+def test_a_link_to_itself_leads_nowhere(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("loop", "loop/x"):
+        with pytest.raises(UnsafePathError):
+            resolve_inside(tmp_path, name)
+
+
 def test_inner_path_resolves(tmp_path):
     assert resolve_inside(tmp_path, "images/ep_1/frame.png") == tmp_path.resolve() / "images/ep_1/frame.png"
 

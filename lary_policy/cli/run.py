@@ -121,6 +121,10 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     raw = compose(verb, arguments, extra=own)
     gym = {name: raw.pop(name) for name in own[1:] if name in raw}
     policy = raw.pop("policy", None)
+    if policy is not None:  # said before imports that take half a minute
+        from lary_policy.policy import require_checkpoint
+
+        require_checkpoint(Path(policy))
     raw["run"] = run or raw.get("run")  # each job of a sweep has a folder of its own
     from lary_policy.runs import run_config, run_suite
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lary_policy.console import console, progress
 from lary_policy.data import CHECKSUMS_FILE, IntegrityReport, verify_files, verify_source
+from lary_policy.data.lerobot import ABOUT, EXPORT_CHECKSUMS
 from lary_policy.data.simulated import verify_dataset
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.latents import verify_store
@@ -51,9 +53,8 @@ def _verify_source(settings: VerifySettings) -> bool:
         )
 
     report = check_folder(source.root, check, label=f"{key} ({source.spec.protocol})")
-    row = {"root": report.root, "source": key, "protocol": source.spec.protocol, "checked": report.checked}
-    found = {"problems": report.problems, "unverifiable": report.unverifiable}
-    write_findings(settings.output_dir, f"verify-{key}", {**row, **found})
+    told = {"source": key, "protocol": source.spec.protocol, **plain_report(report)}
+    write_findings(settings.output_dir, f"verify-{key}", told)
     return report.ok
 
 
@@ -74,9 +75,11 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
     cells = [p.parent for p in visible_files(cache, f"*/*/{RESULT}")]
     places = (f"*/{CHECKSUMS_FILE}", f"policies/*/{CHECKSUMS_FILE}")  # reports and policies
     written = [p.parent for place in places for p in visible_files(output_dir, place)]
-    if not (datasets or stores or cells or written):
+    made = (f"{'*/' * depth}{name}" for depth in (1, 2) for name in (ABOUT, EXPORT_CHECKSUMS))
+    exports = dict.fromkeys(p.parents[1] for place in made for p in visible_files(output_dir, place))
+    if not (datasets or stores or cells or written or exports):
         raise DatasetError(
-            expected=f"datasets, latent stores, results, reports or policies under {output_dir}",
+            expected=f"datasets, latent stores, results, reports, policies or exports under {output_dir}",
             got="none",
             fix="Run `lary data` first, or pass output_dir=<folder>.",
         )
@@ -85,7 +88,9 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
     reports += [check_folder(folder, verify_store) for folder in stores]
     reports += [check_folder(folder, verify_cell) for folder in cells]
     reports += [check_folder(folder, verify_files) for folder in written if not folder.is_symlink()]
-    rows = [{"root": r.root, "checked": r.checked, "problems": r.problems} for r in reports]
+    export = partial(verify_files, name=EXPORT_CHECKSUMS)
+    reports += [check_folder(folder, export) for folder in exports if not folder.is_symlink()]
+    rows = [plain_report(report) for report in reports]
     problems = sum(len(r.problems) for r in reports)
     path = write_findings(output_dir, "verify", rows, quiet=True)
     console.print(f"{len(reports)} folders checked, {problems} problems; all of them: {path}", soft_wrap=True)
@@ -112,6 +117,11 @@ def check_folder(
     tell([f"{problem.item}: {problem.reason}" for problem in report.problems])
     tell(list(report.unverifiable))
     return report
+
+
+def plain_report(report: IntegrityReport) -> dict[str, Any]:
+    """Return what a check found, for a file."""
+    return {one.name: getattr(report, one.name) for one in fields(report)}
 
 
 def tell(lines: list[str]) -> None:

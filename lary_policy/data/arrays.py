@@ -29,14 +29,15 @@ _MAX_STEPS = 100_000  # an hour of 30 Hz: no chunk is longer, a file that claims
 def read_chunk(path: Path, steps: int, action_dim: int) -> NDArray[np.float32]:
     """Read a chunk of actions as float32 `[k, a]`.
 
-    Any array whose row-major flattening has k * a numbers is accepted, as the reference does.
+    Any array whose row-major flattening has k * a numbers is accepted, as the reference does, unless its
+    shape says that its rows are not actions.
 
     Raises:
         DatasetError: The file is missing or not a numeric array, has another length, or is not finite.
     """
     need = steps * action_dim
     array = read_numbers(path, need)
-    if array.size != need:
+    if array.size != need or not _are_rows(array.shape, action_dim):
         raise DatasetError(
             expected=f"{steps} x {action_dim} = {need} numbers in {path.name}",
             got=f"{array.size} (shape {array.shape})",
@@ -52,7 +53,7 @@ def read_steps(path: Path, action_dim: int) -> NDArray[np.float64]:
         DatasetError: The file is missing or not a numeric array, holds no whole steps, or is not finite.
     """
     array = read_numbers(path, _MAX_STEPS * action_dim)
-    if array.size == 0 or array.size % action_dim:
+    if array.size == 0 or array.size % action_dim or not _are_rows(array.shape, action_dim):
         raise DatasetError(
             expected=f"a multiple of {action_dim} numbers in {path.name}",
             got=f"{array.size} (shape {array.shape})",
@@ -109,12 +110,19 @@ class PlainChunks:
             shape, fortran_order, dtype = (), False, np.dtype(np.void)
         need = self._shape[0] * self._shape[1]
         plain = dtype.str in ("<f4", "<f8") and (not fortran_order or len(shape) == 1)
-        if math.prod(shape) != need or not plain or _data_start(header) != _PLAIN_HEADER_BYTES:
+        whole = math.prod(shape) == need and _are_rows(shape, self._shape[1])
+        if not whole or not plain or _data_start(header) != _PLAIN_HEADER_BYTES:
             self._others.add(header)
             return False
         self._header, self._dtype = header, dtype
         self._size = _PLAIN_HEADER_BYTES + need * dtype.itemsize
         return True
+
+
+def _are_rows(shape: Sequence[int], action_dim: int) -> bool:
+    """Tell whether an array may be actions one after the other: flat, or with actions as its last axis."""
+    sides = [side for side in shape if side != 1]
+    return len(sides) < 2 or sides[-1] == action_dim or action_dim == 1
 
 
 def _finite[F: np.floating[Any]](path: Path, array: NDArray[Any], dtype: np.dtype[F]) -> NDArray[F]:

@@ -171,22 +171,24 @@ def find_changes(
 def verify_files(
     root: Path,
     *,
+    name: str = CHECKSUMS_FILE,
     without: Collection[str] = (),
     workers: int = 0,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     on_progress: OnProgress | None = None,
 ) -> IntegrityReport:
-    """Compare every file below a folder with its `CHECKSUMS_FILE`.
+    """Compare every file below a folder with its checksums.
 
     Args:
         root: The folder.
+        name: Path of the file with the checksums below it.
         without: Paths below it that may be there besides.
         workers: Processes that read files; 0 reads them here, without time limit.
         timeout_s: Seconds for one file.
         on_progress: Called with (1, 1) in the end.
     """
     shared: dict[str, Any] = {"without": without, "workers": workers, "timeout_s": timeout_s}
-    problems = tuple(find_changes(root, **shared))
+    problems = tuple(find_changes(root, name, **shared))
     count = sum(p.is_file() for p in visible_files(root, "**/*"))
     if on_progress is not None:
         on_progress(1, 1)

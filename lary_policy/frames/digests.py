@@ -20,6 +20,7 @@ _WRITTEN_AT_ONCE = 4096
 # A file that changed less than this ago may change again without another time stamp: coarse file systems
 # count whole seconds, and kernels stamp in steps of milliseconds.
 _SETTLED_NS = 2_000_000_000
+_READ_AT_ONCE = 1 << 18  # bytes, which is what `hashlib.file_digest` sets aside for every file
 _CREATE = """
 CREATE TABLE IF NOT EXISTS file_digests
 (path TEXT PRIMARY KEY, size INT, mtime INT, inode INT, sha256 TEXT, seal TEXT)
@@ -137,7 +138,9 @@ def file_digest(path: Path, *, trust: bool = True) -> str:
             state = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
             found = _memory.find(name, state) if trust else None
             if found is None:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                small = facts.st_size <= _READ_AT_ONCE
+                hashed = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
+                found = hashed.hexdigest()
                 _memory.keep(name, state, found)
             return found
     except OSError as error:

@@ -30,7 +30,7 @@ from lary_policy.latents.shards import (
     write_shard,
 )
 from lary_policy.machine import abreast, available_cores
-from lary_policy.paths import atomic_write, foreign_file, read_json, write_json
+from lary_policy.paths import atomic_write, foreign_file, open_regular, read_json, write_json
 from lary_policy.types import LatentSpec, Quarantined
 
 STORE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -322,7 +322,8 @@ class LatentStore:
         if not index.exists():
             return {}
         try:
-            with pq.ParquetFile(index) as file:  # `read_table` would import pandas
+            # `read_table` would import pandas, and a pipe would be waited for.
+            with open_regular(index) as (opened, _), pq.ParquetFile(opened) as file:
                 table = file.read()
             columns = [table.column(c).to_pylist() for c in ("frame_id", "shard_sha256", "row")]
             where = {f: (digest, row) for f, digest, row in zip(*columns, strict=True)}

@@ -7,5 +7,6 @@ from .processor_lary import make_lary_pre_post_processors as make_lary_pre_post_
 from .trusted import load_policy as load_policy
 from .trusted import load_processors as load_processors
 from .trusted import read_policy as read_policy
+from .trusted import require_checkpoint as require_checkpoint
 from .trusted import require_consent as require_consent
 from .trusted import require_trusted_source as require_trusted_source

@@ -13,11 +13,16 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import yaml
+from safetensors import safe_open
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnsafePathError, WeightsMismatchError
 from lary_policy.paths import foreign_file, open_regular, read_regular
@@ -32,6 +37,10 @@ CONFIG, ADAPTER, TRAIN = "config.json", "adapter_config.json", "train_config.jso
 PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
 TOO_LONG = 16 * 2**20  # bytes; a configuration of LeRobot has some kilobytes
 TOO_DEEP = 50
+TOO_MANY = 100_000  # entries; a YAML file of a few lines may name the same ones again and again
+# How LeRobot reads the settings that `--config_path` names, by suffix, others as JSON; only plain values.
+_SYNTAX: dict[str, Callable[[str], Any]]
+_SYNTAX = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".toml": tomllib.loads}
 # Keys by which libraries are told what to import: Hydra, transformers, draccus, LeRobot and peft.
 IMPORTING = {
     "_target_", "auto_map", "base_class", "callable", "class", "code", "custom_code",
@@ -45,7 +54,6 @@ _NAMES_MODEL = re.compile(r".*_(name|path|name_or_path)")
 OWN_PACKAGES = ("lerobot", "lary_policy")
 _RUNS_REMOTE_CODE = re.compile(r"""trust_remote_code["']?\s*[:=]\s*True""")
 _SHOWN = 80
-_LONGEST_PATH = 4096  # characters; more is no path on Linux, and an error to look for
 
 
 def require_trusted(folder: Path) -> None:
@@ -71,10 +79,14 @@ def require_trusted(folder: Path) -> None:
 
 
 def require_trusted_file(path: Path) -> None:
-    """Refuse a file of settings (`train_config.json`) as `require_trusted` does; only JSON is read."""
-    if path.suffix == ".json" and (raw := _read(path)) is not None:
+    """Refuse a file of settings for training as `require_trusted` does, and the checkpoint that it names."""
+    if (raw := _read(path, _SYNTAX.get(path.suffix.lower(), json.loads))) is not None:
         _require_plain(raw, path)
-        _require_policy(raw.get("policy"), path)
+        policy = raw.get("policy")
+        _require_policy(policy, path)
+        for key, value in policy.items() if isinstance(policy, dict) else ():
+            if key in ("path", "pretrained_path") and isinstance(value, str):
+                require_trusted_source(value)
 
 
 def require_trusted_source(name: str | Path, revision: str | None = None) -> None:
@@ -99,6 +111,16 @@ def require_trusted_source(name: str | Path, revision: str | None = None) -> Non
             require_trusted(found)
 
 
+def require_checkpoint(folder: Path) -> None:
+    """Raise ConfigError where a folder is no checkpoint of LeRobot, or is not there; nothing is imported."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(
+            expected=f"a LeRobot checkpoint in {folder}",
+            got=f"no {CONFIG}" if folder.is_dir() else "no such folder",
+            fix="Pass policy=<output_dir>/checkpoints/last/pretrained_model, or what `lary policy` wrote.",
+        )
+
+
 def read_policy(folder: Path, device: str) -> PreTrainedConfig:
     """Read the configuration of a checkpoint on this machine; ids on the hub are not looked for.
 
@@ -109,12 +131,7 @@ def read_policy(folder: Path, device: str) -> PreTrainedConfig:
 
     import lary_policy.policy.register  # noqa: F401  # the policy types, where the plugin is not installed
 
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(
-            expected=f"a LeRobot checkpoint in {folder}",
-            got=f"no {CONFIG}",
-            fix="Pass policy=<output_dir>/checkpoints/last/pretrained_model, or what `lary policy` wrote.",
-        )
+    require_checkpoint(folder)
     require_trusted(folder)
     what = f"settings of a policy that LeRobot or this package knows in {folder / CONFIG}"
     with _foreign(what, "Use a checkpoint of this version of LeRobot; other plugins must be installed."):
@@ -134,9 +151,11 @@ def load_processors(config: PreTrainedConfig, folder: Path) -> Pipelines:
     require_trusted(folder)
     what = f"processors that LeRobot can build in {folder}"
     with _foreign(what, "Use a whole checkpoint of this version of LeRobot."):
-        return make_pre_post_processors(
+        both = make_pre_post_processors(
             config, str(folder), preprocessor_overrides={"device_processor": {"device": config.device}}
         )
+        _ = [(one.get_config(), one.state_dict()) for line in both for one in line.steps]  # or they raise
+        return both
 
 
 @contextlib.contextmanager
@@ -164,14 +183,24 @@ def load_policy(config: PreTrainedConfig, folder: Path, env: Any) -> PreTrainedP
     """
     from lerobot.policies.factory import make_policy
 
-    fix = "Use a whole checkpoint of this version of LeRobot."
-    with foreign_file(
-        "the weights of a policy", folder / "model.safetensors", fix, error=WeightsMismatchError
-    ):
-        if (folder / "model.safetensors").exists():
-            with open_regular(folder / "model.safetensors"):  # a pipe would be waited for
+    weights, fix = folder / "model.safetensors", "Use a whole checkpoint of this version of LeRobot."
+    with foreign_file("the weights of a policy", weights, fix, error=WeightsMismatchError):
+        if weights.exists():
+            with open_regular(weights):  # a pipe would be waited for
                 pass
-        return make_policy(config, env_cfg=env)
+        policy = make_policy(config, env_cfg=env)
+        if weights.exists():
+            _require_real(weights, policy.state_dict())
+        return policy
+
+
+def _require_real(path: Path, own: Mapping[str, Any]) -> None:
+    """Refuse whole numbers where a policy has real ones: cast, quantised weights would lose their scale."""
+    with safe_open(path, "pt") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in {*file.keys()} & {*own}}
+    for name, kind in kinds.items():
+        if own[name].is_floating_point() and not kind.startswith(("F", "BF")):
+            raise ValueError(f"{name} of {kind}")
 
 
 def require_consent(name: str) -> str:
@@ -189,12 +218,12 @@ def require_consent(name: str) -> str:
     return name
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object, or None where there is no such file."""
+def _read(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any] | None:
+    """Read settings, usually a JSON object; None where there is no such file."""
     if not path.exists():
         return None
     try:
-        raw = json.loads(read_regular(path, TOO_LONG).decode("utf-8"))
+        raw = parse(read_regular(path, TOO_LONG).decode("utf-8"))
         if not isinstance(raw, dict):
             raise ValueError(f"a {type(raw).__name__}")
     except Exception as error:  # a file of anyone, or a pipe
@@ -205,7 +234,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _require_plain(raw: Any, path: Path) -> None:
     """Refuse keys that tell a library what to import, whatever their case, and types that are modules."""
-    for place, key, value in _entries(raw, ""):
+    for number, (place, key, value) in enumerate(_entries(raw, "")):
+        if number > TOO_MANY:
+            raise _refused(path, f"more than {TOO_MANY:,} entries", "Use settings that LeRobot wrote.")
         said = key.lower().replace("-", "_")
         if said in IMPORTING and value not in (None, False, "", [], {}):
             # What peft writes: its default, unused alone, and the library of the policy it wrapped.
@@ -213,17 +244,14 @@ def _require_plain(raw: Any, path: Path) -> None:
             wrapped = said == "parent_library" and str(value).partition(".")[0] in OWN_PACKAGES
             if not (default or wrapped):
                 raise _refused(path, f"{place}={_short(value)}", f"Remove {key}, or use another checkpoint.")
-        if _NAMES_MODEL.fullmatch(said) and isinstance(value, str) and _is_folder(value):
+        named = _NAMES_MODEL.fullmatch(said) and isinstance(value, str)
+        if named and os.path.isdir(value):  # noqa: PTH112  # of names of any length
             for described in DESCRIPTIONS:  # transformers would ask to run the code that it brings
                 if "auto_map" in (_read(Path(value) / described) or {}):
                     got = f"{place}={value}, whose {described} names code"
                     raise _refused(path, got, "Use another model.")
         if said == "type" and isinstance(value, str) and not value.replace("-", "_").isidentifier():
             raise _refused(path, f"{place}={_short(value)}", "A type is a registered name, not a module.")
-
-
-def _is_folder(name: str) -> bool:
-    return len(name) <= _LONGEST_PATH and Path(name).is_dir()
 
 
 def _entries(value: Any, place: str, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
@@ -263,8 +291,8 @@ def _require_policy(raw: Any, path: Path) -> None:
 @functools.cache
 def runs_remote_code(kind: str) -> bool:
     """Tell whether the source of LeRobot's policy trusts remote code; nothing is imported."""
-    folder = _package("lerobot") / "policies" / kind
-    return kind.isidentifier() and any(_trusts_remote_code(file) for file in sorted(folder.glob("*.py")))
+    folders = [p for p in (_package("lerobot") / "policies").iterdir() if p.name == kind and p.is_dir()]
+    return any(_trusts_remote_code(file) for folder in folders for file in sorted(folder.glob("*.py")))
 
 
 @functools.cache
@@ -330,9 +358,8 @@ def _step_class(step: Mapping[str, Any], path: Path, place: str) -> type:
 def _defines(name: str) -> bool:
     """Tell whether `package.module.Class` is a class statement in a module of LeRobot or ours."""
     parts = name.split(".")
-    if len(parts) < 3 or parts[0] not in OWN_PACKAGES or not all(part.isidentifier() for part in parts):
-        return False
-    if "scripts" in parts or any(part.startswith("__") for part in parts):
+    plain = all(part.isidentifier() and not part.startswith("__") for part in parts)
+    if len(parts) < 3 or parts[0] not in OWN_PACKAGES or not plain or "scripts" in parts:
         return False
     stem = _package(parts[0]).joinpath(*parts[1:-1])
     source = next((f for f in (stem.with_suffix(".py"), stem / "__init__.py") if f.is_file()), None)

@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.console import OnProgress
-from lary_policy.data import IntegrityReport, verify_files, write_checksums
+from lary_policy.data import CHECKSUMS_FILE, IntegrityReport, verify_files, write_checksums
 from lary_policy.errors import StoreError
 from lary_policy.heads.training import agree, first_alone, wait_for_all
 from lary_policy.machine import is_main_process
-from lary_policy.paths import exclusive, read_json, safe_name, write_json
+from lary_policy.paths import SEAL, exclusive, read_json, safe_name, visible_files, write_json
 from lary_policy.types import Quarantined
 
 RESULT = "result.json"
+OF_OLDER = (
+    "An earlier version wrote this cell, without checksums: it is not checked, and no command reads it. What "
+    "is still asked for is computed again; delete the folder to free its disk space."
+)
 # What an unfinished cell goes on from; left where a process was killed right after it had finished.
 UNFINISHED = ("training.safetensors", "episodes.partial.json")
 
@@ -77,8 +81,19 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether the result is complete."""
-        return (self.folder / RESULT).is_file()
+        """Whether the result is complete, and not of an earlier version."""
+        return (self.folder / RESULT).is_file() and not self.is_older
+
+    @property
+    def is_older(self) -> bool:
+        """Whether an earlier version wrote it: results came without digests then, and none is read."""
+        path = self.folder / RESULT
+        if (self.folder / CHECKSUMS_FILE).exists():
+            return False
+        with contextlib.suppress(StoreError):
+            read_json(path, error=StoreError)  # damage is no matter of age
+            return SEAL not in json.loads(path.read_text())
+        return False
 
     def result(self) -> dict[str, Any]:
         """Read the result.
@@ -135,12 +150,15 @@ def _read_result(folder: Path) -> dict[str, Any]:
 
 
 def verify_cell(folder: Path, *, on_progress: OnProgress | None = None) -> IntegrityReport:
-    """Compare all files of a finished cell with what was written.
+    """Compare all files of a finished cell with what was written; one of an earlier version cannot be.
 
     Args:
         folder: Folder of the cell.
         on_progress: Called with (1, 1) in the end.
     """
+    if Cell.at(folder).is_older:
+        count = sum(p.is_file() for p in visible_files(folder, "**/*"))
+        return IntegrityReport(folder, {"files of an earlier version": count}, (), (OF_OLDER,))
     report = verify_files(folder, without=(RESULT, *UNFINISHED), on_progress=on_progress)
     try:
         _read_result(folder)

@@ -101,13 +101,35 @@ def report_everything(output_dir: Path) -> Path:
         ConfigError: Nothing is finished.
         StoreError: A result is damaged, or the disk is full.
     """
-    cache, results = output_dir / "cache", Results(finished_only=True)
-    older = 0
+    results = everything_finished(output_dir / "cache")
+    results.require_some()
+    folder = run_folder(output_dir, None, "report")
+    page = run_report(
+        results,
+        folder,
+        title="What is finished so far?",
+        suite="everything finished",
+        media_root=output_dir / "cache",
+    )
+    point_latest(output_dir, folder)
+    return page
+
+
+def everything_finished(cache: Path) -> Results:
+    """Return the results of all cells, of several that measured the same the latest; notes say what is not.
+
+    Raises:
+        StoreError: A result is damaged.
+    """
+    results, older, unread = Results(finished_only=True), 0, 0
     for stage in ("extract", "probe", "rollout"):
         rows: dict[tuple[object, ...], Result] = {}
         found = sorted((cache / stage).glob(f"*/{RESULT}"), key=lambda path: path.stat().st_mtime_ns)
-        for path in found:
-            row = Cell.at(path.parent).result()
+        for cell in (Cell.at(path.parent) for path in found):
+            if cell.is_older:
+                unread += 1
+                continue
+            row = cell.result()
             told = ("task", "protocol", "encoder", "head", "mode", "target", "seed", "split")
             key = tuple(row.get(name) for name in told)
             older += key in rows
@@ -118,13 +140,9 @@ def report_everything(output_dir: Path) -> Path:
         results.notes.append(
             f"{older} older results of the same measurements with other settings are left out."
         )
-    results.require_some()
-    folder = run_folder(output_dir, None, "report")
-    page = run_report(
-        results, folder, title="What is finished so far?", suite="everything finished", media_root=cache
-    )
-    point_latest(output_dir, folder)
-    return page
+    if unread:
+        results.notes.append(f"{unread} results that an earlier version wrote are left out.")
+    return results
 
 
 def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = None) -> Path:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lary_policy.data.arrays import read_chunk, read_steps
+from lary_policy.data.arrays import PlainChunks, read_chunk, read_steps
 from lary_policy.errors import DatasetError
 
 VALUES = np.random.default_rng(0).normal(size=(5, 7))
@@ -56,3 +56,18 @@ def test_sizes_and_values_are_checked(tmp_path):
     np.save(path, np.zeros((0, 7), np.float32))
     with pytest.raises(DatasetError, match="multiple of 7"):
         read_steps(path, 7)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 7, 5), (7, 5, 1), (5, 7, 1), (35,), (1, 35), (5, 1, 7)])
+def test_rows_that_are_no_actions_are_refused(tmp_path, shape):
+    """Seven rows of five numbers are no five actions of seven; flat they may be."""
+    path = tmp_path / "a.npy"
+    np.save(path, VALUES.astype(np.float32).reshape(shape))
+    rows = [side for side in shape if side != 1]
+    if rows == [7, 5]:
+        assert PlainChunks(5, 7).read(str(path)) is None
+        for read in (lambda: read_chunk(path, 5, 7), lambda: read_steps(path, 7)):
+            with pytest.raises(DatasetError, match=r"shape \("):
+                read()
+    else:
+        np.testing.assert_array_equal(read_chunk(path, 5, 7), VALUES.astype(np.float32).reshape(5, 7))

@@ -251,3 +251,51 @@ def test_a_gripper_without_any_number_and_a_task_that_is_not_there(copy):
     edit_table(copy, other_task)
     with pytest.raises(DatasetError, match=r"task 7, which meta/tasks\.parquet does not have"):
         open_source("lerobot", data_dir=copy, classes="tasks").pairs("train")
+
+
+def put(column, change):
+    """Change the values of a column of the steps."""
+
+    def edit(table):
+        kind = table[column].type
+        values = change(table[column].to_pylist())
+        kind = (
+            pa.list_(pa.string())
+            if kind != (made := pa.array(values).type) and "string" in str(made)
+            else kind
+        )
+        return table.set_column(table.column_names.index(column), column, pa.array(values, kind))
+
+    return edit
+
+
+INFOS = {
+    "fps of true": lambda info: info.update(fps=True),
+    "a width of a trillion": lambda info: info["features"]["action"].update(shape=[10**12]),
+    "a width in words": lambda info: info["features"]["action"].update(shape=["seven"]),
+    "splits that go back": lambda info: info.update(splits={"train": "3:1"}),
+    "splits from the end": lambda info: info.update(splits={"train": "-2:3"}),
+    "the same episodes in every split": lambda info: info.update(
+        splits={"train": "0:3", "val": "0:3", "test": "0:3"}),
+    "an episode in two splits": lambda info: info.update(
+        splits={"train": "0:2", "val": "1:2", "test": "2:3"}),
+}  # fmt: skip
+STEPS = {
+    "times that go back": (put("timestamp", lambda v: v[::-1]), "do not ascend"),
+    "one time for all": (put("timestamp", lambda v: [0.0] * len(v)), "do not ascend"),
+    "numbers in words": (put("action", lambda v: [list(map(str, row)) for row in v]), "in place of numbers"),
+}
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_descriptions_that_contradict_themselves_are_refused(copy, name):
+    change_info(copy, INFOS[name])
+    with pytest.raises(DatasetError, match=r"fps True|of shape|split train|common episodes"):
+        open_source("lerobot", data_dir=copy)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_that_contradict_themselves_are_set_aside(copy, name):
+    edit_table(copy, STEPS[name][0])
+    with pytest.raises(DatasetError, match=STEPS[name][1]):
+        open_source("lerobot", data_dir=copy).pairs("train")

@@ -1,8 +1,12 @@
 """Every source of the registry can be checked, and what we wrote is found changed, whatever changed in it."""
 
+import json
 import shutil
 
+import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from larybench_files import make_calvin, make_libero
 from lerobot_files import write_lerobot
@@ -10,10 +14,13 @@ from mutations import relabel, swap
 from PIL import Image
 from video_files import moving_square, write_video
 
+from lary_policy.cli.verify import verify_outputs
 from lary_policy.data.atomic import AtomicConfig
+from lary_policy.data.lerobot.to_lerobot import export_demonstrations
 from lary_policy.data.registry import open_source
 from lary_policy.data.simulated.collect import collect_demonstrations
 from lary_policy.data.verify import verify_source
+from lary_policy.errors import LaryPolicyError
 
 
 def places(report):
@@ -72,6 +79,92 @@ def test_any_change_of_what_we_wrote_is_found_and_named(copy, change):
     make, item = CHANGES[change]
     make(copy)
     assert any(where == "checksums" and name.startswith(item) for where, name in places(check(copy)))
+
+
+@pytest.fixture(scope="module")
+def exports(reach):
+    """The demonstrations as LeRobot datasets of pictures and of videos, beside each other."""
+    for kind in ("images", "video"):
+        export_demonstrations(reach, reach.parent / "exports" / kind, video=kind == "video")
+    return reach.parent / "exports"
+
+
+def cells(path, column, change):
+    """Change the values of a column of a table, which keeps its type."""
+    table = pq.read_table(path)
+    values = table.column(column).to_pylist()
+    place = table.column_names.index(column)
+    changed = pa.array(change(values), type=table.schema.field(column).type)
+    pq.write_table(table.set_column(place, table.schema.field(column), changed), path)
+
+
+def swapped(values):
+    return [values[1], values[0], *values[2:]]
+
+
+def nudged(values):
+    return [[values[0][0] + 1e-4, *values[0][1:]], *values[1:]]
+
+
+def digit(path, key):
+    """Change the first digit behind a key."""
+    text = path.read_text()
+    at = next(i for i in range(text.index(f'"{key}"') + len(key) + 2, len(text)) if text[i].isdigit())
+    path.write_text(f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}")
+
+
+def reencoded(path):
+    """Another video of as many frames."""
+    frames = np.stack([f.to_ndarray(format="rgb24") for f in av.open(str(path)).decode(video=0)])
+    write_video(path, frames[::-1], fps=20)
+
+
+STEPS, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
+SUMS, VIDEO = "meta/lary_checksums.json", "videos/observation.images.front/chunk-000/file-000.mp4"
+EXPORT_CHANGES = {
+    "an action a tenth of a millimetre off": (STEPS, lambda p: cells(p, "action", nudged)),
+    "a pose a tenth of a millimetre off": (STEPS, lambda p: cells(p, "observation.state", nudged)),
+    "two pictures in each other's place": (STEPS, lambda p: cells(p, "observation.images.front", swapped)),
+    "two times in each other's place": (STEPS, lambda p: cells(p, "timestamp", swapped)),
+    "a step of another episode": (STEPS, lambda p: cells(p, "episode_index", lambda v: [*v[:-1], 0])),
+    "a bit of the steps": (STEPS, lambda p: flip(p, 300)),
+    "no steps": (STEPS, lambda p: p.unlink()),
+    "another task": ("meta/tasks.parquet", lambda p: cells(p, "task", lambda v: ["Push it."])),
+    "an episode a step shorter": (EPISODES, lambda p: cells(p, "length", lambda v: [v[0] - 1, *v[1:]])),
+    "another rate": ("meta/info.json", lambda p: digit(p, "fps")),
+    "other splits": ("meta/info.json", lambda p: digit(p, "train")),
+    "another mean": ("meta/stats.json", lambda p: digit(p, "mean")),
+    "another seed": ("meta/lary.json", lambda p: digit(p, "seed")),
+    "another digest of what it was made of": ("meta/lary.json", lambda p: digit(p, "content")),
+    "a checksum": (SUMS, lambda p: digit(p, STEPS)),
+    "no checksums": (SUMS, lambda p: p.unlink()),
+    "a file more": ("meta/info.json", lambda p: shutil.copy(p, p.with_name("more.json"))),
+    "a bit of a video": (VIDEO, lambda p: flip(p, -100)),
+    "a video shown backwards": (VIDEO, reencoded),
+    "no video": (VIDEO, lambda p: p.unlink()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", EXPORT_CHANGES)
+def test_any_change_of_an_export_is_found_and_named(exports, tmp_path, change, capsys):
+    item, make = EXPORT_CHANGES[change]
+    root = shutil.copytree(exports / ("video" if item == VIDEO else "images"), tmp_path / "out" / "set")
+    make(root / item)
+    assert not verify_outputs(tmp_path / "out", workers=0, timeout_s=30.0)
+    problems = json.loads(next((tmp_path / "out").glob("verify-*.json")).read_text())[-1]["problems"]
+    assert any(one["item"] in (item, STEPS, SUMS, "meta/more.json") for one in problems)
+    try:  # and as a source, where nothing but the dataset is looked at
+        found = verify_source(open_source("lerobot", data_dir=root), workers=0)
+    except LaryPolicyError:
+        return  # it does not even open
+    assert not found.ok
+
+
+def test_exports_as_they_were_written_are_right(exports, capsys):
+    assert verify_outputs(exports.parent, workers=0, timeout_s=30.0)
+    for kind in ("images", "video"):
+        report = verify_source(open_source("lerobot", data_dir=exports / kind), workers=0)
+        assert (report.problems, report.unverifiable) == ((), ())
 
 
 def test_unfinished_files_of_a_killed_process_are_never_read(copy):

@@ -396,6 +396,15 @@ def test_a_tensor_that_nobody_claims_is_refused(tmp_path):
         load_encoder(name)
 
 
+def test_quantised_weights_are_not_read_without_their_scale(tmp_path):
+    model = MODELS["vit"][0]
+    name = save(model, tmp_path)
+    whole = {key: value.to(torch.int8).contiguous() for key, value in model.state_dict().items()}
+    save_file(whole, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsMismatchError, match=r"is torch.int8, model torch.float32"):
+        load_encoder(name)
+
+
 def timm_folder(folder, model, **config) -> str:
     save_file(model.state_dict(), folder / "model.safetensors")
     written = {"architecture": "test_vit", "pretrained_cfg": model.pretrained_cfg, **config}
@@ -433,6 +442,8 @@ def test_timms_model_arguments_are_honoured(tmp_path, photo):
         ({"pretrained_cfg": {}, "model_args": {"checkpoint_path": "evil.pth"}}, "model_args.checkpoint_path"),
         ({"pretrained_cfg": {}, "model_args": {"pretrained": True}}, "model_args.pretrained"),
         ({"pretrained_cfg": {}, "model_args": {"depth": 10**9}}, "depth"),
+        ({"pretrained_cfg": {}, "model_args": [1]}, "model_args as an object"),
+        ({"pretrained_cfg": None}, "pretrained_cfg as an object"),
         ({"pretrained_cfg": {}, "model_args": {"no_such_argument": 1}}, "no_such_argument"),
         ({"pretrained_cfg": {"crop_mode": "border", "crop_pct": 0.5}}, "crop"),
         ({"pretrained_cfg": {"input_size": [3, 64, 96]}}, "shape"),

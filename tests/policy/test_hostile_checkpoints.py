@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -284,13 +285,14 @@ def test_damaged_settings_are_named(attacked, text):
         (folder / name).unlink() if kept is None else (folder / name).write_text(kept)
 
 
-@pytest.mark.parametrize(
-    "change", [put("policy/encoder/name", "evil:E"), put("policy/type", "groot"), put("env/type", "evil.E"),
+TRAINING = [put("policy/encoder/name", "evil:E"), put("policy/type", "groot"), put("env/type", "evil.E"),
                put("env/_target_", "evil.E"), put("policy/auto_map", {"a": "evil.E"}), put("plugin", "evil"),
                put("reward_model", {"type": "reward_classifier", "model_name": "hub"}),
                put("policy/vlm_model_name", "hub"), put("optimizer/type", "evil.Adam"),
-               put("env/discover_packages_path", "evil")],
-)  # fmt: skip
+               put("env/discover_packages_path", "evil")]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", TRAINING)
 def test_no_settings_of_training_run_code(attacked, change):
     folder, sentinel = attacked
     spoil(folder, sentinel, "train_config.json", change)
@@ -298,6 +300,44 @@ def test_no_settings_of_training_run_code(attacked, change):
         require_trusted_file(folder / "train_config.json")
     with pytest.raises(ConfigError):
         require_trusted(folder)
+
+
+BOMB = "a: &a [1, 2]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmn")
+)
+WRITTEN = {
+    "own encoder.yaml": "policy: {type: lary, encoder: {name: 'evil:E'}}",
+    "remote code.yml": "policy: {type: groot}",
+    "target.yaml": "env: {_target_: evil.E}",
+    "include.yaml": "policy: !include evil.yaml",
+    "python.yaml": "tags: [!!python/object/apply:evil.run []]",
+    "name.yaml": "seed: !!python/name:evil.E",
+    "bomb.yaml": BOMB,
+    "plugin.toml": "plugin = 'evil'",
+    "remote code.toml": "[policy]\ntype = 'wall_x'",
+    "json of another name": json.dumps({"policy": {"type": "lary", "encoder": {"name": "evil:E"}}}),
+    "json.cfg": json.dumps({"env": {"_target_": "evil.E"}}),
+    "checkpoint.yaml": "policy: {path: checkpoint}",
+    "checkpoint.json": json.dumps({"policy": {"path": "checkpoint"}}),
+    "pretrained.yaml": "policy: {type: lary, pretrained_path: checkpoint}",
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_settings_written_by_hand_are_settings_of_others(attacked, name, capsys):
+    folder, _ = attacked
+    spoil(folder, "", PRE, step(call("evil.run")))
+    (folder.parent / name).write_text(WRITTEN[name])
+    assert cli.main(["train", f"--config_path={folder.parent / name}"]) == 2
+    said = capsys.readouterr().err
+    assert "ConfigError" in said
+    assert "name no code" in said or "own encoder" in said
+
+
+def test_there_are_enough_of_them():
+    attacks = 2 * len(STEPS) + len(CONFIGS) - len(TEXT) + len(ADAPTERS) + len(TRAINING) + len(WRITTEN)
+    print(f"{attacks} hostile checkpoints and settings")  # noqa: T201
+    assert attacks >= 170
 
 
 def test_an_own_encoder_needs_the_users_word(attacked, monkeypatch):

@@ -305,6 +305,10 @@ def test_bad_input_is_named(data, tmp_path, capsys):
     made.mkdir()
     for arguments, message in (
         (["train", "steps=3"], "Write --steps=3"),
+        (["train"], "Example: lary train --dataset.repo_id="),
+        (["train", f"--dataset.root={data}"], "Add --dataset.repo_id="),
+        (["train", NAME, f"--dataset.root={data.parent}"], f"Did you mean --dataset.root={data}?"),
+        (["train", NAME, "--dataset.root", f"{data}x"], f"Did you mean --dataset.root={data}?"),
         (
             ["train", "--config_path=/nowhere/train_config.json", "--resume=true"],
             "/nowhere/train_config.json",
@@ -312,7 +316,7 @@ def test_bad_input_is_named(data, tmp_path, capsys):
         ([*run, f"--output_dir={made}"], "already exists"),
         (
             ["train", *SETTINGS, f"--dataset.root={tmp_path / 'none'}", f"--output_dir={tmp_path / 'x'}"],
-            "tests/tiny",
+            "none; got no such folder",
         ),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[9]"], "dataset.episodes"),
         ([*run, f"--output_dir={tmp_path / 'x'}", "--dataset.episodes=[]"], "at least one episode"),

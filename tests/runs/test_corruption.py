@@ -11,7 +11,10 @@ from mutations import relabel, swap
 
 from lary_policy.cli.verify import verify_outputs
 from lary_policy.data.integrity import write_checksums
+from lary_policy.errors import StoreError
 from lary_policy.paths import SEAL
+from lary_policy.runs.cells import Cell
+from lary_policy.runs.report import everything_finished
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +142,22 @@ def test_a_change_is_found_and_named(written, capsys, name):
                 other.write_bytes(content)
     assert not fine, name
     assert path.name in said or "more.png" in said or path.parent.parent.name in said
+
+
+def test_a_cell_of_an_earlier_version_is_not_wrong_and_never_read(written, capsys, tmp_path):
+    root = shutil.copytree(written, tmp_path / "older", symlinks=True)
+    probes = sorted(root.glob("cache/probe/*"))
+    (probes[0] / "checksums.json").unlink()  # results had neither these nor a digest of themselves
+    entry(probes[0] / "result.json", lambda v: v.pop(SEAL))
+    cell = Cell.at(probes[0])
+    assert cell.is_older
+    assert not cell.done
+    fine, said = found(root, capsys)
+    assert fine
+    assert "An earlier version wrote this cell, without checksums: it is not checked" in said
+    with pytest.raises(StoreError, match="Delete"):
+        cell.result()
+    assert (
+        "1 results that an earlier version wrote are left out." in everything_finished(root / "cache").notes
+    )
+    assert not Cell.at(probes[1]).is_older

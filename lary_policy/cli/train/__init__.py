@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, DatasetError
 
 HELP = """usage: lary train --dataset.repo_id=NAME [--dataset.root=DIR] [--policy.encoder.name=dinov2-small]
                   [--steps=N] [--output_dir=DIR] [any flag of lerobot-train]
@@ -34,6 +38,7 @@ examples:
 
 `lerobot-train --help` lists all other flags.
 """
+_INFO = "meta/info.json"
 DEFAULTS = ("--policy.type=lary", "--policy.push_to_hub=false")
 
 
@@ -52,11 +57,48 @@ def main(verb: str, arguments: Sequence[str]) -> int:
             got=f"'{bare}'",
             fix=f"Write --{bare}; `lary train --help` has examples.",
         )
+    require_dataset(arguments)
     with _command_line(["lerobot-train", *with_defaults(arguments)]):
         from lary_policy.cli.train.run import run
 
         run()
     return 0
+
+
+def require_dataset(arguments: Sequence[str]) -> None:
+    """Refuse a command line without a dataset, or with a folder that is none, before slow imports.
+
+    Raises:
+        ConfigError: No dataset is named.
+        DatasetError: `--dataset.root` holds none, and the hub is not to be asked (HF_HUB_OFFLINE).
+    """
+    words = [word.partition("=") for word in arguments]
+    spaced = dict(itertools.pairwise(arguments))  # as in `--dataset.root DIR`
+    given = {name: text if equals else spaced.get(name, "") for name, equals, text in words}
+    if not {"--config_path", "--dataset", "--dataset.repo_id"} & set(given):
+        example = "--dataset.repo_id=local/reach --dataset.root=data/reach"
+        alone = "--dataset.root" in given
+        raise ConfigError(
+            expected="--dataset.repo_id=<name>, by which LeRobot calls the dataset",
+            got="--dataset.root alone" if alone else "no dataset",
+            fix=f"Add {example.split()[0]}; of a folder any name will do."
+            if alone
+            else f"Example: lary train {example}; `lary train --help` has more.",
+        )
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    root = Path(given["--dataset.root"]) if offline and "--dataset.root" in given else None
+    if root is not None and "--config_path" not in given and not (root / _INFO).is_file():
+        there = [
+            str(p.parents[1]) for folder in (root, root.parent) for p in sorted(folder.glob(f"*/{_INFO}"))
+        ]
+        close = difflib.get_close_matches(str(root), there, n=1, cutoff=0) if there else []
+        raise DatasetError(
+            expected=f"a LeRobot dataset in {root}",
+            got=f"no {_INFO}" if root.is_dir() else "no such folder",
+            fix=f"Did you mean --dataset.root={close[0]}?"
+            if close
+            else "Check --dataset.root; with HF_HUB_OFFLINE nothing is downloaded.",
+        )
 
 
 def with_defaults(arguments: Sequence[str]) -> list[str]:

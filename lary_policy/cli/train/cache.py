@@ -18,7 +18,7 @@ from safetensors import safe_open
 from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.console import console, progress
 from lary_policy.data.lerobot import LeRobotFiles, require_format
-from lary_policy.errors import DatasetError, LaryPolicyError
+from lary_policy.errors import DatasetError, LaryPolicyError, summary
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.paths import exclusive, read_json
 from lary_policy.policy import LaryConfig, require_cameras
@@ -102,8 +102,9 @@ def local_dataset(cfg: LaryTrainConfig) -> LeRobotDatasetMetadata:
         raise
     except Exception as error:  # whatever LeRobot, the hub and parquet raise at files of others
         raise DatasetError(
-            expected=f"the dataset '{dataset.repo_id}' in {dataset.root or 'its folder'} or on the hub",
-            got=f"{type(error).__name__}: {error}".splitlines()[0],
+            expected=f"a LeRobot dataset in {dataset.root or HF_LEROBOT_HOME / dataset.repo_id}, or "
+            f"'{dataset.repo_id}' on the hub",
+            got=summary(error).rstrip("."),
             fix="Check --dataset.repo_id, --dataset.root and --dataset.episodes.",
         ) from error
 

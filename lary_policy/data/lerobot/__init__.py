@@ -8,9 +8,12 @@ from lary_policy.data.lerobot.from_lerobot import import_demonstrations
 from lary_policy.data.lerobot.metadata import feature_names, is_camera, is_depth, require_format
 from lary_policy.data.lerobot.source import LeRobotSource
 from lary_policy.data.lerobot.to_lerobot import export_demonstrations
-from lary_policy.data.lerobot.view import LeRobotAbout, write_view
+from lary_policy.data.lerobot.verify import EXPORT_CHECKSUMS
+from lary_policy.data.lerobot.view import ABOUT, LeRobotAbout, write_view
 
 __all__ = [
+    "ABOUT",
+    "EXPORT_CHECKSUMS",
     "EpisodeFrames",
     "LeRobotAbout",
     "LeRobotFiles",

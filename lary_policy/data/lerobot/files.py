@@ -32,6 +32,7 @@ IMAGE_PREFIX = "observation.images."
 STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
 # Of demonstrations with noise: what was commanded instead of `action`, and where. Names that start neither
 # with `observation` nor with `action`, so that no policy takes them for its inputs or outputs.
+MAX_SIZE = 1 << 16  # of a side of a feature: the widest picture that is read has 65,500 pixels
 EXECUTED, DISTURBED = "executed", "disturbed"
 _STEP_COLUMNS = ("episode_index", "frame_index", "task_index", "timestamp")
 MAX_TABLE_BYTES = 1 << 33  # of one table, unpacked; LeRobot's files are a hundredth of it
@@ -110,10 +111,14 @@ class LeRobotFiles:
         with foreign_file("info, episodes and tasks of a LeRobot dataset", root / "meta", fix):
             bounds = {name: value.split(":") for name, value in (info.get("splits") or {}).items()}
             splits = {name: (int(first), int(last)) for name, (first, last) in bounds.items()}
+            if wrong := [name for name, (first, last) in splits.items() if not 0 <= first <= last]:
+                raise ValueError(f"split {wrong[0]} of episodes {':'.join(bounds[wrong[0]])}")
             rows = _rows(visible_files(root / "meta" / "episodes", "*/*.parquet"), skip="stats/")
             fps = float(info["fps"])
-            if not (math.isfinite(fps) and fps > 0):
-                raise ValueError(f"fps {fps}")
+            if not (math.isfinite(fps) and fps > 0) or isinstance(info["fps"], bool):
+                raise ValueError(f"fps {info['fps']}")
+            for name, feature in info["features"].items():
+                _check_shape(name, feature.get("shape") or ())
             return cls(
                 root=root,
                 fps=fps,
@@ -247,9 +252,16 @@ def _episodes_of(
             yield episode, f"task {min(set(tasks) - set(known))}, which meta/tasks.parquet does not have"
         elif not torch.isfinite(times).all():
             yield episode, f"timestamps in {episode.table.name} that are no numbers"
+        elif (numbers["timestamp"][place].diff() <= 0).any():
+            yield episode, f"timestamps in {episode.table.name} that do not ascend"
         else:
             picked = {key: value[place] for key, value in values.items()}
             yield episode, LeRobotSteps(picked, tuple(tasks), tuple(times.tolist()), place.start)
+
+
+def _check_shape(name: str, shape: Sequence[Any]) -> None:
+    if not all(isinstance(size, int) and 0 <= size <= MAX_SIZE for size in shape):
+        raise ValueError(f"feature {name} of shape {shape}")
 
 
 def short_name(camera: str) -> str:
@@ -261,6 +273,10 @@ def _matrix(column: pa.ChunkedArray, width: int) -> Tensor:
     """Return a column of lists of A numbers, or of numbers, as float32 `[T A]`; ValueError for others."""
     array = column.combine_chunks()
     flat = array.flatten() if pa.types.is_nested(array.type) else array
+    if not (
+        pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)
+    ):
+        raise ValueError(f"{flat.type} in place of numbers")
     values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).astype("float32"))
     if len(values) != len(array) * width:
         raise ValueError(f"{len(values)} numbers in {len(array)} steps, of {width} each")

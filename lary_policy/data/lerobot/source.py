@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ class LeRobotSource:
         self._state_key, self._state_columns = _state(files, state_key, self.mapping)
         self._closed_is_high = gripper_open == "low"
         self.spec = self._spec(key, protocol)
+        self._require_apart()
         _log.log(logging.WARNING if embodiment is None else logging.INFO, "%s", self.describe())
 
     def pairs(self, split: str) -> PairTable:
@@ -225,6 +227,17 @@ class LeRobotSource:
     @property
     def _own_splits(self) -> bool:
         return set(SPLITS) <= set(self.files.splits)
+
+    def _require_apart(self) -> None:
+        """Raise DatasetError where an episode is in two of the dataset's own splits."""
+        inside = {split: {e.number for e in self.episodes(split)} for split in SPLITS if self._own_splits}
+        for one, two in combinations(inside, 2):
+            if shared := inside[one] & inside[two]:
+                raise DatasetError(
+                    expected=f"splits of {self.root / INFO} without common episodes",
+                    got=f"episode {min(shared)} and {len(shared) - 1} more in both {one} and {two}",
+                    fix="Correct the bounds there; without `val` and `test` episodes are divided here.",
+                )
 
     @property
     def _has_noise(self) -> bool:

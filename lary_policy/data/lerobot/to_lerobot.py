@@ -24,7 +24,7 @@ from lary_policy.console import OnProgress
 from lary_policy.data.integrity import write_checksums
 from lary_policy.data.layout import EPISODES_FILE
 from lary_policy.data.lerobot.files import ACTION, DISTURBED, EXECUTED, INFO, STATE, SUCCESS
-from lary_policy.data.lerobot.verify import CHECKSUMS
+from lary_policy.data.lerobot.verify import EXPORT_CHECKSUMS
 from lary_policy.data.lerobot.view import ABOUT, PNG
 from lary_policy.data.lerobot.writer import CODECS, DEFAULT_CRF, MAX_CRF, LeRobotForm, LeRobotWriter
 from lary_policy.data.simulated import (
@@ -127,9 +127,9 @@ def _export(
             on_progress(len(checks), len(records))
     writer.finish(_splits(records))
     seconds = round(time.perf_counter() - started, 3)
-    told = {**about, **_findings(checks), "seconds": seconds, "checksums": CHECKSUMS}
+    told = {**about, **_findings(checks), "seconds": seconds, "checksums": EXPORT_CHECKSUMS}
     write_json(partial / ABOUT, told, seal=True)
-    write_checksums(partial, CHECKSUMS)
+    write_checksums(partial, EXPORT_CHECKSUMS)
 
 
 def _content(root: Path) -> str:

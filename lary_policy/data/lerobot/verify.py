@@ -23,7 +23,7 @@ from lary_policy.types import Quarantined
 if TYPE_CHECKING:
     from lary_policy.data.lerobot.source import LeRobotSource
 
-CHECKSUMS = f"meta/lary_{CHECKSUMS_FILE}"  # beside LeRobot's own files, of datasets that we wrote
+EXPORT_CHECKSUMS = f"meta/lary_{CHECKSUMS_FILE}"  # beside LeRobot's own files, of datasets that we wrote
 
 
 def verify_lerobot(
@@ -58,8 +58,8 @@ def verify_lerobot(
         if isinstance(found, Failure):
             problems.append(Quarantined(str(videos[i].path), found.reason, "videos"))
     checked["videos"] = len(videos)
-    if not (source.root / CHECKSUMS).is_file():
+    if not (source.root / EXPORT_CHECKSUMS).is_file():
         problems.extend(lost_checksums(source.root / ABOUT))
         return replace(report, checked=checked, problems=tuple(problems))
-    problems.extend(find_changes(source.root, CHECKSUMS, **shared))
+    problems.extend(find_changes(source.root, EXPORT_CHECKSUMS, **shared))
     return replace(report, checked=checked, problems=tuple(problems), unverifiable=())

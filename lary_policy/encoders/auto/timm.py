@@ -134,6 +134,13 @@ def _parsed(
         own = timm.get_pretrained_cfg(architecture)
         return (own or PretrainedCfg()).to_dict(), {}
     nested = "pretrained_cfg" in config
+    for key in ("pretrained_cfg", "model_args") if nested else ():
+        if not isinstance(config[key] if key == "pretrained_cfg" else config.get(key) or {}, Mapping):
+            raise ConfigError(
+                expected=f"a config.json of '{architecture}' with {key} as an object",
+                got=repr(config[key])[:80],
+                fix="Save the model again with timm.models.save_for_hf.",
+            )
     given = dict(config["pretrained_cfg"] if nested else config)
     arguments = dict(config.get("model_args") or {}) if nested else {}
     known = {field.name for field in fields(PretrainedCfg)} | LABELS | ABOUT

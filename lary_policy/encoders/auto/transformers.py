@@ -15,7 +15,7 @@ from lary_policy.encoders.auto.files import AutoModelSource, AutoName
 from lary_policy.encoders.auto.pixels import Hints, check_side, measured_preprocess, three
 from lary_policy.encoders.families import loading_problems, quiet_transformers
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.weights import Weights, raise_on_mismatch, read_config
+from lary_policy.encoders.weights import Weights, other_kinds, raise_on_mismatch, read_config
 from lary_policy.errors import ConfigError, LaryPolicyError
 
 # Pillow's numbers of the resampling filters, as image processors write them.
@@ -139,12 +139,14 @@ def _pretrained(config: Any, tensors: Mapping[str, Tensor], origin: Weights) -> 
     """
     with torch.device("meta"):
         model_class: Any = type(_from_config(config))
-        names = list(model_class(config).state_dict())
+        own = model_class(config).state_dict()
+    state = _subtree(tensors, list(own))
+    raise_on_mismatch(other_kinds(state, own), origin)
     with quiet_transformers():
         model, info = model_class.from_pretrained(
             None,
             config=config,
-            state_dict=_subtree(tensors, names),
+            state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,

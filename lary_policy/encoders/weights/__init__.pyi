@@ -13,6 +13,7 @@ from .resolve import resolve_weights as resolve_weights
 from .tensors import CONTAINERS as CONTAINERS
 from .tensors import check_weight_file as check_weight_file
 from .tensors import load_strictly as load_strictly
+from .tensors import other_kinds as other_kinds
 from .tensors import raise_on_mismatch as raise_on_mismatch
 from .tensors import read_tensors as read_tensors
 from .tensors import rename as rename

@@ -49,7 +49,8 @@ def read_shards(index: Path, load: Callable[[Path], dict[str, Tensor]]) -> dict[
             tensors than the index says.
         UnsafePathError: A name is not that of a safetensors file beside the index.
     """
-    found = _weight_map(index)
+    if not (found := _weight_map(index)):
+        raise _broken(index, "no tensors")
     shards = {file.name: load(file) for file in shard_files(index)}
     held = [(key, name) for name, shard in shards.items() for key in shard]
     if sorted(held) != sorted(found.items()):

@@ -145,17 +145,26 @@ def load_strictly(
     given = {key: tuple(value.shape) for key, value in tensors.items()}
     shared = [key for key in wanted if key in given]
 
-    def alike(key: str) -> bool:
-        return tensors[key].is_floating_point() == own[key].is_floating_point()
-
     problems = [
         *(f"{key} missing" for key in wanted if key not in given),
         *(f"{key} not in the model" for key in given if key not in wanted),
         *(f"{key} is {given[key]}, model {wanted[key]}" for key in shared if given[key] != wanted[key]),
-        *(f"{key} is {tensors[key].dtype}, model {own[key].dtype}" for key in shared if not alike(key)),
+        *other_kinds(tensors, own),
     ]
     raise_on_mismatch(problems, origin, infer(tensors) if problems and infer else {})
     model.load_state_dict(dict(tensors))
+
+
+def other_kinds(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Return which tensors hold whole numbers where a model has real ones, or the reverse.
+
+    They would be cast: weights that were quantised would be read without their scale.
+    """
+    return [
+        f"{key} is {tensors[key].dtype}, model {own[key].dtype}"
+        for key in own
+        if key in tensors and tensors[key].is_floating_point() != own[key].is_floating_point()
+    ]
 
 
 def raise_on_mismatch(
