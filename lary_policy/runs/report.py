@@ -104,23 +104,14 @@ def report_everything(output_dir: Path) -> Path:
     results = everything_finished(output_dir / "cache")
     results.require_some()
     folder = run_folder(output_dir, None, "report")
-    page = run_report(
-        results,
-        folder,
-        title="What is finished so far?",
-        suite="everything finished",
-        media_root=output_dir / "cache",
-    )
+    title, suite, media = "What is finished so far?", "everything finished", output_dir / "cache"
+    page = run_report(results, folder, title=title, suite=suite, media_root=media)
     point_latest(output_dir, folder)
     return page
 
 
 def everything_finished(cache: Path) -> Results:
-    """Return the results of all cells, of several that measured the same the latest; notes say what is not.
-
-    Raises:
-        StoreError: A result is damaged.
-    """
+    """Return the results of all cells, of several that measured the same the latest; notes say the rest."""
     results, older, unread = Results(finished_only=True), 0, 0
     for stage in ("extract", "probe", "rollout"):
         rows: dict[tuple[object, ...], Result] = {}
@@ -136,12 +127,9 @@ def everything_finished(cache: Path) -> Results:
             rows[key] = row
         getattr(results, stage).extend(rows.values())
     results.rollout = list(_per_loop(results.rollout))
-    if older:
-        results.notes.append(
-            f"{older} older results of the same measurements with other settings are left out."
-        )
-    if unread:
-        results.notes.append(f"{unread} results that an earlier version wrote are left out.")
+    kinds = {"older results of the same measurements with other settings": older,
+             "results that an earlier version wrote": unread}  # fmt: skip
+    results.notes += [f"{count} {what} are left out." for what, count in kinds.items() if count]
     return results
 
 
