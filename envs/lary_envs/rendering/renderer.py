@@ -21,13 +21,26 @@ from torch import Tensor
 from lary_envs.devices import launches_on, torch_device
 from lary_envs.physics import Posed, WarpPhysics
 from lary_envs.rendering.tracer import BUILDING, Tracer, copying_tracer, sharing_tracer, view_fields
+from lary_policy.errors import SimulationError
+from lary_policy.machine import free_memory
 
+_LARGEST_PX = 8192  # beyond it, frames of one launch outgrow the 32-bit indices of its arrays
 _GROUP_WORLDS = 8  # of a CPU launch: small enough to share among threads, large enough to hide the launch
 
 
 def camera_names(model: mujoco.MjModel) -> tuple[str, ...]:
     """Return the names of a model's cameras in order."""
     return tuple(model.camera(i).name for i in range(model.ncam))
+
+
+def _require_room(frames: int, image_px: int) -> None:
+    needed, free = 3 * frames * image_px**2, free_memory()
+    if image_px > _LARGEST_PX or needed > free:
+        raise SimulationError(
+            expected=f"frames of at most {_LARGEST_PX} px that fit into {free / 1e9:.1f} GB",
+            got=f"{frames} of {image_px} px, {needed / 1e9:,.1f} GB",
+            fix="Choose a smaller image_px, or a smaller num_worlds.",
+        )
 
 
 class RayTracer:
@@ -40,7 +53,7 @@ class RayTracer:
 
     Raises:
         UnknownNameError: Unknown device.
-        SimulationError: CUDA asked for and not there.
+        SimulationError: CUDA asked for and not there, or frames too large for the memory.
     """
 
     def __init__(
@@ -50,6 +63,8 @@ class RayTracer:
         self.device = torch_device(device)
         self._model, self._num_worlds, self._cameras, self._image_px = model, num_worlds, cameras, image_px
         self._threads = num_threads or os.cpu_count() or 1
+        if self.device.type == "cpu":
+            _require_room(num_worlds * len(cameras), image_px)
         self._physics: Posed | None = None
         self._tracers: list[Tracer] = []
         self._pool: ThreadPoolExecutor | None = None
