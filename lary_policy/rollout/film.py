@@ -152,14 +152,12 @@ class Film:
 
 
 def choose_episodes(episodes: Sequence[EpisodeResult], count: int = FILMED) -> list[EpisodeResult]:
-    """Return the first few episodes of both outcomes that moved at all, successes first.
+    """Return the first few episodes that moved: successes, which come first, and as many failures at most.
 
-    Half are successes and half failures; where one kind is rarer, the other fills up.
+    Where all ended alike, half as many show it.
     """
     moved = [episode for episode in episodes if episode.steps]
-    good, bad = ([e for e in moved if e.success is kind] for kind in (True, False))
-    failures = min(len(bad), max(count // 2, count - len(good)))
-    return good[: count - failures] + bad[:failures]
+    return [e for kind in (True, False) for e in [e for e in moved if e.success is kind][: count // 2]]
 
 
 def tile_video(clips: Sequence[Clip], path: Path, *, tile_px: int = FILM_PX, hz: float = 10.0) -> Path:
