@@ -117,7 +117,8 @@ class Film:
         success: list[list[bool]] = [[] for _ in episodes]
         world.reset([episode.seed for episode in episodes])
         held, succeeded = [False] * len(episodes), [False] * len(episodes)
-        for step in range(max(map(len, commands)) + 1):
+        longest = max(map(len, commands))
+        for step in range(longest + 1):
             # The last state of each is shown too: it may be the first that succeeds.
             shown = [
                 place for place, own in enumerate(commands)
@@ -126,12 +127,12 @@ class Film:
             for place, image in zip(shown, world.frames(shown)[:, 0].cpu() if shown else (), strict=True):
                 frames[place].append(image.clone())
                 success[place].append(held[place])
-            if step < max(map(len, commands)):
+            if step < longest:
                 now = torch.stack([own[min(step, len(own) - 1)] for own in commands])
                 world.step(now.to(world.device), validate=False)
                 held = world.success().tolist()
-                ended = [step >= len(own) for own in commands]
-                succeeded = [s or (h and not e) for s, h, e in zip(succeeded, held, ended, strict=True)]
+                going = [step < len(own) for own in commands]
+                succeeded = [s or (h and g) for s, h, g in zip(succeeded, held, going, strict=True)]
         clips = [Clip(torch.stack(f), torch.tensor(s)) for f, s in zip(frames, success, strict=True)]
         return clips, succeeded
 
