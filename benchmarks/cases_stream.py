@@ -30,8 +30,8 @@ class _HeldFrame:
     number: int
     image: Tensor = field(compare=False)
 
-    def frame_id(self) -> str:
-        return f"{self.number:064x}"
+    def ids(self, group: Sequence[_HeldFrame]) -> list[str]:
+        return [f"{frame.number:064x}" for frame in group]
 
     def group(self) -> Hashable:
         return None

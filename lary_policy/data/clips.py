@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lary_policy.frames import Frame, VideoFrame, clip_frame_id, frame_id
+from lary_policy.frames import Frame, VideoFrame, checked_ids, clip_frame_id, frame_id
 from lary_policy.types import Quarantined
 
 
@@ -76,7 +76,7 @@ class ClipTable:
         FrameFormatError where the file is missing or cannot be read.
         """
         if row.stored:
-            return tuple(frame_id(frame) for frame in row.stored)
+            return tuple(checked_ids(row.stored))
         digest = frame_id(row.path)
         return tuple(clip_frame_id(digest, index) for index in row.indices)
 

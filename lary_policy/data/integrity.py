@@ -18,7 +18,7 @@ from lary_policy.data.pairs import PairTable
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.spec import Source
 from lary_policy.errors import DatasetError, FrameFormatError, LaryPolicyError
-from lary_policy.frames import Frame, check_video, decode_frame, file_digest, frame_id
+from lary_policy.frames import check_video, decode_frame, file_digest, frame_ids
 from lary_policy.paths import foreign_file, read_json, resolve_inside, visible_files, write_json
 from lary_policy.types import Quarantined
 
@@ -277,25 +277,15 @@ def _clips(table: ClipTable) -> Iterable[object]:
 
 
 def _pairs(table: PairTable) -> Iterable[object]:
-    ids: dict[Frame, str] = {}
-
-    def content(frames: Iterable[Frame]) -> list[str]:
-        for frame in frames:
-            if frame not in ids:
-                ids[frame] = _frame_id(frame)
-        return [ids[frame] for frame in frames]
-
+    frames = table.frame_paths()
+    ids = {
+        frame: name if isinstance(name, str) else UNREADABLE
+        for frame, name in zip(frames, frame_ids(frames), strict=True)
+    }
     yield table.cameras, table.has_states, table.has_labels
     for row in table.rows:
         words = (row.episode, row.src_step, row.tgt_step, row.label, row.robot_type, row.noise_steps)
-        yield words, content(row.src_frames), content(row.tgt_frames)
-
-
-def _frame_id(frame: Frame) -> str:
-    try:
-        return frame_id(frame)
-    except FrameFormatError:
-        return UNREADABLE
+        yield words, [ids[frame] for frame in row.src_frames], [ids[frame] for frame in row.tgt_frames]
 
 
 def _add(found: hashlib._Hash, values: Tensor) -> None:

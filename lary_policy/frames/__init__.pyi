@@ -1,12 +1,14 @@
 from .digests import file_digest as file_digest
 from .digests import remember_digests as remember_digests
 from .frame import Frame as Frame
+from .frame import checked_ids as checked_ids
 from .frame import clip_frame_id as clip_frame_id
 from .frame import clip_id as clip_id
 from .frame import decode_frame as decode_frame
 from .frame import decode_frames as decode_frames
 from .frame import decode_image as decode_image
 from .frame import frame_id as frame_id
+from .frame import frame_ids as frame_ids
 from .frame import pair_id as pair_id
 from .stored import ParquetFrame as ParquetFrame
 from .stored import TimedFrame as TimedFrame

@@ -7,7 +7,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,12 +32,12 @@ FIX = "Restore the file; rows that use it are quarantined until then."
 class StoredFrame(Protocol):
     """A frame inside a larger file, e.g. one of a video; equal frames are the same frame."""
 
-    def frame_id(self) -> str:
-        """Return its id (64 hex digits); FrameFormatError if the file cannot be read."""
+    def ids(self, group: Sequence[Any]) -> list[str]:
+        """Return the ids (64 hex digits) of frames of its group; FrameFormatError if one has none."""
         ...
 
     def group(self) -> Hashable:
-        """Return what it shares with all frames that are best decoded together with it."""
+        """Return what it shares with all frames that are best read together with it."""
         ...
 
     def decode(self, group: Sequence[Any]) -> list[Tensor]:
@@ -54,9 +54,21 @@ def frame_id(frame: Frame) -> str:
     Raises:
         FrameFormatError: The file is missing or cannot be read.
     """
-    if not isinstance(frame, Path):
-        return frame.frame_id()
-    return file_digest(frame)
+    return file_digest(frame) if isinstance(frame, Path) else frame.ids([frame])[0]
+
+
+def frame_ids(frames: Sequence[Frame]) -> list[str | FrameFormatError]:
+    """Return the ids of frames, their file looked at once for all; those without one become their error."""
+    return _by_group(frames, frame_id, lambda first, group: first.ids(group))
+
+
+def checked_ids(frames: Sequence[Frame]) -> list[str]:
+    """Return the ids of frames like `frame_ids`; FrameFormatError if one has none."""
+    found = frame_ids(frames)
+    for answer in found:
+        if isinstance(answer, FrameFormatError):
+            raise answer
+    return [answer for answer in found if isinstance(answer, str)]
 
 
 def pair_id(first: str, second: str) -> str:
@@ -77,28 +89,37 @@ def decode_frame(frame: Frame) -> Tensor:
 
 def decode_frames(frames: Sequence[Frame]) -> list[Tensor | FrameFormatError]:
     """Decode frames to uint8 RGB `[h w 3]`, those of one file together; bad ones become their error."""
+    return _by_group(frames, decode_frame, lambda first, group: first.decode(group))
+
+
+def _by_group[T](
+    frames: Sequence[Frame], one: Callable[[Frame], T], many: Callable[[StoredFrame, list[Any]], Sequence[T]]
+) -> list[T | FrameFormatError]:
+    """Ask something of frames, those of one file together."""
     groups: dict[Hashable, list[int]] = {}
     for place, frame in enumerate(frames):
         groups.setdefault(frame if isinstance(frame, Path) else frame.group(), []).append(place)
-    found: dict[int, Tensor | FrameFormatError] = {}
+    found: dict[int, T | FrameFormatError] = {}
     for places in groups.values():
-        found.update(zip(places, _decode_group([frames[i] for i in places]), strict=True))
+        found.update(zip(places, _ask([frames[i] for i in places], one, many), strict=True))
     return [found[i] for i in range(len(frames))]
 
 
-def _decode_group(group: Sequence[Frame]) -> Sequence[Tensor | FrameFormatError]:
+def _ask[T](
+    group: list[Frame], one: Callable[[Frame], T], many: Callable[[StoredFrame, list[Any]], Sequence[T]]
+) -> Sequence[T | FrameFormatError]:
     first = group[0]
     if not isinstance(first, Path) and len(group) > 1:
         try:
-            return first.decode(group)
+            return many(first, group)
         except FrameFormatError:
             pass  # one of them is bad: which one, the next line finds out
-    return [_decode_or_error(frame) for frame in group]
+    return [_or_error(one, frame) for frame in group]
 
 
-def _decode_or_error(frame: Frame) -> Tensor | FrameFormatError:
+def _or_error[T](one: Callable[[Frame], T], frame: Frame) -> T | FrameFormatError:
     try:
-        return decode_frame(frame)
+        return one(frame)
     except FrameFormatError as error:
         return error
 

@@ -31,9 +31,10 @@ class VideoFrame:
     def __str__(self) -> str:
         return f"{self.path}#{self.index}"
 
-    def frame_id(self) -> str:
-        """Return its id, the same as that of this frame in a clip of this file."""
-        return clip_frame_id(file_digest(self.path), self.index)
+    def ids(self, group: Sequence[VideoFrame]) -> list[str]:
+        """Return the ids of frames of this file, the same as those of these frames in a clip of it."""
+        digest = file_digest(self.path)
+        return [clip_frame_id(digest, frame.index) for frame in group]
 
     def group(self) -> Path:
         """Return the file: its frames are decoded in one pass."""
@@ -61,9 +62,10 @@ class TimedFrame:
     def __str__(self) -> str:
         return f"{self.path}@{self.time_s:.4f}s"
 
-    def frame_id(self) -> str:
-        """Return its id, the same as that of this frame in a clip of this file."""
-        return clip_frame_id(file_digest(self.path), frame_numbers(self.path, [self.time_s])[0])
+    def ids(self, group: Sequence[TimedFrame]) -> list[str]:
+        """Return the ids of frames of this file, the same as those of these frames in a clip of it."""
+        digest, numbers = file_digest(self.path), frame_numbers(self.path, [frame.time_s for frame in group])
+        return [clip_frame_id(digest, number) for number in numbers]
 
     def group(self) -> tuple[Path, str]:
         """Return the file: its frames are decoded in one pass."""
@@ -92,10 +94,10 @@ class ParquetFrame:
     def __str__(self) -> str:
         return f"{self.path}#{self.column}:{self.row}"
 
-    def frame_id(self) -> str:
-        """Return its id, which depends on the table's bytes, the column and the row."""
-        digest = file_digest(self.path)
-        return hashlib.sha256(f"{digest}#{self.column}#{self.row}".encode()).hexdigest()
+    def ids(self, group: Sequence[ParquetFrame]) -> list[str]:
+        """Return the ids of images of this column: they depend on the table's bytes, column and row."""
+        start = f"{file_digest(self.path)}#{self.column}#"
+        return [hashlib.sha256(f"{start}{frame.row}".encode()).hexdigest() for frame in group]
 
     def group(self) -> tuple[Path, str]:
         """Return table and column: they are read together."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from lary_policy.console import OnProgress
 from lary_policy.encoders import encode_stream
 from lary_policy.errors import FrameFormatError, ShapeError, StoreError
-from lary_policy.frames import Frame, decode_frames, frame_id
+from lary_policy.frames import Frame, decode_frames, frame_ids
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.writer import SHARD_ROWS, ShardWriter
 from lary_policy.machine import made_ahead
@@ -198,14 +198,10 @@ def _tell(on_progress: OnProgress | None, done: int, total: int, told: int) -> i
 
 def identify(frames: Iterable[Frame]) -> tuple[dict[Frame, str], dict[Frame, str]]:
     """Return the id of each frame that can be read, and the reason for each one that cannot."""
-    ids: dict[Frame, str] = {}
-    reasons: dict[Frame, str] = {}
-    for frame in dict.fromkeys(frames):
-        try:
-            ids[frame] = frame_id(frame)
-        except FrameFormatError as error:
-            reasons[frame] = str(error)
-    return ids, reasons
+    each = tuple(dict.fromkeys(frames))
+    found = list(zip(each, frame_ids(each), strict=True))
+    reasons = {frame: str(name) for frame, name in found if isinstance(name, FrameFormatError)}
+    return {frame: name for frame, name in found if isinstance(name, str)}, reasons
 
 
 Group = tuple[list[str], tuple[Tensor, Tensor]]  # names of windows, their frames [m h w 3], places [p t]

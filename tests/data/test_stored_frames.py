@@ -11,9 +11,17 @@ from PIL import Image
 from video_files import decode_all, moving_square, write_video
 
 from lary_policy.errors import FrameFormatError
+from lary_policy.frames import stored
 from lary_policy.frames.digests import file_digest
-from lary_policy.frames.frame import clip_frame_id, decode_frame, decode_frames, frame_id
-from lary_policy.frames.stored import ParquetFrame, VideoFrame
+from lary_policy.frames.frame import (
+    checked_ids,
+    clip_frame_id,
+    decode_frame,
+    decode_frames,
+    frame_id,
+    frame_ids,
+)
+from lary_policy.frames.stored import ParquetFrame, TimedFrame, VideoFrame
 from lary_policy.latents.encode import encode_windows
 from lary_policy.latents.plan import FRAMES
 from lary_policy.latents.store import LatentStore
@@ -53,9 +61,7 @@ def test_images_of_a_table_are_read_from_the_row_groups_that_hold_them(table):
 def test_ids_depend_on_bytes_and_place_and_agree_with_those_of_clips(video, tmp_path):
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(video.read_bytes())
-    assert (
-        VideoFrame(video, 4).frame_id() == VideoFrame(copy, 4).frame_id() != VideoFrame(video, 5).frame_id()
-    )
+    assert frame_id(VideoFrame(video, 4)) == frame_id(VideoFrame(copy, 4)) != frame_id(VideoFrame(video, 5))
     assert frame_id(VideoFrame(video, 4)) == clip_frame_id(file_digest(video), 4)
 
 
@@ -99,3 +105,18 @@ def test_extraction_encodes_them_once_and_sets_bad_ones_aside(video, table, pool
     assert (report.encoded, pool_encoder.frames_seen) == (2, 2)
     assert [q.item for q in report.quarantined] == [f"{video}#99"]
     assert encode_windows(zip(frames), FRAMES, pool_encoder, store).encoded == 0
+
+
+def test_ids_of_many_frames_look_at_each_file_once_and_keep_damage_apart(video, table, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(stored, "file_digest", lambda path: looked.append(path) or file_digest(path))
+    good = [VideoFrame(video, i) for i in range(9)] + [ParquetFrame(table[0], "top", i) for i in range(5)]
+    good += [TimedFrame(video, time_s) for time_s in (0.0, 0.1)]
+    late = TimedFrame(video, 99.0)
+    assert frame_ids(good) == [frame_id(frame) for frame in good]
+    assert len(looked) == 3 + len(good)  # one look for each group, then one for each frame
+    found = frame_ids([good[-1], late, tmp_path / "nowhere.png", good[0]])
+    assert (found[0], found[3]) == (frame_id(good[-1]), frame_id(good[0]))
+    assert all(isinstance(answer, FrameFormatError) for answer in found[1:3])
+    with pytest.raises(FrameFormatError, match=r"within 0\.0001 s of 99\.0000 s"):
+        checked_ids([good[-1], late])

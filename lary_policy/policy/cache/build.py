@@ -19,7 +19,7 @@ from torch import Tensor
 from lary_policy.console import OnProgress
 from lary_policy.data.lerobot import EpisodeFrames, LeRobotFiles, bounds, episode_frames, write_view
 from lary_policy.errors import DatasetError, StoreError
-from lary_policy.frames import decode_frame, frame_id
+from lary_policy.frames import checked_ids, decode_frame
 from lary_policy.latents import (
     FRAMES,
     HISTORIES,
@@ -199,7 +199,7 @@ def _wanted(
     for episode in episodes:
         for column, camera in enumerate(cameras.values()):
             frames = episode.frames[files.camera(camera)]
-            names = [frame_id(frame) for frame in frames]
+            names = checked_ids(frames)
             for step in range(len(frames)):
                 places = [min(max(step + delta, 0), len(frames) - 1) for delta in window or (0,)]
                 name = names[step] if window is None else window_id([names[p] for p in places])
