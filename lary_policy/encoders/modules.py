@@ -107,14 +107,19 @@ class ModuleEncoder:
 
 
 class FeatureMapTokens(nn.Module):
-    """A feature map as tokens, row by row: [b 3 h w] -> [b n d]; the backbone makes maps [b d h w]."""
+    """A feature map as tokens, row by row: [b 3 h w] -> [b n d]; the backbone makes maps [b d h w].
 
-    def __init__(self, backbone: nn.Module) -> None:
+    With `channels_last_on_cpu` a CPU gets the images with the three channels of a pixel side by side.
+    """
+
+    def __init__(self, backbone: nn.Module, *, channels_last_on_cpu: bool = False) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self._channels_last_on_cpu = backbone, channels_last_on_cpu
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one token for each cell of the map."""
+        if self._channels_last_on_cpu and images.device.type == "cpu":
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.backbone(images).flatten(2).mT
 
 

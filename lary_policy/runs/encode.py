@@ -40,7 +40,7 @@ from lary_policy.latents import (
     store_path,
     tell_what_stays_on_disk,
 )
-from lary_policy.machine import intra_op_threads, is_main_process, process_count, process_rank
+from lary_policy.machine import intra_op_threads, is_main_process, kept_heap, process_count, process_rank
 from lary_policy.paths import atomic_write, exclusive, foreign_file
 from lary_policy.runs.cells import Cell
 from lary_policy.runs.context import RunContext, RunData
@@ -221,7 +221,7 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
         for name in names if is_main_process() else ():
             stack.enter_context(exclusive(context.cache / "locks" / f"{name}.lock"))
         wait_for_all()
-        with progress(f"extract {label}") as update, intra_op_threads(1):
+        with progress(f"extract {label}") as update, intra_op_threads(1), kept_heap(context.device):
             mine = encode_tables(
                 tables, encoder, store, extra_frames=extra, batch_size=good_batch_size(context.device),
                 threads=context.cores, share=(process_rank(), process_count()), on_progress=update,

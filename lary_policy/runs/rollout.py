@@ -20,7 +20,7 @@ from lary_policy.data.simulated import GOALS, EpisodeRecord, SimulatedSource, re
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.heads import build_head, load_head
 from lary_policy.latents import LatentTable
-from lary_policy.machine import as_made, intra_op_threads, process_count
+from lary_policy.machine import as_made, intra_op_threads, kept_heap, process_count
 from lary_policy.paths import foreign_file, read_json
 from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
@@ -119,16 +119,17 @@ def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[i
     todo = list(first.values())
     alone = process_count() > 1 or context.device != "cpu"
     threads = 1 if alone else min(context.cores, max(1, len(todo)))
-    if threads > 1:
-        todo.sort(key=lambda place: -_cost(loops[place]))  # whoever starts the longest last waits for it
-        for view in dict.fromkeys(job.view for place in todo if (job := loops[place].job)):
-            context.shelf.load(view)  # threads would load it each
-        yield from _side_by_side(context, loops, todo, threads)
-    for place, loop in enumerate(loops):
-        if place in again:
-            kept(f"rollout {loop.label}")
-        if threads == 1 or place not in first.values():
-            yield place, run_rollout(context, loop)
+    with kept_heap(context.device):
+        if threads > 1:
+            todo.sort(key=lambda place: -_cost(loops[place]))  # whoever starts the longest last waits for it
+            for view in dict.fromkeys(job.view for place in todo if (job := loops[place].job)):
+                context.shelf.load(view)  # threads would load it each
+            yield from _side_by_side(context, loops, todo, threads)
+        for place, loop in enumerate(loops):
+            if place in again:
+                kept(f"rollout {loop.label}")
+            if threads == 1 or place not in first.values():
+                yield place, run_rollout(context, loop)
 
 
 def _side_by_side(

@@ -18,8 +18,7 @@ from lary_policy.heads.training.epoch import HeadStack, members_of
 from lary_policy.heads.training.loggers import MetricLogger
 from lary_policy.heads.training.loop import train
 from lary_policy.heads.training.resume import EpochRecord, TrainResult
-from lary_policy.heads.training.step import kept_heap
-from lary_policy.machine import free_memory
+from lary_policy.machine import free_memory, kept_heap
 
 # Of float32 weight, gradient, two moments of Adam and the best weight so far; and a bfloat16 copy at work.
 _BYTES_A_PARAMETER = 22

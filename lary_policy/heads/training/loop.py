@@ -26,7 +26,7 @@ from lary_policy.heads.training.resume import (
     load_progress,
     save_progress,
 )
-from lary_policy.heads.training.step import kept_heap
+from lary_policy.machine import kept_heap
 
 # A checkpoint is written when training took this many times as long as writing the last one, or if that was
 # quick: the moments of a head of 4 million weights take a fifth of a second, a sixth of its epoch.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lary_policy.errors import TrainingError
 from lary_policy.heads.objective import Batch
-from lary_policy.machine import glibc
 
 Shares = Sequence[tuple[Batch, float]]  # micro batches and the weight of each
 Update = Callable[[Shares, int | None], Tensor]
@@ -115,45 +112,3 @@ def _tensors(batch: Shares) -> list[Tensor]:
 def _copy(batch: Batch) -> Batch:
     proprio = None if batch.proprio is None else batch.proprio.clone()
     return Batch(batch.latents.clone(), batch.targets.clone(), proprio, batch.share)
-
-
-# Numbers of malloc.h, the same on all platforms that have glibc.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_ALL = (1 << 31) - 1  # bytes: nothing is given back
-# What glibc itself goes up to while a process frees ever larger blocks; older versions accept no more.
-_MMAP_MOST, _TRIM_MOST = 32 << 20, 64 << 20
-
-
-_keeping = threading.Lock()
-_keepers: list[str] = []  # who is inside `kept_heap`
-
-
-@contextlib.contextmanager
-def kept_heap(device: str) -> Iterator[None]:
-    """Keep freed memory in the process inside the block, for a training on the CPU with glibc.
-
-    Otherwise gradients and activations go back to the system after each step, and the next one waits for
-    their pages to be cleared again: a seventh of the time of attentive probes. After the block, glibc gives
-    the memory back: what is free now at once, the rest when it is freed.
-
-    Args:
-        device: Nothing happens unless it is `cpu`.
-    """
-    libc = glibc() if device == "cpu" else None
-    if libc is None:
-        yield
-        return
-    with _keeping:
-        _keepers.append(device)
-        if not libc.mallopt(_MMAP_THRESHOLD, _ALL):
-            libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
-        libc.mallopt(_TRIM_THRESHOLD, _ALL)
-    try:
-        yield
-    finally:
-        with _keeping:
-            _keepers.pop()
-            if not _keepers:  # the last of several threads
-                libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
-                libc.mallopt(_TRIM_THRESHOLD, _TRIM_MOST)
-                libc.malloc_trim(0)
