@@ -132,7 +132,7 @@ def predict_success(config: RunConfig, paths: Sequence[Path] = ()) -> SuccessFor
 
     points, notes = study_for(paths or committed_points(), config)
     bundle = points_bundle(points, title="", suite="")
-    known = {(p.loop, p.facts["target"], p.facts["head"]) for p in points}
+    known = {(p.loop, p.facts["target"], p.facts["head"]) for p in points if p.proxies}
     driven = bundle.driven[0]
     for loop in dict.fromkeys(p.loop for p in points):  # before minutes are spent on probes
         there = [p for p in driven if p.loop == loop]

@@ -4,6 +4,7 @@ from .base import check_installed as check_installed
 from .base import encoder_fingerprint as encoder_fingerprint
 from .base import encoder_spec as encoder_spec
 from .base import find_encoder as find_encoder
+from .base import lineage_of as lineage_of
 from .base import list_encoders as list_encoders
 from .base import load_encoder as load_encoder
 from .base import register_encoder as register_encoder

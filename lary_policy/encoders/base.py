@@ -216,6 +216,13 @@ def encoder_spec(name: str) -> EncoderSpec:
     return find_encoder(name).spec
 
 
+def lineage_of(name: str) -> str:
+    """Return the lineage that an encoder's spec declares, empty for none; imports no own encoder for that."""
+    if name not in _REGISTRY and (name.startswith("auto:") or name.partition(":")[0] not in sys.modules):
+        return ""
+    return encoder_spec(name).lineage
+
+
 def weights_status(name: str) -> WeightsStatus:
     """Return where an encoder's weights would come from on this machine; downloads nothing.
 

@@ -55,6 +55,9 @@ class EncoderSpec:
     # Transformer blocks, of which `layer` may ask for an inner one; None where there is no such sequence, or
     # where what follows is trained for its end (latent action models)
     depth: int | None = None
+    # Encoders of one lineage are no independent evidence for anything. Empty for what their names say: up to
+    # the first `-`, of `auto:` models that of the model, of own encoders the whole name
+    lineage: str = ""
 
     def default_image_px(self, preprocess: str) -> int:
         """Return the side of the input that `preprocess` stands for when none is asked for."""

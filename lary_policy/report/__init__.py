@@ -25,9 +25,11 @@ from lary_policy.report.parts import (
 from lary_policy.report.points import (
     POINTS_FILE,
     StudyPoint,
+    loop_key,
     merge_points,
     points_bundle,
     read_points,
+    study_points,
     write_points,
 )
 
@@ -53,10 +55,12 @@ __all__ = [
     "collect_failures",
     "foretell",
     "foretold_rows",
+    "loop_key",
     "merge_points",
     "points_bundle",
     "read_points",
     "require_points",
+    "study_points",
     "write_points",
     "write_report",
 ]

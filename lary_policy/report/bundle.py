@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 from lary_policy.errors import ConfigError, ShapeError
@@ -131,6 +131,8 @@ class ReportBundle:
         measured: Scores with the numbers of their samples and episodes, for paired comparisons.
         latents: Tokens and width of each view's latents, as far as they are known.
         origin: Where the numbers come from, if points of a study are to be made of them.
+        families: Those that encoders declare, by view, see `family_of`.
+        commits: Commit that each closed loop was computed on, by `loop_key`.
         closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
 
@@ -158,6 +160,8 @@ class ReportBundle:
     measured: tuple[Measured, ...] = ()
     latents: Mapping[str, Sequence[int]] = field(default_factory=dict)
     origin: Origin | None = None
+    families: Mapping[str, str] = field(default_factory=dict)
+    commits: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     closed_loop: bool = True
 
     def __post_init__(self) -> None:
@@ -176,7 +180,8 @@ class ReportBundle:
     @cached_property
     def driven(self) -> tuple[tuple[Driven, ...], tuple[str, ...]]:
         """Closed loops with their offline scores, and what does not belong together."""
-        return driven(self.measured, self.scores, self.latents)
+        points, notes = driven(self.measured, self.scores, self.latents)
+        return tuple(replace(p, declared=self.families.get(p.view, "")) for p in points), notes
 
     def encoders(self) -> tuple[str, ...]:
         """Return the encoders in order of first appearance, without the expert's `-`."""

@@ -27,9 +27,12 @@ def family_of(view: str) -> str:
     """Return the family that a view's label names: its encoder's name up to the first `-` or `@`.
 
     `dinov2-small@84px,layer6` and `dinov2-small@random` are of one family: their scores are no independent
-    evidence. Own encoders and `auto:` ones are families of their own.
+    evidence. `auto:` models are of the family that their own name says, own encoders one each. An encoder
+    that declares another lineage has that, see `EncoderSpec.lineage` and `ReportBundle.families`.
     """
     name = view.partition("@")[0]
+    if name.startswith("auto:"):
+        name = name.removeprefix("auto:").rpartition("/")[2]
     return name if ":" in name else name.partition("-")[0]
 
 

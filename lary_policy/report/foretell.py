@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lary_policy.errors import DatasetError
-from lary_policy.report.league import Driven, family_of, is_control
+from lary_policy.report.league import Driven, is_control
 from lary_policy.scores import CLAIM_CLUSTERS, list_proxies
 
 Floats = NDArray[np.float64]
@@ -157,7 +157,7 @@ def require_points(loop: str, whole: Sequence[Driven], names: Sequence[str], tas
 
 
 def _families(points: Sequence[Driven]) -> int:
-    return len({family_of(p.view) for p in points})
+    return len({p.family for p in points})
 
 
 def _known(points: Sequence[Driven], names: Sequence[str]) -> _Known:
@@ -166,7 +166,7 @@ def _known(points: Sequence[Driven], names: Sequence[str]) -> _Known:
         np.array([[list_proxies()[n].sign * p.proxies[n] for n in names] for p in points]),
         np.array([p.outcomes.mean() for p in points]),
         np.array([p.task for p in points]),
-        np.array([family_of(p.view) if by_family else p.view for p in points]),
+        np.array([p.family if by_family else p.view for p in points]),
         np.array([p.outcomes.size for p in points], dtype=np.float64),
     )
 

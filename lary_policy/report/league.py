@@ -48,6 +48,7 @@ class Driven:
         proxies: Offline scores of the same view on the same task, by proxy, mean over training seeds.
         numbers: Numbers of one latent, or None if that is not known.
         others: The other `OUTCOMES` in the same form, as far as they are known.
+        declared: Family that the encoder declares, if any.
     """
 
     view: str
@@ -57,6 +58,12 @@ class Driven:
     proxies: Mapping[str, float]
     numbers: int | None = None
     others: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=dict)
+    declared: str = ""
+
+    @property
+    def family(self) -> str:
+        """Of which points are no independent evidence."""
+        return self.declared or family_of(self.view)
 
     def spread(self) -> dict[str, float]:
         """Return how far success moves with the training seed and with the episodes, apart.
@@ -160,12 +167,19 @@ class League:
         }
 
 
-def loops_driven(measured: Sequence[Measured]) -> dict[tuple[str, ...], list[Measured]]:
-    """Return the outcomes of trained heads by view, task, mode, target, head, protocol and split."""
+def loops_driven(
+    measured: Sequence[Measured], *, references: bool = False
+) -> dict[tuple[str, ...], list[Measured]]:
+    """Return the outcomes of trained heads by view, task, mode, target, head, protocol and split.
+
+    Args:
+        measured: Scores with the outcomes of their episodes.
+        references: Whether those of the expert and of random heads are meant instead.
+    """
     loops: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
     for one in measured:
         s = one.score
-        if s.stage == "rollout" and s.metric in OUTCOMES and s.head not in REFERENCE_HEADS:
+        if s.stage == "rollout" and s.metric in OUTCOMES and (s.head in REFERENCE_HEADS) == references:
             loops[s.encoder, s.task, s.mode, s.target, s.head, s.protocol, s.split].append(one)
     return {key: runs for key, runs in loops.items() if any(r.score.metric == "success" for r in runs)}
 
@@ -283,13 +297,13 @@ def _points(proxy: Proxy, some: Sequence[Driven]) -> Points:
     return Points(
         np.array([proxy.sign * p.proxies[proxy.name] for p in some]),
         tuple(p.outcomes[:, : shortest[p.task]] for p in some),
-        tuple(family_of(p.view) for p in some),
+        tuple(p.family for p in some),
         tuple(p.task for p in some),
     )
 
 
 def _families(some: Sequence[Driven]) -> int:
-    return len({family_of(p.view) for p in some if not is_control(p.view)})
+    return len({p.family for p in some if not is_control(p.view)})
 
 
 def _standing(

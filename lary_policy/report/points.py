@@ -1,24 +1,27 @@
 """The finished points of a study as one small file that runs on several machines add to.
 
 A line is a view on a task in one closed loop with one training seed: what each episode came to, every offline
-score of the same view, task and weights, and where the numbers come from. Points of other cell versions,
-other settings or another kind of device are never put together: one kind is kept, the others are named.
+score of the same view, task and weights, and where the numbers come from: cell versions, settings, device and
+the commit that ran its episodes. Experts and random heads, a task's ceiling and floor, have lines, too.
+Points of other cell versions, other settings or another kind of device are never put together: one kind is
+kept, the others are named.
 """
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import DatasetError
 from lary_policy.paths import atomic_write, foreign_file
 from lary_policy.report.bundle import ReportBundle, score_key
-from lary_policy.report.compare import Measured
+from lary_policy.report.compare import REFERENCE_HEADS, Measured, family_of
 from lary_policy.report.league import OUTCOMES, belonging, loops_driven
 from lary_policy.report.origin import Origin
 from lary_policy.scores import SampleScores, Score, bootstrap_mean_ci, find_proxy, list_proxies, wilson_ci
@@ -44,6 +47,7 @@ class StudyPoint:
         outcomes: One number an episode for each of `OUTCOMES` that is known.
         proxies: Offline scores by proxy.
         origin: Where it comes from.
+        family: That of its encoder.
     """
 
     view: str
@@ -56,6 +60,7 @@ class StudyPoint:
     outcomes: Mapping[str, tuple[float, ...]]
     proxies: Mapping[str, Score]
     origin: Origin
+    family: str
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -72,7 +77,7 @@ class StudyPoint:
         hits = {name: int(sum(self.outcomes[name])) for name in _RATES if name in self.outcomes}
         return {
             "format": FORMAT, "view": self.view, "task": self.task, "loop": self.loop, "seed": self.seed,
-            **self.facts, "latent": self.latent, "n": len(self.episodes), "hits": hits,
+            **self.facts, "family": self.family, "latent": self.latent, "n": len(self.episodes), "hits": hits,
             "episodes": list(self.episodes), "outcomes": outcomes,
             "proxies": {name: _short(score) for name, score in self.proxies.items()},
             "origin": asdict(self.origin),
@@ -88,7 +93,7 @@ class StudyPoint:
             {name: str(raw[name]) for name in _FACTS}, raw["latent"] and tuple(map(int, raw["latent"])),
             tuple(map(str, raw["episodes"])),
             {name: tuple(map(float, values)) for name, values in raw["outcomes"].items()}, {},
-            Origin(**raw["origin"]),
+            Origin(**raw["origin"]), str(raw["family"]),
         )  # fmt: skip
         lengths = {len(values) for values in point.outcomes.values()}
         if lengths != {len(point.episodes)} or "success" not in point.outcomes:
@@ -137,41 +142,55 @@ def _short(score: Score) -> dict[str, Any]:
     return found
 
 
+def loop_key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what tells a closed loop of a page from all others, of its result or `vars` of its score."""
+    return tuple(str(row[name]) for name in ("task", "encoder", "mode", "target", "head", "seed"))
+
+
 def study_points(bundle: ReportBundle, origin: Origin) -> tuple[StudyPoint, ...]:
-    """Return the finished points of a run: closed loops with the offline scores that belong to them."""
-    offline: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
+    """Return the finished points of a run: closed loops with the offline scores that belong to them.
+
+    Experts and random heads, ceiling and floor of a task, are among them without offline scores. The commit
+    of a point is that of its closed loop, see `ReportBundle.commits`.
+    """
+    offline: dict[tuple[str, ...], list[Score]] = defaultdict(list)
     for score in bundle.scores:
         if score.stage == "probe":
-            offline[score.encoder, score.task, score.protocol].append(score)
+            offline[score.encoder, score.task, score.protocol, score.mode, score.metric].append(score)
     found = []
-    for runs in loops_driven(bundle.measured).values():
+    loops = [loops_driven(bundle.measured, references=one).values() for one in (False, True)]
+    for runs in itertools.chain(*loops):
         by_seed: dict[int, dict[str, Measured]] = defaultdict(dict)
         for run in runs:
             by_seed[run.score.seed][run.score.metric] = run
         for seed, outcomes in sorted(by_seed.items()):
             s = outcomes["success"].score
-            proxies = {}
-            for name, proxy in list_proxies().items():
-                asked = [
-                    one
-                    for one in offline[s.encoder, s.task, s.protocol]
-                    if (one.mode, one.metric, one.seed) == (proxy.question, proxy.metric, seed)
-                ]
-                same, why = belonging(asked, {s.fingerprint}, s.target, s.head)
-                if same and not why:
-                    proxies[name] = same[0]
             latent = bundle.latents.get(s.encoder)
             known = {m: outcomes[m].samples for m in OUTCOMES if m in outcomes}
             order = known["success"].items
             by_item = {m: dict(zip(k.items, k.values, strict=True)) for m, k in known.items()}
+            commit = bundle.commits.get(loop_key(vars(s)), origin.commit)
             found.append(
                 StudyPoint(
                     s.encoder, s.task, s.mode, seed, {name: str(getattr(s, name)) for name in _FACTS},
                     None if latent is None else tuple(latent), order,
-                    {m: tuple(values[i] for i in order) for m, values in by_item.items()}, proxies, origin,
+                    {m: tuple(values[i] for i in order) for m, values in by_item.items()},
+                    _proxies(s, offline), replace(origin, commit=commit),
+                    bundle.families.get(s.encoder) or family_of(s.encoder),
                 )
             )  # fmt: skip
     return tuple(found)
+
+
+def _proxies(s: Score, offline: Mapping[tuple[str, ...], Sequence[Score]]) -> dict[str, Score]:
+    """Return the offline scores, of the same training seed, that belong to a closed loop's success."""
+    found: dict[str, Score] = {}
+    for name, proxy in list_proxies().items() if s.head not in REFERENCE_HEADS else ():
+        asked = offline.get((s.encoder, s.task, s.protocol, proxy.question, proxy.metric), ())
+        same, why = belonging([one for one in asked if one.seed == s.seed], {s.fingerprint}, s.target, s.head)
+        if same and not why:
+            found[name] = same[0]
+    return found
 
 
 def write_points(path: Path, points: Iterable[StudyPoint]) -> None:
@@ -265,5 +284,6 @@ def points_bundle(points: Sequence[StudyPoint], notes: Sequence[str] = (), **wor
     scores = {score_key(score): score for score in known}
     return ReportBundle(
         scores=tuple(scores.values()), measured=tuple(measured), warnings=tuple(notes),
-        latents={p.view: p.latent for p in points if p.latent}, **words,
+        latents={p.view: p.latent for p in points if p.latent},
+        families={p.view: p.family for p in points}, **words,
     )  # fmt: skip

@@ -9,13 +9,14 @@ from .config import RunConfig as RunConfig
 from .config import named_cause as named_cause
 from .config import run_config as run_config
 from .context import STAGE_VERSIONS as STAGE_VERSIONS
+from .context import Job as Job
 from .context import RunContext as RunContext
 from .context import RunData as RunData
 from .context import machine_facts as machine_facts
-from .grid import Job as Job
+from .finished import everything_finished as everything_finished
+from .finished import report_everything as report_everything
 from .policy import export_policy as export_policy
 from .policy import rollout_policy as rollout_policy
-from .report import report_everything as report_everything
 from .report import report_points as report_points
 from .report import run_report as run_report
 from .results import Results as Results

@@ -9,20 +9,22 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lary_policy.console import OnProgress
 from lary_policy.data import CHECKSUMS_FILE, IntegrityReport, verify_files, write_checksums
-from lary_policy.errors import StoreError
+from lary_policy.errors import LaryPolicyError, StoreError
 from lary_policy.heads.training import agree, first_alone, wait_for_all
 from lary_policy.machine import is_main_process
 from lary_policy.paths import SEAL, exclusive, read_json, safe_name, visible_files, write_json
 from lary_policy.types import Quarantined
 
-RESULT = "result.json"
+RESULT, RUN_FILE = "result.json", "run.json"
+UNKNOWN = "unknown"  # commit of a cell that no run of its folder can have computed
+Start = tuple[float, str, bool]  # of a run: seconds since 1970, commit, whether it computes
 OF_OLDER = (
     "An earlier version wrote this cell, without checksums: it is not checked, and no command reads it. What "
     "is still asked for is computed again; delete the folder to free its disk space."
@@ -139,9 +141,33 @@ class Cell:
             wait_for_all()
         return self.result()
 
+    def commit(self, starts: Sequence[Start]) -> str:
+        """Return the commit of the computing run that had been started last when the result was written."""
+        at = (self.folder / RESULT).stat().st_mtime
+        known = [(start, commit) for start, commit, computes in starts if computes and start <= at]
+        return max(known, default=(0.0, UNKNOWN))[1]
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the cell while a block runs, see `lary_policy.paths.exclusive`."""
         return exclusive(self.root / "locks" / f"{self.stage}-{self.folder.name}.lock")
+
+
+def starts_of(path: Path) -> list[Start]:
+    """Return the starts of a run that its `run.json` tells; none of a file that cannot be read."""
+    try:
+        raw = read_json(path)
+        if "starts" in raw:
+            return [(float(at), str(commit), bool(computes)) for at, commit, computes in raw["starts"]]
+        # Written before starts were: a report, which computes nothing, is told by its folder's usual name.
+        computes = not path.parent.name.startswith("report")
+        return [(path.stat().st_mtime, str(raw["environment"]["git"]), computes)]
+    except (LaryPolicyError, OSError, KeyError, TypeError, ValueError):
+        return []
+
+
+def every_start(output_dir: Path) -> list[Start]:
+    """Return the starts of all runs of an output folder."""
+    return [start for path in output_dir.glob(f"*/{RUN_FILE}") for start in starts_of(path)]
 
 
 def _read_result(folder: Path) -> dict[str, Any]:

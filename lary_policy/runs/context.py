@@ -1,11 +1,13 @@
-"""What all stages of one run share: configuration, folders, device, opened data, loaded encoders."""
+"""What all stages of one run share: configuration, folders, device, opened data, loaded encoders, jobs."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import platform
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +28,22 @@ from lary_policy.data import (
 from lary_policy.data.simulated import GOALS
 from lary_policy.encoders import EncoderShelf, EncoderView
 from lary_policy.errors import UnknownNameError
+from lary_policy.heads import HEAD_FORMAT
 from lary_policy.latents import store_dtype
 from lary_policy.machine import available_cores, require_extra, resolve_device
 from lary_policy.report import Origin
-from lary_policy.runs.cells import Cell, digest, plain
+from lary_policy.runs.cells import (
+    RUN_FILE,
+    Cell,
+    Start,
+    digest,
+    every_start,
+    plain,
+    starts_of,
+    write_result,
+)
 from lary_policy.runs.config import Probe, RunConfig
+from lary_policy.runs.questions import find_question
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
@@ -190,6 +203,24 @@ class RunContext:
         """Folder of finished cells, shared by all runs of an output folder."""
         return self.config.output_dir / "cache"
 
+    @cached_property
+    def starts(self) -> list[Start]:
+        """Starts of all runs of the output folder, this one's too where it has been recorded."""
+        return every_start(self.config.output_dir)
+
+    def record(self, folder: Path, *, computes: bool) -> None:
+        """Write what the run is asked for, and when it starts on which commit, after its earlier starts.
+
+        Raises:
+            StoreError: The disk is full or not writable.
+        """
+        path, c, facts = folder / RUN_FILE, self.config, self.facts()
+        # What `heads=` takes, so that the run can be set up again from the file.
+        heads = [{"kind": h.model.kind, **plain(h.model), "train": plain(h.train)} for h in c.heads]
+        starts = [*starts_of(path), (time.time(), facts["git"], computes)]
+        asked = {**plain(c), "heads": heads}
+        write_result(path, {"environment": facts, "config": asked, "starts": starts})
+
     def cameras(self, task: str) -> tuple[str, ...]:
         """Return the cameras of a task: those asked for, or its own."""
         from lary_envs.tasks import task_spec
@@ -236,6 +267,50 @@ class RunContext:
         """Return what every result of a run carries, see `machine_facts`."""
         seeds = ",".join(str(seed) for seed in self.config.every_seed)
         return machine_facts(self.device, self.cores, seeds, self.config.protocol)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One head to train.
+
+    Attributes:
+        data: What it learns from.
+        view: Whose latents it reads.
+        probe: Question and head.
+        seed: Added to that of the head's configuration.
+    """
+
+    data: RunData
+    view: EncoderView
+    probe: Probe
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Readable name of the cell."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.data.label}-{self.view.label}-{self.probe.label}{seed}"
+
+    def cell(self, context: RunContext) -> Cell:
+        """Return the cell of the trained head."""
+        p = self.probe
+        # What changes the numbers of one kind of probe must not make cells of the other kind be run again.
+        own = find_question(p.mode).depends(context, self.data)
+        latents = context.latents_key(self.data, self.view)
+        return context.cell("probe", self.label, latents, p, self.data.protocol, self.seed, own, HEAD_FORMAT)
+
+
+def pairs_of(context: RunContext) -> Iterator[tuple[RunData, EncoderView]]:
+    """Yield each opened data with each encoder view."""
+    for data in context.data:
+        for view in context.views(data.protocol):
+            yield data, view
+
+
+def jobs_of(context: RunContext, data: RunData, view: EncoderView) -> list[Job]:
+    """Return the heads that a run trains on one view's latents of some data."""
+    grid = itertools.product(data.probes(context.config), context.config.every_seed)
+    return [Job(data, view, probe, seed) for probe, seed in grid]
 
 
 def about_task(task: str) -> tuple[str, ...]:

@@ -17,9 +17,8 @@ from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_log
 from lary_policy.latents import LatentTable, StoredLatents, stored_latent
 from lary_policy.machine import abreast, intra_op_threads, process_count
 from lary_policy.runs.cells import UNFINISHED, Cell
-from lary_policy.runs.context import RunContext
+from lary_policy.runs.context import Job, RunContext
 from lary_policy.runs.encode import Splits, encoder_of
-from lary_policy.runs.grid import Job
 from lary_policy.runs.questions import find_question
 from lary_policy.scores import ActionEvaluation, ClassEvaluation, Estimate, SampleScores, Score
 from lary_policy.types import Quarantined

@@ -22,13 +22,14 @@ from lary_policy.report import (
     Trajectory,
     Video,
     collect_failures,
+    loop_key,
     merge_points,
     points_bundle,
     read_points,
     write_points,
     write_report,
 )
-from lary_policy.runs.cells import RESULT, Cell, point_latest, run_folder
+from lary_policy.runs.cells import point_latest, run_folder
 from lary_policy.runs.context import STAGE_VERSIONS
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rows import SplitTables, compositions, missing_rows, split_sizes
@@ -88,51 +89,6 @@ def run_report(
     return write_report(bundle, folder, media_root=media_root)
 
 
-def report_everything(output_dir: Path) -> Path:
-    """Write one page of all finished probes and rollouts under an output folder, whatever run made them.
-
-    Where several cells measured the same with other settings, such as more demonstrations, the latest is
-    taken and the page says how many are not.
-
-    Returns:
-        Path of the HTML file, in a new folder of `output_dir`.
-
-    Raises:
-        ConfigError: Nothing is finished.
-        StoreError: A result is damaged, or the disk is full.
-    """
-    results = everything_finished(output_dir / "cache")
-    results.require_some()
-    folder = run_folder(output_dir, None, "report")
-    title, suite, media = "What is finished so far?", "everything finished", output_dir / "cache"
-    page = run_report(results, folder, title=title, suite=suite, media_root=media)
-    point_latest(output_dir, folder)
-    return page
-
-
-def everything_finished(cache: Path) -> Results:
-    """Return the results of all cells, of several that measured the same the latest; notes say the rest."""
-    results, older, unread = Results(finished_only=True), 0, 0
-    for stage in ("extract", "probe", "rollout"):
-        rows: dict[tuple[object, ...], Result] = {}
-        found = sorted((cache / stage).glob(f"*/{RESULT}"), key=lambda path: path.stat().st_mtime_ns)
-        for cell in (Cell.at(path.parent) for path in found):
-            if cell.is_older:
-                unread += 1
-                continue
-            row = cell.result()
-            told = ("task", "protocol", "encoder", "head", "mode", "target", "seed", "split")
-            key = tuple(row.get(name) for name in told)
-            older += key in rows
-            rows[key] = row
-        getattr(results, stage).extend(rows.values())
-    results.rollout = list(_per_loop(results.rollout))
-    kinds = {"older results of the same measurements with other settings": older,
-             "results that an earlier version wrote": unread}  # fmt: skip
-    results.notes += [f"{count} {what} are left out." for what, count in kinds.items() if count]
-    return results
-
-
 def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = None) -> Path:
     """Write one page of the points of several runs, and all that can be compared as one file.
 
@@ -158,19 +114,6 @@ def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = No
     page = write_report(bundle, folder)
     point_latest(output_dir, folder)
     return page
-
-
-def _per_loop(rows: Sequence[Result]) -> Iterator[Result]:
-    """Yield rollouts, the expert's once for each mode and target of its task: it is the same in all."""
-    loops: dict[str, dict[tuple[str, str], None]] = {}
-    for row in rows:
-        if row["head"] != "expert":
-            loops.setdefault(row["task"], {})[row["mode"], row["target"]] = None
-    for row in rows:
-        own = (row["mode"], row["target"])
-        for mode, target in loops.get(row["task"], {own: None}) if row["head"] == "expert" else (own,):
-            asked = {"mode": mode, "target": target}
-            yield {**row, **asked, "scores": [{**score, **asked} for score in row["scores"]]}
 
 
 def report_bundle(
@@ -210,8 +153,19 @@ def report_bundle(
         warnings=tuple(_warnings(results)),
         latents={r["encoder"]: r["latent"] for r in probes if "latent" in r},
         origin=origin,
+        families=_families(results),
+        commits={loop_key(r): r["commit"] for r in results.rollout if "commit" in r},
         closed_loop=bool(results.data or results.rollout),
     )
+
+
+def _families(results: Results) -> dict[str, str]:
+    """Return the families that encoders declare, by view."""
+    from lary_policy.encoders import lineage_of
+
+    views = {row["encoder"] for row in (*results.probe, *results.rollout)}
+    named = {view: lineage_of(view.partition("@")[0]) for view in views}
+    return {view: family for view, family in named.items() if family}
 
 
 def _where(row: Result, rows: Iterable[Result]) -> str:
@@ -345,6 +299,7 @@ def _warnings(results: Results) -> Iterable[str]:
     """Yield what a reader must know before the numbers: what is missing, and which numbers mean little."""
     if results.pending:
         yield f"This run goes on: {results.pending} steps are done; this page is rewritten as others are."
+    yield from results.warnings
     missing = results.unfinished
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""

@@ -26,6 +26,7 @@ class Results:
         unfinished: The cells that were left out for that reason.
         notes: What a reader must know of how the run was set up.
         pending: How far a run is that still goes on, e.g. `3 of 27`; empty in the end.
+        warnings: What a reader must know before any number.
     """
 
     data: list[Result] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Results:
     unfinished: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pending: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     def wants(self, name: str, done: bool) -> bool:
         """Tell whether a cell belongs to this run; one that is left out is noted in `unfinished`."""

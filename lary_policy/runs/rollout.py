@@ -25,9 +25,8 @@ from lary_policy.paths import foreign_file, read_json
 from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
 from lary_policy.runs.config import RolloutConfig
-from lary_policy.runs.context import RunContext, RunData
+from lary_policy.runs.context import Job, RunContext, RunData, jobs_of
 from lary_policy.runs.encode import encoder_of, load_goals
-from lary_policy.runs.grid import Job, jobs_of
 from lary_policy.scores import Score, is_decided, paired_evidence, success_estimates
 from lary_policy.types import EpisodeResult
 
@@ -166,7 +165,8 @@ def run_rollout(context: RunContext, loop: Loop, threads: int | None = None) -> 
     result = cell.compute(lambda: _rollout(context, loop, cell, threads or context.cores))
     EpisodeProgress(cell.folder).remove()
     asked = {"mode": loop.rollout.mode, "target": loop.rollout.target}
-    return {**result, **asked, "scores": [{**score, **asked} for score in result["scores"]]}
+    scores = [{**score, **asked} for score in result["scores"]]
+    return {**result, **asked, "scores": scores, "commit": cell.commit(context.starts)}
 
 
 def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[str, Any]:

@@ -18,12 +18,11 @@ from lary_policy.heads.training import agree, connect, first_then_all
 from lary_policy.machine import is_main_process, resolve_device
 from lary_policy.paths import sweep_temporaries
 from lary_policy.runs.actions import check_statistics
-from lary_policy.runs.cells import plain, point_latest, run_folder, write_result
+from lary_policy.runs.cells import plain, point_latest, run_folder
 from lary_policy.runs.collect import collected, open_task, run_collect
 from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
-from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task
+from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task, jobs_of, pairs_of
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
-from lary_policy.runs.grid import jobs_of, pairs_of
 from lary_policy.runs.probe import run_probes
 from lary_policy.runs.report import run_report
 from lary_policy.runs.results import Result, Results
@@ -76,7 +75,7 @@ def run_suite(
     folder = agree(run_folder(config.output_dir, config.run, label) if is_main_process() else Path())
     if is_main_process():
         sweep_temporaries(config.output_dir, again=True, levels=_BELOW)
-        write_result(folder / "run.json", {"environment": context.facts(), "config": plain(config)})
+        context.record(folder, computes=not finished_only)
     notes, spent = [*_small(context, until), *unasked(context, until)], {}
     results = Results(finished_only=finished_only, notes=notes)
     for line in results.notes:

@@ -107,6 +107,9 @@ def test_families_are_named_by_encoders():
     assert family_of("dinov2-small@84px,layer6") == family_of("dinov2-small@random") == "dinov2"
     assert family_of("efficientnet-lite2@96px") == "efficientnet"
     assert family_of("my-pkg.enc:Mine@56px") == "my-pkg.enc:Mine"
+    assert family_of("auto:facebook/dinov2-base@56px") == "dinov2"
+    assert family_of("lapa-dinov2") == family_of("lapa") == "lapa"
+    assert family_of("vjepa2-large") == "vjepa2"
 
 
 def test_the_figure_shows_each_loop_with_two_proxies_and_says_what_cannot_be_told():

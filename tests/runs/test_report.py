@@ -149,11 +149,15 @@ def test_points_of_finished_runs_make_one_page(tiny, tmp_path):
     """What a run leaves for others to add to is what `lary report points=[...]` puts together."""
     written = tiny.outcome.folder / "points.jsonl.gz"
     points = read_points([written])
-    assert {(p.view, p.task, p.loop, p.seed) for p in points} == {
-        ("pixels", "reach", "subgoal", 0),
-        ("pixels", "reach", "policy", 0),
+    loops, who = ("subgoal", "policy"), {"-": "expert", "pixels": "random"}
+    assert {(p.view, p.loop, p.facts["head"]) for p in points} == {
+        *(("pixels", loop, "mlp512-project32") for loop in loops),
+        *((view, loop, head) for view, head in who.items() for loop in loops),
     }
-    assert {"policy_mse", "pair_mse"} <= set(points[0].proxies)
+    assert all(
+        ({"policy_mse", "pair_mse"} <= set(p.proxies)) == (p.facts["head"] not in who.values())
+        for p in points
+    )
     assert points[0].origin.versions == STAGE_VERSIONS
     assert points[0].origin.setup["demos"]["train"] == 6
     assert all(0 <= v <= 1 for v in points[0].outcomes["speed"])
