@@ -15,11 +15,13 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
+import yaml
 
 from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, StoreError, UnsafePathError
 
@@ -275,6 +277,21 @@ def lock_beside(path: Path) -> Path:
     return path.parent / f".{path.name}.lock"
 
 
+def plain_name(what: str, text: str, error: type[LaryPolicyError] = UnsafePathError) -> str:
+    """Return a text that is to name a file or folder; an error where it would lead elsewhere or be hidden.
+
+    It has no slash, starts with no dot, and has printable characters only: others break lines of terminals
+    and tables.
+    """
+    if text != Path(text).name or text[:1] in ("", ".") or not text.isprintable():
+        raise error(
+            expected=f"{what} as a plain name, without slashes, a dot in front or control characters",
+            got=repr(text),
+            fix=f"Write {safe_name(text).strip('.-') or 'first-try'}, for example.",
+        )
+    return text
+
+
 def safe_name(text: str) -> str:
     """Return a text as the name of a file: names of own encoders have colons, hub ids have slashes."""
     return re.sub(r"[^\w.+-]+", "-", text)
@@ -292,6 +309,35 @@ def _disk_error(path: Path, error: OSError) -> StoreError:
         fix="Free disk space or choose another output folder, then start the same command again: "
         "finished parts are kept.",
     )
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; ValueError also where an object has a key twice: nobody knows which was meant."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            _require_once([name for name, _ in pairs])
+        return found
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+class _OnceLoader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML of plain values; ValueError where a mapping has a key twice, as for `parse_json`."""
+    return yaml.load(text, Loader=_OnceLoader)
+
+
+def _require_once(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError(f"the key '{Counter(names).most_common(1)[0][0]}' twice")
 
 
 def json_sha256(value: Mapping[str, Any]) -> str:
@@ -341,7 +387,7 @@ def read_json(
             written.
     """
     with foreign_file(what, path, fix, error=error):
-        value = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
+        value = parse_json(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
         if not isinstance(value, dict):
             raise error(expected=f"a JSON object at {path}", got=str(value)[:200], fix=fix)
         stated = value.pop(SEAL, None)

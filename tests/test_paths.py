@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from lary_policy.data.layout import image_folder, metadata_name
 from lary_policy.errors import StoreError, UnsafePathError
-from lary_policy.paths import atomic_write, configs_dir, resolve_inside, sweep_temporaries, visible_files
+from lary_policy.paths import (
+    atomic_write,
+    configs_dir,
+    parse_json,
+    parse_yaml,
+    plain_name,
+    resolve_inside,
+    sweep_temporaries,
+    visible_files,
+)
 
 
 @pytest.mark.parametrize("bad", ["../x", "a/../../x", "/etc/passwd", "a/.."])
@@ -34,6 +44,35 @@ def test_a_link_to_itself_leads_nowhere(tmp_path):
 
 def test_inner_path_resolves(tmp_path):
     assert resolve_inside(tmp_path, "images/ep_1/frame.png") == tmp_path.resolve() / "images/ep_1/frame.png"
+
+
+@pytest.mark.parametrize(
+    "bad", ["", ".", "..", ".hidden", "a/b", "a/", "/a", "a\nb", "a\x1b[31m", "a\0b", "\udc80"]
+)
+def test_names_of_files_stay_in_their_folder_and_on_their_line(bad):
+    names = {
+        "a camera": lambda: image_folder(1, bad),
+        "a dataset": lambda: metadata_name(bad, "train"),
+        "a split": lambda: metadata_name("reach", bad),
+        "a run": lambda: plain_name("a run", bad),
+    }
+    for what, make in names.items():
+        with pytest.raises(UnsafePathError, match=f"expected {what} as a plain name"):
+            make()
+
+
+def test_names_of_all_languages_are_plain():
+    for good in ("a b", "データ", "x.1", "~"):
+        assert plain_name("a run", good) == good
+
+
+def test_a_key_that_stands_twice_is_an_error_however_deep():
+    for text in ('{"a": 1, "a": 1}', '[{"b": {"x": 1, "y": 2, "x": 3}}]'):
+        for parse in (parse_json, parse_yaml):
+            with pytest.raises(ValueError, match=r"the key '[ax]' twice"):
+                parse(text)
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: {<<: *a}")["b"] == {"x": 3, "y": 2}
+    assert parse_json('{"a": [{"b": 1}, {"b": 1}]}') == {"a": [{"b": 1}, {"b": 1}]}
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lary_policy.errors import DatasetError
-from lary_policy.paths import resolve_inside, visible_files
+from lary_policy.paths import plain_name, resolve_inside, visible_files
 
 REQUIRED_COLUMNS = ("src_img", "tgt_img", "action")
 LARY_COLUMNS = ("dataset", "type", "perspective", "src_img", "src_state", "tgt_img", "tgt_state", "action")
@@ -20,8 +20,8 @@ UNNAMED_CAMERA = "main"  # what the single camera of a dataset without dataset.j
 
 
 def metadata_name(dataset: str, split: str) -> str:
-    """Return the file name of a split's CSV."""
-    return f"{dataset}_metadata_{split}.csv"
+    """Return the file name of a split's CSV; UnsafePathError where one of the names leads elsewhere."""
+    return f"{plain_name('a dataset', dataset)}_metadata_{plain_name('a split', split)}.csv"
 
 
 def find_metadata(
@@ -45,18 +45,30 @@ def find_metadata(
 
 
 def camera_columns(columns: Sequence[str], first_camera: str) -> dict[str, tuple[str, str]]:
-    """Map each camera with both a source and a target column to their names, first camera first."""
+    """Map each camera with both a source and a target column to their names, first camera first.
+
+    DatasetError where two are called alike.
+    """
     cameras = {first_camera: ("src_img", "tgt_img")}
     for column in columns:
         name = column.removeprefix("src_img_")
         if name != column and f"tgt_img_{name}" in columns:
+            if name == first_camera:
+                raise DatasetError(
+                    expected=f"one camera '{name}'",
+                    got=f"two: the first one of {DATASET_FILE}, and column {column}",
+                    fix=f"Correct the order of cameras in {DATASET_FILE}, or the names of the columns.",
+                )
             cameras[name] = (column, f"tgt_img_{name}")
     return cameras
 
 
 def image_folder(camera_index: int, camera: str) -> str:
-    """Return the image folder of a camera: `images` for the first, `images_<camera>` for the others."""
-    return IMAGES if camera_index == 0 else f"{IMAGES}_{camera}"
+    """Return the image folder of a camera: `images` for the first, `images_<camera>` for the others.
+
+    UnsafePathError where the name leads elsewhere.
+    """
+    return IMAGES if camera_index == 0 else f"{IMAGES}_{plain_name('a camera', camera)}"
 
 
 def frame_file(folder: str, episode: int, step: int) -> str:

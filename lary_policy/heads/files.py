@@ -24,7 +24,7 @@ from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismat
 from lary_policy.heads.config import parse_model_config
 from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.heads.registry import Head, ModelConfig, build_module
-from lary_policy.paths import MAX_JSON_BYTES, atomic_write, open_regular, read_regular
+from lary_policy.paths import MAX_JSON_BYTES, atomic_write, open_regular, parse_json, read_regular
 
 HEAD_FORMAT = 3  # 2 had no digests
 _WEIGHTS, _META = "head.safetensors", "head.json"
@@ -202,7 +202,7 @@ def _read(folder: Path) -> tuple[HeadMeta, dict[str, Any]]:
     """Return the description of a head, and all that its file holds; any fault of it is one named error."""
     path = folder / _META
     try:
-        facts = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
+        facts = parse_json(read_regular(path, MAX_JSON_BYTES).decode("utf-8"))
         version, known = facts["format_version"], facts.get("sha256")
         if version == HEAD_FORMAT and known != facts_sha256(facts):
             raise HeadMismatchError(

@@ -12,7 +12,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import re
 import sys
@@ -21,11 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from safetensors import safe_open
 
 from lary_policy.errors import ConfigError, LaryPolicyError, UnsafePathError, WeightsMismatchError
-from lary_policy.paths import foreign_file, open_regular, read_regular
+from lary_policy.paths import foreign_file, open_regular, parse_json, parse_yaml, read_regular
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
@@ -40,7 +38,7 @@ TOO_DEEP = 50
 TOO_MANY = 100_000  # entries; a YAML file of a few lines may name the same ones again and again
 # How LeRobot reads the settings that `--config_path` names, by suffix, others as JSON; only plain values.
 _SYNTAX: dict[str, Callable[[str], Any]]
-_SYNTAX = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".toml": tomllib.loads}
+_SYNTAX = {".yaml": parse_yaml, ".yml": parse_yaml, ".toml": tomllib.loads}
 # Keys by which libraries are told what to import: Hydra, transformers, draccus, LeRobot and peft.
 IMPORTING = {
     "_target_", "auto_map", "base_class", "callable", "class", "code", "custom_code",
@@ -80,7 +78,7 @@ def require_trusted(folder: Path) -> None:
 
 def require_trusted_file(path: Path) -> None:
     """Refuse a file of settings for training as `require_trusted` does, and the checkpoint that it names."""
-    if (raw := _read(path, _SYNTAX.get(path.suffix.lower(), json.loads))) is not None:
+    if (raw := _read(path, _SYNTAX.get(path.suffix.lower(), parse_json))) is not None:
         _require_plain(raw, path)
         policy = raw.get("policy")
         _require_policy(policy, path)
@@ -218,7 +216,7 @@ def require_consent(name: str) -> str:
     return name
 
 
-def _read(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any] | None:
+def _read(path: Path, parse: Callable[[str], Any] = parse_json) -> dict[str, Any] | None:
     """Read settings, usually a JSON object; None where there is no such file."""
     if not path.exists():
         return None

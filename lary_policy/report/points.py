@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import DatasetError
-from lary_policy.paths import atomic_write, foreign_file
+from lary_policy.paths import atomic_write, foreign_file, parse_json
 from lary_policy.report.bundle import ReportBundle, score_key
 from lary_policy.report.compare import REFERENCE_HEADS, Measured, family_of
 from lary_policy.report.league import OUTCOMES, belonging, loops_driven
@@ -218,7 +218,7 @@ def read_points(paths: Sequence[Path]) -> tuple[StudyPoint, ...]:
             lines = gzip.decompress(path.read_bytes()).decode().splitlines()
         for number, line in enumerate(lines, 1):
             with foreign_file(f"a point in line {number}", path, fix):
-                found.append(StudyPoint.from_json(json.loads(line)))
+                found.append(StudyPoint.from_json(parse_json(line)))
     return tuple(found)
 
 

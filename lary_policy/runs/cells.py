@@ -16,10 +16,21 @@ from typing import Any
 
 from lary_policy.console import OnProgress
 from lary_policy.data import CHECKSUMS_FILE, IntegrityReport, verify_files, write_checksums
-from lary_policy.errors import LaryPolicyError, StoreError
+from lary_policy.errors import ConfigError, LaryPolicyError, StoreError
 from lary_policy.heads.training import agree, first_alone, wait_for_all
 from lary_policy.machine import is_main_process
-from lary_policy.paths import SEAL, exclusive, read_json, safe_name, visible_files, write_json
+from lary_policy.paths import (
+    MAX_JSON_BYTES,
+    SEAL,
+    exclusive,
+    parse_json,
+    plain_name,
+    read_json,
+    read_regular,
+    safe_name,
+    visible_files,
+    write_json,
+)
 from lary_policy.types import Quarantined
 
 RESULT, RUN_FILE = "result.json", "run.json"
@@ -92,9 +103,9 @@ class Cell:
         path = self.folder / RESULT
         if (self.folder / CHECKSUMS_FILE).exists():
             return False
-        with contextlib.suppress(StoreError):
-            read_json(path, error=StoreError)  # damage is no matter of age
-            return SEAL not in json.loads(path.read_text())
+        with contextlib.suppress(Exception):  # damage is no matter of age
+            found = parse_json(read_regular(path, MAX_JSON_BYTES))
+            return isinstance(found, dict) and SEAL not in found
         return False
 
     def result(self) -> dict[str, Any]:
@@ -198,6 +209,7 @@ def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:
     """Return the folder of a run: the named one, or a new one with the date that no other run has.
 
     Raises:
+        ConfigError: The name is no plain one.
         StoreError: The folder is not writable, or `<output_dir>/latest` is no link.
     """
     link = output_dir / "latest"
@@ -205,7 +217,7 @@ def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:
         raise StoreError(
             expected=f"a link, or nothing, at {link}", got="a file or folder", fix=f"Rename {link}."
         )
-    stem = name or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = plain_name("run", name, ConfigError) if name else f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):

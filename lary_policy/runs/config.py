@@ -14,6 +14,7 @@ from lary_policy.encoders import EncoderView
 from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.heads import HeadConfig, head_kind, load_head_config, parse_head_config, require_fit
 from lary_policy.heads.training import list_loggers
+from lary_policy.paths import plain_name
 from lary_policy.runs.questions import find_question, list_questions
 from lary_policy.settings import at_least, check_names, setting, some_and_different
 
@@ -218,18 +219,16 @@ class RunConfig:
         at_least(self, 1, "episodes", "num_worlds", "stride", "image_px")
         at_least(self, 0, "attention", "latents_ram_gb")
         some_and_different("encoders", [view.label for view in self.encoders])
-        if self.seeds:
-            some_and_different("seeds", [str(seed) for seed in self.seeds])
-        if self.tasks:
-            some_and_different("tasks", self.tasks)
-            if self.cameras is not None:
-                some_and_different("cameras", self.cameras)
+        for name, values in ((one.name, getattr(self, one.name)) for one in fields(self)):
+            if isinstance(values, tuple) and len(dict.fromkeys(values)) < len(values):
+                some_and_different(name, [str(value) for value in values])
+        if self.cameras is not None:
+            some_and_different("cameras", self.cameras)
         self._check_run()
         self._check_loops()
 
     def _check_run(self) -> None:
-        plain = self.run is None or self.run == Path(self.run).name
-        if not plain or self.run in ("", "..", *RESERVED_RUNS):
+        if self.run is not None and plain_name("run", self.run, ConfigError) in RESERVED_RUNS:
             raise ConfigError(
                 expected=f"run as the plain name of a folder, other than {', '.join(RESERVED_RUNS)}",
                 got=f"'{self.run}'",
@@ -241,9 +240,6 @@ class RunConfig:
             raise ConfigError(
                 expected="protocol=native for simulated tasks", got=self.protocol, fix="Leave protocol out."
             )
-        if self.probes and self.tasks:
-            asked = [f"{p.mode}/{p.target}/{p.head}/{p.proprio}" for p in self.probes]
-            some_and_different("probes", asked)
         for loop in self.rollouts or ():
             if not any(loop.uses(probe) for probe in self.asked):
                 raise ConfigError(

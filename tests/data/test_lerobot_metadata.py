@@ -14,7 +14,7 @@ from PIL import Image
 from lary_policy.data.lerobot.files import LeRobotFiles
 from lary_policy.data.lerobot.metadata import feature_names, is_depth
 from lary_policy.data.registry import open_source
-from lary_policy.errors import DatasetError, FrameFormatError, UnsafePathError
+from lary_policy.errors import ConfigError, DatasetError, FrameFormatError, UnsafePathError
 from lary_policy.frames.frame import decode_frame
 from lary_policy.frames.stored import ParquetFrame
 
@@ -277,6 +277,9 @@ INFOS = {
     "splits from the end": lambda info: info.update(splits={"train": "-2:3"}),
     "the same episodes in every split": lambda info: info.update(
         splits={"train": "0:3", "val": "0:3", "test": "0:3"}),
+    "a front that is two cameras": lambda info: info["features"].update(
+        front=info["features"]["observation.images.top"],
+        **{"observation.images.front": info["features"]["observation.images.top"]}),
     "an episode in two splits": lambda info: info.update(
         splits={"train": "0:2", "val": "1:2", "test": "2:3"}),
 }  # fmt: skip
@@ -290,7 +293,22 @@ STEPS = {
 @pytest.mark.parametrize("name", INFOS)
 def test_descriptions_that_contradict_themselves_are_refused(copy, name):
     change_info(copy, INFOS[name])
-    with pytest.raises(DatasetError, match=r"fps True|of shape|split train|common episodes"):
+    with pytest.raises(DatasetError, match=r"fps True|of shape|split train|common episodes|called alike"):
+        open_source("lerobot", data_dir=copy)
+
+
+def test_what_is_named_twice_is_refused(copy):
+    text = (copy / "meta/info.json").read_text()
+    (copy / "meta/info.json").write_text(text.replace("{", '{"fps": 10,', 1))
+    with pytest.raises(DatasetError, match="the key 'fps' twice"):
+        open_source("lerobot", data_dir=copy)
+    (copy / "meta/info.json").write_text(text)
+    for cameras in (["top", "top"], ["top", "observation.images.top"]):
+        with pytest.raises(ConfigError, match=r"cameras, each once; got \[top, top\]"):
+            open_source("lerobot", data_dir=copy, cameras=cameras)
+    tasks = pq.read_table(copy / "meta/tasks.parquet")
+    pq.write_table(pa.concat_tables([tasks, tasks]), copy / "meta/tasks.parquet")
+    with pytest.raises(DatasetError, match=r"a task number that stands in tasks\.parquet twice"):
         open_source("lerobot", data_dir=copy)
 
 

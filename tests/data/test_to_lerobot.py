@@ -5,6 +5,7 @@ import logging
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lerobot_files import JOINT_NAMES, write_lerobot
@@ -21,7 +22,14 @@ from lary_policy.data.registry import open_source
 from lary_policy.data.simulated.collect import collect_demonstrations
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.simulated.writer import read_episodes
-from lary_policy.errors import ConfigError, DatasetError, EmbodimentError, StoreError, UnknownNameError
+from lary_policy.errors import (
+    ConfigError,
+    DatasetError,
+    EmbodimentError,
+    StoreError,
+    UnknownNameError,
+    UnsafePathError,
+)
 from lary_policy.frames.frame import decode_frame
 from lary_policy.paths import SEAL
 
@@ -314,6 +322,33 @@ def test_a_foreign_dataset_becomes_demonstrations(foreign, tmp_path):
     assert {r.seed for r in read_episodes(tmp_path / "out")} == {0, 1, 2, 3, 4}
     with pytest.raises(DatasetError, match="differs in stride"):
         import_demonstrations(foreign, tmp_path / "out", embodiment="arm7", name="push", stride=4)
+
+
+def test_no_name_in_a_dataset_leads_out_of_the_folder(foreign, simulated, tmp_path):
+    evil, root = "../../evil", shutil.copytree(foreign, tmp_path / "set")
+    for path in (root / "meta/info.json", *root.rglob("*.parquet")):
+        if path.suffix == ".json":
+            path.write_text(path.read_text().replace("images.wrist", f"images.{evil}"))
+        else:
+            table = pq.read_table(path)
+            names = [name.replace("images.wrist", f"images.{evil}") for name in table.column_names]
+            pq.write_table(table.rename_columns(names), path)
+    out = tmp_path / "a" / "b" / "out"
+    with pytest.raises(UnsafePathError, match="a camera as a plain name"):
+        import_demonstrations(root, out, embodiment="arm7")
+    with pytest.raises(UnsafePathError, match="a dataset as a plain name"):
+        import_demonstrations(foreign, out, embodiment="arm7", name=evil)
+    demos = shutil.copytree(simulated, tmp_path / "demos")
+    seeds = json.loads((demos / layout.DATASET_FILE).read_text())["seeds"]
+    for change, split in (({"dataset": evil}, "val"), ({"seeds": {**seeds, evil: [9]}}, evil)):
+        before = rewrite(demos / layout.DATASET_FILE, **change)
+        with pytest.raises(UnsafePathError, match=r"a (dataset|split) as a plain name"):
+            open_source("simulated", data_dir=demos).pairs(split)
+        rewrite(demos / layout.DATASET_FILE, **before)
+    rewrite(demos / layout.DATASET_FILE, cameras=["front", "front"])
+    with pytest.raises(DatasetError, match="no usable cameras"):
+        open_source("simulated", data_dir=demos)
+    assert not [path for path in tmp_path.rglob("*evil*") if not path.is_relative_to(root)]
 
 
 def test_what_was_corrected_in_place_is_never_taken_for_what_was_written_before(foreign, simulated, tmp_path):

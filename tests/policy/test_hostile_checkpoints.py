@@ -271,10 +271,11 @@ def test_pickles_are_not_opened(attacked):
         use(folder)
 
 
+TWICE = '{"type": "act", "type": "lary"}'
 DEEP = '{"a":' * 5000 + "1" + "}" * 5000
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"x"', "[" * 100_000, DEEP])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"x"', "[" * 100_000, DEEP, TWICE])
 def test_damaged_settings_are_named(attacked, text):
     folder, _ = attacked
     for name in (PRE, "config.json", "train_config.json"):
@@ -313,6 +314,7 @@ WRITTEN = {
     "python.yaml": "tags: [!!python/object/apply:evil.run []]",
     "name.yaml": "seed: !!python/name:evil.E",
     "bomb.yaml": BOMB,
+    "type twice.yaml": "policy: {type: act, type: lary}",
     "plugin.toml": "plugin = 'evil'",
     "remote code.toml": "[policy]\ntype = 'wall_x'",
     "json of another name": json.dumps({"policy": {"type": "lary", "encoder": {"name": "evil:E"}}}),

@@ -19,7 +19,7 @@ from lary_policy.data.layout import PathResolver
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.frames import probe_video
-from lary_policy.paths import SEAL, atomic_write, json_sha256
+from lary_policy.paths import SEAL, atomic_write, json_sha256, parse_json
 from lary_policy.types import Quarantined
 
 COLUMN = "sample_indices"
@@ -206,7 +206,7 @@ class _Notes:
 
 def _from_json(line: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return None
 

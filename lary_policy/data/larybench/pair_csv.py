@@ -30,6 +30,7 @@ from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.errors import DatasetError, LaryPolicyError, UnknownNameError
 from lary_policy.paths import foreign_file, open_regular, read_json
+from lary_policy.settings import some_and_different
 from lary_policy.types import Quarantined
 
 
@@ -92,6 +93,7 @@ def read_pairs(
     Raises:
         DatasetError: No row is usable.
         UnknownNameError: A camera is not in a CSV.
+        ConfigError: A camera is asked for twice.
     """
     known = {
         name: columns
@@ -99,6 +101,7 @@ def read_pairs(
         for name, columns in layout.camera_columns(file.columns, _first_camera(file.resolver.root)).items()
     }
     chosen = tuple(known if cameras is None else cameras)
+    some_and_different("cameras", chosen)
     for camera in chosen:
         if camera not in known:
             raise UnknownNameError("camera", camera, known)

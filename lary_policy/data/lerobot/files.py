@@ -119,6 +119,9 @@ class LeRobotFiles:
                 raise ValueError(f"fps {info['fps']}")
             for name, feature in info["features"].items():
                 _check_shape(name, feature.get("shape") or ())
+            shown = [short_name(name) for name, feature in info["features"].items() if is_camera(feature)]
+            if len(set(shown)) < len(shown):
+                raise ValueError(f"cameras {', '.join(shown)}, of which two are called alike")
             return cls(
                 root=root,
                 fps=fps,
@@ -334,4 +337,7 @@ def _tasks(root: Path) -> dict[int, str]:
     # The text is a column of its own, or was the index of the data frame that was written.
     text = "task" if "task" in names else "__index_level_0__"
     table = _read_table(path, [text, "task_index"])
-    return {int(row["task_index"]): str(row[text]) for row in table.to_pylist()}
+    found = {int(row["task_index"]): str(row[text]) for row in table.to_pylist()}
+    if len(found) < len(table):
+        raise ValueError(f"a task number that stands in {path.name} twice")
+    return found

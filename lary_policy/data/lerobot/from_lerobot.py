@@ -148,7 +148,7 @@ def _config(
     }
     return {
         **own,
-        "dataset": name or own.get("dataset") or source.root.name,
+        "dataset": name or own.get("dataset") or source.root.absolute().name.lstrip("."),
         "embodiment": source.mapping.embodiment.name,
         "control_hz": source.mapping.embodiment.control_hz,
         "stride": source.stride,

@@ -31,6 +31,7 @@ from lary_policy.data.registry import register_source
 from lary_policy.data.spec import SourceSpec, require_protocol
 from lary_policy.data.splits import empty_split, split_of_episode
 from lary_policy.errors import ConfigError, DatasetError, UnknownNameError
+from lary_policy.settings import some_and_different
 from lary_policy.types import Quarantined
 
 SPLITS = ("train", "val", "test")
@@ -113,6 +114,7 @@ class LeRobotSource:
             raise DatasetError(
                 expected=f"images or videos in {self.root}", got="none", fix="Choose a dataset with cameras."
             )
+        some_and_different("cameras", [short_name(camera) for camera in self.cameras])
         self.kind, self._clip_s = kind, clip_s
         self._check_clips()
         self.classes, self._action_keys = "tasks" if kind == "clips" else classes, tuple(action_keys)

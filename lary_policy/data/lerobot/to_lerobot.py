@@ -47,6 +47,7 @@ from lary_policy.paths import (
     visible_files,
     write_json,
 )
+from lary_policy.settings import some_and_different
 
 ALL = "all"
 _NOT_DATA = ("seconds", "versions")  # of the settings: how a dataset was made, not what is in it
@@ -165,6 +166,7 @@ def _about(
     if crf is not None and not 0 <= crf <= MAX_CRF:
         raise ConfigError(expected=f"crf from 0 to {MAX_CRF}", got=str(crf), fix="Pass crf=18, for example.")
     chosen = list(settings["cameras"] if cameras is None else cameras)
+    some_and_different("cameras", chosen)
     for camera in chosen:
         if camera not in settings["cameras"]:
             raise UnknownNameError("recorded camera", camera, settings["cameras"])

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lary_policy.data.lerobot.files import INFO, LeRobotFiles
 from lary_policy.data.lerobot.metadata import IMAGES
 from lary_policy.data.simulated import EpisodeRecord, records_from_json
-from lary_policy.paths import foreign_file, open_regular, read_json, write_json
+from lary_policy.paths import foreign_file, open_regular, parse_json, read_json, write_json
 
 STATS, TASKS, EPISODES = "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
 FIX = "Download the dataset again, or write it anew."
@@ -75,7 +75,7 @@ def _copy_numbers(table: Path, out: Path, hidden: set[str]) -> None:
 
 def _described(schema: pa.Schema, metadata: dict[bytes, bytes] | None, hidden: set[str]) -> pa.Schema:
     """Keep what `datasets` says in a table about its columns, of those that are still there."""
-    raw = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    raw = parse_json((metadata or {}).get(b"huggingface", b"{}"))
     features = raw.get("info", {}).get("features")
     if not features:
         return schema

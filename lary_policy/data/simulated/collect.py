@@ -34,6 +34,7 @@ from lary_policy.paths import (
     safe_name,
     write_json,
 )
+from lary_policy.settings import some_and_different
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -244,6 +245,7 @@ def _config(
     from lary_envs.tasks import task_spec
 
     spec = task_spec(task)
+    some_and_different("cameras", cameras)
     return {
         "dataset": safe_name(task),
         "task": task,

@@ -288,6 +288,7 @@ def _read_about(root: Path) -> dict[str, Any]:
     about = read_json(root / layout.DATASET_FILE)
     kinds = {"dataset": str, "embodiment": str, "stride": int, "cameras": list, "seeds": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(about.get(name), kind)]
+    wrong += [] if wrong or len(set(map(str, about["cameras"]))) == len(about["cameras"]) else ["cameras"]
     if wrong or about["stride"] < 1:
         raise DatasetError(
             expected=f"{', '.join(kinds)} in {root / layout.DATASET_FILE}",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import ConfigError, summary
-from lary_policy.paths import read_regular
+from lary_policy.paths import parse_json, read_regular
 
 MOST_BYTES = 2**23  # names of 21,000 classes take less than one megabyte
 MOST_NUMBER = 10**6  # widths, classes and words of a vocabulary are fewer
@@ -24,7 +23,7 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
             that no model has, with which building it would never end.
     """
     try:
-        config = json.loads(read_regular(path, MOST_BYTES).decode("utf-8"))
+        config = parse_json(read_regular(path, MOST_BYTES).decode("utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"a {type(config).__name__}")
         _check_values(config)

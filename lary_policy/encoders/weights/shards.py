@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
 from lary_policy.errors import UnsafePathError, WeightsMismatchError
-from lary_policy.paths import MAX_JSON_BYTES, read_regular
+from lary_policy.paths import MAX_JSON_BYTES, parse_json, read_regular
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -22,7 +21,7 @@ def is_index(path: Path) -> bool:
 def _weight_map(index: Path) -> dict[str, str]:
     """Return the file of each tensor; raises as `read_shards`."""
     try:
-        found = dict(json.loads(read_regular(index, MAX_JSON_BYTES).decode("utf-8"))["weight_map"])
+        found = dict(parse_json(read_regular(index, MAX_JSON_BYTES).decode("utf-8"))["weight_map"])
     except Exception as error:  # a file of anyone
         raise _broken(index, f"{type(error).__name__}: {str(error)[:200]}") from error
     # Not resolved: in the hub's cache these files are links to another folder.

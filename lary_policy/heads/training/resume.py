@@ -18,7 +18,7 @@ from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.files import write_tensors
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import members_of
-from lary_policy.paths import open_regular
+from lary_policy.paths import open_regular, parse_json
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def load_progress(
         with open_regular(path), safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, facts = json.loads(metadata["identity"]), json.loads(metadata["progress"])
+        found, facts = parse_json(metadata["identity"]), parse_json(metadata["progress"])
         if metadata.pop("sha256") != content_sha256(tensors, metadata):
             raise ValueError("its content is not what was written")
         _require_same(path, found, wanted)
