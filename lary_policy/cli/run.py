@@ -14,7 +14,7 @@ from lary_policy.cli.help import run_help
 from lary_policy.cli.predict import points_of
 from lary_policy.console import busy, console
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.machine import is_main_process, require_one_process
+from lary_policy.machine import is_main_process, require_one_process, uncollected
 
 FLAGS = ("--multirun", "-m")
 
@@ -118,7 +118,8 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     if verb == "report" and any(word.startswith("points=") for word in arguments):
         return _report_points(typed(arguments, ("points", "output_dir", "run")))
     own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []
-    raw = compose(verb, arguments, extra=own)
+    with uncollected():
+        raw = compose(verb, arguments, extra=own)
     gym = {name: raw.pop(name) for name in own[1:] if name in raw}
     policy = raw.pop("policy", None)
     if policy is not None:  # said before imports that take half a minute
@@ -126,7 +127,8 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
 
         require_checkpoint(Path(policy))
     raw["run"] = run or raw.get("run")  # each job of a sweep has a folder of its own
-    from lary_policy.runs import run_config, run_suite
+    with uncollected():
+        from lary_policy.runs import run_config, run_suite
 
     config = run_config(raw)
     if policy is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -122,6 +123,10 @@ def _at_exit() -> None:
     _memory.flush()
 
 
+def _state(facts: os.stat_result) -> State:
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
 def file_digest(path: Path, *, trust: bool = True) -> str:
     """Return the sha256 of a file, computed once for each state (size, time, inode) of the file on disk.
 
@@ -134,14 +139,13 @@ def file_digest(path: Path, *, trust: bool = True) -> str:
     """
     name = str(path.absolute())
     try:
+        if trust and os.access(name, os.R_OK) and (known := _memory.find(name, _state(path.stat()))):
+            return known  # only a regular file has one
         with open_regular(path) as (file, facts):
-            state = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
-            found = _memory.find(name, state) if trust else None
-            if found is None:
-                small = facts.st_size <= _READ_AT_ONCE
-                hashed = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
-                found = hashed.hexdigest()
-                _memory.keep(name, state, found)
+            small = facts.st_size <= _READ_AT_ONCE
+            hashed = hashlib.sha256(file.read()) if small else hashlib.file_digest(file, "sha256")
+            found = hashed.hexdigest()
+            _memory.keep(name, _state(facts), found)
             return found
     except OSError as error:
         raise FrameFormatError(

@@ -9,8 +9,8 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -18,6 +18,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
+from lary_policy.machine import abreast, available_cores, uncollected
 from lary_policy.paths import atomic_write, resolve_inside
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Evidence
@@ -81,7 +82,7 @@ def embed_videos(
             found.append(EmbeddedVideo(video, missing=why, file=path))
         else:
             found.append(_encode(video, path))
-    return tuple(found)
+    return tuple(abreast([partial(_with_poster, one) for one in found], available_cores()))
 
 
 def _locate(video: Video, root: Path) -> Path:
@@ -98,8 +99,13 @@ def _encode(video: Video, path: Path) -> EmbeddedVideo:
     data = path.read_bytes()
     if data[4:8] != b"ftyp":  # every ISO base media (mp4) file begins with this box
         return EmbeddedVideo(video, missing="the file is not an mp4 video")
-    poster = _poster(path, path.stat().st_mtime_ns)
-    return EmbeddedVideo(video, base64.b64encode(data).decode("ascii"), poster=poster, file=path)
+    return EmbeddedVideo(video, base64.b64encode(data).decode("ascii"), file=path)
+
+
+def _with_poster(one: EmbeddedVideo) -> EmbeddedVideo:
+    if not one.data or one.file is None:
+        return one
+    return replace(one, poster=_poster(one.file, one.file.stat().st_mtime_ns))
 
 
 @lru_cache(maxsize=256)
@@ -135,6 +141,7 @@ _NUMBER = re.compile(r"-?\d[\d.]*(?: %)? \[[^\]<>&]*\]")
 _GROUPED = re.compile(r"[|\\]")
 
 
+@uncollected()
 def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None = None) -> Path:
     """Write the page, scores and league as JSON, scores as CSV, the first table as markdown: each at once.
 

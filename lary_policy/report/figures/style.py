@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 # Okabe-Ito (colour-blind safe), darkened or lightened to read on white and on near-black alike.
 COLOURS = ("#0b7fc4", "#d9730d", "#1a9e77", "#b0569a", "#a8860b", "#5b6fd6", "#c4473a", "#4a8f9e")
 INK = "#010203"  # stands for the text colour of the page; replaced by currentColor in the SVG
-_PX_PER_POINT = 96 / 72  # CSS pixels and points of an inch
+_POINTS = 72
+_PX_PER_POINT = 96 / _POINTS  # CSS has 96 pixels an inch
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -72,17 +75,41 @@ def faint_grid(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+class _Renderer(RendererSVG):
+    """Draws SVG; texts that stand in many figures, such as ticks, are measured once."""
+
+    _measured: ClassVar[dict[tuple[str, FontProperties, Any], tuple[float, float, float]]] = {}
+
+    def get_text_width_height_descent(
+        self, s: str, prop: FontProperties, ismath: Any
+    ) -> tuple[float, float, float]:
+        """Return the size of a text in points."""
+        key = (s, prop, ismath)
+        if key not in self._measured:
+            measured = super().get_text_width_height_descent(s, prop, ismath)
+            self._measured[s, prop.copy(), ismath] = measured
+            return measured
+        return self._measured[key]
+
+
 def svg(figure: Figure, name: str, *, crop: bool = True) -> Markup:
     """Serialise without XML header, addresses and fixed size, with ids that no other figure uses."""
-    buffer = io.StringIO()
-    box_inches = "tight" if crop else None
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches=box_inches, pad_inches=0.04)
+    image_dpi, figure.dpi = figure.dpi, _POINTS
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)
+    whole, buffer = figure.bbox_inches, io.StringIO()
+    renderer = _Renderer(whole.width * _POINTS, whole.height * _POINTS, buffer, image_dpi=image_dpi)
+    figure.draw(renderer)
+    renderer.finalize()
+    # To crop like this instead of by `savefig(bbox_inches="tight")` spares drawing everything twice.
+    shown = figure.get_tightbbox(renderer).padded(0.04) if crop else whole
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    head, body = text.split(">", 1)
-    box = head.split('viewBox="')[1].split('"')[0]
-    width_px = float(box.split()[2]) * _PX_PER_POINT
+    _, body = text.split(">", 1)
+    sides = (shown.x0, whole.height - shown.y1, shown.width, shown.height)
+    box = " ".join(f"{side * _POINTS:.6g}" for side in sides)
+    width_px = shown.width * _POINTS * _PX_PER_POINT
     head = f'<svg viewBox="{box}" role="img" style="max-width:{width_px:.0f}px"'
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
