@@ -3,13 +3,11 @@ from .cells import verify_cell as verify_cell
 from .cells import write_result as write_result
 from .collect import collect_demos as collect_demos
 from .config import SIMULATED as SIMULATED
-from .config import ProbeConfig as ProbeConfig
 from .config import RolloutConfig as RolloutConfig
 from .config import RunConfig as RunConfig
 from .config import named_cause as named_cause
 from .config import run_config as run_config
 from .context import STAGE_VERSIONS as STAGE_VERSIONS
-from .context import Job as Job
 from .context import RunContext as RunContext
 from .context import RunData as RunData
 from .context import machine_facts as machine_facts
@@ -17,6 +15,8 @@ from .finished import everything_finished as everything_finished
 from .finished import report_everything as report_everything
 from .policy import export_policy as export_policy
 from .policy import rollout_policy as rollout_policy
+from .probe import Job as Job
+from .questions import ProbeConfig as ProbeConfig
 from .report import report_points as report_points
 from .report import run_report as run_report
 from .results import Results as Results

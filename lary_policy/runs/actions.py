@@ -243,7 +243,7 @@ def _actions(probing: Probing, split: str, embodiment: Embodiment) -> Actions:
 
 
 def _count(probing: Probing, split: str, part: Actions) -> dict[str, Any]:
-    table, kept = probing.job.data.table(split), len(probing.samples(split).kept)
+    table, kept = probing.job.table(split), len(probing.samples(split).kept)
     return count_rows(table, kept, len(part.items), disturbed=part.disturbed)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from lary_policy.console import kept, progress
 from lary_policy.data import open_source
-from lary_policy.data.simulated import collect_goals, collect_splits, report_on
+from lary_policy.data.simulated import collect_dense, collect_goals, collect_splits, report_on
 from lary_policy.machine import intra_op_threads
 from lary_policy.paths import read_json
 from lary_policy.runs.cells import Cell, plain
-from lary_policy.runs.config import SIMULATED
+from lary_policy.runs.config import SIMULATED, WINDOWS
 from lary_policy.runs.context import RunContext, RunData
 
 
@@ -27,6 +27,12 @@ def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell | None]:
     return demos, context.cell("data", f"{task}-goals", *shared, c.rollout_level, c.episodes)
 
 
+def dense_cell(context: RunContext, task: str) -> Cell | None:
+    """Return the cell of a task's training demonstrations with a chunk from every step, if asked for."""
+    c, (demos, _) = context.config, data_cells(context, task)
+    return context.cell("data", f"{task}-dense", demos.key, WINDOWS[1]) if c.dense else None
+
+
 def collected(context: RunContext, task: str) -> bool:
     """Tell whether the demonstrations of a task are on disk."""
     return data_cells(context, task)[0].folder.exists()
@@ -35,9 +41,12 @@ def collected(context: RunContext, task: str) -> bool:
 def open_task(context: RunContext, task: str) -> RunData:
     """Open what has been collected of a task: demonstrations and, if they are there, goals."""
     demos, goals = data_cells(context, task)
-    there = goals.folder if goals is not None and goals.folder.exists() else None
-    source = open_source(SIMULATED, data_dir=demos.folder, goals=there)
-    reports = [_report(folder) for folder in (demos.folder, there) if folder is not None]
+    there, dense = (
+        cell.folder if cell is not None and cell.folder.exists() else None
+        for cell in (goals, dense_cell(context, task))
+    )
+    source = open_source(SIMULATED, data_dir=demos.folder, goals=there, dense=dense)
+    reports = [_report(folder) for folder in (demos.folder, there, dense) if folder is not None]
     return RunData(
         source,
         "native",
@@ -57,6 +66,9 @@ def run_collect(context: RunContext, task: str) -> RunData:
     c = context.config
     _, goals = data_cells(context, task)
     collect_demos(context, task)
+    if (dense := dense_cell(context, task)) is not None:
+        settings = _settings(context, task, randomisation=c.randomisation)
+        _collect(dense, collect_dense, task, plain(c.demos), settings)
     if goals is not None:
         if goals.folder.exists():
             kept(f"data {goals.label}")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lary_policy.actions import ROTATIONS, UNKNOWN_ROBOTS, action_target, list_action_targets
 from lary_policy.data import PROTOCOLS
@@ -15,7 +15,7 @@ from lary_policy.errors import ConfigError, LaryPolicyError, UnknownNameError
 from lary_policy.heads import HeadConfig, head_kind, load_head_config, parse_head_config, require_fit
 from lary_policy.heads.training import list_loggers
 from lary_policy.paths import plain_name
-from lary_policy.runs.questions import find_question, list_questions
+from lary_policy.runs.questions import NO_HEAD, WINDOWS, Probe, ProbeConfig, find_question, list_questions
 from lary_policy.settings import at_least, check_names, setting, some_and_different
 
 SIMULATED = "simulated"  # the source that `tasks` are of
@@ -68,30 +68,6 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
-    """One question and the head that answers it.
-
-    Attributes:
-        mode: A question of `lary_policy.runs.questions`: `pair` (source and target frame to the actions
-            between), `policy` (present frame to the next actions), `atomic` (class of a pair), `composite`
-            (class of a clip), `state`, `forward`, `inverse-critical`, `policy-critical`, `invariance`.
-        target: What of the actions, see `list_action_targets`; `class` for classes, otherwise see there.
-        head: Name of a file of configs/head; `none` for questions without a head.
-        proprio: Whether the head also sees the measured pose at the source frame.
-    """
-
-    mode: str
-    target: str
-    head: str
-    proprio: bool = False
-
-    def __post_init__(self) -> None:
-        targets = find_question(self.mode).every_target
-        if self.target not in targets:
-            raise UnknownNameError(f"target of a {self.mode} probe", self.target, targets)
-
-
-@dataclass(frozen=True)
 class RolloutConfig:
     """One way to close the loop with the head of a probe."""
 
@@ -105,37 +81,6 @@ class RolloutConfig:
     def uses(self, probe: Probe | ProbeConfig) -> bool:
         """Tell whether the loop runs the head of this probe."""
         return (LOOPS[self.mode], self.target) == (probe.mode, probe.target)
-
-
-@dataclass(frozen=True)
-class NoModel:
-    """Stands for the head of a question that has none."""
-
-    kind: ClassVar[str] = "none"
-    label: ClassVar[str] = "none"
-
-
-NO_HEAD = HeadConfig(NoModel())
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A question with its head's configuration; `ProbeConfig` after the names were looked up."""
-
-    mode: str
-    target: str
-    head: HeadConfig
-    proprio: bool = False
-
-    @property
-    def about(self) -> str:
-        """What its data must have: `actions`, `classes` or a `scene`."""
-        return find_question(self.mode).about
-
-    @property
-    def label(self) -> str:
-        """Readable name, e.g. `policy-relative-mlp512-project32-proprio`."""
-        return f"{self.mode}-{self.target}-{self.head.label}{'-proprio' if self.proprio else ''}"
 
 
 # What tasks are asked, and how their heads are let drive, where a suite says nothing else.
@@ -240,6 +185,12 @@ class RunConfig:
             raise ConfigError(
                 expected="protocol=native for simulated tasks", got=self.protocol, fix="Leave protocol out."
             )
+        if self.dense and not self.tasks:
+            raise ConfigError(
+                expected="windows=dense for simulated tasks, which record every control step",
+                got=f"source={self.source}",
+                fix="Leave windows out, or train a policy on every step with `lary train`.",
+            )
         for loop in self.rollouts or ():
             if not any(loop.uses(probe) for probe in self.asked):
                 raise ConfigError(
@@ -274,6 +225,11 @@ class RunConfig:
         if self.probes is not None:
             return self.probes
         return DEFAULT_PROBES if self.tasks else ()
+
+    @property
+    def dense(self) -> bool:
+        """Whether a head learns from every control step."""
+        return any(probe.windows != WINDOWS[0] for probe in self.asked)
 
     @property
     def loops(self) -> tuple[RolloutConfig, ...]:
@@ -331,7 +287,7 @@ class RunConfig:
         targets = self.targets if about == "actions" and self.targets else (one.target,)
         if about == "actions":  # what the reference calls relative is `displacement`
             targets = tuple(dict.fromkeys(action_target(t, protocol=protocol).name for t in targets))
-        return [Probe(one.mode, t, h, one.proprio) for h, t in itertools.product(heads, targets)]
+        return [Probe(one.mode, t, h, one.proprio, one.windows) for h, t in itertools.product(heads, targets)]
 
 
 def _usual(protocol: str, about: tuple[str, ...], kind: str, *, small: bool) -> list[ProbeConfig]:

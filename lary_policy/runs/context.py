@@ -1,13 +1,12 @@
-"""What all stages of one run share: configuration, folders, device, opened data, loaded encoders, jobs."""
+"""What all stages of one run share: configuration, folders, device, opened data, loaded encoders."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +24,9 @@ from lary_policy.data import (
     require_protocol,
     table_digest,
 )
-from lary_policy.data.simulated import GOALS
+from lary_policy.data.simulated import DENSE, GOALS
 from lary_policy.encoders import EncoderShelf, EncoderView
 from lary_policy.errors import UnknownNameError
-from lary_policy.heads import HEAD_FORMAT
 from lary_policy.latents import store_dtype
 from lary_policy.machine import available_cores, require_extra, resolve_device
 from lary_policy.report import Origin
@@ -42,8 +40,8 @@ from lary_policy.runs.cells import (
     starts_of,
     write_result,
 )
-from lary_policy.runs.config import Probe, RunConfig
-from lary_policy.runs.questions import find_question
+from lary_policy.runs.config import RunConfig
+from lary_policy.runs.questions import Probe
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
@@ -137,6 +135,16 @@ class RunData:
     def goal_table(self) -> PairTable | None:
         """Pairs of the demonstrations that the closed loop follows."""
         return self.source.pairs(GOALS) if GOALS in self.spec.splits and self.task else None
+
+    @cached_property
+    def dense_table(self) -> PairTable | None:
+        """Training pairs from every control step, where they were recorded."""
+        return self.source.pairs(DENSE) if DENSE in self.spec.splits else None
+
+    @cached_property
+    def dense_digest(self) -> str | None:
+        """Digest of the training pairs from every control step."""
+        return None if self.dense_table is None else table_digest(self.dense_table)
 
     @cached_property
     def digest(self) -> str:
@@ -267,50 +275,6 @@ class RunContext:
         """Return what every result of a run carries, see `machine_facts`."""
         seeds = ",".join(str(seed) for seed in self.config.every_seed)
         return machine_facts(self.device, self.cores, seeds, self.config.protocol)
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One head to train.
-
-    Attributes:
-        data: What it learns from.
-        view: Whose latents it reads.
-        probe: Question and head.
-        seed: Added to that of the head's configuration.
-    """
-
-    data: RunData
-    view: EncoderView
-    probe: Probe
-    seed: int
-
-    @property
-    def label(self) -> str:
-        """Readable name of the cell."""
-        seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.data.label}-{self.view.label}-{self.probe.label}{seed}"
-
-    def cell(self, context: RunContext) -> Cell:
-        """Return the cell of the trained head."""
-        p = self.probe
-        # What changes the numbers of one kind of probe must not make cells of the other kind be run again.
-        own = find_question(p.mode).depends(context, self.data)
-        latents = context.latents_key(self.data, self.view)
-        return context.cell("probe", self.label, latents, p, self.data.protocol, self.seed, own, HEAD_FORMAT)
-
-
-def pairs_of(context: RunContext) -> Iterator[tuple[RunData, EncoderView]]:
-    """Yield each opened data with each encoder view."""
-    for data in context.data:
-        for view in context.views(data.protocol):
-            yield data, view
-
-
-def jobs_of(context: RunContext, data: RunData, view: EncoderView) -> list[Job]:
-    """Return the heads that a run trains on one view's latents of some data."""
-    grid = itertools.product(data.probes(context.config), context.config.every_seed)
-    return [Job(data, view, probe, seed) for probe, seed in grid]
 
 
 def about_task(task: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lary_policy.console import console, progress
 from lary_policy.data import PairTable
+from lary_policy.data.simulated import DENSE
 from lary_policy.encoders import (
     ComponentEncoder,
     EncoderShelf,
@@ -56,7 +57,8 @@ Splits = Mapping[str, LatentTable]
 
 def extract_cell(context: RunContext, data: RunData, view: EncoderView) -> Cell:
     """Return the cell of some data through a view."""
-    inputs = (context.latents_key(data, view), data.goals_digest)
+    dense = [data.dense_digest] if data.dense_table is not None else []
+    inputs = (context.latents_key(data, view), data.goals_digest, *dense)
     return context.cell("extract", f"{data.label}-{view.label}", *inputs)
 
 
@@ -96,6 +98,8 @@ def load_splits(context: RunContext, data: RunData, view: EncoderView) -> dict[s
     store, budget = store_of(context, data, view), ram_budget(context.config.latents_ram_gb)
     steps = _time_steps(context, data, view, store)
     splits = {s: load_latents(data.table(s), store, budget, time_steps=steps) for s in data.splits}
+    if data.dense_table is not None:
+        splits[DENSE] = load_latents(data.dense_table, store, budget)
     tell_what_stays_on_disk(f"{data.label}-{view.label}", {s: t.bank for s, t in splits.items()})
     return {split: _cut(context, data, view, table) for split, table in splits.items()}
 
@@ -212,6 +216,7 @@ def _siblings(
 def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) -> dict[str, Any]:
     tables, goals = [data.table(split) for split in data.splits], data.goal_table
     extra = [] if goals is None else [goals]
+    tables += [] if data.dense_table is None else [data.dense_table]
     encoder = context.shelf.load(view)
     store = first_then_all(lambda: store_of(context, data, view))
     siblings = first_then_all(lambda: _siblings(context, data, view))

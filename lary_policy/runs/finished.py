@@ -16,8 +16,9 @@ from lary_policy.report import POINTS_FILE, Origin, StudyPoint, study_points, wr
 from lary_policy.runs.cells import RESULT, RUN_FILE, Cell, every_start, point_latest, run_folder
 from lary_policy.runs.collect import collected, open_task
 from lary_policy.runs.config import run_config
-from lary_policy.runs.context import RunContext, jobs_of, pairs_of
+from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import extract_cell
+from lary_policy.runs.probe import jobs_of, pairs_of
 from lary_policy.runs.report import report_bundle, run_report
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rollout import loops_of

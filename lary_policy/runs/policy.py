@@ -38,7 +38,8 @@ from lary_policy.rollout import FILM_PX, Film, PolicyAgent, Wave, run_waves
 from lary_policy.runs.cells import run_folder
 from lary_policy.runs.collect import collected, open_task
 from lary_policy.runs.config import RunConfig
-from lary_policy.runs.context import Job, RunContext, jobs_of, machine_facts
+from lary_policy.runs.context import RunContext, machine_facts
+from lary_policy.runs.probe import Job, jobs_of
 from lary_policy.runs.rollout import Loop, loops_of, split_label, success_scores
 from lary_policy.scores import Score
 from lary_policy.types import EpisodeResult

@@ -1,8 +1,9 @@
-"""Stage `probe`: a head on stored latents, selected on one split, reported on the others."""
+"""Stage `probe`: heads on stored latents, selected on one split and reported on the others; their grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -11,19 +12,88 @@ from typing import Any
 from torch import Tensor
 
 from lary_policy.console import busy, progress
-from lary_policy.data import PairTable
-from lary_policy.heads import Head, HeadMeta
+from lary_policy.data import ClipTable, PairTable
+from lary_policy.data.simulated import DENSE
+from lary_policy.encoders import EncoderView
+from lary_policy.heads import HEAD_FORMAT, Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
 from lary_policy.latents import LatentTable, StoredLatents, stored_latent
 from lary_policy.machine import abreast, intra_op_threads, process_count
-from lary_policy.runs.cells import UNFINISHED, Cell
-from lary_policy.runs.context import Job, RunContext
+from lary_policy.runs.cells import UNFINISHED, Cell, plain
+from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.encode import Splits, encoder_of
-from lary_policy.runs.questions import find_question
+from lary_policy.runs.questions import Probe, find_question
 from lary_policy.scores import ActionEvaluation, ClassEvaluation, Estimate, SampleScores, Score
 from lary_policy.types import Quarantined
 
 PROGRESS_FILE = UNFINISHED[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One head to train.
+
+    Attributes:
+        data: What it learns from.
+        view: Whose latents it reads.
+        probe: Question and head.
+        seed: Added to that of the head's configuration.
+    """
+
+    data: RunData
+    view: EncoderView
+    probe: Probe
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Readable name of the cell."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.data.label}-{self.view.label}-{self.probe.label}{seed}"
+
+    def cell(self, context: RunContext) -> Cell:
+        """Return the cell of the trained head."""
+        p = self.probe
+        # What changes the numbers of one kind of probe must not make cells of the other kind be run again.
+        own = find_question(p.mode).depends(context, self.data)
+        asked = {name: value for name, value in plain(p).items() if p.dense or name != "windows"}
+        if p.dense:
+            asked["dense"] = self.data.dense_digest
+        key = (
+            context.latents_key(self.data, self.view),
+            asked,
+            self.data.protocol,
+            self.seed,
+            own,
+            HEAD_FORMAT,
+        )
+        return context.cell("probe", self.label, *key)
+
+    def table(self, split: str) -> PairTable | ClipTable:
+        """Return the rows of a split that this head sees."""
+        if self.probe.dense and split == self.data.spec.train_split and self.data.dense_table is not None:
+            return self.data.dense_table
+        return self.data.table(split)
+
+    def seen(self, splits: Splits) -> Splits:
+        """Return the latents that this head sees of those of all heads."""
+        found = {split: table for split, table in splits.items() if split != DENSE}
+        if self.probe.dense and DENSE in splits:
+            found[self.data.spec.train_split] = splits[DENSE]
+        return found
+
+
+def pairs_of(context: RunContext) -> Iterator[tuple[RunData, EncoderView]]:
+    """Yield each opened data with each encoder view."""
+    for data in context.data:
+        for view in context.views(data.protocol):
+            yield data, view
+
+
+def jobs_of(context: RunContext, data: RunData, view: EncoderView) -> list[Job]:
+    """Return the heads that a run trains on one view's latents of some data."""
+    grid = itertools.product(data.probes(context.config), context.config.every_seed)
+    return [Job(data, view, probe, seed) for probe, seed in grid]
 
 
 @dataclass(frozen=True)
@@ -54,7 +124,7 @@ class Probing:
         Raises:
             DatasetError: They are clips.
         """
-        table = self.job.data.table(split)
+        table = self.job.table(split)
         if not isinstance(table, PairTable):
             raise self.job.data.spec.wrong_kind("pairs")
         return table.select(self.samples(split).kept)
@@ -115,7 +185,7 @@ class Probing:
                 estimate,
                 stage="probe",
                 encoder=job.view.label,
-                head=meta.label,
+                head=meta.label + job.probe.head_label.removeprefix(job.probe.head.label),
                 embodiment=meta.embodiment,
                 task=job.data.name,
                 mode=job.probe.mode,
@@ -141,7 +211,7 @@ class Probing:
             "reference_key": job.view.spec.reference_key,
             "mode": job.probe.mode,
             "target": job.probe.target,
-            "head": job.probe.head.label,
+            "head": job.probe.head_label,
             "seed": job.seed,
             "latent": list(next(iter(self.splits.values())).bank.shape[1:]),
             "quarantined": aside,
@@ -210,6 +280,6 @@ def run_probes(context: RunContext, jobs: Sequence[Job], load: Callable[[], Spli
 def _run_probe(context: RunContext, job: Job, splits: Callable[[], Splits], threads: int) -> dict[str, Any]:
     run = find_question(job.probe.mode).run
     cell = job.cell(context)
-    result = cell.compute_together(lambda: run(Probing(context, job, splits(), cell, threads)))
+    result = cell.compute_together(lambda: run(Probing(context, job, job.seen(splits()), cell, threads)))
     (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
     return result

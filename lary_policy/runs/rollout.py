@@ -25,8 +25,9 @@ from lary_policy.paths import foreign_file, read_json
 from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
 from lary_policy.runs.config import RolloutConfig
-from lary_policy.runs.context import Job, RunContext, RunData, jobs_of
+from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.encode import encoder_of, load_goals
+from lary_policy.runs.probe import Job, jobs_of
 from lary_policy.scores import Score, is_decided, paired_evidence, success_estimates
 from lary_policy.types import EpisodeResult
 
@@ -60,7 +61,7 @@ class Loop:
             return f"{self.data.label}-expert"
         seed = f"-seed{self.job.seed}" if self.job.seed else ""
         who = f"{self.job.view.label}{'-random' if self.random else ''}-{self.rollout.mode}"
-        return f"{self.data.label}-{who}-{self.rollout.target}-{self.job.probe.head.label}{seed}"
+        return f"{self.data.label}-{who}-{self.rollout.target}-{self.job.probe.head_label}{seed}"
 
     def cell(self, context: RunContext) -> Cell:
         """Return the cell of the loop; that of the expert, who sees no goals, is the same in every mode."""

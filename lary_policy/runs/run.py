@@ -21,9 +21,9 @@ from lary_policy.runs.actions import check_statistics
 from lary_policy.runs.cells import plain, point_latest, run_folder
 from lary_policy.runs.collect import collected, open_task, run_collect
 from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
-from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task, jobs_of, pairs_of
+from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
-from lary_policy.runs.probe import run_probes
+from lary_policy.runs.probe import jobs_of, pairs_of, run_probes
 from lary_policy.runs.report import run_report
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rollout import loops_of, run_rollouts
@@ -180,8 +180,13 @@ def _small(context: RunContext, until: str) -> Iterator[str]:
 
 
 def unasked(context: RunContext, until: str) -> Iterator[str]:
-    """Name the tasks that some questions are not asked of."""
+    """Name the tasks that some questions are not asked of, and what windows of every step cost."""
     config = context.config
+    if config.dense and STAGES.index(until) >= STAGES.index("extract"):
+        yield (
+            "windows=dense: every control step of the training demonstrations is recorded and encoded, about "
+            f"{config.stride} times the frames."
+        )
     if not config.tasks or STAGES.index(until) < STAGES.index("probe"):
         return
     for probe in config.probes_for("native", ABOUT_TASKS, "pairs"):
@@ -193,8 +198,10 @@ def unasked(context: RunContext, until: str) -> Iterator[str]:
 def planned(context: RunContext, until: str) -> dict[str, int]:
     """Return how many steps each stage of a run has; tasks that are not opened yet count as the opened do."""
     config, stages = context.config, STAGES[: STAGES.index(until) + 1]
-    # Of a task demonstrations are collected and, where a closed loop follows some, goals.
-    count = dict.fromkeys(STAGES, 0) | {"data": (2 if config.loops else 1) * len(config.tasks)}
+    # Of a task demonstrations are collected, goals where a closed loop follows some, and every control step
+    # where a head learns from it.
+    count = dict.fromkeys(STAGES, 0)
+    count["data"] = (1 + bool(config.loops) + config.dense) * len(config.tasks)
     for data in context.data:
         views = context.views(data.protocol)
         loops = loops_of(context, data) if data.task and "rollout" in stages else ()

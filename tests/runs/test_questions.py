@@ -16,8 +16,8 @@ from lary_policy.data.simulated.scene import read_scene
 from lary_policy.errors import DatasetError, HeadMismatchError, UnknownNameError
 from lary_policy.heads.config import list_head_configs, load_head_config
 from lary_policy.latents import Components
-from lary_policy.runs.config import ProbeConfig, run_config
-from lary_policy.runs.questions import find_question, list_questions
+from lary_policy.runs.config import run_config
+from lary_policy.runs.questions import ProbeConfig, find_question, list_questions
 from lary_policy.runs.questions.critical import critical_steps
 from lary_policy.runs.questions.invariance import invariance_terms
 from lary_policy.runs.questions.state import varying

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from lary_policy.data.simulated.collect import FIRST_SEED, GOALS, SPLITS, collect_demonstrations, seeds_of
+from lary_policy.data.simulated.collect import (
+    DENSE,
+    FIRST_SEED,
+    GOALS,
+    SPLITS,
+    collect_demonstrations,
+    seeds_of,
+)
 from lary_policy.data.simulated.publish import DemonstrationReport, complete, layout_of, report_on, reuse
 from lary_policy.data.simulated.recorder import EpisodeJob, Recording, png_bytes
 from lary_policy.data.simulated.replay import ReplayCheck, Replayed, read_settings, replay_episodes
 from lary_policy.data.simulated.scene import Scene
-from lary_policy.data.simulated.source import SimulatedSource, collect_goals, collect_splits
+from lary_policy.data.simulated.source import SimulatedSource, collect_dense, collect_goals, collect_splits
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.simulated.writer import (
     DemonstrationLayout,
@@ -18,6 +25,7 @@ from lary_policy.data.simulated.writer import (
 )
 
 __all__ = [
+    "DENSE",
     "FIRST_SEED",
     "GOALS",
     "SPLITS",
@@ -31,6 +39,7 @@ __all__ = [
     "Scene",
     "SimulatedSource",
     "collect_demonstrations",
+    "collect_dense",
     "collect_goals",
     "collect_splits",
     "complete",

@@ -14,7 +14,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from lary_policy.data.atomic import DEFAULT_THRESHOLD_M
-from lary_policy.data.simulated.publish import PROGRESS_FILE, DemonstrationReport, layout_of, publish, reuse
+from lary_policy.data.simulated.publish import (
+    OPTIONAL,
+    PROGRESS_FILE,
+    DemonstrationReport,
+    layout_of,
+    publish,
+    reuse,
+)
 from lary_policy.data.simulated.recorder import Disturbance, EpisodeJob, Recording, record_episodes
 from lary_policy.data.simulated.writer import (
     DemonstrationLayout,
@@ -40,6 +47,7 @@ _log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 _LEAST = 8  # episodes of each thread: with fewer, making its worlds takes longer than they do
 GOALS = "rollout"  # the split that a closed loop follows
+DENSE = "train-dense"  # the training split once more, with a chunk from every control step
 # Disjoint ranges of seeds: what is evaluated was never trained on.
 FIRST_SEED = {"train": 0, "val": 100_000, "test": 200_000, GOALS: 300_000}
 
@@ -90,7 +98,7 @@ class ExpertSession:
     ) -> list[Recording]:
         """Record one episode for each job, at most as many as there are worlds.
 
-        With `every_step` frames and states are taken at every control step, not only at chunk boundaries.
+        With `every_step` frames and states are taken at every control step, not only where chunks start.
         """
         idle = self._env.num_worlds - len(jobs)
         seeds = [job.seed for job in jobs] + [jobs[-1].seed] * idle
@@ -107,8 +115,9 @@ class ExpertSession:
             enabled=[job.split in self._noise["splits"] for job in jobs] + [False] * idle,
         )
         return record_episodes(
-            self._env, self._controller, expert, jobs, disturbance, stride=form.stride, every_step=every_step
-        )
+            self._env, self._controller, expert, jobs, disturbance, stride=form.stride,
+            every_step=every_step or form.every == 1,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Free the renderer."""
@@ -131,6 +140,7 @@ def collect_demonstrations(
     render_device: str = "cpu",
     looks: str = "primitives",
     randomisation: str = "none",
+    dense: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemonstrationReport:
     """Record one scripted episode for each seed and publish the dataset at `root` when all are done.
@@ -154,6 +164,7 @@ def collect_demonstrations(
         render_device: Device of the renderer.
         looks: Of the robot, as in `lary_envs.SimEnv`.
         randomisation: Level of randomisation, as in `lary_envs.SimEnv`.
+        dense: Whether a chunk starts, and a frame is kept, at every control step: `stride` times the frames.
         on_progress: Called with (episodes done, episodes in all).
 
     Raises:
@@ -164,10 +175,8 @@ def collect_demonstrations(
     jobs = _jobs(splits)
     config = _config(task, splits, tuple(cameras), image_px, stride, label_threshold_m)
     config["noise"] = {"std_m": noise_std_m, "std_rad": noise_std_rad, "splits": sorted(noise_splits)}
-    if looks != "primitives":
-        config["looks"] = looks
-    if randomisation != "none":
-        config["randomisation"] = randomisation
+    further = {"looks": looks, "randomisation": randomisation, "windows": "dense" if dense else "chunks"}
+    config |= {name: value for name, value in further.items() if value != OPTIONAL[name]}
     with exclusive(lock_beside(root)):  # two that collect the same: one waits and reuses
         if not is_vacant(root):
             return reuse(root, config)

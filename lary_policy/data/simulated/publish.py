@@ -23,7 +23,8 @@ from lary_policy.paths import read_json, sweep_temporaries, write_json
 from lary_policy.types import Quarantined
 
 PROGRESS_FILE = "progress.json"
-_OPTIONAL = ("looks", "randomisation")  # settings that are written only where they are not the default
+# Settings that are written only where they are not the default.
+OPTIONAL = {"looks": "primitives", "randomisation": "none", "windows": "chunks"}
 _VERSIONED = ("lerobot_policy_lary", "mujoco", "mujoco-warp", "numpy", "pillow", "torch")
 
 
@@ -54,6 +55,11 @@ class DemonstrationReport:
     reused: bool
 
 
+def every_of(config: Mapping[str, Any]) -> int:
+    """Return how many control steps lie between the sources of a dataset's chunks."""
+    return 1 if config.get("windows") == "dense" else int(config["stride"])
+
+
 def layout_of(config: Mapping[str, Any]) -> DemonstrationLayout:
     """Return what all files of a dataset with these settings have in common."""
     return DemonstrationLayout(
@@ -62,6 +68,7 @@ def layout_of(config: Mapping[str, Any]) -> DemonstrationLayout:
         embodiment=load_embodiment(config["embodiment"]),
         stride=config["stride"],
         label_threshold_m=config["label_threshold_m"],
+        every=every_of(config),
     )
 
 
@@ -121,7 +128,7 @@ def complete(
 def reuse(root: Path, config: Mapping[str, Any]) -> DemonstrationReport:
     """Report on the complete dataset at `root`; DatasetError where it is another, or something else."""
     found = read_json(root / layout.DATASET_FILE) if (root / layout.DATASET_FILE).is_file() else {}
-    different = sorted(key for key in {*config, *_OPTIONAL} if found.get(key) != config.get(key))
+    different = sorted(key for key in {*config, *OPTIONAL} if found.get(key) != config.get(key))
     if different:
         raise DatasetError(
             expected=f"nothing at {root}, or a complete dataset of the same settings",
@@ -142,7 +149,8 @@ def report_on(root: Path, summary: Mapping[str, Any], *, reused: bool) -> Demons
         dataset=summary["dataset"],
         episodes={split: sum(r.split == split for r in kept) for split in summary["seeds"]},
         failed=tuple(Quarantined(f"seed {r.seed} ({r.split})", r.failure, "collect") for r in failed),
-        frames=sum(len(r.labels) + 1 for r in kept) * len(summary["cameras"]),
+        frames=sum(len(r.labels) + summary["stride"] // every_of(summary) for r in kept)
+        * len(summary["cameras"]),
         pairs=len(labels),
         unlabelled=labels.count(""),
         seconds=float(summary["seconds"]),

@@ -14,7 +14,7 @@ from lary_policy.data.integrity import IntegrityReport
 from lary_policy.data.larybench import load_pairs
 from lary_policy.data.pairs import PairRow, PairTable
 from lary_policy.data.registry import register_source
-from lary_policy.data.simulated.collect import GOALS, SPLITS, collect_demonstrations, seeds_of
+from lary_policy.data.simulated.collect import DENSE, GOALS, SPLITS, collect_demonstrations, seeds_of
 from lary_policy.data.simulated.scene import Scene, read_scene, scene_digest
 from lary_policy.data.simulated.verify import verify_dataset
 from lary_policy.data.spec import SourceSpec, require_folder, require_protocol
@@ -38,6 +38,7 @@ class SimulatedSource:
         key: `simulated`.
         data_dir: Folder with `dataset.json`.
         goals: Folder of the demonstrations that a closed loop follows; they are the split `rollout`.
+        dense: Folder of the training demonstrations with a chunk from every step; the split `train-dense`.
         cameras: Cameras to use, in this order; None for all that were recorded.
         protocol: `native` or `lary`.
         task: Name of a task of `lary_envs`, instead of `data_dir`.
@@ -70,6 +71,7 @@ class SimulatedSource:
         *,
         data_dir: Path | None = None,
         goals: Path | None = None,
+        dense: Path | None = None,
         cameras: Sequence[str] | None = None,
         protocol: str = "native",
         task: str | None = None,
@@ -106,16 +108,17 @@ class SimulatedSource:
                 goals = collect_goals(folder / "goals", task, episodes, randomisation=level, **shared)
         self.root = require_folder(key, data_dir)
         self.goals_root = None if goals is None else require_folder(key, goals)
+        self.dense_root = dense and require_folder(key, dense)
         self._about = _read_about(self.root)
-        self._world_about = self._about if goals is None else _read_about(require_folder(key, goals))
-        _require_same(self.root, self._about, self._world_about)
+        self._world_about = _read_about(self.goals_root or self.root)
+        _require_same(self.root, self._about, [self._world_about, _read_about(self.dense_root or self.root)])
         self.task: str | None = self._about.get("task")
         self.spec = SourceSpec(
             key=key,
             kind="pairs",
             embodiment=str(self._about["embodiment"]),
             stride=int(self._about["stride"]),
-            splits=(*self._about["seeds"], *((GOALS,) if goals is not None else ())),
+            splits=(*self._about["seeds"], *((GOALS,) if goals else ()), *((DENSE,) if dense else ())),
             cameras=tuple(self._about["cameras"]) if cameras is None else tuple(cameras),
             num_classes=None,
             where="simulated",
@@ -134,7 +137,7 @@ class SimulatedSource:
         return load_pairs(
             self._root_of(split),
             str(self._about["dataset"]),
-            split,
+            SPLITS[0] if split == DENSE else split,
             embodiment=self._embodiment,
             stride=self.spec.stride or 0,
             cameras=self.spec.cameras,
@@ -162,6 +165,8 @@ class SimulatedSource:
         raise self.spec.wrong_kind("clips")
 
     def _root_of(self, split: str) -> Path:
+        if split == DENSE and self.dense_root is not None:
+            return self.dense_root
         return self.goals_root if split == GOALS and self.goals_root is not None else self.root
 
     def verify(self, *, limit: int | None = None, **options: Any) -> IntegrityReport:
@@ -175,7 +180,9 @@ class SimulatedSource:
                 expected="limit=null for simulated demonstrations", got=str(limit), fix="Leave limit out."
             )
         reports = [
-            verify_dataset(root, **options) for root in (self.root, self.goals_root) if root is not None
+            verify_dataset(root, **options)
+            for root in (self.root, self.goals_root, self.dense_root)
+            if root is not None
         ]
         counts = Counter[str]()
         for report in reports:
@@ -260,6 +267,20 @@ def collect_splits(root: Path, task: str, demos: Mapping[str, Any], **settings: 
     return collect_demonstrations(root, task, splits=splits, **noise, **settings).root
 
 
+def collect_dense(root: Path, task: str, demos: Mapping[str, Any], **settings: Any) -> Path:
+    """Collect the training demonstrations of `collect_splits` with a chunk from every control step.
+
+    Args:
+        root: Folder of the dataset, reused where it is complete.
+        task: Name of the task.
+        demos: As for `collect_splits`; of its episodes only those of `train` are recorded.
+        settings: Further ones of `collect_demonstrations`.
+    """
+    noise: dict[str, Any] = {name: demos[name] for name in ("noise_std_m", "noise_std_rad") if name in demos}
+    splits = {SPLITS[0]: seeds_of(SPLITS[0], demos[SPLITS[0]])}
+    return collect_demonstrations(root, task, splits=splits, dense=True, **noise, **settings).root
+
+
 def collect_goals(root: Path, task: str, episodes: int, **settings: Any) -> Path:
     """Collect the demonstrations that a closed loop follows, unless they are at `root`; return their folder.
 
@@ -273,8 +294,8 @@ def collect_goals(root: Path, task: str, episodes: int, **settings: Any) -> Path
     return collect_demonstrations(root, task, splits=splits, **settings).root
 
 
-def _require_same(root: Path, about: Mapping[str, Any], goals: Mapping[str, Any]) -> None:
-    different = [name for name in _SAME if about[name] != goals[name]]
+def _require_same(root: Path, about: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> None:
+    different = [name for name in _SAME if any(about[name] != other[name] for other in others)]
     if different:
         raise DatasetError(
             expected=f"goals of the same {', '.join(_SAME)} as the demonstrations in {root}",

@@ -25,6 +25,7 @@ from lary_policy.data.larybench import load_pairs, read_metadata
 from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.parallel import TimedOut, for_each
+from lary_policy.data.simulated.publish import every_of
 from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.data.splits import find_leaks
 from lary_policy.data.verify import decoded_ids
@@ -179,7 +180,9 @@ def _episode_problems(root: Path, tables: Mapping[str, PairTable], stride: int) 
     if not (root / layout.EPISODES_FILE).is_file():
         return
     try:
-        records = {(str(r.episode), r.split): r.steps // stride for r in read_episodes(root)}
+        known = read_json(root / layout.DATASET_FILE) if (root / layout.DATASET_FILE).is_file() else {}
+        every = every_of({**known, "stride": stride})
+        records = {(str(r.episode), r.split): (r.steps - stride) // every + 1 for r in read_episodes(root)}
     except DatasetError as error:
         yield Quarantined(layout.EPISODES_FILE, str(error), "episodes")
         return

@@ -90,6 +90,7 @@ class DemonstrationLayout:
     embodiment: Embodiment
     stride: int
     label_threshold_m: float
+    every: int  # control steps between the sources of chunks; with fewer than the stride, chunks overlap
 
 
 def write_episode(root: Path, form: DemonstrationLayout, recording: Recording) -> EpisodeRecord:
@@ -102,19 +103,20 @@ def write_episode(root: Path, form: DemonstrationLayout, recording: Recording) -
     folders = [layout.image_folder(i, camera) for i, camera in enumerate(form.cameras)]
     clean, executed = torch.stack(recording.clean), torch.stack(recording.executed)
     disturbed = torch.tensor(recording.disturbed)
-    boundaries = range(0, len(clean) + 1, k)
+    boundaries, sources = range(0, len(clean) + 1, form.every), range(0, len(clean) - k + 1, form.every)
     try:
         for step, images, state in zip(boundaries, recording.images, recording.states, strict=True):
             for folder, image in zip(folders, images, strict=True):
                 _fresh(root, layout.frame_file(folder, number, step)).write_bytes(image)
             _save(root, layout.state_file(number, step), state)
-        for src in boundaries[:-1]:
+        for src in sources:
             _save(root, layout.action_file(number, src, src + k), clean[src : src + k])
             if disturbed[src : src + k].any():
                 name = layout.action_file(number, src, src + k, layout.EXECUTED)
                 _save(root, name, executed[src : src + k])
         if recording.scene:
-            scene = {name: [one[name] for one in recording.scene] for name in recording.scene[0]}
+            shown = recording.scene[:: k // form.every]
+            scene = {name: [one[name] for one in shown] for name in shown[0]}
             text = json.dumps({"state": scene, "free": recording.free})
             _fresh(root, layout.scene_file(number)).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -131,7 +133,7 @@ def write_episode(root: Path, form: DemonstrationLayout, recording: Recording) -
         success=True,
         success_step=recording.success_step,
         labels=_labels(form, recording, clean),
-        noise_steps=tuple(disturbed.reshape(-1, k).sum(1).tolist()),
+        noise_steps=tuple(int(disturbed[src : src + k].sum()) for src in sources),
     )
 
 
@@ -157,7 +159,8 @@ def write_metadata(
 def _csv_rows(form: DemonstrationLayout, record: EpisodeRecord) -> Iterator[dict[str, Any]]:
     k, number = form.stride, record.episode
     for chunk, (label, noise) in enumerate(zip(record.labels, record.noise_steps, strict=True)):
-        src, tgt = chunk * k, chunk * k + k
+        src = chunk * form.every
+        tgt = src + k
         action = layout.action_file(number, src, tgt)
         row = {
             "dataset": form.dataset,
@@ -180,9 +183,9 @@ def _csv_rows(form: DemonstrationLayout, record: EpisodeRecord) -> Iterator[dict
 
 def _labels(form: DemonstrationLayout, recording: Recording, clean: Tensor) -> tuple[str, ...]:
     """Label each chunk by measured displacement and by the change of the commanded gripper opening."""
-    commanded = torch.cat([recording.start_pose.unsqueeze(0), clean])[:: form.stride]
-    moved = torch.stack(recording.states).diff(dim=0)
-    motions = arm_motions(form.embodiment, moved, commanded.diff(dim=0))
+    commanded, states = torch.cat([recording.start_pose[None], clean]), torch.stack(recording.states)
+    meant, moved = commanded[:: form.every], form.stride // form.every
+    motions = arm_motions(form.embodiment, states[moved:] - states[:-moved], meant[moved:] - meant[:-moved])
     return label_arms(motions, threshold_m=form.label_threshold_m)
 
 

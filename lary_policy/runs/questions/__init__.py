@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from lary_policy.runs.questions.registry import Question, find_question, list_questions, register_question
+from lary_policy.runs.questions.registry import (
+    NO_HEAD,
+    WINDOWS,
+    Probe,
+    ProbeConfig,
+    Question,
+    find_question,
+    list_questions,
+    register_question,
+)
 
-__all__ = ["Question", "find_question", "list_questions", "register_question"]
+__all__ = [
+    "NO_HEAD",
+    "WINDOWS",
+    "Probe",
+    "ProbeConfig",
+    "Question",
+    "find_question",
+    "list_questions",
+    "register_question",
+]
