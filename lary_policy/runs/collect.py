@@ -19,8 +19,9 @@ def data_cells(context: RunContext, task: str) -> tuple[Cell, Cell | None]:
     """Return the cells of the demonstrations of a task and, if a loop follows any, of the goals."""
     from lary_envs.tasks import task_spec
 
-    c = context.config
-    shared = (task, context.cameras(task), c.image_px, c.stride, task_spec(task).embodiment, c.looks)
+    c, spec = context.config, task_spec(task)
+    drawn = (spec.drawing,) if spec.drawing else ()
+    shared = (task, context.cameras(task), c.image_px, c.stride, spec.embodiment, c.looks, *drawn)
     demos = context.cell("data", task, *shared, c.randomisation, c.demos)
     if not c.loops:
         return demos, None

@@ -140,7 +140,7 @@ def test_a_goal_is_seen_where_the_task_put_it(pick):
 
 def test_the_physics_is_on_metaworlds_own_scene_and_fixed_cameras_stand_upright():
     sim = make_simulator("door-open-v3", 0)
-    scene = GoalScene(sim.fullpath, sim.model, 1)
+    scene = GoalScene(sim.fullpath, sim.model, 1, 64)
     scene.show(0, sim.data)
     n = sim.model.ngeom
     assert scene.model.ngeom > n
@@ -156,24 +156,28 @@ def test_the_physics_is_on_metaworlds_own_scene_and_fixed_cameras_stand_upright(
 @pytest.mark.skipif(
     os.environ.get("MUJOCO_GL") not in ("egl", "osmesa"), reason="needs MUJOCO_GL=egl or osmesa"
 )
-@pytest.mark.parametrize("task", ["pick-place-v3", "door-open-v3"])
+@pytest.mark.parametrize("task", ["pick-place-v3", "door-open-v3", "window-close-v3"])
 def test_pictures_are_those_of_mujoco(task):
-    """In grey levels, over all cameras; textures, which one samples and the other filters, are most of it."""
-    cameras = ("topview", "gripperPOV", "corner", "corner2", "corner3", "behindGripper")
+    """In grey levels, of every camera; edges, of which one takes four samples, are most of it."""
+    cameras = ("front", "wrist", "topview", "corner", "corner2", "corner3", "behindGripper")
     env = open_world(f"metaworld/{task}", 1, cameras=cameras, image_px=128, num_threads=1)
     env.reset([1])
     ours, sim, found = env.frames()[0].int(), make_simulator(task, 1), {}
+    mujoco.mj_forward(sim.model, sim.data)  # some tasks move things after they last did
     with mujoco.Renderer(sim.model, 128, 128) as renderer:
-        for place, camera in enumerate(cameras):
-            renderer.update_scene(sim.data, camera)
+        for place, camera in reversed(list(enumerate(cameras))):
+            own = sim.model.camera({"front": "corner2", "wrist": "gripperPOV"}.get(camera, camera)).id
+            if camera == "front":  # as the literature moves it
+                sim.model.cam_pos[own] = (0.75, 0.075, 0.7)
+                mujoco.mj_forward(sim.model, sim.data)
+            renderer.update_scene(sim.data, own)
             theirs = torch.from_numpy(renderer.render().astype(np.int32))
-            own = sim.model.camera(camera).id
             down = sim.model.cam_bodyid[own] == 0 and sim.data.cam_xmat[own, 7] < 0  # ours is turned
             seen = theirs.flip(0, 1) if down else theirs
             found[camera] = float((ours[place] - seen).abs().float().mean())
     env.close()
-    assert sum(found.values()) / len(found) < 8.5, found
-    assert max(found.values()) < 13, found
+    assert sum(found.values()) / len(found) < 6.5, found
+    assert max(found.values()) < 9, found
 
 
 @pytest.mark.slow

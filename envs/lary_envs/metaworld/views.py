@@ -14,16 +14,21 @@ import mujoco
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from lary_envs.scene import CameraPlace, add_camera
+from lary_envs.scene import CameraPlace, Vec3, add_camera
 
 # corner2, moved as in arXiv 2206.14244 and everyone's evaluations since, seen the right way up.
 _FRONT = (0.75, 0.075, 0.7)
-# MuJoCo's renderer cuts the light on a surface at 1 and then multiplies with its texture, the ray tracer does
-# not: MetaWorld's lights add up to 1.4 on what faces up. Fitted to its pictures of pick-place and door-open,
-# whose mean difference is a third of what it was; highlights, which the cut swallows, are left out.
-_HEADLIGHT = {"ambient": 0.45, "diffuse": 0.2, "specular": 0.0}
+# MuJoCo's renderer cuts the light on a surface at 1 before it multiplies with its texture, the ray tracer
+# does not. MetaWorld's lights add up to 0.85 to 1.2 on what faces up, and another 0.17 of the one that casts
+# shadows, which is added after the cut. So textured surfaces take this share of how far the light is from
+# `_CUT`, and no highlights, which the cut swallows. Both are fitted to MuJoCo's pictures, see the test.
+_SHARE, _CUT = 0.6, 1.02
+_NO_COLOUR = (0.5, 0.5, 0.5, 1.0)  # of a geom without a colour of its own: its material's counts
+_OPAQUE = 0.5  # alpha from which a geom is drawn; the ray tracer draws what is translucent as if it were not
+_HIDDEN_GROUP = 5
 _SHOWN_GROUPS = 3  # MuJoCo's renderer draws groups 0, 1 and 2
 _ALIASES = {"wrist": "gripperPOV"}
 
@@ -35,6 +40,8 @@ class GoalScene:
         path: MetaWorld's XML.
         own: The scene compiled of it.
         num_worlds: Worlds w.
+        image_px: Sides of frames. Textures get as many texels at most: MuJoCo's renderer averages those that
+            share a pixel, the ray tracer reads four.
 
     Attributes:
         model: The scene to be traced.
@@ -45,7 +52,7 @@ class GoalScene:
     vary: tuple[str, ...] = ()
     device = torch.device("cpu")
 
-    def __init__(self, path: str, own: mujoco.MjModel, num_worlds: int) -> None:
+    def __init__(self, path: str, own: mujoco.MjModel, num_worlds: int, image_px: int) -> None:
         spec = mujoco.MjSpec.from_file(path)
         self._sites = [i for i in range(own.nsite) if _is_drawn(own, i)]
         for site in self._sites:
@@ -55,14 +62,13 @@ class GoalScene:
                 contype=0, conaffinity=0, mass=0,
             )  # fmt: skip
         front = own.camera("corner2")
-        gaze = _axis(own, front.id)
-        add_camera(
-            spec.worldbody, "front", CameraPlace(_FRONT, tuple(np.add(_FRONT, gaze)), float(front.fovy[0]))
-        )
-        for name, value in _HEADLIGHT.items():
-            setattr(spec.visual.headlight, name, [value] * 3)
+        gaze, up = _axes(own, front.id)
+        place = CameraPlace(_FRONT, tuple(np.add(_FRONT, gaze)), float(front.fovy[0]), up)
+        add_camera(spec.worldbody, "front", place)
+        for i, texture in enumerate(spec.textures):
+            _reduce(texture, own.texture(i), own.tex_data, image_px)
         self.model = spec.compile()
-        self.model.light_specular[:] = 0.0
+        _light_like_mujoco(self.model)
         self._cameras = [self.model.camera(i).name for i in range(self.model.ncam)]
         self._own_cameras = [own.camera(name).id if name != "front" else -1 for name in self._cameras]
         # Fixed cameras whose picture has the floor on top are turned about their own axis.
@@ -72,8 +78,8 @@ class GoalScene:
         self._turned = fixed & (down.cam_xmat.reshape(-1, 3, 3)[:, 2, 1] < -0.01)
         still = mujoco.MjData(self.model)
         mujoco.mj_forward(self.model, still)
-        place = self.model.camera("front").id
-        self._front = (still.cam_xpos[place].copy(), still.cam_xmat[place].copy())
+        seen = self.model.camera("front").id
+        self._front = (still.cam_xpos[seen].copy(), still.cam_xmat[seen].copy())
         shapes = {"geom_xpos": (self.model.ngeom, 3), "geom_xmat": (self.model.ngeom, 9),
                   "cam_xpos": (self.model.ncam, 3), "cam_xmat": (self.model.ncam, 9),
                   "light_xpos": (self.model.nlight, 3), "light_xdir": (self.model.nlight, 3)}  # fmt: skip
@@ -110,12 +116,37 @@ class GoalScene:
         return np.stack([front if i < 0 else own[i] for i in self._own_cameras])
 
 
+def _reduce(texture: mujoco.MjsTexture, own: Any, texels: NDArray[np.uint8], most: int) -> None:
+    """Average a texture down to at most so many texels a side."""
+    start, height, width, channels = (int(n[0]) for n in (own.adr, own.height, own.width, own.nchannel))
+    if width <= most or own.type[0] == mujoco.mjtTexture.mjTEXTURE_SKYBOX:
+        return
+    pixels = texels[start : start + height * width * channels].reshape(height, width, channels)
+    small = Image.fromarray(pixels).resize((most, round(height * most / width)), Image.Resampling.BOX)
+    texture.file, texture.hflip, texture.vflip = "", False, False
+    texture.width, texture.height, texture.nchannel = *small.size, channels
+    texture.data = small.tobytes()
+
+
+def _light_like_mujoco(model: mujoco.MjModel) -> None:
+    """Give textured materials the light that MuJoCo's renderer gives them; drop what can be seen through."""
+    textured = (model.mat_texid >= 0).any(1)
+    model.mat_rgba[textured, :3] *= _SHARE
+    model.mat_emission[textured] = _CUT * (1 - _SHARE) / _SHARE
+    model.mat_specular[textured] = 0.0
+    plain = (model.geom_matid >= 0) & (model.geom_rgba == _NO_COLOUR).all(1)
+    alpha = np.where(plain, model.mat_rgba[model.geom_matid, 3], model.geom_rgba[:, 3])
+    model.geom_group[alpha < _OPAQUE] = _HIDDEN_GROUP
+
+
 def _is_drawn(model: mujoco.MjModel, site: int) -> bool:
     return bool(model.site_rgba[site, 3] > 0 and model.site_group[site] < _SHOWN_GROUPS)
 
 
-def _axis(model: mujoco.MjModel, camera: int) -> NDArray[np.float64]:
-    """Return the direction in which a fixed camera looks."""
+def _axes(model: mujoco.MjModel, camera: int) -> tuple[Vec3, Vec3]:
+    """Return where a fixed camera looks and what is up in its picture, the floor below."""
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    return -data.cam_xmat[camera].reshape(3, 3)[:, 2]
+    _, (*up,), (*back,) = data.cam_xmat[camera].reshape(3, 3).T
+    sign = 1.0 if up[2] >= 0 else -1.0
+    return (-back[0], -back[1], -back[2]), (sign * up[0], sign * up[1], sign * up[2])

@@ -82,7 +82,7 @@ class MetaWorldEnv(TaskWorlds):
         self._render_device = torch_device(render_device)
         first = make_simulator(self.own_name, 0)
         self.workspace_m = (tuple(first.mocap_low.tolist()), tuple(first.mocap_high.tolist()))
-        self._scene = GoalScene(first.fullpath, first.model, num_worlds)
+        self._scene = GoalScene(first.fullpath, first.model, num_worlds, image_px)
         self._objects = len(first._get_pos_objects()) // 3
         self._turns = bool(np.linalg.norm(first._get_quat_objects()[:4]) > 0)
         self._sims: list[Any] = [first] * num_worlds
@@ -106,6 +106,10 @@ class MetaWorldEnv(TaskWorlds):
             self._seen[world] = sim._last_stable_obs
             reward, _ = sim.evaluate_state(self._seen[world], np.zeros(4))
             self._start[world] = self._best[world] = min(float(reward), _BEST_REWARD * _ALMOST)
+            mujoco.mj_kinematics(
+                sim.model, sim.data
+            )  # some tasks move things after they last did: for pictures
+            mujoco.mj_camlight(sim.model, sim.data)
         self._success[chosen] = self._lost[chosen] = self._ever[chosen] = False
 
     def step(self, commands: Tensor, *, validate: bool = True) -> None:
@@ -137,7 +141,7 @@ class MetaWorldEnv(TaskWorlds):
 
             self._tracer = RayTracer(
                 self._scene.model, self.num_worlds, self._scene.names(self.cameras), self.image_px,
-                device=self._render_device, num_threads=self._threads,
+                device=self._render_device, num_threads=self._threads, shadow_light=0.0,
             )  # fmt: skip
         return self._tracer.render(self._scene, chosen)
 

@@ -50,6 +50,7 @@ class RayTracer:
         cameras: Names of the cameras c, in the order of the output.
         image_px: Height and width of a frame.
         num_threads: Threads on a CPU; all cores by default.
+        shadow_light: Share of a light that reaches where it casts a shadow.
 
     Raises:
         UnknownNameError: Unknown device.
@@ -58,11 +59,11 @@ class RayTracer:
 
     def __init__(
         self, model: mujoco.MjModel, num_worlds: int, cameras: tuple[str, ...], image_px: int, *,
-        device: str | torch.device = "cpu", num_threads: int | None = None,
+        device: str | torch.device = "cpu", num_threads: int | None = None, shadow_light: float = 0.3,
     ) -> None:  # fmt: skip
         self.device = torch_device(device)
         self._model, self._num_worlds, self._cameras, self._image_px = model, num_worlds, cameras, image_px
-        self._threads = num_threads or os.cpu_count() or 1
+        self._threads, self._shadow_light = num_threads or os.cpu_count() or 1, shadow_light
         if self.device.type == "cpu":
             _require_room(num_worlds * len(cameras), image_px)
         self._physics: Posed | None = None
@@ -99,7 +100,7 @@ class RayTracer:
         """Make tracers for the worlds of one engine."""
         self.close()
         self._physics = physics
-        look = (self._model, self._cameras, self._image_px, self.device)
+        look = (self._model, self._cameras, self._image_px, self.device, self._shadow_light)
         if isinstance(physics, WarpPhysics) and self._shares(physics):
             self._tracers = [sharing_tracer(physics, *look)]
             return
