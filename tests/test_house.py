@@ -25,8 +25,8 @@ PEERS = {
 GROUND = ("errors", "types", "settings", "machine", "console", "paths")
 # From what is known to what knows it: a package imports from those before it.
 ORDER = (
-    *GROUND, "actions", "frames", "encoders", "data", "latents", "heads", "scores", "rollout", "policy",
-    "report", "runs", "cli",
+    *GROUND, "actions", "frames", "encoders", "data", "latents", "heads", "lam", "scores", "rollout",
+    "policy", "report", "runs", "cli",
 )  # fmt: skip
 # LeRobot finds our policy types because this was imported: nothing is taken from it.
 IMPORTED_FOR_EFFECT = ("lary_policy.policy.register",)

@@ -30,6 +30,10 @@ VERBS = {
         "Train the LeRobot policy `lary`; takes lerobot-train's flags and encodes each frame once.",
         "train",
     ),
+    "lam": (
+        "Train a latent action model on frames; the result is an encoder like any other.",
+        "lam",
+    ),
     "predict": (
         "Say which success to expect of an encoder: probes only, and the points of a study.",
         "predict",

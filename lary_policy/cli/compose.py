@@ -19,7 +19,7 @@ Settings = dict[str, Any]
 PATHS = frozenset(
     {
         "data_dir", "csv_dir", "csv", "media_dir", "latents_dir", "ssv2_root", "egodex_root", "root", "out",
-        "output_dir", "statistics", "policy", "head_from", "encoder.weights", "options.root",
+        "output_dir", "statistics", "policy", "videos", "head_from", "encoder.weights", "options.root",
         "options.csv_dir", "run",
     }
 )  # fmt: skip

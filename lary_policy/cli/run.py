@@ -66,7 +66,12 @@ def run_job(config: Any) -> str:
     words = [word.removeprefix("++") for word in job.overrides.task]
     verb = next(word.partition("=")[2] for word in words if word.startswith("verb="))
     rest = [word for word in words if not word.startswith("verb=")]
-    return str(run_verb(verb, rest, run=f"{Path(job.sweep.dir).name}-{job.job.num:03d}"))
+    run = f"{Path(job.sweep.dir).name}-{job.job.num:03d}"
+    if verb == "lam":
+        from lary_policy.cli.lam import train_one
+
+        return str(train_one(rest, run=run))
+    return str(run_verb(verb, rest, run=run))
 
 
 ON_FILES = ("suite", "extract", "probe", "report")

@@ -9,6 +9,7 @@ from .base import list_encoders as list_encoders
 from .base import load_encoder as load_encoder
 from .base import register_encoder as register_encoder
 from .base import weights_status as weights_status
+from .codebook import CodebookCounter as CodebookCounter
 from .codebook import CodebookHealth as CodebookHealth
 from .codebook import codebook_health as codebook_health
 from .controls import ComponentEncoder as ComponentEncoder

@@ -167,6 +167,7 @@ EncoderFinder = Callable[[str], RegisteredEncoder]
 
 _REGISTRY: dict[str, RegisteredEncoder] = {}
 _SCHEMES: dict[str, EncoderFinder] = {}
+_PREFIXES: dict[str, EncoderFinder] = {}
 
 
 def register_encoder(*specs: EncoderSpec, tiny: bool = False) -> Callable[[EncoderBuilder], EncoderBuilder]:
@@ -201,6 +202,16 @@ def register_scheme(scheme: str) -> Callable[[EncoderFinder], EncoderFinder]:
 
     def decorate(finder: EncoderFinder) -> EncoderFinder:
         _SCHEMES[scheme] = finder
+        return finder
+
+    return decorate
+
+
+def register_prefix(prefix: str) -> Callable[[EncoderFinder], EncoderFinder]:
+    """Register a function that finds the encoder for names `<prefix><name of another encoder>`."""
+
+    def decorate(finder: EncoderFinder) -> EncoderFinder:
+        _PREFIXES[prefix] = finder
         return finder
 
     return decorate
@@ -270,7 +281,7 @@ def load_encoder(
     """
     entry = find_encoder(name)
     spec = entry.spec
-    image_px = spec.default_image_px(preprocess) if image_px is None else image_px
+    image_px = spec.default_image_px(preprocess, weights) if image_px is None else image_px
     spec.latent_at(image_px)
     spec.preprocess_named(preprocess)
     torch_dtype = look_up("dtype", dtype, DTYPES)
@@ -310,6 +321,10 @@ def find_encoder(name: str) -> RegisteredEncoder:
     scheme, colon, rest = name.partition(":")
     if scheme in _SCHEMES and colon:
         return _SCHEMES[scheme](rest)
+    for prefix, finder in _PREFIXES.items():
+        inner = name.removeprefix(prefix)
+        if inner != name and name not in _REGISTRY and (inner in _REGISTRY or ":" in inner):
+            return finder(inner)
     if colon and all(part.isidentifier() for part in scheme.split(".")):
         return _own_encoder(name)
     if colon:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lary_policy.encoders.preprocess import Preprocess
-from lary_policy.encoders.weights import WeightsSource
+from lary_policy.encoders.weights import DRAWN, WeightsSource
 from lary_policy.errors import ConfigError
 from lary_policy.types import LatentSpec
 
@@ -58,9 +58,18 @@ class EncoderSpec:
     # Encoders of one lineage are no independent evidence for anything. Empty for what their names say: up to
     # the first `-`, of `auto:` models that of the model, of own encoders the whole name
     lineage: str = ""
+    # From local weights to the side of the input they were trained at, where theirs and no other is meant
+    trained_px: Callable[[str], int] | None = field(default=None, hash=False)
 
-    def default_image_px(self, preprocess: str) -> int:
-        """Return the side of the input that `preprocess` stands for when none is asked for."""
+    def default_image_px(self, preprocess: str, weights: str = "auto") -> int:
+        """Return the side of the input that `preprocess` and local weights stand for when none is asked for.
+
+        Raises:
+            WeightsMissingError: The weights are nowhere.
+            WeightsMismatchError: What lies beside them does not say it.
+        """
+        if self.trained_px is not None and weights not in ("auto", *DRAWN):
+            return self.trained_px(weights)
         lary = self.lary_image_px if preprocess == "lary" else None
         return lary or self.image_px
 

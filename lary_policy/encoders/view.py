@@ -117,7 +117,7 @@ class EncoderShelf:
         if view.image_px is not None:
             return view.image_px
         if view.spec.patch_px is None or self.frame_px is None:
-            return view.spec.default_image_px(view.preprocess)
+            return view.spec.default_image_px(view.preprocess, view.weights)
         return self.frame_px
 
     def dtype(self, view: EncoderView) -> str:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from lary_policy.latents.bank import Bank, RamBudget, StoredLatents, ram_budget, tell_what_stays_on_disk
+from lary_policy.latents.bank import (
+    Bank,
+    RamBudget,
+    StoredLatents,
+    load_bank,
+    ram_budget,
+    tell_what_stays_on_disk,
+)
 from lary_policy.latents.components import COMPONENTS, Components
 from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
 from lary_policy.latents.plan import (
@@ -52,6 +59,7 @@ __all__ = [
     "import_fingerprint",
     "import_latents",
     "joined_latent",
+    "load_bank",
     "load_frames",
     "load_latents",
     "of_frames",

@@ -13,6 +13,8 @@ from .context import RunData as RunData
 from .context import machine_facts as machine_facts
 from .finished import everything_finished as everything_finished
 from .finished import report_everything as report_everything
+from .lam import LamOutcome as LamOutcome
+from .lam import run_lam as run_lam
 from .policy import export_policy as export_policy
 from .policy import rollout_policy as rollout_policy
 from .probe import Job as Job

@@ -71,6 +71,7 @@ class WeightsSource:
     page: str | None = None  # address where a person can download the file, for weights that are in neither
     filename: str | None = None  # name of that file
     folder: Path | None = None  # local folder that holds them; looked into first
+    beside: tuple[str, ...] = ()  # further files next to a local one, without which it says too little
 
     def __str__(self) -> str:
         places = {"folder": self.folder, "wheel": self.wheel, "hub": self.hub, "page": self.page}

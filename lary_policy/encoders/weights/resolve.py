@@ -103,9 +103,12 @@ def _from_path(name: str, source: WeightsSource, path: Path) -> tuple[Path, Weig
     names = tuple(dict.fromkeys((*source.filenames(), *FOLDER_FILES)))
     candidates = [path / file for file in names] if path.is_dir() else [path]
     for file in candidates:
-        if file.is_file():
-            return file, Weights(_sha256(file), f"local {file.name}")
-    raise _missing(name, source, f"no {' or '.join(names) if path.is_dir() else 'file'} at {path}")
+        if file.is_file() and all((file.parent / other).is_file() for other in source.beside):
+            hashes = [_sha256(one) for one in (file, *(file.parent / other for other in source.beside))]
+            whole = hashlib.sha256("".join(hashes).encode()).hexdigest() if source.beside else hashes[0]
+            return file, Weights(whole, f"local {file.name}")
+    beside = "".join(f" with {other} beside it" for other in source.beside)
+    raise _missing(name, source, f"no {' or '.join(names) if path.is_dir() else 'file'}{beside} at {path}")
 
 
 def _from_hub_cache(hub: HubRepo | None) -> tuple[Path, Weights] | None:

@@ -8,11 +8,13 @@ from lary_policy.heads.training.fit import fit, predict
 from lary_policy.heads.training.loggers import MetricLogger, list_loggers, open_logger
 from lary_policy.heads.training.resume import EpochRecord, TrainResult, content_sha256
 from lary_policy.heads.training.workers import (
+    Workers,
     agree,
     connect,
     everyones,
     first_alone,
     first_then_all,
+    open_workers,
     wait_for_all,
 )
 
@@ -22,6 +24,7 @@ __all__ = [
     "LatentBatches",
     "MetricLogger",
     "TrainResult",
+    "Workers",
     "agree",
     "connect",
     "content_sha256",
@@ -31,6 +34,7 @@ __all__ = [
     "fit",
     "list_loggers",
     "open_logger",
+    "open_workers",
     "predict",
     "wait_for_all",
 ]

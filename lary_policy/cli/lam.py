@@ -1,0 +1,86 @@
+"""`lary lam`: train a latent action model on any frames; what comes out is an encoder like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lary_policy.cli.compose import compose, wants_help
+from lary_policy.cli.help import run_help
+from lary_policy.cli.run import run_sweep, wants_sweep
+from lary_policy.console import busy
+from lary_policy.errors import ConfigError
+from lary_policy.machine import is_main_process, require_one_process
+
+OWN = (
+    ("backbone", "dinov2-small", "frozen encoder whose features it sees, {name: x, layer: 6}; pixels = none"),
+    ("videos", "null", "folder of plain videos, in place of tasks or a source"),
+)
+
+
+def main(verb: str, arguments: Sequence[str]) -> int:
+    """Run the verb and return the exit code.
+
+    Raises:
+        LaryPolicyError: Anything wrong with names, settings, weights, frames, or the training itself.
+    """
+    if wants_help(arguments):
+        print(run_help(verb, arguments, [*OWN, *_rows()]))
+        return 0
+    with busy("lary lam"):
+        if wants_sweep(arguments):
+            require_one_process("a sweep")
+            return run_sweep(verb, arguments)
+        folder = train_one(arguments)
+    if is_main_process():
+        print(folder)
+    return 0
+
+
+def _rows() -> list[tuple[str, str, str]]:
+    from lary_policy.lam import LamConfig
+
+    return [
+        (one.name, str("null" if one.default is None else one.default), one.metadata["text"])
+        for one in dataclasses.fields(LamConfig)
+    ]
+
+
+def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
+    """Train one model and return its folder.
+
+    Args:
+        arguments: Settings as typed.
+        run: Name of the folder, whatever the settings say.
+
+    Raises:
+        LaryPolicyError: As of `main`.
+    """
+    from lary_policy.cli.data import decoded
+    from lary_policy.encoders import EncoderView
+    from lary_policy.lam import LamConfig
+    from lary_policy.runs import run_config, run_lam
+
+    names = [one.name for one in dataclasses.fields(LamConfig)]
+    raw = compose("lam", arguments, extra=[*names, "backbone", "videos"])
+    given: Mapping[str, Any] = {name: raw.pop(name) for name in names if name in raw}
+    if any(word.partition("=")[0].partition(".")[0] in ("encoder", "encoders") for word in arguments):
+        raise ConfigError(
+            expected="backbone=<encoder>", got="encoder", fix="Name the frozen encoder with backbone=."
+        )
+    backbone = EncoderView.of(raw.pop("backbone", "dinov2-small"))
+    videos = raw.pop("videos", None)
+    raw["run"] = run or raw.get("run")
+    lam = decoded(LamConfig, dict(given))
+    done = run_lam(run_config(raw), lam, backbone, None if videos is None else Path(str(videos)))
+    if is_main_process():
+        last = done.history[-1]
+        print(
+            f"held-out error {last.error:.4g}, copying the earlier frame {last.copied:.4g} "
+            f"({last.gain:.0%} less); {last.used} codes used, perplexity {last.perplexity:.1f}\n"
+            f"use it: lary suite 'encoders=[{backbone.name},"
+            f"{{name: {done.encoder}, weights: {done.folder}}}]'"
+        )
+    return done.folder

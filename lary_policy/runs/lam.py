@@ -1,0 +1,384 @@
+"""`lary lam`: frames of a source or of videos through a backbone once, then a latent action model on them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lary_policy import __version__
+from lary_policy.console import console, progress
+from lary_policy.data import PairTable
+from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, encoder_spec, prepare_frames
+from lary_policy.encoders.families.lapa import OWN_PATCHES, TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
+from lary_policy.encoders.weights import NO_WEIGHTS
+from lary_policy.errors import ConfigError, DatasetError, FrameFormatError
+from lary_policy.frames import Frame, VideoFrame, decode_frames, frame_id, probe_video
+from lary_policy.heads.training import agree, connect, first_then_all, open_logger
+from lary_policy.lam import (
+    SHEET_ROWS,
+    Footage,
+    LamConfig,
+    LamRecord,
+    LamRun,
+    PairSampler,
+    Recorded,
+    build_lam,
+    plain_history,
+    recorded_clips,
+    recorded_pairs,
+    save_lam,
+    scores,
+    train_lam,
+    write_sheet,
+)
+from lary_policy.latents import (
+    FRAMES,
+    LatentStore,
+    encode_windows,
+    good_batch_size,
+    load_bank,
+    open_store,
+    ram_budget,
+)
+from lary_policy.machine import (
+    available_cores,
+    free_memory,
+    intra_op_threads,
+    is_main_process,
+    made_ahead,
+    resolve_device,
+    resolve_precision,
+)
+from lary_policy.paths import visible_files
+from lary_policy.runs.cells import Cell, digest, plain, point_latest, run_folder, write_result
+from lary_policy.runs.collect import run_collect
+from lary_policy.runs.config import RunConfig
+from lary_policy.runs.context import RunContext, git_revision
+from lary_policy.runs.encode import run_extract
+from lary_policy.types import Quarantined
+
+LAM_VERSION = 1  # raised when the same settings make another model
+VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+VIDEO_OFFSET = 10  # frames: a third of a second, in which an arm has moved and the camera mostly has not
+_IMAGES_SHARE = 0.5  # of the free memory, at most, for decoded frames
+
+
+@dataclass(frozen=True)
+class LamOutcome:
+    """What `lary lam` left behind.
+
+    Attributes:
+        folder: Weights, description, card, history and samples.
+        encoder: Name that the weights are loaded by.
+        history: What held-out pairs said while it trained.
+        quarantined: Frames and videos that could not be used.
+    """
+
+    folder: Path
+    encoder: str
+    history: tuple[LamRecord, ...]
+    quarantined: tuple[Quarantined, ...]
+
+
+def run_lam(
+    config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None = None
+) -> LamOutcome:
+    """Train a latent action model; what is finished is reused, an interrupted training goes on.
+
+    Args:
+        config: Source of the frames, seed, device and folders; its encoders and questions do not count.
+        lam: What is trained, and how.
+        backbone: Frozen encoder whose features the model sees; `pixels` for a model with its own patches.
+        videos: A folder of plain videos instead of the source.
+
+    Raises:
+        ConfigError: The backbone has no square grid of tokens, or sizes do not fit each other.
+        DatasetError: There are no two frames of one recording as far apart as asked for.
+        TrainingError: The loss stops being finite.
+        LaryPolicyError: See `run_extract`.
+    """
+    config = replace(config, encoders=(backbone,), probes=(), rollouts=(), heads=())
+    encoder_spec(f"lapa-{backbone.name}")  # a backbone without a grid of tokens is refused before it encodes
+    connect(resolve_device(config.device))
+    task = first_then_all(lambda: _Task.open(config, lam, backbone, videos))
+    cell = task.cell()
+    result = cell.compute_together(lambda: _train(task, cell))
+    folder = agree(run_folder(config.output_dir, config.run, "lam") if is_main_process() else Path())
+    if is_main_process():
+        for name in (TRAINED_FILE, TRAINED_CONFIG, "README.md", "samples.png", "metrics.jsonl"):
+            if (cell.folder / name).is_file():
+                shutil.copyfile(cell.folder / name, folder / name)
+        write_result(folder / "run.json", {"config": plain(config), "lam": plain(lam), "result": result})
+        point_latest(config.output_dir, folder)
+    history = tuple(LamRecord(**{k: v for k, v in one.items() if k != "gain"}) for one in result["history"])
+    return LamOutcome(folder, f"lapa-{backbone.name}", history, tuple(task.quarantined))
+
+
+@dataclass(eq=False)
+class _Task:
+    """Frames, split and encoded, and what is trained on them."""
+
+    context: RunContext
+    lam: LamConfig
+    backbone: EncoderView
+    train: Recorded
+    val: Recorded
+    offset: int
+    content: str  # digest of the frames
+    quarantined: list[Quarantined]
+
+    @classmethod
+    def open(cls, config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None) -> _Task:
+        """Find the frames, and encode those of a source."""
+        if videos is None:
+            context = RunContext.create(config, until="extract")
+            context.data += [run_collect(context, task) for task in config.tasks]
+            return _of_data(context, lam, backbone)
+        device = resolve_device(config.device)
+        shelf = EncoderShelf(device, frame_px=config.image_px)
+        shelf.check(backbone)
+        return _of_videos(RunContext(config, device, available_cores(), shelf), lam, backbone, videos)
+
+    @property
+    def image_px(self) -> int:
+        """Side of the model's input."""
+        return self.context.shelf.image_px(self.backbone)
+
+    @property
+    def pipeline(self) -> Preprocess:
+        """How frames become the model's input."""
+        return self.backbone.spec.preprocess_named(self.backbone.preprocess)
+
+    def cell(self) -> Cell:
+        """Return where the model is kept."""
+        context, lam = self.context, self.lam
+        label = f"{self.backbone.label}-{lam.model}-cs{lam.codebook}-sl{lam.code_seq_len}-dim{lam.dim}"
+        facts = (LAM_VERSION, __version__, context.device, self.content, context.shelf.key(self.backbone))
+        return Cell("lam", label, digest(*facts, plain(lam), self.offset, context.config.seed), context.cache)
+
+    def build(self) -> LamRun:
+        """Load frames and build the model."""
+        context, pixels = self.context, _wants_pixels(self.lam, self.backbone)
+        samplers = []
+        for part, name in ((self.train, "train"), (self.val, "held out")):
+            samplers.append(PairSampler.of(self._footage(part, pixels), self.offset, name))
+        features = samplers[0].footage.features
+        shape = None if features is None else (int(features.shape[1]), int(features.shape[2]))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.config.seed)
+            module = build_lam(self.lam, shape, self.image_px, pixels=pixels)
+        settings = self.pipeline, self.image_px, self.lam, context.config.seed, context.device
+        return LamRun(module, *samplers, *settings)
+
+    def _footage(self, part: Recorded, pixels: bool) -> Footage:
+        """Load what the model sees of the frames; those that cannot be had are left out, and counted."""
+        context, images, usable = self.context, None, part.frames
+        if pixels:
+            images, usable = _image_bank(part.frames, self.image_px, self.pipeline, context.cores)
+        if self.backbone.name == OWN_PATCHES:
+            return part.footage(usable, None, images)
+        store = _store(context, self.backbone)
+        ids = [_id_or_nothing(frame) for frame in usable]
+        there = [place for place, name in enumerate(ids) if name and store.contains(name)]
+        bank = load_bank(store, [ids[place] for place in there], ram_budget(context.config.latents_ram_gb))
+        images = None if images is None else images[torch.tensor(there)]
+        return part.footage([usable[place] for place in there], bank, images)
+
+
+def _store(context: RunContext, view: EncoderView) -> LatentStore:
+    """Open the latents of single frames, those that suites use."""
+    dtype = context.latents_dtype("native", view)
+    encoder = context.shelf.load(view)
+    return open_store(context.cache / "latents", encoder, clips=False, dtype=dtype, name=view.name)
+
+
+def _id_or_nothing(frame: Frame) -> str:
+    try:
+        return frame_id(frame)
+    except FrameFormatError:
+        return ""
+
+
+def _wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:
+    """Tell whether the decoder predicts pixels."""
+    own = backbone.name == OWN_PATCHES
+    if own and lam.target == "features":
+        raise ConfigError(
+            expected="a backbone with features", got="backbone=pixels", fix="Leave target=features out."
+        )
+    return own or lam.target == "pixels"
+
+
+def _of_data(context: RunContext, lam: LamConfig, backbone: EncoderView) -> _Task:
+    """Encode the frames of tasks or of a source of files."""
+    aside: list[Quarantined] = []
+    splits: dict[str, list[Recorded]] = {"train": [], "val": []}
+    for data in context.data:
+        if backbone.name != OWN_PATCHES:
+            aside += [Quarantined(**one) for one in run_extract(context, data, backbone)["quarantined"]]
+        for split, name in (("train", data.spec.train_split), ("val", data.spec.select_split)):
+            table = data.table(name)
+            splits[split].append(
+                recorded_pairs(table) if isinstance(table, PairTable) else recorded_clips(table)
+            )
+    offset = lam.offset or max(data.spec.stride or 1 for data in context.data)
+    train, val = (Recorded.joined(parts) for parts in splits.values())
+    content = digest([data.digest for data in context.data])
+    return _Task(context, lam, backbone, train, val, offset, content, aside)
+
+
+def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folder: Path) -> _Task:
+    """Find the videos of a folder, hold some out, and encode the frames that pairs are made of."""
+    offset = lam.offset or VIDEO_OFFSET
+    every = max(1, offset // 2)  # so that frames `offset` and 1.5 `offset` apart are there
+    recorded: list[list[tuple[object, int, Frame]]] = []
+    aside: list[Quarantined] = []
+    paths = (
+        [p for p in visible_files(folder, "**/*") if p.suffix.lower() in VIDEOS] if folder.is_dir() else []
+    )
+    for path in paths:
+        try:
+            count = probe_video(path).frames
+            if count <= offset:
+                raise FrameFormatError(
+                    expected=f"more than {offset} frames", got=str(count), fix="Pass a smaller offset."
+                )
+            recorded.append([(path, i, VideoFrame(path, i)) for i in range(0, count, every)])
+        except FrameFormatError as error:
+            aside.append(Quarantined(str(path.relative_to(folder)), str(error), "lam"))
+    if len(recorded) < 2:
+        raise DatasetError(
+            expected=f"at least two videos ({', '.join(VIDEOS)}) of more than {offset} frames in {folder}",
+            got=f"{len(recorded)} of {len(paths)}"
+            + (f"; {aside[0].item}: {aside[0].reason}" if aside else ""),
+            fix="Pass videos=<folder with videos>, one is held out.",
+        )
+    order = torch.randperm(len(recorded), generator=torch.Generator().manual_seed(0)).tolist()
+    held_out = set(order[: max(1, round(lam.val_fraction * len(recorded)))])
+    parts = [
+        Recorded.of(
+            row for number, rows in enumerate(recorded) if (number in held_out) == out for row in rows
+        )
+        for out in (False, True)
+    ]
+    frames = [*parts[0].frames, *parts[1].frames]
+    if backbone.name != OWN_PATCHES:
+        aside += _encode(context, backbone, frames)
+    content = digest(sorted(filter(None, map(_id_or_nothing, frames))), lam.val_fraction)
+    return _Task(context, lam, backbone, *parts, offset, content, aside)
+
+
+def _encode(context: RunContext, view: EncoderView, frames: Sequence[Frame]) -> tuple[Quarantined, ...]:
+    """Encode the frames of videos that the store lacks."""
+    encoder = context.shelf.load(view)
+    with progress(f"encode frames of videos, {view.label}") as update, intra_op_threads(1):
+        return encode_windows(
+            [(frame,) for frame in frames], FRAMES, encoder, _store(context, view),
+            batch_size=good_batch_size(context.device), threads=context.cores, on_progress=update,
+        ).quarantined  # fmt: skip
+
+
+def _image_bank(
+    frames: Sequence[Frame], image_px: int, pipeline: Preprocess, threads: int
+) -> tuple[Tensor, tuple[Frame, ...]]:
+    """Decode frames to uint8 [F h w 3] at the model's size; return them and those that could be decoded.
+
+    Frames of another size are resized as the pipeline says and rounded to whole grey levels.
+
+    Raises:
+        DatasetError: They take more memory than there is.
+    """
+    needed, free = len(frames) * 3 * image_px**2, free_memory() * _IMAGES_SHARE
+    if needed > free:
+        raise DatasetError(
+            expected=f"at most {free / 1e9:.1f} GB of decoded frames",
+            got=f"{needed / 1e9:.1f} GB: {len(frames)} frames of {image_px} px",
+            fix="Choose a backbone with features (target=features), a larger offset or a smaller image_px.",
+        )
+    plain_pipeline = replace(pipeline, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), video=None)
+    bank, usable = torch.empty(len(frames), image_px, image_px, 3, dtype=torch.uint8), []
+
+    def decoded(some: tuple[Frame, ...]) -> list[tuple[Frame, Tensor]]:
+        return [(f, i) for f, i in zip(some, decode_frames(some), strict=True) if isinstance(i, Tensor)]
+
+    for group in made_ahead(itertools.batched(frames, 64), decoded, threads):
+        for frame, image in group:
+            if image.shape[:2] != (image_px, image_px):
+                whole = prepare_frames(
+                    image[None, None],
+                    image_px,
+                    plain_pipeline,
+                    device=torch.device("cpu"),
+                    dtype=torch.float32,
+                )[0]
+                image = (whole.movedim(0, -1) * 255).round().clamp(0, 255).to(torch.uint8)
+            bank[len(usable)] = image
+            usable.append(frame)
+    return bank[: len(usable)], tuple(usable)
+
+
+def _train(task: _Task, cell: Cell) -> dict[str, Any]:
+    """Train the model and write it into its cell."""
+    run, config = task.build(), task.context.config
+    pairs = {"train": len(run.train.starts), "held out": len(run.val.starts)}
+    lost = len(task.quarantined)
+    console.print(
+        f"    {cell.label}: {pairs['train']} first frames to learn from, {pairs['held out']} held out, "
+        f"{task.offset} to {int(1.5 * task.offset)} steps apart"
+        + (f"; {lost} items set aside" if lost else ""),
+        soft_wrap=True,
+    )
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    loggers = [open_logger(n, cell.folder, plain(task.lam)) for n in ("jsonl", *config.loggers)]
+    checkpoint = cell.folder / "training.safetensors"
+    with progress(f"lam {cell.label}") as update, intra_op_threads(task.context.cores):
+        network, history = train_lam(
+            run,
+            checkpoint=checkpoint,
+            loggers=loggers,
+            on_step=update,
+            on_record=lambda record, kept: _draw(task, run, kept, cell.folder / "samples.png"),
+        )
+    for logger in loggers:
+        logger.close()
+    if is_main_process():
+        _save(task, network, history, cell.folder)
+        checkpoint.unlink(missing_ok=True)
+    sizes = {"parameters": sum(p.numel() for p in network.parameters()), "tokens": run.module.draws[0]}
+    return {"history": plain_history(history), "pairs": pairs, **sizes, "quarantined": task.quarantined}
+
+
+def _save(task: _Task, network: Any, history: Sequence[LamRecord], folder: Path) -> None:
+    view, shelf = task.backbone, task.context.shelf
+    weights = NO_WEIGHTS.sha256 if view.name == OWN_PATCHES else shelf.weights_key(view)
+    about = TrainedLaq(
+        view.name, view.weights, weights, view.preprocess, view.layer, task.image_px, shelf.seed,
+        network.config,
+    )  # fmt: skip
+    training = {
+        **plain(task.lam),
+        "offset": task.offset,
+        "commit": git_revision(),
+        "lary_policy": __version__,
+    }
+    save_lam(folder, network, about, training, history)
+
+
+def _draw(task: _Task, run: LamRun, network: nn.Module, path: Path) -> None:
+    """Draw a sheet of held-out pairs."""
+    precision = resolve_precision(task.lam.compute, run.device)
+    footage, places = run.val.footage, torch.stack(run.val.spread(SHEET_ROWS), dim=1)
+    images = footage.images
+    if images is None:
+        some = [footage.frames[place] for place in places.flatten().tolist()]
+        shown, _ = _image_bank(some, task.image_px, task.pipeline, 1)
+    else:
+        shown = images[places.flatten()]
+    write_sheet(path, shown.unflatten(0, (-1, 2)), next(scores(run, network, SHEET_ROWS, precision)))
