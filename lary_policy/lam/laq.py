@@ -37,7 +37,7 @@ class LaqTraining(torch.nn.Module):
         self.network, self._pixels = network, pixels
         sizes = network.config
         self.codes = sizes.codes
-        self.draws = (code_tokens(sizes.code_seq_len, grid), sizes.code_width)
+        self.draws: tuple[int, ...] = (code_tokens(sizes.code_seq_len, grid), sizes.code_width)
         self.register_buffer("steps_used", torch.zeros(self.codes))
         self.steps_used: Tensor
 

@@ -54,12 +54,15 @@ class LamModule(Protocol):
     Attributes:
         codes: Entries of its codebook.
         draws: Shape of the normal numbers that one pair takes in a step.
-        network: What is saved.
     """
 
     codes: int
     draws: tuple[int, ...]
-    network: nn.Module
+
+    @property
+    def network(self) -> nn.Module:
+        """What is saved."""
+        ...
 
     def loss(self, pairs: FramePair, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch and its codes [p s]; `draws` are its standard normal numbers."""

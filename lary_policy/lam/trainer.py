@@ -121,18 +121,20 @@ class LamRun:
         return self._pairs(footage.features, footage.images, *self.val.spread(pairs))
 
     def _pairs(self, features: Any, images: Tensor | None, first: Tensor, second: Tensor) -> FramePair:
-        shown = [None, None]
+        shown: list[Tensor | None] = [None, None]
         if images is not None:
-            both = [images[x][:, None] for x in (first, second)]
+            device = torch.device(self.device)
             shown = [
                 prepare_frames(
-                    x, self.image_px, self.pipeline, device=torch.device(self.device), dtype=torch.float32
+                    images[x][:, None], self.image_px, self.pipeline, device=device, dtype=torch.float32
                 )
-                for x in both
+                for x in (first, second)
             ]
-        if features is None:
-            return FramePair(shown[0], shown[1], *shown)
-        seen = [features[x].to(self.device, torch.float32) for x in (first, second)]
+        seen = (
+            shown
+            if features is None
+            else [features[x].to(self.device, torch.float32) for x in (first, second)]
+        )
         return FramePair(*seen, *shown)
 
 

@@ -1,42 +1,31 @@
-"""`lary lam`: frames of a source or of videos through a backbone once, then a latent action model on them."""
+"""The frames of a source or of videos: found, split, through the backbone once, and loaded."""
 
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lary_policy import __version__
-from lary_policy.console import console, progress
+from lary_policy.console import progress
 from lary_policy.data import PairTable
-from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, encoder_spec, prepare_frames
-from lary_policy.encoders.families.lapa import OWN_PATCHES, TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
-from lary_policy.encoders.weights import NO_WEIGHTS
+from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, prepare_frames
+from lary_policy.encoders.families.lapa import OWN_PATCHES
 from lary_policy.errors import ConfigError, DatasetError, FrameFormatError
 from lary_policy.frames import Frame, VideoFrame, decode_frames, frame_id, probe_video
-from lary_policy.heads.training import agree, connect, first_then_all, open_logger
 from lary_policy.lam import (
-    SHEET_ROWS,
     Footage,
     LamConfig,
-    LamRecord,
     LamRun,
     PairSampler,
     Recorded,
     build_lam,
-    plain_history,
     recorded_clips,
     recorded_pairs,
-    save_lam,
-    scores,
-    train_lam,
-    write_sheet,
 )
 from lary_policy.latents import (
     FRAMES,
@@ -51,16 +40,14 @@ from lary_policy.machine import (
     available_cores,
     free_memory,
     intra_op_threads,
-    is_main_process,
     made_ahead,
     resolve_device,
-    resolve_precision,
 )
 from lary_policy.paths import visible_files
-from lary_policy.runs.cells import Cell, digest, plain, point_latest, run_folder, write_result
+from lary_policy.runs.cells import Cell, digest, plain
 from lary_policy.runs.collect import run_collect
 from lary_policy.runs.config import RunConfig
-from lary_policy.runs.context import RunContext, git_revision
+from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import run_extract
 from lary_policy.types import Quarantined
 
@@ -70,59 +57,8 @@ VIDEO_OFFSET = 10  # frames: a third of a second, in which an arm has moved and 
 _IMAGES_SHARE = 0.5  # of the free memory, at most, for decoded frames
 
 
-@dataclass(frozen=True)
-class LamOutcome:
-    """What `lary lam` left behind.
-
-    Attributes:
-        folder: Weights, description, card, history and samples.
-        encoder: Name that the weights are loaded by.
-        history: What held-out pairs said while it trained.
-        quarantined: Frames and videos that could not be used.
-    """
-
-    folder: Path
-    encoder: str
-    history: tuple[LamRecord, ...]
-    quarantined: tuple[Quarantined, ...]
-
-
-def run_lam(
-    config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None = None
-) -> LamOutcome:
-    """Train a latent action model; what is finished is reused, an interrupted training goes on.
-
-    Args:
-        config: Source of the frames, seed, device and folders; its encoders and questions do not count.
-        lam: What is trained, and how.
-        backbone: Frozen encoder whose features the model sees; `pixels` for a model with its own patches.
-        videos: A folder of plain videos instead of the source.
-
-    Raises:
-        ConfigError: The backbone has no square grid of tokens, or sizes do not fit each other.
-        DatasetError: There are no two frames of one recording as far apart as asked for.
-        TrainingError: The loss stops being finite.
-        LaryPolicyError: See `run_extract`.
-    """
-    config = replace(config, encoders=(backbone,), probes=(), rollouts=(), heads=())
-    encoder_spec(f"lapa-{backbone.name}")  # a backbone without a grid of tokens is refused before it encodes
-    connect(resolve_device(config.device))
-    task = first_then_all(lambda: _Task.open(config, lam, backbone, videos))
-    cell = task.cell()
-    result = cell.compute_together(lambda: _train(task, cell))
-    folder = agree(run_folder(config.output_dir, config.run, "lam") if is_main_process() else Path())
-    if is_main_process():
-        for name in (TRAINED_FILE, TRAINED_CONFIG, "README.md", "samples.png", "metrics.jsonl"):
-            if (cell.folder / name).is_file():
-                shutil.copyfile(cell.folder / name, folder / name)
-        write_result(folder / "run.json", {"config": plain(config), "lam": plain(lam), "result": result})
-        point_latest(config.output_dir, folder)
-    history = tuple(LamRecord(**{k: v for k, v in one.items() if k != "gain"}) for one in result["history"])
-    return LamOutcome(folder, f"lapa-{backbone.name}", history, tuple(task.quarantined))
-
-
 @dataclass(eq=False)
-class _Task:
+class LamTask:
     """Frames, split and encoded, and what is trained on them."""
 
     context: RunContext
@@ -135,7 +71,7 @@ class _Task:
     quarantined: list[Quarantined]
 
     @classmethod
-    def open(cls, config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None) -> _Task:
+    def open(cls, config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None) -> LamTask:
         """Find the frames, and encode those of a source."""
         if videos is None:
             context = RunContext.create(config, until="extract")
@@ -165,23 +101,24 @@ class _Task:
 
     def build(self) -> LamRun:
         """Load frames and build the model."""
-        context, pixels = self.context, _wants_pixels(self.lam, self.backbone)
-        samplers = []
-        for part, name in ((self.train, "train"), (self.val, "held out")):
-            samplers.append(PairSampler.of(self._footage(part, pixels), self.offset, name))
-        features = samplers[0].footage.features
+        context, pixels = self.context, wants_pixels(self.lam, self.backbone)
+        train, val = (
+            PairSampler.of(self._footage(part, pixels), self.offset, name)
+            for part, name in ((self.train, "train"), (self.val, "held out"))
+        )
+        features = train.footage.features
         shape = None if features is None else (int(features.shape[1]), int(features.shape[2]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.config.seed)
             module = build_lam(self.lam, shape, self.image_px, pixels=pixels)
-        settings = self.pipeline, self.image_px, self.lam, context.config.seed, context.device
-        return LamRun(module, *samplers, *settings)
+        seed, device = context.config.seed, context.device
+        return LamRun(module, train, val, self.pipeline, self.image_px, self.lam, seed, device)
 
     def _footage(self, part: Recorded, pixels: bool) -> Footage:
         """Load what the model sees of the frames; those that cannot be had are left out, and counted."""
         context, images, usable = self.context, None, part.frames
         if pixels:
-            images, usable = _image_bank(part.frames, self.image_px, self.pipeline, context.cores)
+            images, usable = image_bank(part.frames, self.image_px, self.pipeline, context.cores)
         if self.backbone.name == OWN_PATCHES:
             return part.footage(usable, None, images)
         store = _store(context, self.backbone)
@@ -206,7 +143,7 @@ def _id_or_nothing(frame: Frame) -> str:
         return ""
 
 
-def _wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:
+def wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:
     """Tell whether the decoder predicts pixels."""
     own = backbone.name == OWN_PATCHES
     if own and lam.target == "features":
@@ -216,7 +153,7 @@ def _wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:
     return own or lam.target == "pixels"
 
 
-def _of_data(context: RunContext, lam: LamConfig, backbone: EncoderView) -> _Task:
+def _of_data(context: RunContext, lam: LamConfig, backbone: EncoderView) -> LamTask:
     """Encode the frames of tasks or of a source of files."""
     aside: list[Quarantined] = []
     splits: dict[str, list[Recorded]] = {"train": [], "val": []}
@@ -231,10 +168,10 @@ def _of_data(context: RunContext, lam: LamConfig, backbone: EncoderView) -> _Tas
     offset = lam.offset or max(data.spec.stride or 1 for data in context.data)
     train, val = (Recorded.joined(parts) for parts in splits.values())
     content = digest([data.digest for data in context.data])
-    return _Task(context, lam, backbone, train, val, offset, content, aside)
+    return LamTask(context, lam, backbone, train, val, offset, content, aside)
 
 
-def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folder: Path) -> _Task:
+def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folder: Path) -> LamTask:
     """Find the videos of a folder, hold some out, and encode the frames that pairs are made of."""
     offset = lam.offset or VIDEO_OFFSET
     every = max(1, offset // 2)  # so that frames `offset` and 1.5 `offset` apart are there
@@ -262,17 +199,17 @@ def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folde
         )
     order = torch.randperm(len(recorded), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = set(order[: max(1, round(lam.val_fraction * len(recorded)))])
-    parts = [
+    train, val = (
         Recorded.of(
             row for number, rows in enumerate(recorded) if (number in held_out) == out for row in rows
         )
         for out in (False, True)
-    ]
-    frames = [*parts[0].frames, *parts[1].frames]
+    )
+    frames = [*train.frames, *val.frames]
     if backbone.name != OWN_PATCHES:
         aside += _encode(context, backbone, frames)
     content = digest(sorted(filter(None, map(_id_or_nothing, frames))), lam.val_fraction)
-    return _Task(context, lam, backbone, *parts, offset, content, aside)
+    return LamTask(context, lam, backbone, train, val, offset, content, aside)
 
 
 def _encode(context: RunContext, view: EncoderView, frames: Sequence[Frame]) -> tuple[Quarantined, ...]:
@@ -285,7 +222,7 @@ def _encode(context: RunContext, view: EncoderView, frames: Sequence[Frame]) -> 
         ).quarantined  # fmt: skip
 
 
-def _image_bank(
+def image_bank(
     frames: Sequence[Frame], image_px: int, pipeline: Preprocess, threads: int
 ) -> tuple[Tensor, tuple[Frame, ...]]:
     """Decode frames to uint8 [F h w 3] at the model's size; return them and those that could be decoded.
@@ -303,7 +240,8 @@ def _image_bank(
             fix="Choose a backbone with features (target=features), a larger offset or a smaller image_px.",
         )
     plain_pipeline = replace(pipeline, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), video=None)
-    bank, usable = torch.empty(len(frames), image_px, image_px, 3, dtype=torch.uint8), []
+    bank = torch.empty(len(frames), image_px, image_px, 3, dtype=torch.uint8)
+    usable: list[Frame] = []
 
     def decoded(some: tuple[Frame, ...]) -> list[tuple[Frame, Tensor]]:
         return [(f, i) for f, i in zip(some, decode_frames(some), strict=True) if isinstance(i, Tensor)]
@@ -322,63 +260,3 @@ def _image_bank(
             bank[len(usable)] = image
             usable.append(frame)
     return bank[: len(usable)], tuple(usable)
-
-
-def _train(task: _Task, cell: Cell) -> dict[str, Any]:
-    """Train the model and write it into its cell."""
-    run, config = task.build(), task.context.config
-    pairs = {"train": len(run.train.starts), "held out": len(run.val.starts)}
-    lost = len(task.quarantined)
-    console.print(
-        f"    {cell.label}: {pairs['train']} first frames to learn from, {pairs['held out']} held out, "
-        f"{task.offset} to {int(1.5 * task.offset)} steps apart"
-        + (f"; {lost} items set aside" if lost else ""),
-        soft_wrap=True,
-    )
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    loggers = [open_logger(n, cell.folder, plain(task.lam)) for n in ("jsonl", *config.loggers)]
-    checkpoint = cell.folder / "training.safetensors"
-    with progress(f"lam {cell.label}") as update, intra_op_threads(task.context.cores):
-        network, history = train_lam(
-            run,
-            checkpoint=checkpoint,
-            loggers=loggers,
-            on_step=update,
-            on_record=lambda record, kept: _draw(task, run, kept, cell.folder / "samples.png"),
-        )
-    for logger in loggers:
-        logger.close()
-    if is_main_process():
-        _save(task, network, history, cell.folder)
-        checkpoint.unlink(missing_ok=True)
-    sizes = {"parameters": sum(p.numel() for p in network.parameters()), "tokens": run.module.draws[0]}
-    return {"history": plain_history(history), "pairs": pairs, **sizes, "quarantined": task.quarantined}
-
-
-def _save(task: _Task, network: Any, history: Sequence[LamRecord], folder: Path) -> None:
-    view, shelf = task.backbone, task.context.shelf
-    weights = NO_WEIGHTS.sha256 if view.name == OWN_PATCHES else shelf.weights_key(view)
-    about = TrainedLaq(
-        view.name, view.weights, weights, view.preprocess, view.layer, task.image_px, shelf.seed,
-        network.config,
-    )  # fmt: skip
-    training = {
-        **plain(task.lam),
-        "offset": task.offset,
-        "commit": git_revision(),
-        "lary_policy": __version__,
-    }
-    save_lam(folder, network, about, training, history)
-
-
-def _draw(task: _Task, run: LamRun, network: nn.Module, path: Path) -> None:
-    """Draw a sheet of held-out pairs."""
-    precision = resolve_precision(task.lam.compute, run.device)
-    footage, places = run.val.footage, torch.stack(run.val.spread(SHEET_ROWS), dim=1)
-    images = footage.images
-    if images is None:
-        some = [footage.frames[place] for place in places.flatten().tolist()]
-        shown, _ = _image_bank(some, task.image_px, task.pipeline, 1)
-    else:
-        shown = images[places.flatten()]
-    write_sheet(path, shown.unflatten(0, (-1, 2)), next(scores(run, network, SHEET_ROWS, precision)))

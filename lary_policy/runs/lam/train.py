@@ -1,0 +1,152 @@
+"""`lary lam`: train a latent action model on frames, and leave an encoder behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lary_policy import __version__
+from lary_policy.console import console, progress
+from lary_policy.encoders import EncoderView, encoder_spec
+from lary_policy.encoders.families.lapa import OWN_PATCHES, TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
+from lary_policy.encoders.weights import NO_WEIGHTS
+from lary_policy.heads.training import agree, connect, first_then_all, open_logger
+from lary_policy.lam import (
+    SHEET_ROWS,
+    LamConfig,
+    LamRecord,
+    LamRun,
+    plain_history,
+    save_lam,
+    scores,
+    train_lam,
+    write_sheet,
+)
+from lary_policy.machine import (
+    intra_op_threads,
+    is_main_process,
+    resolve_device,
+    resolve_precision,
+)
+from lary_policy.runs.cells import Cell, plain, point_latest, run_folder, write_result
+from lary_policy.runs.config import RunConfig
+from lary_policy.runs.context import git_revision
+from lary_policy.runs.lam.frames import LamTask, image_bank
+from lary_policy.types import Quarantined
+
+
+@dataclass(frozen=True)
+class LamOutcome:
+    """What `lary lam` left behind.
+
+    Attributes:
+        folder: Weights, description, card, history and samples.
+        encoder: Name that the weights are loaded by.
+        history: What held-out pairs said while it trained.
+        quarantined: Frames and videos that could not be used.
+    """
+
+    folder: Path
+    encoder: str
+    history: tuple[LamRecord, ...]
+    quarantined: tuple[Quarantined, ...]
+
+
+def run_lam(
+    config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None = None
+) -> LamOutcome:
+    """Train a latent action model; what is finished is reused, an interrupted training goes on.
+
+    Args:
+        config: Source of the frames, seed, device and folders; its encoders and questions do not count.
+        lam: What is trained, and how.
+        backbone: Frozen encoder whose features the model sees; `pixels` for a model with its own patches.
+        videos: A folder of plain videos instead of the source.
+
+    Raises:
+        ConfigError: The backbone has no square grid of tokens, or sizes do not fit each other.
+        DatasetError: There are no two frames of one recording as far apart as asked for.
+        TrainingError: The loss stops being finite.
+        LaryPolicyError: See `run_extract`.
+    """
+    config = replace(config, encoders=(backbone,), probes=(), rollouts=(), heads=())
+    encoder_spec(f"lapa-{backbone.name}")  # a backbone without a grid of tokens is refused before it encodes
+    connect(resolve_device(config.device))
+    task = first_then_all(lambda: LamTask.open(config, lam, backbone, videos))
+    cell = task.cell()
+    result = cell.compute_together(lambda: _train(task, cell))
+    folder = agree(run_folder(config.output_dir, config.run, "lam") if is_main_process() else Path())
+    if is_main_process():
+        for name in (TRAINED_FILE, TRAINED_CONFIG, "README.md", "samples.png", "metrics.jsonl"):
+            if (cell.folder / name).is_file():
+                shutil.copyfile(cell.folder / name, folder / name)
+        write_result(folder / "run.json", {"config": plain(config), "lam": plain(lam), "result": result})
+        point_latest(config.output_dir, folder)
+    history = tuple(LamRecord(**{k: v for k, v in one.items() if k != "gain"}) for one in result["history"])
+    return LamOutcome(folder, f"lapa-{backbone.name}", history, tuple(task.quarantined))
+
+
+def _train(task: LamTask, cell: Cell) -> dict[str, Any]:
+    """Train the model and write it into its cell."""
+    run, config = task.build(), task.context.config
+    pairs = {"train": len(run.train.starts), "held out": len(run.val.starts)}
+    lost = len(task.quarantined)
+    console.print(
+        f"    {cell.label}: {pairs['train']} first frames to learn from, {pairs['held out']} held out, "
+        f"{task.offset} to {int(1.5 * task.offset)} steps apart"
+        + (f"; {lost} items set aside" if lost else ""),
+        soft_wrap=True,
+    )
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    loggers = [open_logger(n, cell.folder, plain(task.lam)) for n in ("jsonl", *config.loggers)]
+    checkpoint = cell.folder / "training.safetensors"
+    with progress(f"lam {cell.label}") as update, intra_op_threads(task.context.cores):
+        network, history = train_lam(
+            run,
+            checkpoint=checkpoint,
+            loggers=loggers,
+            on_step=update,
+            on_record=lambda record, kept: _draw(task, run, kept, cell.folder / "samples.png"),
+        )
+    for logger in loggers:
+        logger.close()
+    if is_main_process():
+        _save(task, network, history, cell.folder)
+        checkpoint.unlink(missing_ok=True)
+    sizes = {"parameters": sum(p.numel() for p in network.parameters()), "tokens": run.module.draws[0]}
+    return {"history": plain_history(history), "pairs": pairs, **sizes, "quarantined": task.quarantined}
+
+
+def _save(task: LamTask, network: Any, history: Sequence[LamRecord], folder: Path) -> None:
+    view, shelf = task.backbone, task.context.shelf
+    weights = NO_WEIGHTS.sha256 if view.name == OWN_PATCHES else shelf.weights_key(view)
+    about = TrainedLaq(
+        view.name, view.weights, weights, view.preprocess, view.layer, task.image_px, shelf.seed,
+        network.config,
+    )  # fmt: skip
+    training = {
+        **plain(task.lam),
+        "offset": task.offset,
+        "commit": git_revision(),
+        "lary_policy": __version__,
+    }
+    save_lam(folder, network, about, training, history)
+
+
+def _draw(task: LamTask, run: LamRun, network: nn.Module, path: Path) -> None:
+    """Draw a sheet of held-out pairs."""
+    precision = resolve_precision(task.lam.compute, run.device)
+    footage, places = run.val.footage, torch.stack(run.val.spread(SHEET_ROWS), dim=1)
+    images = footage.images
+    if images is None:
+        some = [footage.frames[place] for place in places.flatten().tolist()]
+        shown, _ = image_bank(some, task.image_px, task.pipeline, 1)
+    else:
+        shown = images[places.flatten()]
+    write_sheet(path, shown.unflatten(0, (-1, 2)), next(scores(run, network, SHEET_ROWS, precision)))
