@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from lary_policy.cli import VERBS
 from lary_policy.cli.compose import compose
 from lary_policy.cli.data import ACTIONS, parse_settings
 from lary_policy.cli.run import rollout_settings
+from lary_policy.lam import LamConfig
 from lary_policy.runs import run_config
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +22,10 @@ GENERATED = {"worlds.md": ROOT / "envs/README.md", "benchmarks.md": ROOT / "benc
 FENCE = re.compile(r"(<!-- test: [\w ]+ -->\n)?```(\w*)\n(.*?)```", flags=re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`(lary [^`]+)`")
-OF_RUNS = ("suite", "data", "extract", "probe", "rollout", "report", "predict")
-OWN_KEYS = {"report": ("points",), "predict": ("points",)}
-MARKS = {"recipe", "study", "own encoder", "larybench", "tutorial", "published"}
+OF_RUNS = ("suite", "data", "extract", "probe", "rollout", "report", "predict", "lam")
+LAM_KEYS = ("backbone", "videos", *(one.name for one in dataclasses.fields(LamConfig)))
+OWN_KEYS = {"report": ("points",), "predict": ("points",), "lam": LAM_KEYS}
+MARKS = {"recipe", "study", "own encoder", "larybench", "tutorial", "published", "lam"}
 
 
 def name(page: Path) -> str:

@@ -11,6 +11,7 @@ from lerobot_files import write_lerobot
 from own_encoder import write_own_package
 from test_docs import FENCE, PAGES, name
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from video_files import moving_square, write_video
 
 from lary_policy import cli
 from lary_policy.data.larybench import write_sample
@@ -77,3 +78,19 @@ def test_commands_of_files_and_published_models(page, code, tmp_path, monkeypatc
     for line in lines(code):
         here = line.replace("/data/LARYBench", "sample").replace("<folder>", "dataset")
         run(here.replace("env=reach", f"env=reach {TINY}"), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_commands_of_latent_action_models(tmp_path, monkeypatch, capsys):
+    """The suite takes what the first command of the page has trained."""
+    monkeypatch.chdir(tmp_path)
+    write_sample(tmp_path / "sample")
+    for number in range(2):
+        write_video(tmp_path / "videos" / f"{number}.mp4", moving_square(24, seed=number))
+    few = TINY.replace("train:3,val:1,test:1", "train:8,val:3,test:2")  # all classes in every split
+    model = "spatial_depth=1 temporal_depth=1 attention_heads=2 batch_size=8 steps=2 eval_every=1"
+    for _, code in blocks("lam"):
+        for line in lines(code):
+            tasks = "source=" not in line and "videos=" not in line
+            run(f"{line}{f' {few}' * tasks}{f' {model}' * line.startswith('lary lam')}", capsys)
