@@ -89,7 +89,7 @@ def test_commands_of_latent_action_models(tmp_path, monkeypatch, capsys):
     for number in range(2):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_square(24, seed=number))
     few = TINY.replace("train:3,val:1,test:1", "train:8,val:3,test:2")  # all classes in every split
-    model = "spatial_depth=1 temporal_depth=1 attention_heads=2 batch_size=8 steps=2 eval_every=1"
+    model = "spatial_depth=1 temporal_depth=1 attention_heads=2 batch_size=16 steps=2 eval_every=1"
     for _, code in blocks("lam"):
         for line in lines(code):
             tasks = "source=" not in line and "videos=" not in line
