@@ -63,6 +63,11 @@ def camera_columns(columns: Sequence[str], first_camera: str) -> dict[str, tuple
     return cameras
 
 
+def is_count(text: str) -> bool:
+    """Tell whether a text is a whole number from 0 on that 64 bits hold."""
+    return text.isdecimal() and len(text) < 19
+
+
 def image_folder(camera_index: int, camera: str) -> str:
     """Return the image folder of a camera: `images` for the first, `images_<camera>` for the others.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lary_policy.data.layout import is_count
 from lary_policy.frames import Frame
 from lary_policy.types import Quarantined
 
@@ -119,7 +120,7 @@ class PairTable:
     def episodes(self) -> Tensor:
         """Return the episode of each row, int64 `[N]`: its number, or an index if names are not numbers."""
         names = [r.episode for r in self.rows]
-        if all(name.isdecimal() for name in names):
+        if all(is_count(name) for name in names):
             return torch.tensor([int(name) for name in names], dtype=torch.int64)
         order = {name: i for i, name in enumerate(sorted(set(names)))}
         return torch.tensor([order[name] for name in names], dtype=torch.int64)

@@ -17,6 +17,7 @@ from lary_policy.frames.frame import FIX, clip_frame_id, decode_image
 from lary_policy.frames.video import frame_numbers, read_video_frames
 from lary_policy.paths import foreign_file, open_regular
 
+AT_ONCE = 64  # rows that are unpacked together
 MAX_GROUP_BYTES = 1 << 32  # of images in one row group; LeRobot's files are a fortieth of it
 
 
@@ -123,12 +124,16 @@ def _read_cells(path: Path, column: str, rows: set[int]) -> dict[int, bytes]:
         first = 0
         for group in range(table.num_row_groups):
             last = first + table.metadata.row_group(group).num_rows
-            inside = sorted(row for row in rows if first <= row < last)
-            if inside:
+            if inside := sorted(row for row in rows if first <= row < last):
                 _check_size(table.metadata, group)
-                cells = table.read_row_group(group, columns=[column]).column(0)
-                picked = cells.take(pa.array([row - first for row in inside])).to_pylist()
-                found.update({row: cell["bytes"] for row, cell in zip(inside, picked, strict=True)})
+                # Some at a time: one image that stands in many rows takes no bytes until they are read.
+                for cells in table.iter_batches(AT_ONCE, row_groups=[group], columns=[column]):
+                    here = [row for row in inside if first <= row < first + len(cells)]
+                    picked = cells.column(0).take(pa.array([row - first for row in here], pa.int64()))
+                    found.update(zip(here, (cell["bytes"] for cell in picked.to_pylist()), strict=True))
+                    first += len(cells)
+                    if first > inside[-1]:
+                        break
             first = last
     absent = sorted(row for row in rows if not found.get(row))
     if absent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ CONTAINERS = {
     ".flv": "flv",
     ".ogv": "ogg",
 }
+# Decoded at most for one frame: an hour of 1280 x 720 at 30 Hz between two key frames, minutes of one core.
+# A file of some megabytes may hold frames for days.
+MAX_STRETCH_PIXELS = 1 << 37
 TIMEOUT_S = 60.0  # for opening a file, and for each read; a network disk may need some for its first byte
 # How far a frame may be from the time that a table states; LeRobot's own default.
 TOLERANCE_S = 1e-4
@@ -75,7 +78,7 @@ def probe_video(path: Path) -> VideoInfo:
         if times is not None:
             return _info(container, stream, len(times.all))
         container.seek(0, stream=stream)
-        return _info(container, stream, sum(1 for _ in container.decode(stream)))
+        return _info(container, stream, sum(1 for _ in _decoded(container, stream)))
 
 
 def check_video(path: Path) -> VideoInfo:
@@ -168,7 +171,7 @@ def _shown_in(path: Path, *_state: int) -> NDArray[np.float32]:
         times = _TIMES.read(path, container, stream)
         if times is None:
             container.seek(0, stream=stream)
-            ticks = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
+            ticks = [frame.pts for frame in _decoded(container, stream) if frame.pts is not None]
         else:
             ticks = list(times.all)
         base = stream.time_base
@@ -203,7 +206,9 @@ def _seek_and_decode(
         key = bisect_right(times.keys, first)
         end = times.keys[key] if key < len(times.keys) else None
         group = {t: i for t, i in waiting.items() if end is None or t < end}
-        container.seek(times.keys[max(0, key - 1)], stream=stream)
+        start = times.keys[max(0, key - 1)]
+        _check_stretch(stream, max(group.values()) - bisect_left(times.all, start))
+        container.seek(start, stream=stream)
         found = {group[t]: image for t, image in _stretch(container, stream, group)}
         if len(found) < len(group):
             return {}
@@ -227,12 +232,26 @@ def _stretch(container: Any, stream: Any, times: dict[int, int]) -> Iterator[tup
             break
 
 
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the frames from the current position on, as many as one may take."""
+    for number, frame in enumerate(container.decode(stream)):
+        _check_stretch(stream, number)
+        yield frame
+
+
+def _check_stretch(stream: Any, frames: int) -> None:
+    """Raise ValueError if so many frames are more than may be decoded for one."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if frames * width * height > MAX_STRETCH_PIXELS:
+        raise ValueError(f"{frames} frames of {width} x {height} to decode before the wanted one")
+
+
 def _decode_in_order(container: Any, stream: Any, wanted: Sequence[int]) -> dict[int, Tensor]:
     """Decode from the start on and convert only what is wanted; the last frame is kept for clamping."""
     needed = set(wanted)
     images: dict[int, Tensor] = {}
     latest: tuple[int, Any] | None = None
-    for index, frame in enumerate(container.decode(stream)):
+    for index, frame in enumerate(_decoded(container, stream)):
         latest = (index, frame)
         if index in needed:
             images[index] = _rgb(frame)

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from lary_policy.data import require_written
 from lary_policy.encoders import encoder_spec
 from lary_policy.errors import DatasetError
-from lary_policy.paths import parse_json, read_json
+from lary_policy.paths import MAX_JSON_BYTES, parse_json, read_json, read_regular
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.scores import Score
 
@@ -24,7 +24,7 @@ def card_scores(path: Path) -> list[dict[str, Any]]:
     file = path / "result.json" if path.is_dir() else path
     try:
         require_written(file)
-        if not isinstance(raw := parse_json(file.read_text(encoding="utf-8")), list):
+        if not isinstance(raw := parse_json(read_regular(file, MAX_JSON_BYTES)), list):
             raw = read_json(file)["scores"]  # a cell's result; a report is a list
         return [Score.from_dict(row).to_dict() for row in raw]
     except Exception as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.errors import DatasetError
-from lary_policy.paths import atomic_write, foreign_file, parse_json
+from lary_policy.paths import MAX_JSON_BYTES, atomic_write, foreign_file, open_regular, parse_json
 from lary_policy.report.bundle import ReportBundle, score_key
 from lary_policy.report.compare import REFERENCE_HEADS, Measured, family_of
 from lary_policy.report.league import OUTCOMES, belonging, loops_driven
@@ -215,7 +215,11 @@ def read_points(paths: Sequence[Path]) -> tuple[StudyPoint, ...]:
     for path in paths:
         fix = f"Restore the file, or write it anew: `lary report` puts {POINTS_FILE} into the run's folder."
         with foreign_file("points of a study", path, fix):
-            lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+            with open_regular(path) as (file, _), gzip.GzipFile(fileobj=file) as packed:
+                text = packed.read(MAX_JSON_BYTES + 1)
+            if len(text) > MAX_JSON_BYTES:
+                raise ValueError(f"more than {MAX_JSON_BYTES} bytes unpacked")
+            lines = text.decode().splitlines()
         for number, line in enumerate(lines, 1):
             with foreign_file(f"a point in line {number}", path, fix):
                 found.append(StudyPoint.from_json(parse_json(line)))

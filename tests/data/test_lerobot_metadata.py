@@ -210,6 +210,23 @@ def test_episodes_without_a_row_are_counted(tmp_path):
     assert all("fewer than the 6 of a pair" in reason for reason in told.values())
 
 
+def test_a_length_of_days_sets_its_own_episode_aside(copy):
+    path = next((copy / "meta/episodes").rglob("*.parquet"))
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["length"] = 10**12
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
+    source = open_source("lerobot", data_dir=copy)
+    with pytest.raises(DatasetError, match="meta/episodes states 1000000000000"):
+        source.pairs("train")  # of this episode alone
+    assert len(source.pairs("val")) > 0
+
+
+def test_rows_without_end_are_refused(copy, monkeypatch):
+    monkeypatch.setattr("lary_policy.data.lerobot.files.MAX_ROWS", 20)
+    with pytest.raises(DatasetError, match="rows in a table, of at most 20"):
+        open_source("lerobot", data_dir=copy).pairs("train")
+
+
 def edit_table(root, change):
     path = next((root / "data").rglob("*.parquet"))
     pq.write_table(change(pq.read_table(path)), path)

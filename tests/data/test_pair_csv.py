@@ -331,3 +331,20 @@ def test_ten_thousand_rows_are_read_in_csv_order(synthetic, arm7):
     np.testing.assert_array_equal(table.actions()[-1].numpy(), expected)
     assert len(table) == 10_000
     assert os.fspath(table.source) == os.fspath(path)
+
+
+@pytest.mark.parametrize("digits", ["9" * 25, "9" * 5000])
+def test_numbers_that_no_computer_holds_set_their_row_aside(synthetic, arm7, digits):
+    first, second, third = synthetic.rows[:3]
+    first["src_img"] = f"images/ep_0/frame_{digits}.png"
+    second["action"] = f"actions/ep_0/action_{digits}to{digits}.npy"
+    third["noise_steps"] = digits
+    for row in synthetic.rows:
+        row.setdefault("noise_steps", "0")
+        row["episode"] = "7"
+    synthetic.rows[-1]["episode"] = digits
+    synthetic.columns += ("noise_steps", "episode")
+    synthetic.save()
+    table = read(synthetic, arm7)
+    assert [q.item.rpartition(":")[2] for q in table.quarantined] == ["3", "4"]  # images are opened later
+    assert table.episodes().tolist() == [0] * 9 + [1]

@@ -22,6 +22,7 @@ from lary_policy.frames.frame import (
     frame_ids,
 )
 from lary_policy.frames.stored import ParquetFrame, TimedFrame, VideoFrame
+from lary_policy.frames.video import probe_video
 from lary_policy.latents.encode import encode_windows
 from lary_policy.latents.plan import FRAMES
 from lary_policy.latents.store import LatentStore
@@ -120,3 +121,34 @@ def test_ids_of_many_frames_look_at_each_file_once_and_keep_damage_apart(video, 
     assert all(isinstance(answer, FrameFormatError) for answer in found[1:3])
     with pytest.raises(FrameFormatError, match=r"within 0\.0001 s of 99\.0000 s"):
         checked_ids([good[-1], late])
+
+
+def test_one_image_in_a_hundred_thousand_rows_takes_the_memory_of_some(tmp_path):
+    """The file has some kilobytes and unpacks to three gigabytes, of which nothing says so beforehand."""
+    buffer, path = io.BytesIO(), tmp_path / "t.parquet"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)).save(buffer, "PNG")
+    same = pa.array(np.zeros(100_000, np.int32))
+    cells = pa.DictionaryArray.from_arrays(same, pa.array([buffer.getvalue()]))
+    pq.write_table(
+        pa.table({"top": pa.StructArray.from_arrays([cells], ["bytes"])}), path, store_schema=False
+    )
+    pool = pa.default_memory_pool()
+    most = max(pool.max_memory(), pool.bytes_allocated() + 100_000_000)
+    assert path.stat().st_size < 100_000
+    assert decode_frame(ParquetFrame(path, "top", 500)).shape == (100, 100, 3)
+    assert pool.max_memory() <= most
+
+
+def test_a_frame_is_not_decoded_for_days(tmp_path, monkeypatch):
+    """Of one key frame, a frame far behind it is refused by name; those near it are not."""
+    found = {codec: write_video(tmp_path / f"v{suffix}", moving_square(40), codec=codec, gop=100)
+             for codec, suffix in (("libx264", ".mp4"), ("libvpx", ".webm"))}  # fmt: skip
+    height, width = moving_square(1).shape[1:3]
+    monkeypatch.setattr("lary_policy.frames.video.MAX_STRETCH_PIXELS", 20 * height * width)
+    for path in found.values():
+        assert decode_frame(VideoFrame(path, 19)).shape == (height, width, 3)
+        with pytest.raises(FrameFormatError, match=f"of {width} x {height} to decode before the wanted one"):
+            decode_frame(VideoFrame(path, 35))
+    assert probe_video(found["libx264"]).frames == 40  # counted, not decoded
+    with pytest.raises(FrameFormatError, match="to decode"):
+        probe_video(found["libvpx"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from huggingface_hub import ModelCard
@@ -47,6 +48,12 @@ def test_a_card_without_scores_says_so(monkeypatch):
     card = LaryPolicy(config()).generate_model_card("local/reach", "lary", "mit", None)
     assert "--policy.scores_from" in str(card)
     assert card.data["license"] == "mit"
+
+
+def test_a_pipe_is_no_report(tmp_path):
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(DatasetError, match="no regular file"):
+        card_scores(tmp_path / "report.json")
 
 
 def test_scores_are_read_from_reports_and_cells_or_refused(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lary_policy.errors import DatasetError
+from lary_policy.paths import MAX_JSON_BYTES
 from lary_policy.report import (
     Measured,
     Origin,
@@ -135,6 +137,13 @@ def test_damaged_files_are_named_with_their_line(tmp_path):
             read_points([path])
     with pytest.raises(DatasetError, match="no such file"):
         read_points([tmp_path / "none.gz"])
+    os.mkfifo(tmp_path / "pipe.gz")
+    with pytest.raises(DatasetError, match="no regular file"):
+        read_points([tmp_path / "pipe.gz"])
+    path.write_bytes(gzip.compress(b" " * (MAX_JSON_BYTES + 1), 1))
+    assert path.stat().st_size < MAX_JSON_BYTES / 100
+    with pytest.raises(DatasetError, match="more than 268435456 bytes unpacked"):
+        read_points([path])
 
 
 def test_controls_are_counted_apart_and_other_outcomes_have_standings():

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from lary_policy.data.clips import ClipRow, ClipTable
 from lary_policy.data.larybench.pair_csv import usable_rows
 from lary_policy.data.larybench.pair_rows import Cells, PairFile, class_of
+from lary_policy.data.layout import is_count
 from lary_policy.errors import DatasetError
 
 CLIP_COLUMNS = ("video_path", "action", "sample_indices")
@@ -42,7 +43,7 @@ def parse_indices(text: str) -> tuple[int, ...]:
     DatasetError where they are missing, negative or not ascending (a repeated last one is padding).
     """
     parts = [part.strip() for part in text.split(",")]
-    numbers = tuple(int(part) for part in parts if part.isdecimal())
+    numbers = tuple(int(part) for part in parts if is_count(part))
     if len(numbers) != len(parts) or list(numbers) != sorted(numbers):
         raise DatasetError(
             expected="ascending frame numbers like 3,8,13 in sample_indices",

@@ -207,7 +207,7 @@ class _Notes:
 def _from_json(line: str) -> Any:
     try:
         return parse_json(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -18,7 +18,7 @@ from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.types import Quarantined
 
 BLOCK_ROWS = 4096  # of chunks of 45 x 16 numbers that is 12 MB
-_STEP = re.compile(r"frame_(\d+)(\.[^./]*)?$")
+_STEP = re.compile(r"frame_(\d{1,18})(\.[^./]*)?$")
 Values = NDArray[np.float32]
 Cells = Mapping[str, str]
 
@@ -139,7 +139,7 @@ class PairReader:
             or chunk is None
             or done is None
             or pose is None
-            or not (noise or "0").isdecimal()
+            or not layout.is_count(noise or "0")
         ):
             return None
         row = PairRow(
@@ -296,6 +296,6 @@ def class_of(cells: Cells) -> str:
 
 
 def _count(text: str) -> int:
-    if text and not text.isdecimal():
+    if text and not layout.is_count(text):
         raise DatasetError(expected="a count in noise_steps", got=f"'{text}'", fix="Correct the CSV row.")
     return int(text or 0)

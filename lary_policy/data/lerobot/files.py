@@ -36,6 +36,7 @@ MAX_SIZE = 1 << 16  # of a side of a feature: the widest picture that is read ha
 EXECUTED, DISTURBED = "executed", "disturbed"
 _STEP_COLUMNS = ("episode_index", "frame_index", "task_index", "timestamp")
 MAX_TABLE_BYTES = 1 << 33  # of one table, unpacked; LeRobot's files are a hundredth of it
+MAX_ROWS = 1 << 25  # of one table, 19 days at 20 Hz: equal numbers take no bytes until they are read
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _episodes_of(
         rows = torch.nonzero(numbers["episode_index"] == episode.number).flatten()
         order = numbers["frame_index"][rows].tolist()
         neighbours = len(rows) > 0 and int(rows[-1] - rows[0]) == len(rows) - 1
-        if order != list(range(episode.length)) or not neighbours:
+        if len(rows) != episode.length or order != list(range(len(rows))) or not neighbours:
             yield episode, f"{len(rows)} steps in {episode.table.name}, meta/episodes states {episode.length}"
             continue
         place = slice(int(rows[0]), int(rows[-1]) + 1)
@@ -313,6 +314,8 @@ def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
         size = sum(table.metadata.row_group(group).total_byte_size for group in groups)
         if size > MAX_TABLE_BYTES:
             raise ValueError(f"{size} bytes in a table, of at most {MAX_TABLE_BYTES}")
+        if table.metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"{table.metadata.num_rows} rows in a table, of at most {MAX_ROWS}")
         return table.read(columns=list(columns))
 
 

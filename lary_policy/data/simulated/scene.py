@@ -15,7 +15,7 @@ from lary_policy.data import layout
 from lary_policy.data.pairs import PairRow
 from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.errors import DatasetError
-from lary_policy.paths import foreign_file, read_json
+from lary_policy.paths import MAX_JSON_BYTES, foreign_file, read_json, read_regular
 
 APPROACH_S = 0.5  # before success: where a reach ends or misses
 _AGAIN = "Collect the demonstrations anew: those of earlier versions have no named state."
@@ -84,15 +84,21 @@ def scene_digest(root: Path, episodes: Sequence[str]) -> str:
     """
     found = hashlib.sha256()
     for name in episodes:
-        path = root / layout.scene_file(int(name))
+        path = _file(root, name)
         with foreign_file("the named state of an episode", path, _AGAIN):
-            found.update(path.read_bytes())
+            found.update(read_regular(path, MAX_JSON_BYTES))
     return found.hexdigest()[:16]
+
+
+def _file(root: Path, episode: str) -> Path:
+    if not layout.is_count(episode):
+        raise DatasetError(expected="an episode's number", got=f"'{episode}'", fix=_AGAIN)
+    return root / layout.scene_file(int(episode))
 
 
 def _read_episode(root: Path, name: str) -> tuple[tuple[tuple[str, int], ...], Tensor, list[bool]]:
     """Return (name, width) of each quantity, values `[boundaries q]`, and whether each step is free."""
-    path = root / layout.scene_file(int(name))
+    path = _file(root, name)
     with foreign_file("the named state of an episode", path, _AGAIN):
         raw = read_json(path, fix=_AGAIN)
         parts = {name: torch.tensor(values, dtype=torch.float32) for name, values in raw["state"].items()}
