@@ -297,6 +297,7 @@ INFOS = {
     "a front that is two cameras": lambda info: info["features"].update(
         front=info["features"]["observation.images.top"],
         **{"observation.images.front": info["features"]["observation.images.top"]}),
+    "episodes that are not there": lambda info: info.update(total_episodes=99),
     "an episode in two splits": lambda info: info.update(
         splits={"train": "0:2", "val": "1:2", "test": "2:3"}),
 }  # fmt: skip
@@ -310,7 +311,9 @@ STEPS = {
 @pytest.mark.parametrize("name", INFOS)
 def test_descriptions_that_contradict_themselves_are_refused(copy, name):
     change_info(copy, INFOS[name])
-    with pytest.raises(DatasetError, match=r"fps True|of shape|split train|common episodes|called alike"):
+    with pytest.raises(
+        DatasetError, match=r"fps True|of shape|split train|common episodes|called alike|json states 99"
+    ):
         open_source("lerobot", data_dir=copy)
 
 

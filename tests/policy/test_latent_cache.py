@@ -5,6 +5,8 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lerobot_files import write_lerobot
@@ -214,6 +216,20 @@ def test_frames_out_of_order_are_refused(tmp_path, root):
     other = SimpleNamespace(root=root, episodes=swapped)
     with pytest.raises(DatasetError, match="one episode after the other"):
         build_cache(other, CachePlan(CAMERAS), CornerEncoder(), tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda i: i[::-1], lambda i: i - i[7], lambda i: i + 1])
+def test_tables_that_number_frames_otherwise_than_their_description_are_refused(tmp_path, root, change):
+    """Latents are looked up by the numbers in the tables: put together by hand they may start anew."""
+    copy = shutil.copytree(root, tmp_path / "copy")
+    path = next((copy / "data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    index = pa.array(change(table["index"].to_numpy()), table["index"].type)
+    pq.write_table(table.set_column(table.column_names.index("index"), "index", index), path)
+    with pytest.raises(
+        DatasetError, match=r"numbered from 0 on; got other numbers in index of file-000\.parquet"
+    ):
+        build_cache(meta_of(copy), CachePlan(CAMERAS), CornerEncoder(), tmp_path / "latents")
 
 
 def test_the_store_is_a_latent_store(latents):

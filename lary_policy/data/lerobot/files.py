@@ -34,6 +34,7 @@ STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
 # with `observation` nor with `action`, so that no policy takes them for its inputs or outputs.
 MAX_SIZE = 1 << 16  # of a side of a feature: the widest picture that is read has 65,500 pixels
 EXECUTED, DISTURBED = "executed", "disturbed"
+INDEX = "index"
 _STEP_COLUMNS = ("episode_index", "frame_index", "task_index", "timestamp")
 MAX_TABLE_BYTES = 1 << 33  # of one table, unpacked; LeRobot's files are a hundredth of it
 MAX_ROWS = 1 << 25  # of one table, 19 days at 20 Hz: equal numbers take no bytes until they are read
@@ -67,12 +68,15 @@ class LeRobotSteps:
         tasks: Task number of each step.
         times_s: When each step was recorded, in seconds since the first, as float32 holds it.
         first_row: Row of the first step in the episode's table.
+        first_index: Number of the first step in the whole dataset as the table has it (`index`), None where
+            the steps are not numbered one after the other.
     """
 
     values: Mapping[str, Tensor]
     tasks: tuple[int, ...]
     times_s: tuple[float, ...]
     first_row: int
+    first_index: int | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class LeRobotFiles:
             if wrong := [name for name, (first, last) in splits.items() if not 0 <= first <= last]:
                 raise ValueError(f"split {wrong[0]} of episodes {':'.join(bounds[wrong[0]])}")
             rows = _rows(visible_files(root / "meta" / "episodes", "*/*.parquet"), skip="stats/")
+            if (stated := info.get("total_episodes", len(rows))) != len(rows):
+                raise ValueError(f"{len(rows)} episodes in meta/episodes, info.json states {stated}")
             fps = float(info["fps"])
             if not (math.isfinite(fps) and fps > 0) or isinstance(info["fps"], bool):
                 raise ValueError(f"fps {info['fps']}")
@@ -190,7 +196,7 @@ class LeRobotFiles:
             inside = [e for e in episodes if e.table == table]
             try:
                 with foreign_file("a table of steps", table, "Download it again, or write it anew."):
-                    columns = _read_table(table, [*keys, *_STEP_COLUMNS])
+                    columns = _read_table(table, [*keys, *_STEP_COLUMNS, INDEX])
                     found = list(_episodes_of(columns, inside, widths, self.tasks))
             except DatasetError as error:
                 found = [(episode, str(error)) for episode in inside]
@@ -243,6 +249,7 @@ def _episodes_of(
 ) -> Iterator[tuple[LeRobotEpisode, LeRobotSteps | str]]:
     numbers = {name: torch.from_numpy(columns[name].to_numpy().copy()) for name in _STEP_COLUMNS}
     values = {key: _matrix(columns[key], width) for key, width in widths.items()}
+    index = torch.from_numpy(columns[INDEX].to_numpy().copy()) if INDEX in columns.column_names else None
     for episode in episodes:
         rows = torch.nonzero(numbers["episode_index"] == episode.number).flatten()
         order = numbers["frame_index"][rows].tolist()
@@ -260,7 +267,9 @@ def _episodes_of(
             yield episode, f"timestamps in {episode.table.name} that do not ascend"
         else:
             picked = {key: value[place] for key, value in values.items()}
-            yield episode, LeRobotSteps(picked, tuple(tasks), tuple(times.tolist()), place.start)
+            counted = index is not None and bool((index[place].diff() == 1).all())
+            first = int(index[place.start]) if index is not None and counted else None
+            yield episode, LeRobotSteps(picked, tuple(tasks), tuple(times.tolist()), place.start, first)
 
 
 def _check_shape(name: str, shape: Sequence[Any]) -> None:

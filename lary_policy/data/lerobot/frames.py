@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lary_policy.data.clips import ClipRow, ClipTable
 from lary_policy.data.larybench import CLIP_FRAMES, pad_indices, uniform_indices
-from lary_policy.data.lerobot.files import INFO, LeRobotEpisode, LeRobotFiles, LeRobotSteps, short_name
+from lary_policy.data.lerobot.files import INDEX, INFO, LeRobotEpisode, LeRobotFiles, LeRobotSteps, short_name
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.frames import Frame, ParquetFrame, TimedFrame, file_digest
 from lary_policy.types import Quarantined
@@ -61,17 +61,18 @@ def episode_frames(
         )
     found = []
     for episode, steps in files.steps([e for e in files.episodes if e.number in wanted], []):
-        if isinstance(steps, str):
+        first = firsts[episode.number]
+        if isinstance(steps, str) or steps.first_index != first:
             raise DatasetError(
-                expected=f"all steps of episode {episode.number} of {files.root}",
-                got=steps,
+                expected=f"all steps of episode {episode.number} of {files.root}, numbered from {first} on",
+                got=steps if isinstance(steps, str) else f"other numbers in {INDEX} of {episode.table.name}",
                 fix="Write the dataset anew, or leave the episode out.",
             )
         frames = {
             name: tuple(stored_frame(episode, steps, name, i) for i in range(episode.length))
             for name in names
         }
-        found.append(EpisodeFrames(episode.number, firsts[episode.number], frames))
+        found.append(EpisodeFrames(episode.number, first, frames))
     return tuple(found)
 
 
