@@ -296,6 +296,10 @@ class LaryConfig(PreTrainedConfig):
         if self.is_relative:
             require_state_names(features)
 
+    def why_uncached(self) -> str | None:
+        """Return why frames have to be encoded at every step: nothing of this policy's."""
+        return None
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Save without the folder of stored latents: they belong to a run on one machine."""
         saved = copy.copy(self)

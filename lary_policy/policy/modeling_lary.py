@@ -230,13 +230,11 @@ class LaryPolicy(PreTrainedPolicy):
 
     def _open_latents(self, dataset_meta: Any | None) -> Any | None:
         """Open the stored latents of a training run; a policy that only acts needs none."""
-        if self.config.latents is None or dataset_meta is None:
+        if self.config.latents is None:
             return None
         from lary_policy.policy.cache import LatentCache
 
-        cache = LatentCache(Path(self.config.latents))
-        cache.require(self.encoder.fingerprint, tuple(self.config.image_features), dataset_meta)
-        return cache
+        return LatentCache.of_run(self.config, self.encoder.fingerprint, dataset_meta)
 
 
 def _codec(config: LaryConfig, action_dim: int) -> ActionCodec:

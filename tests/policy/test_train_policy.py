@@ -249,7 +249,7 @@ def test_every_setting_that_makes_stored_latents_wrong_is_named():
     assert reason() is None
     assert reason(policy=tuned("last")).startswith("policy.encoder.trainable=last: latents change")
     assert reason(policy=tuned("lora")).startswith("policy.encoder.trainable=lora: latents change")
-    assert reason(policy=ACTConfig(device="cpu")).startswith("policy.type=act: only `lary`")
+    assert reason(policy=ACTConfig(device="cpu")).startswith("policy.type=act: it has no encoder of ours")
     assert reason({"streaming": True}).startswith("dataset.streaming=true")
     assert reason(peft=PeftConfig()).startswith("peft: latents change")
     assert reason(sample_weighting=SampleWeightingConfig()).startswith("sample_weighting")

@@ -15,7 +15,8 @@ from lary_policy.errors import ConfigError, DatasetError
 HELP = """usage: lary train --dataset.repo_id=NAME [--dataset.root=DIR] [--policy.encoder.name=dinov2-small]
                   [--steps=N] [--output_dir=DIR] [any flag of lerobot-train]
 
-Trains the policy `lary` with LeRobot's own training loop. A frozen encoder gives the same latents of a frame
+Trains `lary`, or LeRobot's policies on an encoder (--policy.type=lary_act, lary_diffusion, lary_vqbet,
+lary_multi_task_dit), with LeRobot's own training loop. A frozen encoder gives the same latents of a frame
 in every epoch, so they are computed once, before the first step, and stored. The checkpoint is the one that
 lerobot-train would write. With augmented images or a trained encoder that would be wrong: then frames are
 encoded at every step, as lerobot-train does, and a message says why.

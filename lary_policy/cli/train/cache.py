@@ -21,7 +21,7 @@ from lary_policy.data.lerobot import LeRobotFiles, require_format
 from lary_policy.errors import DatasetError, LaryPolicyError, summary
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.paths import exclusive, read_json
-from lary_policy.policy import LaryConfig, require_cameras
+from lary_policy.policy import require_cameras
 from lary_policy.policy.cache import CachePlan, build_cache
 from lary_policy.policy.encoder import ObservationEncoder
 
@@ -39,7 +39,7 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
         StoreError: The disk is too small, or stored latents are damaged.
         WeightsMissingError: The encoder's weights are not on this machine.
     """
-    policy: LaryConfig = cfg.policy  # `why_uncached` looked at it
+    policy: Any = cfg.policy  # `why_uncached` looked at it
     meta = local_dataset(cfg)
     cameras = _adopt_features(policy, meta.features, cfg.rename_map)
     encoder = ObservationEncoder(dataclasses.replace(policy.encoder), device=str(policy.device))
@@ -110,7 +110,7 @@ def local_dataset(cfg: LaryTrainConfig) -> LeRobotDatasetMetadata:
 
 
 def _adopt_features(
-    policy: LaryConfig, features: dict[str, dict[str, Any]], renamed: Mapping[str, str]
+    policy: Any, features: dict[str, dict[str, Any]], renamed: Mapping[str, str]
 ) -> dict[str, str]:
     """Give the policy the features of the whole dataset; return its cameras with their names in the dataset.
 
@@ -138,7 +138,7 @@ def _other_weights(checkpoint: Path | None, encoder: ObservationEncoder) -> str 
     own = encoder.backbone.state_dict()
     with safe_open(file, framework="pt") as tensors:
         for name in tuple(tensors.keys()):
-            mine = own.get(name.removeprefix(BACKBONE)) if name.startswith(BACKBONE) else None
+            mine = own.get(name.rpartition(BACKBONE)[2]) if BACKBONE in name else None
             if mine is not None and not torch.equal(mine.cpu(), tensors.get_tensor(name)):
                 return "policy.path: the encoder in the checkpoint was trained"
     return None

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from lerobot.configs import parser
 from lerobot.datasets.sampler import EpisodeAwareSampler
@@ -13,7 +14,7 @@ from lary_policy.cli.train.cache import require_readable, use_cache
 from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.console import console
 from lary_policy.errors import ConfigError
-from lary_policy.policy import LaryConfig, require_trusted_source
+from lary_policy.policy import require_trusted_source
 
 # No `from __future__ import annotations` here: LeRobot's parser reads the type of `_parsed`'s argument.
 
@@ -46,7 +47,7 @@ def run() -> None:
     require_readable(cfg)
     if cfg.trainable_config.pretrained_path is not None:  # which a file may have set
         require_trusted_source(cfg.trainable_config.pretrained_path)
-    given = isinstance(cfg.policy, LaryConfig) and cfg.policy.latents is not None
+    given = getattr(cfg.policy, "latents", None) is not None
     reason = why_uncached(cfg)
     if given and reason is not None:
         raise ConfigError(
@@ -99,9 +100,9 @@ def _parsed(cfg: LaryTrainConfig) -> LaryTrainConfig:
 
 def why_uncached(cfg: LaryTrainConfig) -> str | None:
     """Return the setting that makes stored latents wrong or useless, and why; None where they serve."""
-    policy = cfg.policy
-    if not isinstance(policy, LaryConfig):
-        return f"policy.type={cfg.trainable_config.type}: only `lary` reads stored latents"
+    policy: Any = cfg.policy
+    if not hasattr(policy, "why_uncached"):
+        return f"policy.type={cfg.trainable_config.type}: it has no encoder of ours"
     trained = policy.encoder.trainable
     reasons = {
         f"job.target={cfg.job.target}: the run is on another machine": cfg.job.is_remote,
@@ -114,4 +115,4 @@ def why_uncached(cfg: LaryTrainConfig) -> str | None:
         "dataset.streaming=true: frames are not on this machine": cfg.dataset.streaming,
         "sample_weighting, which reads other files of the dataset": cfg.sample_weighting is not None,
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return next((reason for reason, holds in reasons.items() if holds), None) or policy.why_uncached()

@@ -124,6 +124,21 @@ class LatentCache:
         self._places = np.full(ids.shape, -1, np.int64)  # of each frame and camera among the latents, [F c]
         self._places[ids != b""] = np.arange(len(self._latents))
 
+    @classmethod
+    def of_run(cls, config: Any, fingerprint: str, meta: Any) -> LatentCache | None:
+        """Open the latents that a policy's configuration names for a training run, and check them.
+
+        A policy that only acts (`meta` is None) needs none.
+
+        Raises:
+            StoreError: They are not there, or not of this encoder and dataset.
+        """
+        if config.latents is None or meta is None:
+            return None
+        cache = cls(Path(config.latents))
+        cache.require(fingerprint, tuple(config.image_features), meta)
+        return cache
+
     def require(self, fingerprint: str, cameras: Sequence[str], meta: Any) -> None:
         """Refuse an encoder that gives other latents, other cameras, and a dataset with other frames.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, UnknownNameError
@@ -42,6 +42,9 @@ class EncoderPolicy:
             if vars(module).get("config") is stock:
                 module.config = config
         config.action_dim = config.action_feature.shape[0]
+        # Opened in the first step, when the policy has its encoder; LeRobot trains a policy on one dataset.
+        self._meta = kwargs.get("dataset_meta")
+        self._latents: Any = None
         load_exactly(self)  # type: ignore[arg-type]  # checked when loading, with the modules of then
 
     @staticmethod
@@ -59,12 +62,51 @@ class EncoderPolicy:
         """Return the configuration that the stock policy is built from."""
         return config
 
+    def _encoders(self) -> list[ObservationEncoder]:
+        """Return the encoders, each once."""
+        return [m for m in self.modules() if isinstance(m, ObservationEncoder)]  # type: ignore[attr-defined]
+
     def reset(self) -> None:
         """Forget queues and ensembles, and check the range of the next images anew."""
         super().reset()  # type: ignore[misc]
-        for module in self.modules():  # type: ignore[attr-defined]
-            if isinstance(module, ObservationEncoder):
-                module.reset()
+        for encoder in self._encoders():
+            encoder.reset()
+
+    def forward(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the stock policy returns; on the stored latents of a batch's frames if there are some.
+
+        Raises:
+            StoreError: The stored latents are not those of this encoder and dataset.
+            ConfigError: The encoder is trained, and latents are stored.
+        """
+        if self.config.latents is None or self._meta is None or "index" not in batch:
+            return super().forward(batch, *args, **kwargs)  # type: ignore[misc]
+        encoders = self._encoders()
+        given = self._with_latents(batch, encoders)
+        for encoder in encoders:
+            encoder.reads_latents = True
+        try:
+            return super().forward(given, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            for encoder in encoders:
+                encoder.reads_latents = False
+
+    def _with_latents(self, batch: dict[str, Any], encoders: list[ObservationEncoder]) -> dict[str, Any]:
+        """Put the latents of a batch's frames where the stock policy looks for its images."""
+        from lary_policy.policy.cache import LatentCache
+
+        config = self.config
+        if self._latents is None:
+            self._latents = LatentCache.of_run(config, encoders[0].fingerprint, self._meta)
+        for encoder in encoders:
+            self._latents.require_frozen(encoder)
+        cameras, deltas = tuple(config.image_features), config.observation_delta_indices
+        latents = self._latents.lookup(batch["index"], cameras, deltas or [0]).to(batch[ACTION].device)
+        shown = latents if deltas else latents[:, 0]  # [b t c n d] or [b c n d]
+        return {
+            **batch,
+            **{name: one.unsqueeze(-3) for name, one in zip(cameras, shown.unbind(-3), strict=True)},
+        }
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """Return the next action [b a], float32 also under autocast, where LeRobot hands it to numpy.

@@ -6,8 +6,10 @@ LeRobot finds the policy and the processors of a type in the modules whose names
 
 from __future__ import annotations
 
+import copy
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
@@ -17,6 +19,7 @@ from lerobot.policies.gaussian_actor.configuration_gaussian_actor import Gaussia
 from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
 
+from lary_policy.encoders import encoder_spec
 from lary_policy.errors import ConfigError
 from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.features import dataset_action_names, dataset_embodiment, dataset_rate
@@ -34,6 +37,7 @@ class EncoderFields:
         control_hz: Actions a second the policy was trained for; the dataset tells it.
         action_feature_names: Names of the actions; LeRobot fills them in from the dataset.
         action_dim: Numbers of an action, recorded when the policy is first built.
+        latents: Folder of stored latents to train on, see `lary train`; None encodes frames.
     """
 
     # Fields of the stock configuration that only its own vision tower reads. They are refused when set, so
@@ -45,6 +49,7 @@ class EncoderFields:
     control_hz: float | None = None
     action_feature_names: list[str] | None = None
     action_dim: int | None = None
+    latents: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # the stock configuration's
@@ -63,6 +68,18 @@ class EncoderFields:
                     got=f"{name}={value}",
                     fix="Set encoder.name, encoder.image_px and the other encoder.* fields instead.",
                 )
+
+    def why_uncached(self) -> str | None:
+        """Return why frames have to be encoded at every step; None where stored latents serve."""
+        if encoder_spec(self.encoder.name).latent.kind != "frame":
+            return f"policy.encoder.name={self.encoder.name}: it sees several frames, which this type stacks"
+        return None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Save without the folder of stored latents: they belong to a run on one machine."""
+        saved = copy.copy(self)
+        saved.latents = None
+        super(EncoderFields, saved)._save_pretrained(save_directory)  # type: ignore[misc]
 
     def learn_dataset(self, meta: Any) -> None:
         """Take control rate and embodiment from a dataset's metadata; None (an environment) has neither.
@@ -155,6 +172,10 @@ class LaryGaussianActorConfig(EncoderFields, GaussianActorConfig):
         super().__post_init__()
         self.freeze_vision_encoder = self.encoder.trainable == "none"
 
+    def why_uncached(self) -> str | None:
+        """Return why frames have to be encoded at every step."""
+        return f"policy.type={self.type}: its learner draws samples itself"
+
     @property
     def image_features(self) -> dict[str, PolicyFeature]:
         """The cameras, a dict as in every other configuration."""
@@ -178,6 +199,13 @@ class LaryMultiTaskDiTConfig(VectorFields, MultiTaskDiTConfig):
         default_factory=partial(images_as_they_are, MultiTaskDiTConfig)
     )
     image_crop_shape: tuple[int, int] | None = None
+
+    def why_uncached(self) -> str | None:
+        """Return why frames have to be encoded at every step; None where stored latents serve."""
+        for name in ("image_crop_shape", "image_resize_shape"):
+            if getattr(self, name) is not None:
+                return f"policy.{name}={getattr(self, name)}: frames are changed before the encoder"
+        return super().why_uncached()
 
 
 @PreTrainedConfig.register_subclass("lary_vqbet")

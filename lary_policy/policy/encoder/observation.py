@@ -34,6 +34,8 @@ class ObservationEncoder(nn.Module):
         fingerprint: 16 hex digits; equal fingerprints give equal latents while nothing of it is trained.
             A checkpoint with other weights changes it.
         out_channels: Width d of tokens, feature maps and vectors, as `embed_dim`.
+        reads_latents: Set while a policy trains on stored latents, which stand where its images do, one
+            channel each: [b 1 n d] or [b t 1 n d]. Tokens are then these.
 
     Raises:
         ConfigError: The configuration does not fit the encoder.
@@ -57,6 +59,7 @@ class ObservationEncoder(nn.Module):
         # Tells the device where the backbone has no tensors, as that of `pixels`.
         self.register_buffer("device_mark", torch.empty(0, device=device), persistent=False)
         self._values_checked = False
+        self.reads_latents = False
         attach_state_hooks(self)
         self._trained: tuple[nn.Module, ...] = train_parts(loaded.encoder, self.backbone, config)
 
@@ -84,6 +87,8 @@ class ObservationEncoder(nn.Module):
         """
         if self.awaits is not None:
             raise self.awaits
+        if self.reads_latents:
+            return images if images.ndim == 4 else images.squeeze(2)
         elsewhere = isinstance(images, Tensor) and not images.is_cpu
         frames = to_frames(images, check_values=not (elsewhere and self._values_checked))
         self._values_checked = True
