@@ -434,6 +434,19 @@ def test_timms_model_arguments_are_honoured(tmp_path, photo):
         load_encoder(name, layer=len(model.blocks) + 1)
 
 
+@pytest.mark.parametrize("image_px", [160, 96])
+def test_positions_of_a_timm_model_of_any_size_are_resampled_once(image_px, tmp_path, photo):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", dynamic_img_size=True, num_classes=7).eval()
+    name = timm_folder(tmp_path, model, model_args={"dynamic_img_size": True}, num_classes=7)
+    encoder = load_encoder(name, image_px=image_px)
+    frames = photo(160, 160)[None, None]
+    with torch.no_grad():
+        expected = model.forward_features(encoder.prepared(frames, video=False))[:, 1:]
+    assert encoder.latent.tokens == expected.shape[1] == (image_px // 16) ** 2
+    torch.testing.assert_close(encoder.encode(frames)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

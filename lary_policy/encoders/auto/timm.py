@@ -157,6 +157,9 @@ def _parsed(
     pretrained["num_classes"] = config.get("num_classes", pretrained.get("num_classes"))
     size = arguments.get("img_size")
     if arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False:
+        own = pretrained.get("input_size")
+        if size is None and pretrained.get("fixed_input_size") and isinstance(own, list | tuple):
+            arguments["img_size"] = list(own[-2:])  # of the stored positions; timm's default is another
         pretrained["fixed_input_size"] = False
     elif size is not None and pretrained.get("fixed_input_size"):
         pretrained["input_size"] = (3, *(size if isinstance(size, list) else (size, size)))
