@@ -42,7 +42,7 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(shlex.split(command)[1:])
     said = capsys.readouterr()
     lacking = next((weights for weights in WITHOUT_WEIGHTS if weights in command), None)
-    assert code == (0 if lacking is None else 1), f"{command}\n{said.out}\n{said.err}"
+    assert code == (0 if lacking is None else 2), f"{command}\n{said.out}\n{said.err}"
     assert lacking is None or lacking in said.err
 
 
