@@ -31,6 +31,7 @@ from lary_policy.scores import (
 
 LEAST_POINTS = 5  # below this a correlation is decided by a single point
 POOLED = "all tasks"
+_NAMED = 3  # views that lack the same tasks named one by one
 # What an episode came to, each from 0 to 1. `speed` is the share of the episode's steps that were left at the
 # first success, 0 without one.
 OUTCOMES = ("success", "success_at_end", "progress", "speed")
@@ -286,7 +287,13 @@ def _not_run(loop: str, mine: Sequence[Driven]) -> list[str]:
     there = {(p.view, p.task) for p in mine}
     views, tasks = (dict.fromkeys(part) for part in zip(*there, strict=True))
     lacking = {v: [t for t in tasks if (v, t) not in there] for v in sorted(views)}
-    named = [f"{view} on {join_words(sorted(some))}" for view, some in lacking.items() if some]
+    alike: dict[str, list[str]] = defaultdict(list)
+    for view, some in ((view, some) for view, some in lacking.items() if some):
+        alike[join_words(sorted(some))].append(view)
+    named = [
+        f"{join_words(who) if len(who) <= _NAMED else f'{len(who)} views'} on {where}"
+        for where, who in alike.items()
+    ]  # fmt: skip
     count = sum(map(len, lacking.values()))
     said = f"{mode_label(loop)}: {count} of {len(views) * len(tasks)} views on tasks were not run"
     return [f"{said}: {'; '.join(named)}."] if count else []

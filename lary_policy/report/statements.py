@@ -96,10 +96,15 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
     return tuple(found)
 
 
+_NAMED = 6  # encoders named in the heading; the table has all
+
+
 def question(bundle: ReportBundle) -> str:
     """Return the question of the page with the encoders that were compared."""
     names = list(bundle.encoders())
-    who = f"Of {join_words(names)}" if names else "Of no encoder at all (this report holds no scores)"
+    who = f"Of {len(names)} encoders and views"
+    if len(names) <= _NAMED:
+        who = f"Of {join_words(names)}" if names else "Of no encoder at all (this report holds no scores)"
     if not bundle.closed_loop:
         return f"{who}: whose latents tell more about actions?"
     return (

@@ -130,8 +130,27 @@ def test_the_figure_shows_each_loop_with_two_proxies_and_says_what_cannot_be_tol
     assert "policy MSE leads" in drawing.caption
     assert "6 points of 6 families" in drawing.caption
     assert "<svg" in drawing.panels[0]
+    assert drawing.panels[0].count('data-name="MMRV"') == 2
     alone = replace(bundle, scores=tuple(s for s in bundle.scores if s.mode != "state"))
     assert list(proxies_side_by_side(alone, Palette(alone.encoders()))) == []
+
+
+def test_a_page_of_many_views_names_few_of_them():
+    from lary_policy.report import ReportBundle
+    from lary_policy.report.figures import Palette
+    from lary_policy.report.figures.correlation import against_success
+    from lary_policy.report.statements import question
+
+    rates = {f"a-{i}": 0.05 * i for i in range(1, 13)}
+    scores = probe_scores("reach", "policy", {view: 1 - rate**2 for view, rate in rates.items()})
+    bundle = ReportBundle("t", "s", (*scores, *(m.score for m in measured(rates))))
+    assert "Of 12 encoders and views" in question(bundle)
+    drawing = next(d for d in against_success(bundle, Palette(bundle.encoders())) if d.panels)
+    assert [view for view in rates if f">{view}</text>" in drawing.panels[0]] == ["a-1", "a-12"]
+    alone = [Driven(f"b-{i}", "push", "policy", np.ones((1, 4)), {}) for i in range(2)]
+    points = [Driven(v, "reach", "policy", np.ones((1, 4)), {}) for v in rates] + alone
+    said = next(note for note in league(points).notes if "were not run" in note)
+    assert "12 views on push; b-0 and b-1 on reach" in said
 
 
 def test_training_seeds_and_episodes_are_told_apart_as_variances():

@@ -77,7 +77,8 @@ def _agreement(panel: Panel) -> str:
         few = "" if ends else f"; no interval below {MIN_POINTS} points"
         words = f"Pearson r {r:.2f}{interval}".replace("-", "\N{MINUS SIGN}") + f" ({perfect}{few})"
     violation = "" if panel.mmrv is None else f"; MMRV {panel.mmrv:.3f} (0 is perfect)"
-    return f"{words}{violation}; {panel.agreeing} of {panel.pairs} pairs in the same order."
+    named = " Named are the first and the last in either score." if len(panel.points) > _MANY else ""
+    return f"{words}{violation}; {panel.agreeing} of {panel.pairs} pairs in the same order.{named}"
 
 
 @lru_cache(maxsize=128)
@@ -139,7 +140,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point], palette: Palette
     """Write each encoder's name beside its point so that no name covers another or a point."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     taken = [box for point in points for box in _drawn(axes, point)]
-    for point in points:
+    for point in _named(points):
         encoder, chosen = point.probe.encoder, None
         for x, y, side in _PLACES:
             text = axes.annotate(
@@ -155,6 +156,15 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point], palette: Palette
         else:
             _first_place(axes, point, palette)
         taken.append(chosen or box)
+
+
+def _named(points: Sequence[Point]) -> Sequence[Point]:
+    """Return the points to name: all, or of many the first and last in either score."""
+    if len(points) <= _MANY:
+        return points
+    scores = [[(p.probe.value, i), (-p.success.value, i)] for i, p in enumerate(points)]
+    ends = [end(row[n] for row in scores)[1] for n in (0, 1) for end in (min, max)]
+    return [points[i] for i in dict.fromkeys(ends)]
 
 
 def _drawn(axes: Axes, point: Point) -> Iterable[Bbox]:

@@ -12,7 +12,7 @@ from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
 from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
 from lary_policy.report.league import POOLED, League, Standing, interval_words, leaders
-from lary_policy.scores import list_proxies, metric_info, mode_label
+from lary_policy.scores import CLAIM_CLUSTERS, join_words, list_proxies, metric_info, mode_label
 
 _MOST_NOTES = 6  # of scores left out and views not run, on the page
 _LEAST_PROXIES = 2  # one alone is the section `Probe score against success`
@@ -22,7 +22,7 @@ _LEAST_PROXIES = 2  # one alone is the section `Probe score against success`
     "The league of proxies",
     order=5,
     needs=("closed_loop", "measured"),
-    width="wide",
+    width="full",
     intro="Pearson's r between an offline score (higher is better, errors negated) and success.",
 )
 def proxies_side_by_side(bundle: ReportBundle, _: Palette) -> Iterable[Drawing]:
@@ -36,35 +36,88 @@ def proxies_side_by_side(bundle: ReportBundle, _: Palette) -> Iterable[Drawing]:
         yield Drawing(
             mode_label(loop).capitalize(),
             sentences(*_words(found, loop, pooled)),
-            (forest(pooled, [s for s in mine if s.task != POOLED], f"l{number}"),),
-            " ".join(s.verdict for s in pooled if "cannot be told" in s.verdict),
+            (_beside(forest(pooled, [s for s in mine if s.task != POOLED], f"l{number}"), pooled),),
+            _doubts(pooled),
         )
+
+
+def _beside(figure: Markup, pooled: Sequence[Standing]) -> Markup:
+    """Return a figure and the table of its numbers, side by side where there is room."""
+    return Markup('<div class="grid wide">{}{}</div>').format(figure, statistics_table(pooled))
 
 
 def _words(found: League, loop: str, pooled: Sequence[Standing]) -> Iterable[str]:
     yield leaders(League(tuple(s for s in found.standings if s.loop == loop), found.duels))
     yield "Thick: 95 % over seeds and episodes; thin: over families of encoders; ticks: single tasks."
-    for s in pooled:
-        kinds = ("pearson", "spearman", "kendall", "mmrv")
-        numbers = ", ".join(
-            f"{kind} {interval_words(s.readings[kind].value, s.readings[kind].over_episodes)}"
-            for kind in kinds
-        )
-        missing = f", {s.missing} points lack it" if s.missing else ""
-        ties = f", {s.ties[0]} tied in it and {s.ties[1]} in success" if any(s.ties) else ""
-        width = "" if s.partial is None else f"; given the latent's size r {s.partial:.2f}"
-        rest = sorted(s.without.values())
-        without = f"; without one family r {rest[0]:.2f} to {rest[-1]:.2f}" if rest else ""
-        controls = f", {s.controls} of controls" if s.controls else ""
-        base = f"{s.points} points of {s.families} families{controls}"
-        yield f"{list_proxies()[s.proxy].words}: {numbers} ({base}{missing}{ties}{width}{without})."
+    bases = list(dict.fromkeys(_base(s) for s in pooled))
+    yield f"{bases[0]}." if len(bases) == 1 else ""
     yield from _further(found, loop)
-    yield from found.notes[:_MOST_NOTES]
-    if len(found.notes) > _MOST_NOTES:
-        yield f"{len(found.notes) - _MOST_NOTES} more notes are in league.json."
+    others = {mode_label(s.loop) for s in found.standings if s.loop != loop}
+    notes = [note for note in found.notes if note.partition(":")[0] not in others]
+    yield from notes[:_MOST_NOTES]
+    if len(notes) > _MOST_NOTES:
+        yield f"{len(notes) - _MOST_NOTES} more notes are in league.json."
     for duel in found.duels:
         if duel.loop == loop and "cannot be told" not in duel.verdict:
             yield duel.verdict
+
+
+def _doubts(pooled: Sequence[Standing]) -> str:
+    """Return what cannot be told, the same of several proxies once."""
+    few = [s for s in pooled if s.families < CLAIM_CLUSTERS and "among these" in s.verdict]
+    said = [s.verdict for s in pooled if s not in few and "cannot be told" in s.verdict]
+    chance = [list_proxies()[s.proxy].words for s in few if "from chance" in s.verdict]
+    if chance:
+        said.append(f"Not told from chance even among these points: {join_words(chance)}.")
+    if few:
+        families = max(s.families for s in few)
+        said.append(f"Whether it holds for other encoders cannot be told from {families} families.")
+    return " ".join(said)
+
+
+def _base(s: Standing) -> str:
+    """Return what a standing rests on."""
+    controls = f", {s.controls} of controls" if s.controls else ""
+    missing = f", {s.missing} points lack it" if s.missing else ""
+    ties = f", {s.ties[0]} tied in it and {s.ties[1]} in success" if any(s.ties) else ""
+    return f"{s.points} points of {s.families} families{controls}{missing}{ties}"
+
+
+_COLUMNS = ("Pearson", "Spearman", "Kendall", "MMRV", "given size", "without a family")
+
+
+def statistics_table(pooled: Sequence[Standing]) -> Markup:
+    """Return every statistic of each proxy as a table, intervals over seeds and episodes below the numbers.
+
+    `given size` is Pearson's r given the logarithm of the latent's numbers, `without a family` the smallest
+    and largest r of the points that are left without one. What a proxy rests on stands below its name where
+    that differs between proxies.
+    """
+    apart = len({_base(s) for s in pooled}) > 1
+    cell = Markup('<td class="num value" data-name="{}">{}{}</td>')
+    rows = []
+    for s in pooled:
+        named = list_proxies()[s.proxy].words
+        below = Markup('<br><span class="small soft">{}</span>').format(_base(s)) if apart else ""
+        numbers = []
+        for name in ("pearson", "spearman", "kendall", "mmrv"):
+            value, _, ends = interval_words(s.readings[name].value, s.readings[name].over_episodes).partition(
+                " "
+            )
+            numbers.append((value, Markup(' <span class="ci">{}</span>').format(ends) if ends else ""))
+        rest = sorted(s.without.values())
+        numbers.append(("-" if s.partial is None else f"{s.partial:.2f}", ""))
+        numbers.append((f"{rest[0]:.2f} to {rest[-1]:.2f}" if rest else "-", ""))
+        cells = Markup().join(cell.format(n, *told) for n, told in zip(_COLUMNS, numbers, strict=True))
+        rows.append(Markup("<tr><td>{}{}</td>{}</tr>").format(named, below, cells))
+    heads = Markup().join(
+        Markup('<th class="num" style="overflow-wrap:normal;min-width:0">{}</th>').format(name)
+        for name in _COLUMNS
+    )
+    return Markup(
+        '<div class="scroll"><table class="numbers many"><thead><tr><th></th>{}</tr></thead><tbody>{}</tbody>'
+        "</table></div>"
+    ).format(heads, Markup().join(rows))
 
 
 def _further(found: League, loop: str) -> Iterable[str]:
