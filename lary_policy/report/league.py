@@ -287,14 +287,10 @@ def _not_run(loop: str, mine: Sequence[Driven]) -> list[str]:
     there = {(p.view, p.task) for p in mine}
     views, tasks = (dict.fromkeys(part) for part in zip(*there, strict=True))
     lacking = {v: [t for t in tasks if (v, t) not in there] for v in sorted(views)}
-    alike: dict[str, list[str]] = defaultdict(list)
-    for view, some in ((view, some) for view, some in lacking.items() if some):
-        alike[join_words(sorted(some))].append(view)
-    named = [
-        f"{join_words(who) if len(who) <= _NAMED else f'{len(who)} views'} on {where}"
-        for where, who in alike.items()
-    ]  # fmt: skip
-    count = sum(map(len, lacking.values()))
+    where = {v: join_words(sorted(some)) for v, some in lacking.items() if some}
+    who = {place: [v for v in where if where[v] == place] for place in dict.fromkeys(where.values())}
+    some = {place: join_words(w) if len(w) <= _NAMED else f"{len(w)} views" for place, w in who.items()}
+    named, count = [f"{w} on {place}" for place, w in some.items()], sum(map(len, lacking.values()))
     said = f"{mode_label(loop)}: {count} of {len(views) * len(tasks)} views on tasks were not run"
     return [f"{said}: {'; '.join(named)}."] if count else []
 
