@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lary_policy.runs import RunConfig
     from lary_policy.scores import Score
 
+TOO_WIDE = 0.5  # intervals of success that reach over half of what is possible
 POINTS = ("points", "null", "files points.jsonl.gz of a study, as [a,b]; null = those of the package")
 
 
@@ -182,8 +183,12 @@ def forecast_lines(forecast: SuccessForecast) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*found, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in found]
     for one in {f.loop: f for f in forecast.found}.values():
+        ends = np.array([f.interval for f in forecast.found if f.loop == one.loop])
+        width = float((ends[:, 1] - ends[:, 0]).mean())
+        verdict = ", too wide to tell encoders apart" if width > TOO_WIDE else ""
         lines.append(
             f"{one.loop}: from {', '.join(one.proxies)} of {one.points} points; such intervals cover "
-            f"{one.coverage:.0%} of them when left out, a {one.left_out_by} at a time."
+            f"{one.coverage:.0%} of them when left out, a {one.left_out_by} at a time, and are "
+            f"{width:.2f} wide{verdict}."
         )
     return [*lines, *forecast.notes]

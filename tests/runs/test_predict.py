@@ -47,6 +47,11 @@ def test_an_encoder_appears_in_the_table_without_being_driven(shared_copy, commi
     lines = forecast_lines(done)
     assert sum("expected" in line and line.endswith("pixels") for line in lines) == 2
     assert sum("measured" in line for line in lines) == 48
+    for one in done.found:  # one task: the interval of a loop is the only one
+        width = one.interval[1] - one.interval[0]
+        said = next(line for line in lines if line.startswith(f"{one.loop}: from"))
+        assert f"and are {width:.2f} wide" in said
+        assert ("too wide to tell" in said) == (width > 0.5)
     assert read_json(done.folder / "predict.json", sealed=True)["foretold"][0]["view"] == "pixels"
 
 
