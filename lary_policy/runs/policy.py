@@ -287,7 +287,7 @@ def _staged(
         open_world, task, render_device=device, looks=config.looks, randomisation=config.rollout_level
     )
     seen = {"cameras": shown.cameras, "image_px": shown.image_px}
-    overview = task_spec(task).cameras[:1]  # the first shows everything
+    overview = (task_spec(task).film_camera,)
     return (
         shown,
         lambda folder: stage(worlds, guard_folder=folder, **seen),

@@ -107,6 +107,7 @@ PANDA = register_robot(
             "agent": CameraPlace((0.50, -0.95, 0.62), (0.48, 0.0, 0.11), 33.0),
         },
         wrist_cameras=("wrist",),
+        overview=CameraPlace((1.60, 1.00, 1.05), (0.33, 0.0, 0.22), 42.0),
         contacts=(32, 96),  # the experts' episodes need at most 12 contacts and 49 rows
     )
 )

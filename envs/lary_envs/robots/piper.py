@@ -154,6 +154,7 @@ PIPERS = register_robot(
             "agent": CameraPlace((0.04, 0.0, 1.02), (0.345, 0.0, 0.04), 45.0),
         },
         wrist_cameras=(),
+        overview=CameraPlace((1.30, 0.85, 0.95), (0.16, 0.0, 0.12), 44.0),
         contacts=(32, 96),  # experts and random targets need at most 12 contacts and 48 rows
         table_near_m=-0.15,
     )

@@ -34,6 +34,9 @@ class Arm:
     workspace_m: tuple[Vec3, Vec3]  # low and high corner of the box (world frame) in which every task happens
 
 
+OVERVIEW = "overview"  # name of a camera
+
+
 @dataclass(frozen=True, eq=False)
 class Robot:
     """A robot, its cameras and how to build it."""
@@ -48,12 +51,13 @@ class Robot:
     wrist_cameras: tuple[str, ...]  # names of the cameras that `build` mounts on the hands
     # Contacts and constraint rows a world may need (`nconmax`, `njmax` of MuJoCo Warp)
     contacts: tuple[int, int]
+    overview: CameraPlace  # of the camera `overview`, which shows the whole robot and its table: for films
     table_near_m: float = -0.2  # x of the table's edge towards the robot
 
     @property
     def camera_names(self) -> tuple[str, ...]:
         """Names of all cameras."""
-        return (*self.cameras, *self.wrist_cameras)
+        return (*self.cameras, *self.wrist_cameras, OVERVIEW)
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import mujoco
 
 from lary_envs.rendering import TABLE_TEXTURES
-from lary_envs.robots import Robot, robot_of
+from lary_envs.robots import OVERVIEW, Robot, robot_of
 from lary_envs.scene.cameras import add_camera
 from lary_envs.scene.menagerie import dress
 from lary_envs.scene.parts import GRIPPER, OBJECT, STATIC
@@ -90,6 +90,7 @@ def _add_surroundings(scene: mujoco.MjSpec, robot: Robot) -> None:
     _add_lights(scene)
     for name, place in robot.cameras.items():
         add_camera(world, name, place)
+    add_camera(world, OVERVIEW, robot.overview)
 
 
 def _add_lights(scene: mujoco.MjSpec) -> None:

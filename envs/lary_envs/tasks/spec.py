@@ -59,6 +59,13 @@ class TaskSpec:
         return ("front", *robot.wrist_cameras) if robot.wrist_cameras else tuple(robot.cameras)
 
     @property
+    def film_camera(self) -> str:
+        """The camera that shows everything; of a scene that others made its first."""
+        from lary_envs.robots import OVERVIEW
+
+        return self.views[0] if self.views else OVERVIEW
+
+    @property
     def hold_steps(self) -> int:
         """Consecutive control steps for which the condition must hold."""
         return max(1, round(self.hold_s * self.control_hz))

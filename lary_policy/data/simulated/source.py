@@ -207,7 +207,7 @@ class SimulatedSource:
 
         Args:
             num_worlds: Worlds simulated side by side.
-            overview: Look through the task's first camera alone, which shows everything.
+            overview: Look through the camera alone that shows everything.
             image_px: Width and height of the frames; None for those of the demonstrations.
             render_device: Device of the renderer.
             physics: Engine, as in `lary_envs.SimEnv`.
@@ -230,7 +230,7 @@ class SimulatedSource:
         return open_world(
             self.task,
             num_worlds,
-            cameras=task_spec(self.task).cameras[:1] if overview else self.spec.cameras,
+            cameras=(task_spec(self.task).film_camera,) if overview else self.spec.cameras,
             image_px=int(self._about["image_px"]) if image_px is None else image_px,
             render_device=render_device,
             physics=physics,

@@ -101,6 +101,7 @@ HUMANOID = register_robot(
             "agent": CameraPlace(*body.head_view(SHOULDER_HEIGHT_M), 66.0),  # what the head sees
         },
         wrist_cameras=("wrist_left", "wrist_right"),
+        overview=CameraPlace((1.75, 1.15, 1.05), (0.20, 0.0, 0.12), 42.0),
         contacts=(40, 160),  # the experts' episodes need at most 24 contacts and 98 rows
         table_near_m=-0.12,
     )
