@@ -35,7 +35,6 @@ from lary_policy.heads.training import (
 )
 from lary_policy.heads.training.epoch import HeadStack, TrainingRun, train_epoch
 from lary_policy.heads.training.loop import train
-from lary_policy.heads.training.step import kept_heap
 from lary_policy.latents import (
     FRAMES,
     LatentStore,
@@ -44,7 +43,7 @@ from lary_policy.latents import (
     good_batch_size,
     store_dtype,
 )
-from lary_policy.machine import Precision, available_cores, intra_op_threads, resolve_precision
+from lary_policy.machine import Precision, available_cores, intra_op_threads, kept_heap, resolve_precision
 from timing import timed
 
 STRIDE, ACTION_DIM = 5, 7  # CALVIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -323,13 +324,22 @@ def find_encoder(name: str) -> RegisteredEncoder:
         return _SCHEMES[scheme](rest)
     for prefix, finder in _PREFIXES.items():
         inner = name.removeprefix(prefix)
-        if inner != name and name not in _REGISTRY and (inner in _REGISTRY or ":" in inner):
+        if inner != name and name not in _REGISTRY and (inner in _REGISTRY or _is_elsewhere(inner)):
             return finder(inner)
     if colon and all(part.isidentifier() for part in scheme.split(".")):
         return _own_encoder(name)
     if colon:
         raise UnknownNameError("word before the colon, and no Python module", scheme, _SCHEMES)
     return look_up("encoder", name, _REGISTRY)
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Tell whether a name with a colon is of a scheme, or of a module that is there; none is imported."""
+    scheme, colon, _ = name.partition(":")
+    root = scheme.partition(".")[0]
+    here = any((Path.cwd() / file).exists() for file in (root, f"{root}.py"))
+    known = scheme in _SCHEMES or (root.isidentifier() and (here or bool(importlib.util.find_spec(root))))
+    return bool(colon) and known
 
 
 def _own_encoder(name: str) -> RegisteredEncoder:

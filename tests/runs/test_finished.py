@@ -63,10 +63,10 @@ def test_cells_that_no_run_asks_for_and_lost_runs_are_named(copy):
     assert any("1 results under cache are of other cell versions" in w and stray.name in w
                for w in first.results.warnings)  # fmt: skip
     assert {r["commit"] for r in first.results.rollout} == {git_revision()}
-    record = copy.output_dir / "first" / "run.json"
-    raw = read_json(record)
-    raw["config"]["encoders"][0]["name"] = "somebodys_folder:Encoder"
-    record.write_text(json.dumps(raw))
+    for record in copy.output_dir.glob("*/run.json"):  # other tests may have added runs to the shared suite
+        raw = read_json(record)
+        raw["config"]["encoders"][0]["name"] = "somebodys_folder:Encoder"
+        record.write_text(json.dumps(raw))
     (rest,) = everything_finished(copy.output_dir)
     assert any(w.startswith("Run first cannot be set up again") for w in rest.results.warnings)
     assert rest.origin is None
@@ -76,5 +76,5 @@ def test_a_run_with_heads_of_its_own_is_set_up_again(copy):
     asked = "probes=[{mode:pair,target:absolute,head:mlp-small}]"
     copy.run("heads=[mlp-matched]", "run=heads", "rollouts=[]", asked)
     (first, *_) = everything_finished(copy.output_dir)
-    assert first.runs == ["first", "heads"]
+    assert {"first", "heads"} <= set(first.runs)
     assert {r["head"] for r in first.results.probe} > {"mlp512-project32"}

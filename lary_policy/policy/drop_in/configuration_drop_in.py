@@ -19,7 +19,6 @@ from lerobot.policies.gaussian_actor.configuration_gaussian_actor import Gaussia
 from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from lerobot.policies.vqbet.configuration_vqbet import VQBeTConfig
 
-from lary_policy.encoders import encoder_spec
 from lary_policy.errors import ConfigError
 from lary_policy.policy.configuration_lary import EncoderConfig
 from lary_policy.policy.features import dataset_action_names, dataset_embodiment, dataset_rate
@@ -71,6 +70,8 @@ class EncoderFields:
 
     def why_uncached(self) -> str | None:
         """Return why frames have to be encoded at every step; None where stored latents serve."""
+        from lary_policy.encoders import encoder_spec  # heavy, and `lerobot-train --help` reads this module
+
         if encoder_spec(self.encoder.name).latent.kind != "frame":
             return f"policy.encoder.name={self.encoder.name}: it sees several frames, which this type stacks"
         return None
