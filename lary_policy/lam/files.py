@@ -42,7 +42,7 @@ def save_lam(
         state = {"model": state}
     with atomic_write(folder / TRAINED_FILE) as temporary:
         torch.save(state, temporary)
-    write_json(folder / TRAINED_CONFIG, {**about.to_dict(), "training": dict(training)})
+    write_json(folder / TRAINED_CONFIG, {**about.to_dict(), "training": dict(training)}, seal=True)
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(_card(about, training, history), encoding="utf-8")
 

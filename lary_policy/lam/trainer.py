@@ -174,13 +174,15 @@ def train_lam(
             state.seconds = time.perf_counter() - started
             if on_step is not None:
                 on_step(state.step, config.steps)
-            over = state.step == config.steps
-            if over or state.step % config.eval_every == 0:
-                _record(loop, loggers, on_record)
-            due = over or time.perf_counter() - saved > SAVE_EVERY_S
+            record = None
+            if state.step == config.steps or state.step % config.eval_every == 0:
+                record = _look(loop)
+            due = record is not None or time.perf_counter() - saved > SAVE_EVERY_S
             if due and checkpoint is not None and loop.workers.rank == 0:
                 loop.save(checkpoint)
                 saved = time.perf_counter()
+            if record is not None and loop.workers.rank == 0:  # after it is kept: nothing is told twice
+                _tell(loop, record, loggers, on_record)
     return loop.kept, tuple(state.history)
 
 
@@ -331,11 +333,7 @@ def _seed_of(seed: int, step: int) -> int:
     return (seed * (1 << 32) + 2 * step) % (1 << 63)
 
 
-def _record(
-    loop: _Loop,
-    loggers: Sequence[MetricLogger],
-    on_record: Callable[[LamRecord, nn.Module], None] | None,
-) -> None:
+def _look(loop: _Loop) -> LamRecord:
     """Look at held-out pairs and write down what they say."""
     state, before = loop.state, loop.state.history[-1].step if loop.state.history else 0
     error, copied, health = look(loop.run, loop.kept, loop.precision)
@@ -351,16 +349,26 @@ def _record(
     )
     state.history.append(record)
     state.losses, state.replaced = 0.0, 0
-    if loop.workers.rank:
-        return
-    if health.perplexity < min(COLLAPSED, health.codes):
+    return record
+
+
+def _tell(
+    loop: _Loop,
+    record: LamRecord,
+    loggers: Sequence[MetricLogger],
+    on_record: Callable[[LamRecord, nn.Module], None] | None,
+) -> None:
+    """Say what held-out pairs said."""
+    codes = loop.run.module.codes
+    if record.perplexity < min(COLLAPSED, codes):
         console.print(
-            f"    step {record.step}: the codebook has collapsed, {health}; try a larger one or a lower lr",
+            f"    step {record.step}: the codebook has collapsed, {record.used} of {codes} codes used, "
+            f"perplexity {record.perplexity:.1f}; try a larger one or a lower lr",
             soft_wrap=True,
         )
     values = {
-        "train/loss": record.loss, "val/error": error, "val/copied": copied, "val/gain": record.gain,
-        "val/codes": float(health.used), "val/perplexity": health.perplexity,
+        "train/loss": record.loss, "val/error": record.error, "val/copied": record.copied,
+        "val/gain": record.gain, "val/codes": float(record.used), "val/perplexity": record.perplexity,
     }  # fmt: skip
     for logger in loggers:
         logger.log(record.step, values)

@@ -1,6 +1,7 @@
 """`lary lam`: from frames to an encoder that suites, policies and the reference can load."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from video_files import moving_square, write_video
 from lary_policy.cli import main
 from lary_policy.encoders import EncoderShelf, EncoderView, load_encoder
 from lary_policy.errors import LaryPolicyError
+from lary_policy.paths import read_json, write_json
+from lary_policy.runs.lam.frames import _videos
 
 SMALL = (
     "spatial_depth=1", "temporal_depth=1", "attention_heads=2", "head_width=8", "steps=4", "eval_every=2",
@@ -112,20 +115,31 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         (folder / "laq.pt").write_bytes((trained / "laq.pt").read_bytes())
-        about = json.loads((trained / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**about, **changes}))
+        about = read_json(trained / "config.json", sealed=True)
+        write_json(folder / "config.json", {**about, **changes}, seal=True)
         return str(folder)
 
     for changes, words in (
         ({"backbone": "dinov2-base"}, "Name it lapa-dinov2-base"),
         ({"backbone_sha256": "0" * 64}, "on whose features"),
         ({"kind": "univla"}, "the config.json that"),
-        ({"sizes": {"dim": 384}}, "exactly the model"),
-        ({"image_px": "56"}, "no whole number"),
+        ({"sizes": {"dim": 384}}, "spatial_depth 4.*as config.json says"),
+        ({"sizes": {"dim": 1 << 21}}, "no size from 1"),
+        ({"sizes": {"dim": 40000}}, "dim 40000"),
+        ({"sizes": {"dim": 384, "code_seq_len": 3}}, "code_seq_len 3"),
+        ({"sizes": {"dim": 384, "heads": None}}, "heads None"),
+        ({"sizes": {"dim": 384, "heads": -1}}, "heads -1"),
+        ({"preprocess": "lary"}, "another pipeline"),
+        ({"image_px": "56"}, "no size from 1"),
         ({"auto_map": {}}, "config.json"),
     ):
         with pytest.raises(LaryPolicyError, match=words):
             load_encoder("lapa-dinov2-small", weights=copy(**changes))
+    edited = copy()
+    text = (tmp_path / edited / "config.json").read_text()
+    (tmp_path / edited / "config.json").write_text(text.replace('"image_px": 56', '"image_px": 112'))
+    with pytest.raises(LaryPolicyError, match="was written"):
+        load_encoder("lapa-dinov2-small", weights=edited)
     lone = tmp_path / "lone"
     lone.mkdir()
     (lone / "laq.pt").write_bytes((trained / "laq.pt").read_bytes())
@@ -141,6 +155,8 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
     (["code_seq_len=3"], "code_seq_len of 1, 2, 4, 16"),
     (["model=x"], "laq"),
     (["target=features", "backbone=pixels"], "Leave target=features out"),
+    (["backbone={name: pixels, noise: 1.0}"], "noise 1.0"),
+    (["backbone={name: dinov2-small, preprocess: lary}"], "preprocess lary"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(words, said, videos, tmp_path, capfd):
     given = [] if any(word.startswith("videos=") for word in words) else [f"videos={videos}"]
@@ -158,3 +174,25 @@ def test_wrong_settings_are_named(words, said, videos, tmp_path, capfd):
         == 2
     )
     assert said in capfd.readouterr().err
+
+
+def test_a_flipped_byte_in_the_folder_is_found(trained, tmp_path, capsys):
+    folder = tmp_path / "outputs" / "lam1"
+    shutil.copytree(trained, folder)
+    assert main(["data", "verify", f"output_dir={tmp_path / 'outputs'}"]) == 0
+    raw = bytearray((folder / "laq.pt").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "laq.pt").write_bytes(raw)
+    assert main(["data", "verify", f"output_dir={tmp_path / 'outputs'}"]) == 1
+    assert "laq.pt" in capsys.readouterr().out
+
+
+def test_contents_decide_which_videos_are_held_out(videos, tmp_path):
+    """Names of files do not count, and of equal files one is used."""
+    for number, path in enumerate(sorted(videos.rglob("*.mp4"), reverse=True)):
+        shutil.copy(path, tmp_path / f"{number}.mp4")
+    shutil.copy(videos / "sub0" / "0.mp4", tmp_path / "again.mp4")
+    found, aside = _videos(tmp_path, 10)
+    assert found.keys() == _videos(videos, 10)[0].keys()
+    assert len(found) == 4
+    assert sum("videos that differ" in one.reason for one in aside) == 1

@@ -16,7 +16,7 @@ from lary_policy.data import PairTable
 from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, prepare_frames
 from lary_policy.encoders.families.lapa import OWN_PATCHES
 from lary_policy.errors import ConfigError, DatasetError, FrameFormatError
-from lary_policy.frames import Frame, VideoFrame, decode_frames, frame_id, probe_video
+from lary_policy.frames import Frame, VideoFrame, decode_frames, file_digest, frame_id, probe_video
 from lary_policy.lam import (
     Footage,
     LamConfig,
@@ -172,44 +172,55 @@ def _of_data(context: RunContext, lam: LamConfig, backbone: EncoderView) -> LamT
 
 
 def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folder: Path) -> LamTask:
-    """Find the videos of a folder, hold some out, and encode the frames that pairs are made of."""
+    """Find the videos of a folder, hold some out, and encode the frames that pairs are made of.
+
+    Their content decides which are held out, not their names; of equal files one counts.
+    """
     offset = lam.offset or VIDEO_OFFSET
-    every = max(1, offset // 2)  # so that frames `offset` and 1.5 `offset` apart are there
-    recorded: list[list[tuple[object, int, Frame]]] = []
-    aside: list[Quarantined] = []
-    paths = (
-        [p for p in visible_files(folder, "**/*") if p.suffix.lower() in VIDEOS] if folder.is_dir() else []
-    )
-    for path in paths:
-        try:
-            count = probe_video(path).frames
-            if count <= offset:
-                raise FrameFormatError(
-                    expected=f"more than {offset} frames", got=str(count), fix="Pass a smaller offset."
-                )
-            recorded.append([(path, i, VideoFrame(path, i)) for i in range(0, count, every)])
-        except FrameFormatError as error:
-            aside.append(Quarantined(str(path.relative_to(folder)), str(error), "lam"))
-    if len(recorded) < 2:
+    found, aside = _videos(folder, offset)
+    if len(found) < 2:
         raise DatasetError(
             expected=f"at least two videos ({', '.join(VIDEOS)}) of more than {offset} frames in {folder}",
-            got=f"{len(recorded)} of {len(paths)}"
-            + (f"; {aside[0].item}: {aside[0].reason}" if aside else ""),
+            got=f"{len(found)}" + (f"; {aside[0].item}: {aside[0].reason}" if aside else ""),
             fix="Pass videos=<folder with videos>, one is held out.",
         )
-    order = torch.randperm(len(recorded), generator=torch.Generator().manual_seed(0)).tolist()
-    held_out = set(order[: max(1, round(lam.val_fraction * len(recorded)))])
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    count = min(len(found) - 1, max(1, round(lam.val_fraction * len(found))))
+    names = sorted(found)
+    held_out = {names[place] for place in order[:count]}
     train, val = (
-        Recorded.of(
-            row for number, rows in enumerate(recorded) if (number in held_out) == out for row in rows
-        )
+        Recorded.of(row for name in names if (name in held_out) == out for row in found[name])
         for out in (False, True)
     )
-    frames = [*train.frames, *val.frames]
     if backbone.name != OWN_PATCHES:
-        aside += _encode(context, backbone, frames)
-    content = digest(sorted(filter(None, map(_id_or_nothing, frames))), lam.val_fraction)
+        aside += _encode(context, backbone, [*train.frames, *val.frames])
+    content = digest(names, sorted(held_out))
     return LamTask(context, lam, backbone, train, val, offset, content, aside)
+
+
+def _videos(
+    folder: Path, offset: int
+) -> tuple[dict[str, list[tuple[object, int, Frame]]], list[Quarantined]]:
+    """Return (recording, step, frame) of each video by the digest of its file, and what cannot be used."""
+    every = max(1, offset // 2)  # so that frames `offset` and 1.5 `offset` apart are there
+    found: dict[str, list[tuple[object, int, Frame]]] = {}
+    aside: list[Quarantined] = []
+    paths = visible_files(folder, "**/*") if folder.is_dir() else []
+    for path in (p for p in paths if p.suffix.lower() in VIDEOS):
+        try:
+            count, name = probe_video(path).frames, file_digest(path)
+            if count <= offset:
+                fix = "Pass a smaller offset."
+                raise FrameFormatError(expected=f"more than {offset} frames", got=str(count), fix=fix)
+            if name in found:
+                fix = "Keep one of them."
+                raise FrameFormatError(
+                    expected="videos that differ", got=f"the content of {found[name][0][0]}", fix=fix
+                )
+            found[name] = [(path, i, VideoFrame(path, i)) for i in range(0, count, every)]
+        except FrameFormatError as error:
+            aside.append(Quarantined(str(path.relative_to(folder)), str(error), "lam"))
+    return found, aside
 
 
 def _encode(context: RunContext, view: EncoderView, frames: Sequence[Frame]) -> tuple[Quarantined, ...]:

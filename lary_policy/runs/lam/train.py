@@ -13,9 +13,11 @@ from torch import nn
 
 from lary_policy import __version__
 from lary_policy.console import console, progress
+from lary_policy.data import write_checksums
 from lary_policy.encoders import EncoderView, encoder_spec
 from lary_policy.encoders.families.lapa import OWN_PATCHES, TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
 from lary_policy.encoders.weights import NO_WEIGHTS
+from lary_policy.errors import ConfigError
 from lary_policy.heads.training import agree, connect, first_then_all, open_logger
 from lary_policy.lam import (
     SHEET_ROWS,
@@ -76,6 +78,7 @@ def run_lam(
         LaryPolicyError: See `run_extract`.
     """
     config = replace(config, encoders=(backbone,), probes=(), rollouts=(), heads=())
+    _require_plain(backbone)
     encoder_spec(f"lapa-{backbone.name}")  # a backbone without a grid of tokens is refused before it encodes
     connect(resolve_device(config.device))
     task = first_then_all(lambda: LamTask.open(config, lam, backbone, videos))
@@ -87,9 +90,27 @@ def run_lam(
             if (cell.folder / name).is_file():
                 shutil.copyfile(cell.folder / name, folder / name)
         write_result(folder / "run.json", {"config": plain(config), "lam": plain(lam), "result": result})
+        write_checksums(folder)
         point_latest(config.output_dir, folder)
     history = tuple(LamRecord(**{k: v for k, v in one.items() if k != "gain"}) for one in result["history"])
     return LamOutcome(folder, f"lapa-{backbone.name}", history, tuple(task.quarantined))
+
+
+def _require_plain(backbone: EncoderView) -> None:
+    """Refuse settings of a view that the trained encoder would not have.
+
+    Raises:
+        ConfigError: One is set.
+    """
+    usual = EncoderView(backbone.name)
+    names = ("preprocess", "output", "components", "noise")
+    changed = [name for name in names if getattr(backbone, name) != getattr(usual, name)]
+    if changed:
+        raise ConfigError(
+            expected="a backbone with its own pipeline and latents as they are",
+            got=", ".join(f"{name} {getattr(backbone, name)}" for name in changed),
+            fix="Leave them out; name, weights, image_px, dtype and layer may be set.",
+        )
 
 
 def _train(task: LamTask, cell: Cell) -> dict[str, Any]:

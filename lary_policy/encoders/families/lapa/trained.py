@@ -23,7 +23,8 @@ from lary_policy.encoders.base import (
     register_prefix,
 )
 from lary_policy.encoders.families.lapa.model import LaqConfig, LaqModel, LatentActionQuantiser
-from lary_policy.encoders.families.lapa.quantiser import code_tokens
+from lary_policy.encoders.families.lapa.quantiser import CODE_NETWORKS, code_tokens
+from lary_policy.encoders.families.lapa.weights import infer_config
 from lary_policy.encoders.kinds import FrameEncoder, PairEncoder
 from lary_policy.encoders.modules import drawn_or_loaded
 from lary_policy.encoders.spec import EncoderSpec
@@ -32,16 +33,17 @@ from lary_policy.encoders.weights import (
     Weights,
     WeightsSource,
     load_strictly,
-    read_config,
     read_tensors,
     resolve_weights,
     strip_prefixes,
 )
 from lary_policy.errors import ConfigError, WeightsMismatchError
+from lary_policy.paths import foreign_file, read_json
 from lary_policy.types import LatentSpec
 
 TRAINED_FILE, TRAINED_CONFIG = "laq.pt", "config.json"
 TRAINED_FORMAT = 1
+MOST = 1 << 20  # of any size: codebooks of a million codes, the widest tokens are a hundredth
 OWN_PATCHES = "pixels"  # the backbone that is none: the quantiser embeds patches of pixels itself
 OWN_WIDTH, SMALL_WIDTH = 1024, 32  # of tokens of own patches: LAPA's, and a toy's
 SMALL = LaqConfig(dim=0, spatial_depth=1, temporal_depth=1, heads=2, head_width=16)  # of random toy weights
@@ -70,27 +72,33 @@ class TrainedLaq:
         """Read `config.json`.
 
         Raises:
-            WeightsMismatchError: It is damaged, or not of such a quantiser.
+            WeightsMismatchError: It was changed, or is not of such a quantiser, or of one that cannot be.
         """
-        try:
-            raw = read_config(path, path.parent.name)
+        fix = "Give the folder of a finished `lary lam`."
+        with foreign_file(f"the {TRAINED_CONFIG} of `lary lam`", path, fix, error=WeightsMismatchError):
+            raw = read_json(path, sealed=True, error=WeightsMismatchError, fix=fix)
             if (raw.pop("format"), raw.pop("kind")) != (TRAINED_FORMAT, "laq"):
                 raise ValueError(f"not format {TRAINED_FORMAT} of a quantiser")
             raw.pop("training", None)
-            sizes = LaqConfig(**raw.pop("sizes"))
-            found = cls(**raw, sizes=sizes)
-            whole = (found.image_px, found.seed, *asdict(sizes).values())
-            if not all(isinstance(n, int | None) for n in whole) or found.image_px < 1:
-                raise ValueError("a size that is no whole number")
-            if not all(isinstance(t, str) for t in (found.backbone, found.backbone_weights)):
-                raise ValueError("a name that is no text")
-            return found
-        except Exception as error:
-            raise WeightsMismatchError(
-                expected=f"the {TRAINED_CONFIG} that `lary lam` writes at {path}",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                fix="Give the folder of a finished `lary lam`.",
-            ) from error
+            found = cls(**{**raw, "sizes": LaqConfig(**raw["sizes"])})
+            found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError for what no training here writes."""
+        texts = (self.backbone, self.backbone_weights, self.backbone_sha256, self.preprocess)
+        if not all(isinstance(text, str) for text in texts) or self.preprocess != "native":
+            raise ValueError("a name that is no text, or another pipeline than native")
+        sizes = {**asdict(self.sizes), "image_px": self.image_px}
+        absent = ("input_patch_px", "output_patch_px")
+        for name, value in sizes.items():
+            whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+            if not whole and not (value is None and name in absent):
+                raise ValueError(f"{name} {value}, which is no size from 1 to {MOST}")
+        if self.sizes.code_seq_len not in CODE_NETWORKS:
+            raise ValueError(f"code_seq_len {self.sizes.code_seq_len}")
+        if not isinstance(self.seed, int) or not isinstance(self.layer, int | None):
+            raise ValueError("a seed or layer that is no whole number")
 
 
 @register_prefix("lapa-")
@@ -193,6 +201,16 @@ def _build(backbone: str, spec: EncoderSpec, options: EncoderOptions) -> PairEnc
 def _quantiser(path: Path, origin: Weights, about: TrainedLaq) -> LatentActionQuantiser:
     """Return the quantiser with the checkpoint's tensors; its shapes must be those that are described."""
     tensors = strip_prefixes(read_tensors(path), ("module.",))
+    inferred = infer_config(tensors, _grid(about.backbone, about.image_px, about.sizes), origin)
+    stated, found = asdict(about.sizes), asdict(inferred)
+    # Networks of one set of kernels cannot be told apart by shapes.
+    other = [n for n in stated if n != "code_seq_len" and stated[n] != found[n]]
+    if other:  # before room is made for what is stated
+        raise WeightsMismatchError(
+            expected=", ".join(f"{name} {stated[name]}" for name in other) + f", as {TRAINED_CONFIG} says",
+            got=", ".join(f"{name} {found[name]}" for name in other) + f" in {path.name}",
+            fix="Give the folder of a finished `lary lam`.",
+        )
     quantiser = LatentActionQuantiser(about.sizes)
     load_strictly(quantiser, tensors, origin)
     return quantiser

@@ -36,7 +36,7 @@ from lary_policy.encoders.weights import (
     split_prefix,
     strip_prefixes,
 )
-from lary_policy.errors import WeightsMismatchError
+from lary_policy.errors import ConfigError, WeightsMismatchError
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,15 @@ def _infer_network(tensors: Mapping[str, Tensor], grid: int, origin: Weights) ->
             got=f"{origin.source} with {' and '.join(map(str, kernels))} in vq.cnn_encoder",
             fix="Give the weights of this model, or choose the encoder that they belong to.",
         )
-    return min(fitting, key=lambda s: abs(code_tokens(s, grid) - s))
+    return min(fitting, key=lambda s: abs(_tokens_or_none(s, grid) - s))
+
+
+def _tokens_or_none(code_seq_len: int, grid: int) -> int:
+    """Return how many codes a grid becomes; 0 where it is too small for the network."""
+    try:
+        return code_tokens(code_seq_len, grid)
+    except ConfigError:
+        return 0
 
 
 def _depth(tensors: Mapping[str, Tensor], transformer: str) -> int:
