@@ -83,13 +83,21 @@ def score_lines(scores: Sequence[Score]) -> list[str]:
     """Return a line for each headline score, in columns.
 
     Scores that can be compared stand together (same stage, task, mode, target, metric and split), the best
-    encoder first.
+    encoder first. Of scores of both protocols each says its own.
 
     Args:
         scores: Of any probes and rollouts.
     """
+    several = len({s.protocol for s in scores}) > 1
     rows = [
-        (s.stage, s.task, f"{s.mode}/{s.target}", s.head, s.encoder, f"{s.metric} {format_score(s)}")
+        (
+            s.stage,
+            f"{s.task}, {s.protocol}" if several else s.task,
+            f"{s.mode}/{s.target}",
+            s.head,
+            s.encoder,
+            f"{s.metric} {format_score(s)}",
+        )
         for s in sorted((s for s in scores if s.metric in HEADLINES), key=_order)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

