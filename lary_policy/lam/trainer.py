@@ -337,15 +337,9 @@ def _look(loop: _Loop) -> LamRecord:
     """Look at held-out pairs and write down what they say."""
     state, before = loop.state, loop.state.history[-1].step if loop.state.history else 0
     error, copied, health = look(loop.run, loop.kept, loop.precision)
+    loss, seconds = state.losses / (state.step - before), round(state.seconds, 2)
     record = LamRecord(
-        state.step,
-        state.losses / (state.step - before),
-        error,
-        copied,
-        health.used,
-        health.perplexity,
-        state.replaced,
-        round(state.seconds, 2),
+        state.step, loss, error, copied, health.used, health.perplexity, state.replaced, seconds
     )
     state.history.append(record)
     state.losses, state.replaced = 0.0, 0

@@ -122,7 +122,7 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
     for changes, words in (
         ({"backbone": "dinov2-base"}, "Name it lapa-dinov2-base"),
         ({"backbone_sha256": "0" * 64}, "on whose features"),
-        ({"kind": "univla"}, "the config.json that"),
+        ({"kind": "univla"}, "not format 1 of a quantiser"),
         ({"sizes": {"dim": 384}}, "spatial_depth 4.*as config.json says"),
         ({"sizes": {"dim": 1 << 21}}, "no size from 1"),
         ({"sizes": {"dim": 40000}}, "dim 40000"),
@@ -184,7 +184,7 @@ def test_a_flipped_byte_in_the_folder_is_found(trained, tmp_path, capsys):
     raw[len(raw) // 2] ^= 1
     (folder / "laq.pt").write_bytes(raw)
     assert main(["data", "verify", f"output_dir={tmp_path / 'outputs'}"]) == 1
-    assert "laq.pt" in capsys.readouterr().out
+    assert "laq.pt" in capsys.readouterr().err
 
 
 def test_contents_decide_which_videos_are_held_out(videos, tmp_path):
