@@ -18,17 +18,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lary_policy.errors import DatasetError
+from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.paths import MAX_JSON_BYTES, atomic_write, foreign_file, open_regular, parse_json
-from lary_policy.report.bundle import ReportBundle, score_key
+from lary_policy.report.bundle import ReportBundle, check_score, score_key
 from lary_policy.report.compare import REFERENCE_HEADS, Measured, family_of
 from lary_policy.report.league import OUTCOMES, belonging, loops_driven
+from lary_policy.report.lines import FACTS, FORMAT, RATES, SCORE, check_line
 from lary_policy.report.origin import Origin
 from lary_policy.scores import SampleScores, Score, bootstrap_mean_ci, find_proxy, list_proxies, wilson_ci
 
-FORMAT = 1  # of a line; raised when lines mean something else
 POINTS_FILE = "points.jsonl.gz"
-_RATES = ("success", "success_at_end")  # outcomes of 0 and 1, written as one word of digits
 _DIGITS = 6  # significant ones of a score: the intervals are far wider
 
 
@@ -71,10 +70,10 @@ class StudyPoint:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
         outcomes: dict[str, Any] = {
-            name: "".join("01"[int(v)] for v in values) if name in _RATES else [round(v, 4) for v in values]
+            name: "".join("01"[int(v)] for v in values) if name in RATES else [round(v, 4) for v in values]
             for name, values in self.outcomes.items()
         }
-        hits = {name: int(sum(self.outcomes[name])) for name in _RATES if name in self.outcomes}
+        hits = {name: int(sum(self.outcomes[name])) for name in RATES if name in self.outcomes}
         return {
             "format": FORMAT, "view": self.view, "task": self.task, "loop": self.loop, "seed": self.seed,
             **self.facts, "family": self.family, "latent": self.latent, "n": len(self.episodes), "hits": hits,
@@ -84,43 +83,40 @@ class StudyPoint:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> StudyPoint:
-        """Rebuild `to_json`; whatever is wrong raises, see `read_points`."""
-        if raw["format"] != FORMAT:
-            raise ValueError(f"a line of format {raw['format']}, not {FORMAT}")
-        point = cls(
-            str(raw["view"]), str(raw["task"]), str(raw["loop"]), int(raw["seed"]),
-            {name: str(raw[name]) for name in _FACTS}, raw["latent"] and tuple(map(int, raw["latent"])),
-            tuple(map(str, raw["episodes"])),
-            {name: tuple(map(float, values)) for name, values in raw["outcomes"].items()}, {},
-            Origin(**raw["origin"]), str(raw["family"]),
-        )  # fmt: skip
-        lengths = {len(values) for values in point.outcomes.values()}
-        if lengths != {len(point.episodes)} or "success" not in point.outcomes:
-            raise ValueError(f"outcomes of {sorted(lengths)} episodes, not of {len(point.episodes)}")
-        point.proxies.update(  # type: ignore[attr-defined]
-            {name: point.score(name, one) for name, one in raw["proxies"].items()}
-        )
-        return point
+    def from_json(cls, raw: Any) -> StudyPoint:
+        """Rebuild `to_json`; nothing is converted, and what is written twice must agree.
 
-    def score(self, proxy: str, raw: Mapping[str, Any]) -> Score:
+        Raises:
+            DatasetError: See `check_line`.
+            UnknownNameError: As well.
+            ShapeError: An offline score is outside its interval.
+        """
+        check_line(raw)
+        point = cls(
+            raw["view"], raw["task"], raw["loop"], raw["seed"], {name: raw[name] for name in FACTS},
+            None if raw["latent"] is None else tuple(raw["latent"]), tuple(raw["episodes"]),
+            {name: tuple(map(float, values)) for name, values in raw["outcomes"].items()}, {},
+            Origin(**raw["origin"]), raw["family"],
+        )  # fmt: skip
+        proxies = {name: point._score(name, one) for name, one in raw["proxies"].items()}
+        return replace(point, proxies=proxies)
+
+    def _score(self, proxy: str, raw: Mapping[str, Any]) -> Score:
         """Return the score of a proxy that `to_json` wrote."""
         known = find_proxy(proxy)
         same = {name: self.facts[name] for name in ("embodiment", "protocol", "fingerprint")}
-        given: dict[str, Any] = {
-            "stage": "probe",
-            "encoder": self.view,
-            "task": self.task,
-            "mode": known.question,
-        }
-        given |= {"metric": known.metric, "seed": self.seed, "seconds": 0.0, **same}
-        return Score.from_dict({**given, "clusters": None, "no_interval": "", **raw})
+        found = Score.from_dict({
+            **raw, **same, "stage": "probe", "encoder": self.view, "task": self.task, "mode": known.question,
+            "metric": known.metric, "seed": self.seed, "seconds": 0.0,
+        })  # fmt: skip
+        check_score(found)
+        return found
 
     def measured(self) -> list[Measured]:
         """Return the scores of its outcomes with their episodes."""
         found = []
         for name, values in self.outcomes.items():
-            rate = name in _RATES
+            rate = name in RATES
             one = wilson_ci(round(sum(values)), len(values)) if rate else bootstrap_mean_ci(values)
             score = Score.of(
                 one, stage="rollout", encoder=self.view, task=self.task, mode=self.loop, metric=name,
@@ -130,13 +126,9 @@ class StudyPoint:
         return found
 
 
-_FACTS = ("embodiment", "head", "target", "split", "protocol", "fingerprint")
-_KEPT = ("value", "ci95", "n", "clusters", "no_interval", "target", "head", "split")
-
-
 def _short(score: Score) -> dict[str, Any]:
     """Return what a point does not say itself of a score, in as many digits as mean something."""
-    found = {name: value for name, value in score.to_dict().items() if name in _KEPT}
+    found = {name: value for name, value in score.to_dict().items() if name in SCORE}
     found["value"] = float(f"{score.value:.{_DIGITS}g}")
     found["ci95"] = score.ci95 and [float(f"{end:.{_DIGITS}g}") for end in score.ci95]
     return found
@@ -172,7 +164,7 @@ def study_points(bundle: ReportBundle, origin: Origin) -> tuple[StudyPoint, ...]
             commit = bundle.commits.get(loop_key(vars(s)), origin.commit)
             found.append(
                 StudyPoint(
-                    s.encoder, s.task, s.mode, seed, {name: str(getattr(s, name)) for name in _FACTS},
+                    s.encoder, s.task, s.mode, seed, {name: str(getattr(s, name)) for name in FACTS},
                     None if latent is None else tuple(latent), order,
                     {m: tuple(values[i] for i in order) for m, values in by_item.items()},
                     _proxies(s, offline), replace(origin, commit=commit),
@@ -208,8 +200,8 @@ def read_points(paths: Sequence[Path]) -> tuple[StudyPoint, ...]:
     """Read the points of several files.
 
     Raises:
-        DatasetError: A file is missing, damaged or of another format; the message names line and fault.
-        UnknownNameError: A point has a score that is no proxy here.
+        DatasetError: A file is missing, damaged or of another format, or a line of it is wrong in itself;
+            the message names line, field and fault.
     """
     found = []
     for path in paths:
@@ -222,7 +214,11 @@ def read_points(paths: Sequence[Path]) -> tuple[StudyPoint, ...]:
             lines = text.decode().splitlines()
         for number, line in enumerate(lines, 1):
             with foreign_file(f"a point in line {number}", path, fix):
-                found.append(StudyPoint.from_json(parse_json(line)))
+                try:
+                    found.append(StudyPoint.from_json(parse_json(line)))
+                except LaryPolicyError as error:
+                    where, how = f"{error.expected}, in line {number} of {path}", f"{error.fix} {fix}".strip()
+                    raise DatasetError(expected=where, got=error.got, fix=how) from error
     return tuple(found)
 
 

@@ -33,6 +33,10 @@ CAMERAS = ("pixels.top", "pixels.side")
 SETTINGS = GymSettings(state_key="agent_pos", progress_key="closeness")
 
 
+RATES = {"words": "ten", "endless": float("nan"), "stopped": 0}
+SAID = {"yes": "yes", "pair": np.ones(2), "half": np.float32(1.5), "numpy": np.bool_(True), "none": None}
+
+
 class Dot(gymnasium.Env):
     """A dot that goes where it is sent, up to 0.1 a step; done at x = 0.5, truncated after 20 steps."""
 
@@ -44,15 +48,21 @@ class Dot(gymnasium.Env):
         self.observation_space = spaces.Dict(
             {"pixels": views, "agent_pos": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
         )
-        self.action_space = (
-            spaces.Discrete(2) if broken == "discrete" else spaces.Box(-1, 1, (2,), np.float32)
-        )
+        self.action_space = {
+            "discrete": spaces.Discrete(2), "whole": spaces.Box(0, 9, (2,), np.int64),
+        }.get(broken, spaces.Box(-1, 1, (2,), np.float32))  # fmt: skip
+        self.metadata = {**self.metadata, "render_fps": RATES.get(broken, 10)}
+        self.observation_space["name"] = spaces.Text(9)
+        if broken == "tuple":
+            self.observation_space = spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (2,))])
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.place = self.np_random.uniform(-0.3, 0.3, 2).astype(np.float32)
         if self.broken == "nan":
             self.place[0] = np.nan
+        if self.broken == "reset":
+            raise KeyError("no simulator")
         return self._seen(), {}
 
     def step(self, action):
@@ -61,11 +71,15 @@ class Dot(gymnasium.Env):
         if self.broken == "later":
             self.place[1] = np.nan
         close = float(np.clip(1 - abs(self.place[0] - GOAL), 0, 1))
-        said = {"solved": done} if self.broken == "silent" else {"is_success": done}
+        if self.broken == "step":
+            raise ZeroDivisionError("the solver")
+        said = {"solved": done} if self.broken == "silent" else {"is_success": SAID.get(self.broken, done)}
         return self._seen(), float(done), done, False, {**said, "closeness": close}
 
     def render(self):
-        return self._view(200)
+        if self.broken == "render":
+            raise OSError("no display")
+        return None if self.broken == "blind" else self._view(200)
 
     def _view(self, grey):
         frame = np.full((PX, PX, 3), grey, np.uint8)
@@ -74,7 +88,10 @@ class Dot(gymnasium.Env):
         return frame
 
     def _seen(self):
-        return {"pixels": {"top": self._view(0), "side": self._view(90)}, "agent_pos": self.place}
+        if self.broken == "tuple":
+            return (self.place, self.place)
+        views = {"top": self._view(0), "side": self._view(90)}
+        return {"pixels": views, "agent_pos": self.place, "name": "dot"}
 
 
 gymnasium.register("Dot-v0", entry_point=Dot, max_episode_steps=20)
@@ -126,11 +143,12 @@ def test_an_environment_is_read_as_it_describes_itself(world):
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_episodes_end_by_the_environments_rules_and_rest(mode):
     options = {"vector_kwargs": {"autoreset_mode": mode}}
-    if mode is AutoresetMode.DISABLED:
-        pytest.skip("gymnasium refuses to step such environments after an episode")
-    world = GymWorld(
-        NAME, 2, CAMERAS, GymSettings("agent_pos", progress_key="closeness", env_options=options)
-    )
+    settings = GymSettings("agent_pos", progress_key="closeness", env_options=options)
+    if mode is AutoresetMode.DISABLED:  # gymnasium refuses to step such environments after an episode
+        with pytest.raises(ConfigError, match=r"got autoreset_mode Disabled.*autoreset_mode: SameStep"):
+            GymWorld(NAME, 2, CAMERAS, settings)
+        return
+    world = GymWorld(NAME, 2, CAMERAS, settings)
     won, lost = played(world)
     assert (won.success, won.success_at_end, won.progress) == (True, True, 1.0)
     assert won.first_success_step == won.steps < 10
@@ -171,6 +189,28 @@ def test_an_observation_that_stops_being_finite_ends_the_episode():
         (NAME, CAMERAS, {"env_options": {"broken": "nan"}}, SimulationError, "finite"),
         ("gym:Endless-v0", CAMERAS, {}, ConfigError, "max_steps"),
         (NAME, CAMERAS, {"max_steps": 0}, ConfigError, "max_steps"),
+        (NAME, CAMERAS, {"control_hz": 0}, ConfigError, r"control_hz.*above 0.*got int 0"),
+        (NAME, CAMERAS, {"control_hz": -1}, ConfigError, r"control_hz.*got int -1"),
+        (NAME, CAMERAS, {"control_hz": float("nan")}, ConfigError, r"control_hz.*nan"),
+        (NAME, CAMERAS, {"control_hz": float("inf")}, ConfigError, r"control_hz.*inf"),
+        (NAME, CAMERAS, {"env_options": {"broken": "words"}}, ConfigError, r"got str ten.*control_hz="),
+        (NAME, CAMERAS, {"env_options": {"broken": "endless"}}, ConfigError, r"control_hz.*nan"),
+        (NAME, CAMERAS, {"env_options": {"broken": "stopped"}}, ConfigError, "control_hz"),
+        (NAME, CAMERAS, {"env_options": {"broken": "whole"}}, EmbodimentError, r"real numbers.*int64"),
+        (NAME, CAMERAS, {"state_key": "name"}, SimulationError, r"place name for state_key; got tuple"),
+        (NAME, ("name",), {}, SimulationError, "place name for cameras"),
+        (NAME, (), {}, SimulationError, "cameras of at least 1"),
+        (
+            NAME,
+            ("render",),
+            {"state_key": None, "env_options": {"broken": "tuple"}},
+            SimulationError,
+            "tuple",
+        ),
+        (NAME, ("render",), {"state_key": "0", "env_options": {"broken": "tuple"}}, SimulationError, "tuple"),
+        (NAME, CAMERAS, {"env_options": {"broken": "reset"}}, SimulationError, r"to reset.*no simulator"),
+        (NAME, ("render",), {"env_options": {"broken": "render"}}, SimulationError, r"to render.*no display"),
+        (NAME, ("render",), {"env_options": {"broken": "blind"}}, SimulationError, r"object .* at 'render'"),
     ],
 )
 def test_what_cannot_be_a_world_is_named(name, cameras, settings, kind, words):
@@ -190,6 +230,30 @@ def test_success_that_is_never_said_and_wrong_actions_are_named(world):
     named = GymSettings("agent_pos", success_key="solved", env_options={"broken": "silent"})
     world = GymWorld(NAME, 2, CAMERAS, named)
     assert played(world)[0].success
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("broken", "more", "words"),
+    [
+        ("yes", {}, r"is_success = \['yes' 'yes'\], closeness.*success_key="),
+        ("pair", {}, r"is_success = \[\[1"),
+        ("half", {}, r"a number from 0 to 1.*is_success = \[1\.5"),
+        ("none", {}, r"is_success = \[None"),
+        ("step", {}, r"gym:Dot-v0 to step.*ZeroDivisionError: the solver"),
+        ("", {"progress_key": "closenes"}, r"'closenes'.*got infos is_success, closeness.*progress_key="),
+    ],
+)
+def test_what_an_environment_says_wrong_on_the_way_is_named(broken, more, words):
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": broken}, **more))
+    with pytest.raises(SimulationError, match=words):
+        played(world)
+    world.close()
+
+
+def test_numbers_of_numpy_are_numbers():
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "numpy"}))
+    assert [e.first_success_step for e in played(world)] == [1, 1]
     world.close()
 
 

@@ -146,6 +146,73 @@ def test_damaged_files_are_named_with_their_line(tmp_path):
         read_points([path])
 
 
+def changed(field, value):
+    """Return a line whose field, named with dots, has another value; `...` takes the field away."""
+    line = next(p for p in study_points(bundle(), HERE) if p.proxies and sum(p.outcomes["success"]) == 3)
+    raw = place = json.loads(json.dumps(line.to_json()))
+    *path, last = field.split(".")
+    for name in path:
+        place = place[name]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("outcomes.success", "1111000000", r"hits\.success: 4, the ones of outcomes\.success, .*; got 3"),
+        ("outcomes.success", [0.5] * 10, r"outcomes\.success: 10 digits 0 and 1"),
+        ("outcomes.success", "111000000", r"outcomes\.success: 10 digits"),
+        ("outcomes.success", ..., r"got none called 'success'"),
+        ("outcomes.success_at_end", "0001110000", r"success_at_end: 0 in episode 3, which has no success"),
+        ("outcomes.speed", [0.5] * 10, r"speed: 0 in episode 3"),
+        ("outcomes.progress", [float("nan")] * 10, r"outcomes\.progress: 10 numbers from 0 to 1.*got \[NaN"),
+        ("outcomes.progress", [1e999] * 10, r"outcomes\.progress"),
+        ("outcomes.progress", [10**400] * 10, r"outcomes\.progress"),
+        ("outcomes.progress", [1.5] * 10, r"outcomes\.progress"),
+        ("outcomes.progres", [1.0] * 10, r"a known outcome.*Did you mean 'progress'"),
+        ("hits.success", 10, r"hits\.success: 3.*got 10"),
+        ("hits.success", 3.0, r"hits\.success"),
+        ("hits.progress", 3, r"in hits the fields .*also one called 'progress'"),
+        ("n", 9, r"n: 10, its episodes.*got 9"),
+        ("n", True, r"n: a whole number"),
+        ("seed", 1.9, r"seed: a whole number from 0.*got 1\.9"),
+        ("seed", "0", r"seed: "),
+        ("latent", [0], r"latent: .*got \[0\]"),
+        ("latent", "48", r"latent: "),
+        ("loop", "polcy", r"loop: one of subgoal, policy"),
+        ("loop", ["policy"], r"loop: "),
+        ("view", 5, r"view: a text"),
+        ("view", ..., r"none called 'view'"),
+        ("episodes", ["1"] * 10, r"episodes: texts, each once"),
+        ("colour", "red", r"also one called 'colour'"),
+        ("origin", 5, r"origin: an object"),
+        ("origin.device", 5, r"origin\.device: a text.*got 5"),
+        ("origin.versions", {"probe": "10"}, r"origin\.versions: "),
+        ("origin.more", 1, r"in origin the fields .*'more'"),
+        ("proxies.policy_mse", 5, r"proxies\.policy_mse: an object"),
+        ("proxies.policy_mse.encoder", "other", r"in proxies\.policy_mse the fields .*'encoder'"),
+        ("proxies.policy_mse.metric", "r2", r"also one called 'metric'"),
+        ("proxies.policy_mse.value", float("inf"), r"proxies\.policy_mse\.value: a finite number.*Infinity"),
+        ("proxies.policy_mse.value", 77.0, r"an interval that contains the value"),
+        ("proxies.policy_mse.value", "0.3", r"proxies\.policy_mse\.value"),
+        ("proxies.policy_mse.ci95", [0.1], r"proxies\.policy_mse\.ci95"),
+        ("proxies.policy_mse.n", 0, r"proxies\.policy_mse\.n: a whole number from 1"),
+        ("proxies.policy_mes", {}, r"a known proxy.*policy_mse"),
+    ],
+)  # fmt: skip
+def test_a_line_that_contradicts_itself_is_named_with_its_field(tmp_path, field, value, words):
+    path, whole = tmp_path / "points.jsonl.gz", json.dumps(changed("seed", 0))
+    path.write_bytes(gzip.compress(f"{whole}\n{json.dumps(changed(field, value))}\n".encode()))
+    with pytest.raises(DatasetError, match=words) as found:
+        read_points([path])
+    assert f"in line 2 of {path}" in found.value.expected
+    assert "lary report" in found.value.fix
+
+
 def test_controls_are_counted_apart_and_other_outcomes_have_standings():
     found = bundle(seeds=(0, 1)).league
     first = next(s for s in found.standings if s.readings)

@@ -1,10 +1,10 @@
-from .foreign import PREFIX as PREFIX
 from .foreign import GymSettings as GymSettings
 from .foreign import GymWorld as GymWorld
 from .given import GivenEnv as GivenEnv
 from .given import open_for as open_for
 from .lerobot import LaryMetaWorldEnv as LaryMetaWorldEnv
 from .lerobot import LarySimEnv as LarySimEnv
+from .reading import PREFIX as PREFIX
 from .registration import gym_ids as gym_ids
 from .registration import register_envs as register_envs
 from .single import LaryEnv as LaryEnv

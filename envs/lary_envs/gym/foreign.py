@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lary_envs.gym.reading import (
+    PREFIX,
+    RENDERED,
+    array_at,
+    make_worlds,
+    per_world,
+    stated,
+    theirs,
+    with_finals,
+)
 from lary_envs.tasks import TaskSpec, TaskWorlds
 from lary_policy.actions import (
     ActionContract,
@@ -26,14 +37,10 @@ from lary_policy.errors import (
     EmbodimentError,
     ShapeError,
     SimulationError,
-    UnknownNameError,
-    summary,
+    require_one,
 )
 from lary_policy.settings import at_least, setting
 from lary_policy.types import NON_FINITE
-
-PREFIX = "gym:"  # of the name of a task
-RENDERED = "render"  # the camera that is `env.render()`
 
 
 @dataclass(frozen=True)
@@ -72,28 +79,34 @@ class GymWorld(TaskWorlds):
 
     Raises:
         UnknownNameError: There is no such environment, or nothing at a place in its observations.
-        ConfigError: It is not installed or cannot be made, or its rate or limit are neither known nor given.
-        EmbodimentError: Its actions are no plain vector, or not as long as those of the embodiment.
-        SimulationError: Frames are no RGB of one size, or the first observation is not finite.
+        ConfigError: It is not installed or cannot be made, never resets itself, or its rate or limit are
+            neither known nor given, or no numbers above 0.
+        EmbodimentError: Its actions are no plain vector of real numbers, or not as long as those of the
+            embodiment.
+        SimulationError: Frames are no RGB of one size, the first observation is no finite numbers, there are
+            no cameras, or the environment itself raises.
     """
 
     device = torch.device("cpu")
 
     def __init__(self, name: str, num_worlds: int, cameras: Sequence[str], settings: GymSettings) -> None:
         self.num_worlds, self.cameras, self.settings = num_worlds, tuple(cameras), settings
-        self._env = _make(name.removeprefix(PREFIX), num_worlds, self.cameras, settings.env_options)
+        require_one(num_worlds=num_worlds, cameras=len(self.cameras))
+        self._env = make_worlds(name.removeprefix(PREFIX), num_worlds, self.cameras, settings.env_options)
         try:
-            self._describe(name)
+            with theirs(name, "describe itself"):
+                self._describe(name)
             self._begin([0] * num_worlds)
         except BaseException:
-            self.close()
+            with contextlib.suppress(SimulationError):  # the first error says more than one of closing
+                self.close()
             raise
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start an episode in every world.
 
         Raises:
-            SimulationError: Not one seed a world, or an observation that is not finite.
+            SimulationError: Not one seed a world, an observation not finite, or the environment raises.
         """
         self._require_seeds(seeds, self.num_worlds)
         self._begin([int(seed) for seed in seeds])
@@ -103,7 +116,7 @@ class GymWorld(TaskWorlds):
 
         Raises:
             ShapeError: Another shape, or with `validate` values that are not finite.
-            SimulationError: The environment does not say whether its task is done.
+            SimulationError: The environment does not say whether its task is done, or raises itself.
         """
         box = self._env.action_space
         if tuple(commands.shape) != box.shape or (validate and not torch.isfinite(commands).all()):
@@ -112,17 +125,26 @@ class GymWorld(TaskWorlds):
                 got=f"{list(commands.shape)}, finite: {bool(torch.isfinite(commands).all())}",
                 fix="Pass one action a world.",
             )
-        seen, _, terminated, truncated, info = self._env.step(commands.numpy().astype(box.dtype))
-        going = ~self._over
-        self._over |= terminated | truncated
-        seen = _with_finals(seen, info, going & self._over)
-        success = self._told(info, self.settings.success_key, going)
-        if success is not None:
-            self._success[going] = success[going].astype(bool)
+        with theirs(self.task.name, "step"):
+            self._advance(*self._env.step(commands.numpy().astype(box.dtype)))
+
+    def _advance(self, seen: Any, _: Any, terminated: Any, truncated: Any, info: Mapping[str, Any]) -> None:
+        """Take over what a step of the environment gave."""
+        going, every = ~self._over, np.ones(self.num_worlds, bool)
+        for name, flags in (("terminated", terminated), ("truncated", truncated)):
+            ended = per_world(flags, every)
+            if ended is None:
+                raise SimulationError(
+                    expected=f"'{name}' of {self.task.name} as {self.num_worlds} bools",
+                    got=str(flags)[:80],
+                    fix="Repair or wrap the environment.",
+                )
+            self._over |= ended > 0
+        seen = with_finals(seen, info, going & self._over)
+        self._success[going] = self._told(info, self.settings.success_key, self._success, going)[going] > 0
         if self.settings.progress_key is not None:
-            progress = self._told(info, self.settings.progress_key, going)
-            if progress is not None:
-                self._progress[going] = np.maximum(self._progress, progress)[going]
+            progress = self._told(info, self.settings.progress_key, self._progress, going)
+            self._progress[going] = np.maximum(self._progress, progress)[going]
         self._progress[self._success] = 1.0
         self._look(seen, going)
         self._lost |= going & ~np.isfinite(self._state).all(-1)
@@ -159,13 +181,14 @@ class GymWorld(TaskWorlds):
         return torch.from_numpy(self._over.copy())
 
     def check(self) -> None:
-        """Make sure that every world was told at least once whether its task is done.
+        """Make sure that every world was told at least once whether its task is done, and how far it got.
 
         Raises:
             SimulationError: One never was.
         """
-        if not self._judged.all():
-            self._refuse(self.settings.success_key, self._heard)
+        for key, judged in self._judged.items():
+            if not judged.all():
+                self._refuse(key, self._heard)
 
     def controller(self) -> PassingController:
         """Return what passes actions on."""
@@ -173,21 +196,31 @@ class GymWorld(TaskWorlds):
 
     def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        with theirs(str(self._env), "close"):
+            self._env.close()
 
     def _describe(self, name: str) -> None:
         """Find out what actions, rate and limit are."""
         space, spec, own = self._env.single_action_space, self._env.spec, self.settings
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        size, boxed = space.shape or (), isinstance(space, gymnasium.spaces.Box)
+        # Whole numbers would be cut: 0.7 to 0.
+        if not boxed or len(size) != 1 or not np.issubdtype(space.dtype, np.floating):
             raise EmbodimentError(
-                expected="actions that are one vector of numbers",
+                expected="actions that are one vector of real numbers",
                 got=f"{space}",
-                fix="Wrap the environment so that its action space is a Box of one axis.",
+                fix="Wrap the environment so that its action space is a Box of one axis and float32.",
             )
-        rate = own.control_hz or (self._env.metadata or {}).get("render_fps")
-        hz = _stated("control_hz", rate, name)
-        limit = _stated("max_steps", own.max_steps or (spec.max_episode_steps if spec else None), name)
-        layout = _layout(name, space.shape[0], hz, own.embodiment)
+        known = self._env.metadata or {}
+        if known.get("autoreset_mode") in (AutoresetMode.DISABLED, AutoresetMode.DISABLED.value):
+            raise ConfigError(
+                expected=f"{name} with autoreset_mode NextStep or SameStep: some worlds end before others",
+                got="autoreset_mode Disabled",
+                fix="Leave it out, or pass env_options={vector_kwargs: {autoreset_mode: SameStep}}.",
+            )
+        rate = known.get("render_fps") if own.control_hz is None else own.control_hz
+        hz = stated("control_hz", rate, name)
+        limit = stated("max_steps", own.max_steps or (spec.max_episode_steps if spec else None), name)
+        layout = _layout(name, size[0], hz, own.embodiment)
         self.contract = replace(ActionContract.of(layout, "absolute"), control_hz=hz)
         self.task = TaskSpec(
             name=name, gym_id=name.removeprefix(PREFIX),
@@ -197,9 +230,14 @@ class GymWorld(TaskWorlds):
         )  # fmt: skip
 
     def _begin(self, seeds: list[int]) -> None:
-        seen, info = self._env.reset(seed=seeds)  # type: ignore[arg-type]  # it takes one a world
-        w = self.num_worlds
-        self._over, self._success, self._lost, self._judged = np.zeros((4, w), bool)
+        with theirs(self.task.name, "reset"):
+            self._take(*self._env.reset(seed=seeds))  # type: ignore[arg-type]  # it takes one a world
+
+    def _take(self, seen: Any, info: Mapping[str, Any]) -> None:
+        """Take over what a reset of the environment gave."""
+        w, keys = self.num_worlds, (self.settings.success_key, self.settings.progress_key)
+        self._over, self._success, self._lost = np.zeros((3, w), bool)
+        self._judged = {key: np.zeros(w, bool) for key in keys if key is not None}
         self._progress, self._heard = np.zeros(w, np.float32), tuple(info)
         self._state: NDArray[np.float32] = np.zeros((w, 0), np.float32)
         self._frames: dict[str, NDArray[Any]] = {}
@@ -215,18 +253,19 @@ class GymWorld(TaskWorlds):
 
     def _look(self, seen: Any, worlds: NDArray[np.bool_]) -> None:
         """Take over what the given worlds show; the others keep what they showed."""
-        told = np.asarray(_at(seen, self.settings.state_key, "state_key"))
+        told = array_at(seen, self.settings.state_key, "state_key", self.num_worlds)
         state = told.reshape(self.num_worlds, -1).astype(np.float32)
         self._state = np.where(worlds[:, None], state, self._state) if self._state.size else state
         for name in (camera for camera in self.cameras if camera != RENDERED):
-            frames = np.asarray(_at(seen, name, "cameras"))
+            frames = array_at(seen, name, "cameras", self.num_worlds)
             self._require_pictures(name, frames)
             kept = self._frames.get(name, frames)
             self._frames[name] = np.where(worlds[:, None, None, None], frames, kept)
 
     def _rendered(self) -> NDArray[np.uint8]:
-        drawn = self._env.render()
-        frames = np.stack([np.asarray(one) for one in drawn]) if drawn else np.zeros(0)
+        with theirs(self.task.name, "render"):
+            drawn = self._env.render()
+            frames = np.stack([np.asarray(one) for one in ([None] if drawn is None else drawn)])
         self._require_pictures(RENDERED, frames)
         kept = self._frames.get(RENDERED, frames)
         self._frames[RENDERED] = np.where(self._over[:, None, None, None], kept, frames)
@@ -234,38 +273,44 @@ class GymWorld(TaskWorlds):
 
     def _require_pictures(self, name: str, frames: NDArray[Any]) -> None:
         first = next(iter(self._frames.values()), frames).shape[1:]
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape[1:] != first:
+        wanted = (self.num_worlds, *first)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape != wanted:
             raise SimulationError(
                 expected=f"uint8 RGB frames [{self.num_worlds}, h, w, 3], of one size for all cameras",
                 got=f"{frames.dtype} {list(frames.shape)} at '{name}'",
                 fix="Choose another camera, or settings of the environment with env_options={...}.",
             )
 
-    def _told(self, info: Mapping[str, Any], key: str, worlds: NDArray[np.bool_]) -> NDArray[Any] | None:
-        """Return what the worlds say under a key of their infos, or None where they do not.
+    def _told(
+        self, info: Mapping[str, Any], key: str, before: NDArray[Any], worlds: NDArray[np.bool_]
+    ) -> NDArray[Any]:
+        """Return what the worlds say under a key of their infos, or what they said before.
 
         Raises:
             SimulationError: An episode ended and it was never said, or not by a number from 0 to 1.
         """
-        values, known = np.zeros(self.num_worlds), np.zeros(self.num_worlds, bool)
+        found = np.array(before, dtype=float)
         final = info.get("final_info")
+        self._heard = tuple(name for name in info if not name.startswith("_"))
         for part in (info, final if isinstance(final, Mapping) else {}):
             if key in part:
-                said = np.broadcast_to(part.get(f"_{key}", True), known.shape).astype(bool)
-                values[said] = np.asarray(part[key], dtype=float)[said]
-                known |= said
-        self._heard = tuple(name for name in info if not name.startswith("_"))
-        if key == self.settings.success_key:
-            self._judged |= known
-        if not ((values >= 0) & (values <= 1)).all() or (worlds & self._over & ~self._judged).any():
+                said = np.broadcast_to(part.get(f"_{key}", True), found.shape).astype(bool)
+                values = per_world(part[key], said)
+                if values is None or not ((values >= 0) & (values <= 1)).all():
+                    others = [name for name in self._heard if name != key]
+                    self._refuse(key, (f"{key} = {str(part[key])[:80]}", *others))
+                found[said] = values[said]
+                self._judged[key] |= said
+        if (worlds & self._over & ~self._judged[key]).any():
             self._refuse(key, self._heard)
-        return np.where(known, values, self._success if key == self.settings.success_key else self._progress)
+        return found
 
-    def _refuse(self, key: str, heard: Sequence[str]) -> None:
+    def _refuse(self, key: str, heard: Sequence[str]) -> NoReturn:
+        kind = "success_key" if key == self.settings.success_key else "progress_key"
         raise SimulationError(
             expected=f"info['{key}'] with a number from 0 to 1 for each world of {self.task.name}",
             got=f"infos {', '.join(heard) or '(none)'}",
-            fix="Pass success_key=<one of these>, or wrap the environment so that it says so.",
+            fix=f"Pass {kind}=<one of these>, or wrap the environment so that it says so.",
         )
 
 
@@ -297,55 +342,6 @@ class PassingController:
         return torch.zeros(len(self._pose), dtype=torch.bool)
 
 
-def _make(
-    gym_id: str, num_worlds: int, cameras: Sequence[str], options: Mapping[str, Any]
-) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """Make a vector environment.
-
-    Raises:
-        UnknownNameError: There is no such id; the closest one is named.
-        ConfigError: Its module is not installed, or it does not take the options.
-    """
-    module, _, own = gym_id.rpartition(":")
-    module = module or own.rpartition("/")[0]  # the usual name of what registers a namespace
-    try:
-        if own not in gymnasium.registry and module:
-            importlib.import_module(module)
-    except Exception as error:  # it is not installed, or whatever the package raises
-        raise ConfigError(
-            expected=f"a module '{module}', which registers {own}",
-            got=summary(error),
-            fix=f"Install its package (often: pip install {module.replace('_', '-')}), or name its module: "
-            f"env={PREFIX}<module>:{own}.",
-        ) from error
-    if own not in gymnasium.registry:
-        raise UnknownNameError("gymnasium environment", own, gymnasium.registry)
-    drawn = {"render_mode": "rgb_array"} if RENDERED in cameras else {}
-    try:
-        return gymnasium.make_vec(own, num_envs=num_worlds, **{**drawn, **options})
-    except Exception as error:  # whatever its constructor raises
-        raise ConfigError(
-            expected=f"{own} made with env_options {dict(options)}",
-            got=summary(error),
-            fix="Pass env_options={<argument>: <value>} as its documentation says.",
-        ) from error
-
-
-def _stated(what: str, value: float | None, name: str) -> float:
-    """Return a number that the environment or the user states.
-
-    Raises:
-        ConfigError: Neither does.
-    """
-    if not value:
-        raise ConfigError(
-            expected=f"an environment that states its {what}",
-            got=f"{name}, which does not",
-            fix=f"Pass {what}=<number>.",
-        )
-    return float(value)
-
-
 def _layout(name: str, size: int, hz: float, embodiment: str | None) -> Embodiment:
     """Return the layout of actions: one that is known, or numbers without meaning."""
     if embodiment is None:
@@ -360,38 +356,3 @@ def _layout(name: str, size: int, hz: float, embodiment: str | None) -> Embodime
             fix="Name the embodiment of the environment, or leave embodiment out.",
         )
     return known
-
-
-def _at(seen: Any, place: str | None, what: str) -> Any:
-    """Return what stands at a place of an observation.
-
-    Raises:
-        UnknownNameError: Nothing; the message lists what there is on that level.
-    """
-    for level in place.split(".") if place else ():
-        if not isinstance(seen, Mapping) or level not in seen:
-            there = list(seen) if isinstance(seen, Mapping) else ["null"]
-            raise UnknownNameError(f"place in the observation for {what}", str(place), there)
-        seen = seen[level]
-    if isinstance(seen, Mapping):
-        raise UnknownNameError(f"place in the observation for {what}", str(place), seen)
-    return seen
-
-
-def _with_finals(seen: Any, info: Mapping[str, Any], ended: NDArray[np.bool_]) -> Any:
-    """Return observations in which worlds that have been reset within the step show how they ended."""
-    finals = info.get("final_obs")
-    if finals is None or not ended.any():
-        return seen
-    for world in np.flatnonzero(ended):
-        if finals[world] is not None:
-            seen = _replaced(seen, finals[world], world)
-    return seen
-
-
-def _replaced(batch: Any, one: Any, world: int) -> Any:
-    if isinstance(batch, Mapping):
-        return {name: _replaced(values, one[name], world) for name, values in batch.items()}
-    copied = np.array(batch)
-    copied[world] = one
-    return copied
