@@ -16,6 +16,7 @@ from lary_policy.data.simulated import verify_dataset
 from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.latents import verify_store
 from lary_policy.paths import visible_files
+from lary_policy.policy.cache import verify_view
 from lary_policy.runs import RESULT, verify_cell, write_result
 from lary_policy.types import Quarantined
 
@@ -72,20 +73,22 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
     cache = output_dir / "cache"
     datasets = [p.parent for p in visible_files(cache, "data/*/dataset.json")]
     stores = [p.parent for p in visible_files(cache, "latents/*/store.json")]
+    views = [p for p in visible_files(cache, "views/*") if p.is_dir()]  # what `lary train` reads
     cells = [p.parent for p in visible_files(cache, f"*/*/{RESULT}")]
     places = (f"*/{CHECKSUMS_FILE}", f"policies/*/{CHECKSUMS_FILE}")  # reports and policies
     written = [p.parent for place in places for p in visible_files(output_dir, place)]
     made = (f"{'*/' * depth}{name}" for depth in (1, 2) for name in (ABOUT, EXPORT_CHECKSUMS))
     exports = dict.fromkeys(p.parents[1] for place in made for p in visible_files(output_dir, place))
-    if not (datasets or stores or cells or written or exports):
+    if not (datasets or stores or views or cells or written or exports):
         raise DatasetError(
-            expected=f"datasets, latent stores, results, reports, policies or exports under {output_dir}",
+            expected=f"datasets, latents, results, reports, policies or exports under {output_dir}",
             got="none",
             fix="Run `lary data` first, or pass output_dir=<folder>.",
         )
     dataset = partial(verify_dataset, workers=workers, timeout_s=timeout_s)
     reports = [check_folder(folder, dataset) for folder in datasets]
     reports += [check_folder(folder, verify_store) for folder in stores]
+    reports += [check_folder(folder, verify_view) for folder in views]
     reports += [check_folder(folder, verify_cell) for folder in cells]
     reports += [check_folder(folder, verify_files) for folder in written if not folder.is_symlink()]
     export = partial(verify_files, name=EXPORT_CHECKSUMS)

@@ -1,6 +1,7 @@
 """Latents by frame number: those of the images that LeRobot itself would give, clamped as LeRobot clamps."""
 
 import json
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from lerobot_files import write_lerobot
 from written import rewrite
 
+from lary_policy.cli.verify import verify_outputs
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnknownNameError
 from lary_policy.latents.store import LatentStore
 from lary_policy.policy.cache.build import CachePlan, build_cache
@@ -148,6 +150,96 @@ def test_statistics_of_cameras_can_be_replaced(tmp_path, root):
     stats = [json.loads((r / "meta" / "stats.json").read_text()) for r in (root, folder)]
     assert stats[1][TOP] == {**stats[0][TOP], "mean": [[[0.5]]]}
     assert stats[1]["action"] == stats[0]["action"]
+
+
+def change_numbers(path, column, change):
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    changed = pa.array(change(table[column].to_pylist()), table[column].type)
+    pq.write_table(table.set_column(place, table.schema.field(column), changed), path)
+
+
+def put(*place, value):
+    """Set a value at a place of a JSON object."""
+
+    def change(path):
+        found = inner = json.loads(path.read_text())
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        path.write_text(json.dumps(found))
+
+    return change
+
+
+CORRECTIONS = {
+    "data/chunk-000/file-000.parquet": lambda p: change_numbers(
+        p, "action", lambda rows: [[v + 0.5 for v in row] for row in rows]
+    ),
+    "meta/stats.json": put("action", "max", value=[9.0] * 7),
+    "meta/info.json": put("features", "action", "names", value=list("abcdefg")),
+    "meta/tasks.parquet": lambda p: change_numbers(p, "task", lambda rows: [f"{row}!" for row in rows]),
+    "meta/episodes/chunk-000/file-000.parquet": lambda p: change_numbers(
+        p, "tasks", lambda rows: [["pull"] for _ in rows]
+    ),
+}
+
+
+def test_of_a_dataset_corrected_in_place_the_numbers_are_new_and_the_latents_reused(tmp_path):
+    root, encoder = write(tmp_path / "data", video=True), CornerEncoder()
+
+    def built():
+        return build_cache(meta_of(root), CachePlan(CAMERAS), encoder, tmp_path / "latents")
+
+    seen = {built().folder}
+    for name, correct in CORRECTIONS.items():
+        before = (built().folder / name).read_bytes()
+        correct(root / name)
+        found = built()
+        assert (found.encoded, encoder.images) == (0, 42), name
+        assert found.folder not in seen, name
+        assert (found.folder / name).read_bytes() != before, name
+        seen.add(found.folder)
+        LatentCache(found.folder)
+    action = by_lerobot(found.folder)[3]["action"]
+    assert torch.equal(action, by_lerobot(root)[3]["action"])
+    assert built().folder == found.folder
+
+
+FLIPPED = [(name, "flip") for name in (*CORRECTIONS, "latent_ids.npz", "latents.json", "checksums.json")]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [*FLIPPED, ("meta/stats.json", "gone"), ("checksums.json", "gone")]
+)
+def test_a_damaged_view_is_found_and_not_trained_on(tmp_path, root, latents, capsys, name, change):
+    out = shutil.copytree(latents.folder.parents[1], tmp_path / "cache").parent
+    view = out / "cache" / "views" / latents.folder.name
+    content, facts = bytearray((view / name).read_bytes()), (view / name).stat()
+    if change == "flip":
+        content[len(content) // 2] ^= 1
+        (view / name).write_bytes(content)
+        os.utime(view / name, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # no time tells of it
+    else:
+        (view / name).unlink()
+    assert not verify_outputs(out, workers=0, timeout_s=30.0)
+    assert (name if (name, change) != ("checksums.json", "flip") else "WRONG") in capsys.readouterr().err
+    with pytest.raises(StoreError, match=view.name):
+        LatentCache(view)
+    with pytest.raises(StoreError, match=view.name):
+        build_cache(meta_of(root), CachePlan(CAMERAS), CornerEncoder(), out / "cache")
+
+
+def test_a_view_of_an_earlier_version_is_not_wrong(tmp_path, latents, capsys):
+    out = shutil.copytree(latents.folder.parents[1], tmp_path / "cache").parent
+    view = out / "cache" / "views" / latents.folder.name
+    assert verify_outputs(out, workers=0, timeout_s=30.0)
+    assert "An earlier version" not in capsys.readouterr().err
+    (view / "checksums.json").unlink()
+    rewrite(view / "latents.json", checksums="")
+    assert verify_outputs(out, workers=0, timeout_s=30.0)
+    assert "An earlier version wrote this view" in capsys.readouterr().err
+    LatentCache(view)
 
 
 def test_latents_of_another_encoder_dataset_or_camera_are_refused(tmp_path, root, latents):

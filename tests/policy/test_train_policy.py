@@ -229,7 +229,7 @@ def test_augmented_images_are_encoded_at_every_step(lary_train, monkeypatch, tmp
         lary_train("given", flag, "--policy.latents=/nowhere", steps=1)
 
 
-def test_every_setting_that_makes_stored_latents_wrong_is_named():
+def test_every_setting_that_makes_stored_latents_wrong_is_named(monkeypatch):
     from lerobot.configs.default import DatasetConfig, JobConfig, PeftConfig
     from lerobot.policies.act.configuration_act import ACTConfig
     from lerobot.utils.sample_weighting import SampleWeightingConfig
@@ -255,6 +255,11 @@ def test_every_setting_that_makes_stored_latents_wrong_is_named():
     assert reason(sample_weighting=SampleWeightingConfig()).startswith("sample_weighting")
     assert reason(job=JobConfig(target="a10g-small")).startswith("job.target=a10g-small")
     assert reason(cache_latents=False) == "cache_latents=false"
+    assert reason(policy=LaryConfig(device="cpu", use_amp=True)).startswith(
+        "policy.use_amp=true: the encoder"
+    )
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert reason().startswith("ACCELERATE_MIXED_PRECISION=bf16")
 
 
 def test_lerobot_train_itself_takes_stored_latents(data, lary_train, tmp_path, monkeypatch):
@@ -278,6 +283,26 @@ def test_lerobot_train_itself_takes_stored_latents(data, lary_train, tmp_path, m
         lerobot_train(
             *common, f"--output_dir={tmp_path / 'y'}", f"--policy.latents={view}", "--policy.encoder.seed=1"
         )
+
+
+@pytest.fixture
+def another_precision():
+    """A process has one precision of accelerate's, which a test of another one sets anew."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_mixed_precision_gives_the_checkpoint_of_lerobot_train(data, lary_train, tmp_path):
+    """Its loop encodes under autocast, so that latents made without would give another checkpoint."""
+    amp = ("--policy.use_amp=true", "--steps=2")
+    ours, said = lary_train("ours", *amp)
+    assert "every step, because of policy.use_amp=true" in said
+    lerobot_train(*SETTINGS, *DEFAULTS, f"--dataset.root={data}", *amp, f"--output_dir={tmp_path / 'plain'}")
+    require_same_checkpoint(ours, tmp_path / "plain", folders=(PRETRAINED,))
 
 
 def test_an_encoder_that_was_trained_before_is_not_taken_for_its_namesake(lary_train):

@@ -18,8 +18,8 @@ HELP = """usage: lary train --dataset.repo_id=NAME [--dataset.root=DIR] [--polic
 Trains `lary`, or LeRobot's policies on an encoder (--policy.type=lary_act, lary_diffusion, lary_vqbet,
 lary_multi_task_dit), with LeRobot's own training loop. A frozen encoder gives the same latents of a frame
 in every epoch, so they are computed once, before the first step, and stored. The checkpoint is the one that
-lerobot-train would write. With augmented images or a trained encoder that would be wrong: then frames are
-encoded at every step, as lerobot-train does, and a message says why.
+lerobot-train would write. With augmented images, a trained encoder or mixed precision that would be wrong:
+then frames are encoded at every step, as lerobot-train does, and a message says why.
 
 settings of its own:
   --cache_latents=false      encode frames at every step

@@ -31,8 +31,6 @@ BACKBONE = "encoder.backbone."
 def use_cache(cfg: LaryTrainConfig) -> str | None:
     """Encode what is missing of the dataset's frames and train on the latents; return why not, if not.
 
-    Latents are made without autocast, also where the policy trains with it (`use_amp`).
-
     Raises:
         DatasetError: The dataset is nowhere, or damaged.
         ConfigError: Its features are not what the policy needs.

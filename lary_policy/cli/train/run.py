@@ -1,6 +1,7 @@
 """One run of `lary train`: decide about the cache, fill it, hand over to LeRobot's training loop."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,6 +105,8 @@ def why_uncached(cfg: LaryTrainConfig) -> str | None:
     if not hasattr(policy, "why_uncached"):
         return f"policy.type={cfg.trainable_config.type}: it has no encoder of ours"
     trained = policy.encoder.trainable
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()  # of `accelerate launch`
+    rounded = "the encoder rounds too, stored latents are not rounded"
     reasons = {
         f"job.target={cfg.job.target}: the run is on another machine": cfg.job.is_remote,
         "cache_latents=false": not cfg.cache_latents,
@@ -111,6 +114,8 @@ def why_uncached(cfg: LaryTrainConfig) -> str | None:
             cfg.dataset.image_transforms.enable
         ),
         f"policy.encoder.trainable={trained}: latents change while the encoder learns": trained != "none",
+        f"policy.use_amp=true: {rounded}": policy.use_amp,
+        f"ACCELERATE_MIXED_PRECISION={launched}: {rounded}": launched != "no",
         "peft: latents change while adapters learn": cfg.peft is not None or policy.use_peft,
         "dataset.streaming=true: frames are not on this machine": cfg.dataset.streaming,
         "sample_weighting, which reads other files of the dataset": cfg.sample_weighting is not None,

@@ -9,7 +9,7 @@ from lary_policy.data.lerobot.metadata import feature_names, is_camera, is_depth
 from lary_policy.data.lerobot.source import LeRobotSource
 from lary_policy.data.lerobot.to_lerobot import export_demonstrations
 from lary_policy.data.lerobot.verify import EXPORT_CHECKSUMS
-from lary_policy.data.lerobot.view import ABOUT, LeRobotAbout, write_view
+from lary_policy.data.lerobot.view import ABOUT, LeRobotAbout, view_content, write_view
 
 __all__ = [
     "ABOUT",
@@ -26,5 +26,6 @@ __all__ = [
     "is_camera",
     "is_depth",
     "require_format",
+    "view_content",
     "write_view",
 ]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from lary_policy.data.lerobot.files import INFO, LeRobotFiles
 from lary_policy.data.lerobot.metadata import IMAGES
 from lary_policy.data.simulated import EpisodeRecord, records_from_json
+from lary_policy.frames import file_digest
 from lary_policy.paths import foreign_file, open_regular, parse_json, read_json, write_json
 
 STATS, TASKS, EPISODES = "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
@@ -59,6 +60,12 @@ def write_view(
     for table in dict.fromkeys(e.table for e in files.episodes if e.table in needed or e.table.is_file()):
         _copy_numbers(table, out / table.relative_to(files.root), hidden)
     return out
+
+
+def view_content(files: LeRobotFiles) -> str:
+    """Return hex digits that change with every file that `write_view` reads; `file_digest` remembers them."""
+    stats = files.root / STATS
+    return files.content(()) + (file_digest(stats) if stats.exists() else "")
 
 
 def _copy_numbers(table: Path, out: Path, hidden: set[str]) -> None:

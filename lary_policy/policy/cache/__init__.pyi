@@ -2,3 +2,4 @@ from .build import BuiltCache as BuiltCache
 from .build import CachePlan as CachePlan
 from .build import build_cache as build_cache
 from .index import LatentCache as LatentCache
+from .index import verify_view as verify_view

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lary_policy.console import OnProgress
-from lary_policy.data.lerobot import EpisodeFrames, LeRobotFiles, bounds, episode_frames, write_view
+from lary_policy.data import CHECKSUMS_FILE, write_checksums
+from lary_policy.data.lerobot import (
+    EpisodeFrames,
+    LeRobotFiles,
+    bounds,
+    episode_frames,
+    view_content,
+    write_view,
+)
 from lary_policy.errors import DatasetError, StoreError
 from lary_policy.frames import checked_ids, decode_frame
 from lary_policy.latents import (
@@ -40,6 +48,7 @@ from lary_policy.policy.cache.index import (
     CacheFacts,
     DatasetIdentity,
     ids_digest,
+    require_whole,
 )
 from lary_policy.types import LatentSpec
 
@@ -237,15 +246,18 @@ def _require_room(store: LatentStore, wanted: Mapping[str, Window]) -> None:
 def _publish(
     root: Path, files: LeRobotFiles, facts: CacheFacts, ids: NDArray[np.bytes_], plan: CachePlan
 ) -> Path:
-    """Write the view of the dataset with the ids of its latents, unless it is there."""
+    """Write the view of the dataset as it is now with the ids of its latents, unless it is there, whole."""
     frames = np.array(bounds(files))
-    facts = replace(facts, ids=ids_digest(ids, frames))
-    told = json.dumps([asdict(facts), plan.camera_stats], sort_keys=True)
+    facts = replace(facts, ids=ids_digest(ids, frames), checksums=CHECKSUMS_FILE)
+    told = json.dumps([asdict(facts), plan.camera_stats, view_content(files)], sort_keys=True)
     key = hashlib.sha256(told.encode() + ids.tobytes()).hexdigest()[:16]
     folder = root / VIEWS / f"{files.root.resolve().name}-{key}"
-    if not folder.is_dir():
+    if folder.is_dir():
+        require_whole(folder)
+    else:
         with atomic_folder(folder) as partial:
             write_view(files, partial, episodes=plan.episodes, camera_stats=plan.camera_stats)
             np.savez(partial / IDS_FILE, ids=ids, bounds=frames)
             write_json(partial / CACHE_FILE, asdict(facts), seal=True)
+            write_checksums(partial)
     return folder

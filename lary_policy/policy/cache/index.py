@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lary_policy.data import read_archive
+from lary_policy.console import OnProgress
+from lary_policy.data import IntegrityReport, read_archive, verify_files
 from lary_policy.errors import ConfigError, ShapeError, StoreError, UnknownNameError
 from lary_policy.latents import LatentStore, StoredLatents
 from lary_policy.paths import foreign_file, read_json, resolve_inside
@@ -22,6 +23,7 @@ from lary_policy.paths import foreign_file, read_json, resolve_inside
 CACHE_FILE, IDS_FILE, STORES = "latents.json", "latent_ids.npz", "latents"
 VERSION = 1
 _REBUILD = "Run `lary train` with this dataset: it encodes what is missing and says where the latents are"
+_OF_EARLIER = "An earlier version wrote this view, without checksums: unchecked; `lary train` writes another."
 ID_BYTES = 64  # hex digits of a frame's id
 
 
@@ -72,6 +74,7 @@ class CacheFacts:
         dataset: Whose frames they are.
         version: Format of the folder.
         ids: `ids_digest` of the ids beside it; caches of earlier versions do not have it.
+        checksums: Name of the file with the digests of all others; those do not have it either.
     """
 
     fingerprint: str
@@ -82,6 +85,7 @@ class CacheFacts:
     dataset: DatasetIdentity
     version: int = VERSION
     ids: str = ""
+    checksums: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> CacheFacts:
@@ -109,12 +113,13 @@ class LatentCache:
         store: The latents.
 
     Raises:
-        StoreError: There are no latents in the folder, or they are incomplete.
+        StoreError: There are no latents in the folder, they are incomplete, or a file of it changed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.facts = Path(folder), CacheFacts.read(Path(folder))
         self.store = LatentStore.open(resolve_inside(self.folder.parents[1] / STORES, self.facts.store))
+        require_whole(self.folder)
         with foreign_file("ids of stored latents", folder / IDS_FILE, f"{_REBUILD}.", error=StoreError):
             arrays = read_archive(folder / IDS_FILE, ("ids", "bounds"), "iS")
             ids, self._bounds = arrays["ids"], arrays["bounds"]  # [F c], [E 2]
@@ -230,6 +235,27 @@ class LatentCache:
             return now[:, None]
         first, last = self._bounds[np.searchsorted(self._bounds[:, 0], now, side="right") - 1].T
         return np.clip(now[:, None] + np.array(deltas), first[:, None], last[:, None] - 1)
+
+
+def verify_view(folder: Path, *, on_progress: OnProgress | None = None) -> IntegrityReport:
+    """Compare all files of a view with what was written; one of an earlier version cannot be.
+
+    Raises:
+        StoreError: What says how to check it is damaged itself.
+    """
+    if not CacheFacts.read(folder).checksums:
+        return IntegrityReport(folder, {}, (), (_OF_EARLIER,))
+    return verify_files(folder, on_progress=on_progress)
+
+
+def require_whole(folder: Path) -> None:
+    """Raise StoreError for a view that is not what was written: the numbers in it are trained on."""
+    for problem in verify_view(folder).problems:
+        raise StoreError(
+            expected=f"{folder} as it was written",
+            got=f"{problem.item}: {problem.reason}",
+            fix=f"Delete {folder} and run `lary train` with this dataset again: the latents stay.",
+        )
 
 
 def ids_digest(ids: NDArray[np.bytes_], bounds: NDArray[np.int64]) -> str:
