@@ -195,7 +195,7 @@ def test_the_wheel_holds_the_packages_and_their_configs_and_nothing_else(tmp_pat
     tops = {n.split("/")[0] for n in names if ".dist-info" not in n}
     assert tops == {"lary_policy", "lary_envs", "lerobot_policy_lary.py"}
     shipped = {n.removeprefix("lary_policy/configs/") for n in names if n.startswith("lary_policy/configs/")}
-    here = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml")}
+    here = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*") if p.is_file()}
     assert shipped == here
     stubs = {f"lary_envs/{p.relative_to(ROOT / 'envs/lary_envs')}" for p in ROOT.glob("envs/**/*.pyi")}
     stubs |= {str(p.relative_to(ROOT)) for p in ROOT.glob("lary_policy/**/*.pyi")}

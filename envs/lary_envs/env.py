@@ -276,6 +276,6 @@ class SimEnv(Remade, TaskWorlds):
                 expected="a CUDA device for rendering", got="none", fix="Use render_device='cpu'."
             )
         for camera in self.cameras:
-            if camera not in self.task.cameras:
+            if camera not in (*self.task.cameras, self.task.film_camera):
                 raise UnknownNameError("camera", camera, self.task.cameras)
         require_one(num_worlds=self.num_worlds, image_px=self.image_px, cameras=len(self.cameras))

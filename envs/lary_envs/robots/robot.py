@@ -56,8 +56,8 @@ class Robot:
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        """Names of all cameras."""
-        return (*self.cameras, *self.wrist_cameras, OVERVIEW)
+        """Names of all cameras that a policy may see; films look through `OVERVIEW`."""
+        return (*self.cameras, *self.wrist_cameras)
 
     @property
     def sides(self) -> tuple[str, ...]:
