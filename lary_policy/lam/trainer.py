@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lary_policy.console import console
 from lary_policy.encoders import CodebookCounter, CodebookHealth, Preprocess, prepare_frames
 from lary_policy.errors import ConfigError, TrainingError
-from lary_policy.heads import write_tensors
-from lary_policy.heads.training import MetricLogger, Workers, content_sha256, open_workers
+from lary_policy.heads.training import (
+    MetricLogger,
+    Workers,
+    open_workers,
+    read_state,
+    restore_optimiser,
+    write_state,
+)
 from lary_policy.lam.config import LamConfig
 from lary_policy.lam.footage import PairSampler
 from lary_policy.lam.registry import FramePair, LamModule, LamScore
 from lary_policy.machine import autocast, made_ahead, resolve_precision
-from lary_policy.paths import open_regular
 
 HELD_OUT = 512  # pairs that are looked at while it trains
 SAVE_EVERY_S = 60.0
@@ -114,11 +118,6 @@ class LamRun:
         """Return pairs of frames, given their places, as the model sees them."""
         footage = self.train.footage
         return self._pairs(footage.features, footage.images, first, second)
-
-    def held_out(self, pairs: int) -> FramePair:
-        """Return held-out pairs, evenly over all."""
-        footage = self.val.footage
-        return self._pairs(footage.features, footage.images, *self.val.spread(pairs))
 
     def _pairs(self, features: Any, images: Tensor | None, first: Tensor, second: Tensor) -> FramePair:
         shown: list[Tensor | None] = [None, None]
@@ -272,10 +271,8 @@ class _Loop:
         tensors = self._weights()
         for index, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{name}": value for name, value in moments.items()}
-        plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         facts = {**vars(self.state), "history": [asdict(one) for one in self.state.history]}
-        texts = {"identity": json.dumps(self.identity()), "state": json.dumps(facts)}
-        write_tensors(path, plain, {**texts, "sha256": content_sha256(plain, texts)})
+        write_state(path, tensors, {"identity": json.dumps(self.identity()), "state": json.dumps(facts)})
 
     def load(self, path: Path) -> None:
         """Go on where `save` was called.
@@ -284,11 +281,7 @@ class _Loop:
             TrainingError: The file is damaged, or of a run with other settings or data.
         """
         try:
-            with open_regular(path), safe_open(path, framework="pt") as file:
-                texts = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if texts.pop("sha256") != content_sha256(tensors, texts):
-                raise ValueError("its content is not what was written")
+            tensors, texts = read_state(path)
             found, wanted = json.loads(texts["identity"]), self.identity()
             different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             if different:
@@ -305,21 +298,15 @@ class _Loop:
             ) from error
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
-        moments: dict[int, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "adam": {}}
         for name, value in tensors.items():
             first, _, rest = name.partition("/")
-            if first == "adam":
-                index, _, key = rest.partition("/")
-                moments.setdefault(int(index), {})[key] = value
-            else:
-                parts[first][rest] = value
+            parts[first][rest] = value
         module: Any = self.run.module
         module.load_state_dict(parts["model"])
         if self.average is not None:
             self.average.load_state_dict(parts["average"])
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        restore_optimiser(self.optimiser, parts["adam"])
 
 
 def _forget(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:

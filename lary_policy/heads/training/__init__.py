@@ -6,7 +6,14 @@ from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP
 from lary_policy.heads.training.fit import fit, predict
 from lary_policy.heads.training.loggers import MetricLogger, list_loggers, open_logger
-from lary_policy.heads.training.resume import EpochRecord, TrainResult, content_sha256
+from lary_policy.heads.training.resume import (
+    EpochRecord,
+    TrainResult,
+    content_sha256,
+    read_state,
+    restore_optimiser,
+    write_state,
+)
 from lary_policy.heads.training.workers import (
     Workers,
     agree,
@@ -36,5 +43,8 @@ __all__ = [
     "open_logger",
     "open_workers",
     "predict",
+    "read_state",
+    "restore_optimiser",
     "wait_for_all",
+    "write_state",
 ]

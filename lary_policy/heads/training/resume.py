@@ -125,9 +125,7 @@ def save_progress(
     tensors["generator"] = generator.get_state()
     facts = {name: value for name, value in vars(progress).items() if name not in ("best_weights", "history")}
     facts["history"] = [asdict(record) for record in progress.history]
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"identity": json.dumps(wanted), "progress": json.dumps(facts)}
-    write_tensors(path, plain, {**metadata, "sha256": content_sha256(plain, metadata)})
+    write_state(path, tensors, {"identity": json.dumps(wanted), "progress": json.dumps(facts)})
 
 
 def load_progress(
@@ -146,16 +144,12 @@ def load_progress(
     if not path.exists():
         return Progress()
     try:
-        with open_regular(path), safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_state(path)
         found, facts = parse_json(metadata["identity"]), parse_json(metadata["progress"])
-        if metadata.pop("sha256") != content_sha256(tensors, metadata):
-            raise ValueError("its content is not what was written")
         _require_same(path, found, wanted)
         head.load_state_dict(_part(tensors, "head/"))
         for number, optimiser in enumerate(optimisers):
-            _restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
+            restore_optimiser(optimiser, _part(tensors, f"adam/{number}/"))
         generator.set_state(tensors["generator"])
         progress = _progress(facts, _part(tensors, "best/"), len(optimisers))
         chosen = members_of(head)[progress.best_member].state_dict()
@@ -170,6 +164,30 @@ def load_progress(
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
             fix="Delete the file to train from the start.",
         ) from error
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+    """Write tensors and texts to one file with the digest of both; it replaces the previous one as a whole.
+
+    Raises:
+        StoreError: The disk is full or not writable.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_tensors(path, plain, {**texts, "sha256": content_sha256(plain, texts)})
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `write_state` wrote.
+
+    Raises:
+        ValueError: It is not what was written; files of others raise whatever safetensors does.
+    """
+    with open_regular(path), safe_open(path, framework="pt") as file:
+        texts = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if texts.pop("sha256") != content_sha256(tensors, texts):
+        raise ValueError("its content is not what was written")
+    return tensors, texts
 
 
 def _progress(facts: dict[str, Any], best: dict[str, Tensor], members: int) -> Progress:
@@ -213,7 +231,12 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _restore_optimiser(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+def restore_optimiser(optimiser: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """Give an optimiser its moments, named `<number of the parameter>/<name>`.
+
+    Raises:
+        ValueError: One is of another shape than its parameter.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         index, name = key.split("/")

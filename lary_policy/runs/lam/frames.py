@@ -16,7 +16,7 @@ from lary_policy.data import PairTable
 from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, prepare_frames
 from lary_policy.encoders.families.lapa import OWN_PATCHES
 from lary_policy.errors import ConfigError, DatasetError, FrameFormatError
-from lary_policy.frames import Frame, VideoFrame, decode_frames, file_digest, frame_id, probe_video
+from lary_policy.frames import Frame, VideoFrame, decode_frames, file_digest, frame_ids, probe_video
 from lary_policy.lam import (
     Footage,
     LamConfig,
@@ -122,9 +122,10 @@ class LamTask:
         if self.backbone.name == OWN_PATCHES:
             return part.footage(usable, None, images)
         store = _store(context, self.backbone)
-        ids = [_id_or_nothing(frame) for frame in usable]
-        there = [place for place, name in enumerate(ids) if name and store.contains(name)]
-        bank = load_bank(store, [ids[place] for place in there], ram_budget(context.config.latents_ram_gb))
+        names = frame_ids(usable)
+        found = {place: n for place, n in enumerate(names) if isinstance(n, str) and store.contains(n)}
+        there = list(found)
+        bank = load_bank(store, list(found.values()), ram_budget(context.config.latents_ram_gb))
         images = None if images is None else images[torch.tensor(there)]
         return part.footage([usable[place] for place in there], bank, images)
 
@@ -134,13 +135,6 @@ def _store(context: RunContext, view: EncoderView) -> LatentStore:
     dtype = context.latents_dtype("native", view)
     encoder = context.shelf.load(view)
     return open_store(context.cache / "latents", encoder, clips=False, dtype=dtype, name=view.name)
-
-
-def _id_or_nothing(frame: Frame) -> str:
-    try:
-        return frame_id(frame)
-    except FrameFormatError:
-        return ""
 
 
 def wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:
