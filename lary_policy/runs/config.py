@@ -148,6 +148,10 @@ class RunConfig:
     num_worlds: int = setting(50, "simulated worlds side by side")
     rollout_randomisation: str | None = setting(None, "of closed loops; null = as demonstrations", LEVELS)
     stop_at_success: bool = setting(False, "end an episode at its first success")
+    max_episode_steps: int | None = setting(
+        None,
+        "end episodes after so many control steps; null = after those of the task, which are never exceeded",
+    )
     batch_invariant: bool = setting(False, "one world after the other: num_worlds changes no bit")
     latents_dtype: str = setting(
         "auto", "of the store; auto = float32 under lary, otherwise 16 bits", LATENTS_DTYPES
@@ -161,7 +165,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_names(self)
-        at_least(self, 1, "episodes", "num_worlds", "stride", "image_px")
+        at_least(self, 1, "episodes", "num_worlds", "stride", "image_px", "max_episode_steps")
         at_least(self, 0, "attention", "latents_ram_gb")
         some_and_different("encoders", [view.label for view in self.encoders])
         for name, values in ((one.name, getattr(self, one.name)) for one in fields(self)):
@@ -203,6 +207,10 @@ class RunConfig:
     def keys(self) -> tuple[str, ...]:
         """The sources of files to read, one after the other; none where the run has tasks."""
         return () if self.tasks else self.sources or (self.source,)
+
+    def episode_steps(self, own: int) -> int:
+        """Return after how many control steps episodes end in a world that ends them after `own`."""
+        return own if self.max_episode_steps is None else min(own, self.max_episode_steps)
 
     @property
     def every_seed(self) -> tuple[int, ...]:

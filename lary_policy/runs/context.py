@@ -268,6 +268,8 @@ class RunContext:
             "randomisation": c.randomisation, "rollout_randomisation": c.rollout_level,
             "stop_at_success": c.stop_at_success, "latents_dtype": c.latents_dtype,
         }  # fmt: skip
+        if c.max_episode_steps is not None:
+            setup["max_episode_steps"] = c.max_episode_steps
         kind = self.device.partition(":")[0]
         return Origin(dict(STAGE_VERSIONS), kind, setup, __version__, git_revision())
 

@@ -261,7 +261,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     try:
         with progress(f"rollout {config.tasks[0]}-{described.type}") as update, intra_op_threads(1):
             episodes = run_waves(
-                env, controller, prepare, seeds, max_steps=env.max_steps, film=film,
+                env, controller, prepare, seeds, max_steps=config.episode_steps(env.max_steps), film=film,
                 stop_at_success=config.stop_at_success, on_progress=update,
             )  # fmt: skip
     finally:

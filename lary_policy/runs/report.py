@@ -241,7 +241,7 @@ def _speed(
     from lary_envs.tasks import task_spec
 
     try:
-        steps = task_spec(row["task"]).max_steps
+        steps = row.get("max_episode_steps") or task_spec(row["task"]).max_steps
     except UnknownNameError:  # of a task that is no more
         return
     left = tuple(1 - e.first_success_step / steps if e.first_success_step else 0.0 for e in episodes)

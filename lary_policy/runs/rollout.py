@@ -24,7 +24,7 @@ from lary_policy.machine import as_made, intra_op_threads, kept_heap, process_co
 from lary_policy.paths import foreign_file, read_json
 from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
-from lary_policy.runs.config import RolloutConfig
+from lary_policy.runs.config import RolloutConfig, RunConfig
 from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.encode import encoder_of, load_goals
 from lary_policy.runs.probe import Job, jobs_of
@@ -71,10 +71,19 @@ class Loop:
         cameras = context.cameras(self.data.task or "")
         world = (self.data.task, cameras, c.image_px, c.stride, c.looks, c.rollout_level)
         how: tuple[Any, ...] = (c.episodes, c.stop_at_success, c.batch_invariant, _KEYED)
+        if (steps := self.steps(c)) < self.steps():
+            how += ("max_episode_steps", steps)
         if (against := self.against(context)) is not None:
             how += ("until decided", against.cell(context).key)
         inputs = (self.data.goals_digest, world, *head, *how)
         return context.cell("rollout", self.label, *inputs)
+
+    def steps(self, config: RunConfig | None = None) -> int:
+        """Control steps after which its episodes end; those of the task without the configuration."""
+        from lary_envs.tasks import task_spec
+
+        own = task_spec(self.data.task).max_steps if self.data.task else 0
+        return own if config is None else config.episode_steps(own)
 
     def against(self, context: RunContext) -> Loop | None:
         """Return the first encoder's loop, whose success decides how many episodes this one runs, if any."""
@@ -121,7 +130,9 @@ def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[i
     threads = 1 if alone else min(context.cores, max(1, len(todo)))
     with kept_heap(context.device):
         if threads > 1:
-            todo.sort(key=lambda place: -_cost(loops[place]))  # whoever starts the longest last waits for it
+            todo.sort(
+                key=lambda place: -_cost(loops[place], context.config)
+            )  # the longest are not left to the end
             for view in dict.fromkeys(job.view for place in todo if (job := loops[place].job)):
                 context.shelf.load(view)  # threads would load it each
             yield from _side_by_side(context, loops, todo, threads)
@@ -141,12 +152,9 @@ def _side_by_side(
             yield todo[number], result
 
 
-def _cost(loop: Loop) -> float:
-    """Return what the episodes of a cell take in some unit."""
-    from lary_envs.tasks import task_spec
-
-    frames = 2.0 + (0.0 if loop.job is None else loop.job.view.spec.gflops_per_frame)  # physics, encoding
-    return frames * (task_spec(loop.data.task).max_steps if loop.data.task else 0)
+def _cost(loop: Loop, config: RunConfig) -> float:
+    """Return what the episodes of a cell take in some unit: physics and encoding."""
+    return loop.steps(config) * (2.0 + (0.0 if loop.job is None else loop.job.view.spec.gflops_per_frame))
 
 
 def run_rollout(context: RunContext, loop: Loop, threads: int | None = None) -> dict[str, Any]:
@@ -198,6 +206,7 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
     )  # fmt: skip
     filmed = film.shoot(episodes, stage)
     seconds = spent + time.perf_counter() - started
+    question = {"differs_from": context.views(loop.data.protocol)[0].label, "episodes": len(episodes)}
     about = {
         "task": loop.data.name, "encoder": loop.job.view.label if loop.job else "-", "head": head,
         "mode": loop.rollout.mode, "target": loop.rollout.target,
@@ -213,7 +222,8 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
         "episodes": [asdict(e) for e in episodes],
         "filmed": filmed,
         "video": str(film.path.relative_to(context.cache)) if filmed else "",
-        **({} if told is None else {"question": _question(context, loop, told(episodes), episodes)}),
+        **({} if told is None else {"question": question | {"evidence": told(episodes)}}),
+        "max_episode_steps": loop.steps(context.config),
         "seconds": seconds,
     }
 
@@ -238,7 +248,7 @@ def _run(
         prepare = _preparation(context, loop, env, threads)
         with intra_op_threads(1):
             run_waves(
-                env, controller, prepare, seeds, max_steps=env.max_steps, film=film,
+                env, controller, prepare, seeds, max_steps=c.episode_steps(env.max_steps), film=film,
                 stop_at_success=c.stop_at_success, on_wave=on_wave, on_progress=update,
             )  # fmt: skip
     finally:
@@ -254,14 +264,6 @@ def _evidence(
         return None
     theirs = {e["seed"]: bool(e["success"]) for e in run_rollout(context, against, threads)["episodes"]}
     return lambda episodes: paired_evidence({e.seed: e.success for e in episodes}, theirs)
-
-
-def _question(
-    context: RunContext, loop: Loop, evidence: float, episodes: Sequence[EpisodeResult]
-) -> dict[str, Any]:
-    """Return what a result says about the question that decided how many episodes there are."""
-    view = context.views(loop.data.protocol)[0].label
-    return {"differs_from": view, "evidence": evidence, "episodes": len(episodes)}
 
 
 def _preparation(

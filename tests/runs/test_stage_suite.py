@@ -192,6 +192,18 @@ def test_closed_loop_results_do_not_depend_on_the_number_of_worlds(copy):
                 assert one[key] == other[key]
 
 
+def test_shorter_episodes_are_their_own_cells_and_longer_ones_are_those_of_the_task(copy):
+    before = copy.snapshot()
+    copy.run("max_episode_steps=500")  # the task ends after 50
+    assert changed(before, copy.snapshot()) == set()
+    episodes = [e for row in copy.run("max_episode_steps=10").results.rollout for e in row["episodes"]]
+    assert episodes
+    assert {e["steps"] for e in episodes} == {10}
+    loops = (f"subgoal-absolute-{MLP}", f"policy-relative-{MLP}")
+    heads = {f"rollout/reach-pixels{kind}-{loop}" for kind in ("", "-random") for loop in loops}
+    assert changed(before, copy.snapshot()) == {"rollout/reach-expert", *heads}
+
+
 def test_goals_are_the_frames_of_the_demonstration_of_the_same_seed(copy, monkeypatch):
     given = []
 
