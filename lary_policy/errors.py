@@ -52,9 +52,9 @@ def look_up[V](kind: str, name: str, table: Mapping[str, V]) -> V:
     return table[name]
 
 
-def summary(error: Exception, length: int = 200) -> str:
+def summary(error: BaseException, length: int = 200) -> str:
     """Return kind and words of an error of someone else's code on one line, cut to a length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}".removesuffix(": ")
 
 
 class ConfigError(LaryPolicyError):

@@ -16,10 +16,10 @@ from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lary_envs.gym import PREFIX, GivenEnv, GymSettings, GymWorld, LarySimEnv, open_for
-from lary_policy.console import progress
+from lary_policy.console import console, progress
 from lary_policy.data import write_checksums
 from lary_policy.data.simulated import FIRST_SEED, GOALS, seeds_of
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, SimulationError
 from lary_policy.frames import file_digest
 from lary_policy.heads import HeadMeta, load_meta
 from lary_policy.machine import available_cores, intra_op_threads, resolve_device
@@ -267,8 +267,13 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
-    film.shoot(episodes, stage)
     _write(folder, config, checkpoint, device, scores, episodes)
+    try:
+        film.shoot(episodes, stage)
+    except (ConfigError, SimulationError) as error:  # worlds that others made need not open twice
+        console.print(f"    no film: {error}", soft_wrap=True, markup=False)
+        film.restart()
+    write_checksums(folder)
     return PolicyRollout(folder, scores, episodes)
 
 
@@ -339,4 +344,3 @@ def _write(
     rows = [score.to_dict() for score in scores]
     result = {"checkpoint": str(checkpoint), "environment": facts, "scores": rows}
     write_json(folder / "rollout.json", {**result, "episodes": [asdict(e) for e in episodes]}, seal=True)
-    write_checksums(folder)

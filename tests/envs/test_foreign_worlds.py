@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -16,7 +18,7 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from lary_envs.gym import GivenEnv, GymSettings, GymWorld, open_for
+from lary_envs.gym import GivenEnv, GymSettings, GymWorld, open_for, reading
 from lary_policy.cli import main
 from lary_policy.errors import (
     ConfigError,
@@ -37,6 +39,9 @@ RATES = {"words": "ten", "endless": float("nan"), "stopped": 0}
 SAID = {"yes": "yes", "pair": np.ones(2), "half": np.float32(1.5), "numpy": np.bool_(True), "none": None}
 
 
+made = []  # those that are "once"
+
+
 class Dot(gymnasium.Env):
     """A dot that goes where it is sent, up to 0.1 a step; done at x = 0.5, truncated after 20 steps."""
 
@@ -55,6 +60,15 @@ class Dot(gymnasium.Env):
         self.observation_space["name"] = spaces.Text(9)
         if broken == "tuple":
             self.observation_space = spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (2,))])
+        if broken == "dots":
+            view, place = spaces.Dict({"rgb.top": views["top"]}), self.observation_space["agent_pos"]
+            self.observation_space = spaces.Dict({"cam": view, "cam.side": view, "agent.pos": place})
+        if broken == "text":
+            self.metadata = {**self.metadata, "render_modes": ["ansi"]}
+        if broken == "once" and made.append(self) is None and len(made) > 2:
+            raise OSError("one licence")
+        if broken == "constructor":
+            sys.exit(3)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -63,6 +77,12 @@ class Dot(gymnasium.Env):
             self.place[0] = np.nan
         if self.broken == "reset":
             raise KeyError("no simulator")
+        if self.broken == "licence":
+            sys.exit(0)
+        if self.broken in ("unseeded", "alike"):
+            draw = np.random.default_rng(0 if self.broken == "alike" else None)
+            self.place = draw.uniform(-0.3, 0.3, 2).astype(np.float32)
+        self.steps = 0
         return self._seen(), {}
 
     def step(self, action):
@@ -73,13 +93,24 @@ class Dot(gymnasium.Env):
         close = float(np.clip(1 - abs(self.place[0] - GOAL), 0, 1))
         if self.broken == "step":
             raise ZeroDivisionError("the solver")
+        self.steps += 1
+        if self.broken == "exit":
+            sys.exit(0)
         said = {"solved": done} if self.broken == "silent" else {"is_success": SAID.get(self.broken, done)}
+        if self.broken == "at_end":
+            said = {"is_success": done} if done or self.steps == 20 else {}
         return self._seen(), float(done), done, False, {**said, "closeness": close}
 
     def render(self):
         if self.broken == "render":
             raise OSError("no display")
         return None if self.broken == "blind" else self._view(200)
+
+    def close(self):
+        if self.broken == "close":
+            raise RuntimeError("no window")
+        if self.broken == "hang":
+            time.sleep(60)
 
     def _view(self, grey):
         frame = np.full((PX, PX, 3), grey, np.uint8)
@@ -90,6 +121,9 @@ class Dot(gymnasium.Env):
     def _seen(self):
         if self.broken == "tuple":
             return (self.place, self.place)
+        if self.broken == "dots":
+            top = {"rgb.top": self._view(0)}
+            return {"cam": top, "cam.side": {"rgb.top": self._view(9)}, "agent.pos": self.place}
         views = {"top": self._view(0), "side": self._view(90)}
         return {"pixels": views, "agent_pos": self.place, "name": "dot"}
 
@@ -211,6 +245,10 @@ def test_an_observation_that_stops_being_finite_ends_the_episode():
         (NAME, CAMERAS, {"env_options": {"broken": "reset"}}, SimulationError, r"to reset.*no simulator"),
         (NAME, ("render",), {"env_options": {"broken": "render"}}, SimulationError, r"to render.*no display"),
         (NAME, ("render",), {"env_options": {"broken": "blind"}}, SimulationError, r"object .* at 'render'"),
+        (NAME, ("render",), {"env_options": {"broken": "text"}}, SimulationError, r"modes ansi.*cameras=\["),
+        (NAME, CAMERAS, {"env_options": {"broken": "constructor"}}, ConfigError, "SystemExit: 3"),
+        (NAME, CAMERAS, {"env_options": {"broken": "licence"}}, SimulationError, "to reset.*SystemExit: 0"),
+        (NAME, ("cam.top",), {"env_options": {"broken": "dots"}}, UnknownNameError, r"cam\.side\.rgb\.top"),
     ],
 )
 def test_what_cannot_be_a_world_is_named(name, cameras, settings, kind, words):
@@ -241,6 +279,10 @@ def test_success_that_is_never_said_and_wrong_actions_are_named(world):
         ("half", {}, r"a number from 0 to 1.*is_success = \[1\.5"),
         ("none", {}, r"is_success = \[None"),
         ("step", {}, r"gym:Dot-v0 to step.*ZeroDivisionError: the solver"),
+        ("exit", {}, r"gym:Dot-v0 to step.*SystemExit: 0"),
+        ("silent", {}, r"infos solved, closeness"),
+        ("", {"success_key": "success"}, "success_key=is_success"),
+        ("at_end", {"max_steps": 3}, "leave out max_steps if"),
         ("", {"progress_key": "closenes"}, r"'closenes'.*got infos is_success, closeness.*progress_key="),
     ],
 )
@@ -255,6 +297,49 @@ def test_numbers_of_numpy_are_numbers():
     world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "numpy"}))
     assert [e.first_success_step for e in played(world)] == [1, 1]
     world.close()
+
+
+def test_success_that_is_told_at_the_end_is_asked_of_whole_episodes_only():
+    """The world without an episode in the last wave is stopped before its end."""
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "at_end"}))
+    idle = played(world, impossible=[None, "idle"])
+    assert [e.success for e in idle] == [True, False]
+    assert idle[0].steps < 20
+    assert [e.success for e in played(world)] == [True, False]
+    world.close()
+
+
+def test_names_with_dots_are_places():
+    settings = GymSettings("agent.pos", env_options={"broken": "dots"})
+    world = GymWorld(NAME, 1, ("cam.rgb.top", "cam.side.rgb.top"), settings)
+    world.reset([3])
+    assert world.frames()[0, :, 0, 0, 2].tolist() == [0, 9]
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [("unseeded", "starts differently from one seed"), ("alike", "starts alike from all seeds"), ("", "")],
+)
+def test_starts_that_do_not_follow_from_seeds_are_said(broken, words, capsys):
+    reading.say_once.cache_clear()
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": broken}))
+    world.reset([1, 2])
+    world.reset([2, 2])
+    world.close()
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == (1 if words else 0)
+
+
+@pytest.mark.parametrize(("broken", "words"), [("close", "RuntimeError: no window"), ("hang", "after 0.1 s")])
+def test_what_does_not_close_takes_no_results_with_it(broken, words, capsys, monkeypatch):
+    monkeypatch.setattr(reading, "CLOSING_S", 0.1)
+    reading.say_once.cache_clear()
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": broken}))
+    assert played(world)[0].success
+    world.close()
+    assert words in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +382,16 @@ def test_a_checkpoint_of_lerobot_acts_in_it(checkpoint, tmp_path, capsys):
     assert (tmp_path / "dot" / "episodes.mp4").stat().st_size > 0
 
 
+def test_results_stay_where_a_film_cannot_be_shot(checkpoint, tmp_path, capsys):
+    made.clear()
+    once = "env_options={broken: once}"
+    assert rolled_out(checkpoint, tmp_path, "cameras=[pixels.top,pixels.side]", once, "episodes=2") == 0
+    told = capsys.readouterr()
+    assert f"{NAME}: success 1" in told.out
+    assert "one licence" in "".join(told.err.split("no film: ")[1:])
+    assert {path.name for path in (tmp_path / "dot").iterdir()} == {"checksums.json", "rollout.json"}
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -326,6 +421,17 @@ class Config:
             OBS_STATE: PolicyFeature(FeatureType.STATE, (state,)),
         }  # fmt: skip
         self.action_feature = PolicyFeature(FeatureType.ACTION, (action,))
+
+
+def test_cameras_are_named_by_their_last_level_or_before_a_colon():
+    """Two cameras of one name, and more than a policy sees of none of its names, are no guess."""
+    dots = GymSettings("agent.pos", env_options={"broken": "dots"})
+    for cameras in (("cam.rgb.top", "cam.side.rgb.top"), ("a:cam.rgb.top", "b:cam.side.rgb.top")):
+        with pytest.raises(ConfigError, match=r"cameras top.*cameras=\[top:<its place>\]"):
+            open_for(Config(), NAME, 1, cameras, dots)
+    world, _ = open_for(Config(), NAME, 1, ("b:cam.rgb.top", "top:cam.side.rgb.top"), dots)
+    assert world.cameras == ("cam.side.rgb.top",)
+    world.close()
 
 
 def test_a_policy_is_compared_with_the_world_before_the_first_step():

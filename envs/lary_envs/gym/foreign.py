@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import gymnasium
@@ -18,8 +18,10 @@ from lary_envs.gym.reading import (
     PREFIX,
     RENDERED,
     array_at,
+    close_worlds,
     make_worlds,
     per_world,
+    say_once,
     stated,
     theirs,
     with_finals,
@@ -41,6 +43,8 @@ from lary_policy.errors import (
 )
 from lary_policy.settings import at_least, setting
 from lary_policy.types import NON_FINITE
+
+_OF_GYMNASIUM = ("final_obs", "final_info", "episode")  # infos of its own
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,16 @@ class GymWorld(TaskWorlds):
 
     def __init__(self, name: str, num_worlds: int, cameras: Sequence[str], settings: GymSettings) -> None:
         self.num_worlds, self.cameras, self.settings = num_worlds, tuple(cameras), settings
+        self._name = name
         require_one(num_worlds=num_worlds, cameras=len(self.cameras))
         self._env = make_worlds(name.removeprefix(PREFIX), num_worlds, self.cameras, settings.env_options)
         try:
             with theirs(name, "describe itself"):
                 self._describe(name)
             self._begin([0] * num_worlds)
+            self._note_starts([0] * num_worlds)
         except BaseException:
-            with contextlib.suppress(SimulationError):  # the first error says more than one of closing
-                self.close()
+            self.close()
             raise
 
     def reset(self, seeds: Sequence[int]) -> None:
@@ -110,6 +115,7 @@ class GymWorld(TaskWorlds):
         """
         self._require_seeds(seeds, self.num_worlds)
         self._begin([int(seed) for seed in seeds])
+        self._note_starts(seeds)
 
     def step(self, commands: Tensor, *, validate: bool = True) -> None:
         """Run one step with the actions `[w, a]`; episodes that are over stay as they were.
@@ -131,6 +137,7 @@ class GymWorld(TaskWorlds):
     def _advance(self, seen: Any, _: Any, terminated: Any, truncated: Any, info: Mapping[str, Any]) -> None:
         """Take over what a step of the environment gave."""
         going, every = ~self._over, np.ones(self.num_worlds, bool)
+        self._steps += 1
         for name, flags in (("terminated", terminated), ("truncated", truncated)):
             ended = per_world(flags, every)
             if ended is None:
@@ -181,13 +188,14 @@ class GymWorld(TaskWorlds):
         return torch.from_numpy(self._over.copy())
 
     def check(self) -> None:
-        """Make sure that every world was told at least once whether its task is done, and how far it got.
+        """Make sure that it was told of every whole episode whether its task is done, and how far it got.
 
         Raises:
-            SimulationError: One never was.
+            SimulationError: Of one it never was.
         """
+        whole = self._over | (self._steps >= self.max_steps)
         for key, judged in self._judged.items():
-            if not judged.all():
+            if (whole & ~judged).any():
                 self._refuse(key, self._heard)
 
     def controller(self) -> PassingController:
@@ -195,9 +203,8 @@ class GymWorld(TaskWorlds):
         return PassingController(self.joints())
 
     def close(self) -> None:
-        """Close the environment."""
-        with theirs(str(self._env), "close"):
-            self._env.close()
+        """Close the environment; where it raises or hangs, that is said and no more."""
+        close_worlds(self._env, self._name)
 
     def _describe(self, name: str) -> None:
         """Find out what actions, rate and limit are."""
@@ -236,7 +243,7 @@ class GymWorld(TaskWorlds):
     def _take(self, seen: Any, info: Mapping[str, Any]) -> None:
         """Take over what a reset of the environment gave."""
         w, keys = self.num_worlds, (self.settings.success_key, self.settings.progress_key)
-        self._over, self._success, self._lost = np.zeros((3, w), bool)
+        self._steps, (self._over, self._success, self._lost) = 0, np.zeros((3, w), bool)
         self._judged = {key: np.zeros(w, bool) for key in keys if key is not None}
         self._progress, self._heard = np.zeros(w, np.float32), tuple(info)
         self._state: NDArray[np.float32] = np.zeros((w, 0), np.float32)
@@ -262,7 +269,27 @@ class GymWorld(TaskWorlds):
             kept = self._frames.get(name, frames)
             self._frames[name] = np.where(worlds[:, None, None, None], frames, kept)
 
+    def _note_starts(self, seeds: Sequence[int]) -> None:
+        """Say where an episode does not follow from its seed, or follows from none."""
+        spec, name = self._env.spec, self._name
+        alike = all(bool((shown == shown[:1]).all()) for shown in (self.frames(), self.proprio()))
+        if spec is not None and spec.nondeterministic:
+            say_once(f"{name} says itself that seeds do not repeat it: other runs find other rates")
+        elif len(set(seeds)) == 1 and not alike:
+            say_once(f"{name} starts differently from one seed: other runs find other rates")
+        elif len(set(seeds)) == len(seeds) > 1 and alike:
+            say_once(
+                f"{name} starts alike from all seeds: episodes repeat each other, intervals are too narrow"
+            )
+
     def _rendered(self) -> NDArray[np.uint8]:
+        modes = (self._env.metadata or {}).get("render_modes")
+        if isinstance(modes, (list, tuple)) and "rgb_array" not in modes:
+            raise SimulationError(
+                expected=f"{self._name} with the render mode rgb_array for the camera {RENDERED}",
+                got=f"render modes {', '.join(map(str, modes)) or '(none)'}",
+                fix="Pass cameras=[<places in the observation>] instead.",
+            )
         with theirs(self.task.name, "render"):
             drawn = self._env.render()
             frames = np.stack([np.asarray(one) for one in ([None] if drawn is None else drawn)])
@@ -278,7 +305,8 @@ class GymWorld(TaskWorlds):
             raise SimulationError(
                 expected=f"uint8 RGB frames [{self.num_worlds}, h, w, 3], of one size for all cameras",
                 got=f"{frames.dtype} {list(frames.shape)} at '{name}'",
-                fix="Choose another camera, or settings of the environment with env_options={...}.",
+                fix="Choose another camera or other env_options={...}, or register the environment wrapped "
+                "in a module of yours: env=gym:<module>:<id>.",
             )
 
     def _told(
@@ -307,10 +335,15 @@ class GymWorld(TaskWorlds):
 
     def _refuse(self, key: str, heard: Sequence[str]) -> NoReturn:
         kind = "success_key" if key == self.settings.success_key else "progress_key"
+        others = [name for name in heard if name.isidentifier() and name not in (key, *_OF_GYMNASIUM)]
+        meant = get_close_matches(key, others, 1, 0.5) or others * (len(others) == 1) or ["<one of these>"]
+        late = self.settings.max_steps is not None
+        wait = "leave out max_steps if it says so at the end, or " * late
+        wrap = f"{wait}wrap the environment so that it says so."
         raise SimulationError(
             expected=f"info['{key}'] with a number from 0 to 1 for each world of {self.task.name}",
             got=f"infos {', '.join(heard) or '(none)'}",
-            fix=f"Pass {kind}=<one of these>, or wrap the environment so that it says so.",
+            fix=f"Pass {kind}={meant[0]}, or {wrap}" if others else wrap[0].upper() + wrap[1:],
         )
 
 

@@ -34,8 +34,8 @@ def open_for(
         policy: Its inputs and outputs say which cameras, in which order, and how many numbers there must be.
         name: Of the task.
         num_worlds: Worlds.
-        cameras: Places of frames in the observation. The last level is the camera's name; a single camera is
-            the policy's single one, whatever their names are.
+        cameras: Places of frames in the observation. The last level is the camera's name, or what stands
+            before a colon; a single camera is the policy's single one, whatever their names are.
         settings: How the rest is read.
 
     Raises:
@@ -104,17 +104,25 @@ def _places(wanted: Mapping[str, PolicyFeature], cameras: Sequence[str]) -> list
     Raises:
         ConfigError: One is missing.
     """
-    places = {name.rpartition(".")[2]: name for name in cameras}
-    names = [name.rpartition(".")[2] for name in wanted]
-    if len(names) == 1 and len(places) == 1:
-        return list(cameras)
-    if not names or not set(names) <= set(places):
+    pairs = [_named(camera) for camera in cameras]
+    places, names = dict(pairs), [name.rpartition(".")[2] for name in wanted]
+    if len(names) == 1 and len(pairs) == 1:
+        return [pairs[0][1]]
+    if not names or not set(names) <= set(places) or len(places) < len(pairs):
+        called = [place if name == place.rpartition(".")[2] else f"{name}:{place}" for name, place in pairs]
         raise ConfigError(
             expected=f"cameras {', '.join(names) or '(at least one)'}, which the policy sees",
-            got=_listed(cameras),
-            fix="Pass cameras=[<place in the observation>,...], e.g. cameras=[pixels.top,pixels.wrist].",
+            got=_listed(called),
+            fix=f"Pass cameras=[{','.join(f'{name}:<its place>' for name in names)}]; a place has dots "
+            "between levels of the observation, e.g. pixels.top.",
         )
     return [places[name] for name in names]
+
+
+def _named(camera: str) -> tuple[str, str]:
+    """Return name and place of a camera: `<name>:<place>`, or a place whose last level is the name."""
+    name, colon, place = camera.partition(":")
+    return (name, place) if colon else (camera.rpartition(".")[2], camera)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from lary_policy.console import console
 from lary_policy.errors import (
     ConfigError,
     LaryPolicyError,
@@ -24,6 +28,8 @@ PREFIX = "gym:"  # of the name of a task
 RENDERED = "render"  # the camera that is `env.render()`
 _NO_ARRAYS = (tuple, list, str)  # of Tuple, Text and other spaces: nothing of them is one array
 _NUMBERS = (int, float, np.integer, np.floating)
+_THEIRS = (Exception, SystemExit)  # some end the process where a licence, a display or a file is missing
+CLOSING_S = 10.0  # simulators free windows and processes in less; waiting longer is waiting for good
 
 
 @contextlib.contextmanager
@@ -38,7 +44,7 @@ def theirs(name: str, what: str) -> Iterator[None]:
         yield
     except LaryPolicyError:
         raise
-    except Exception as error:
+    except _THEIRS as error:
         raise SimulationError(
             expected=f"{name} to {what} as gymnasium's vector environments do",
             got=summary(error),
@@ -61,7 +67,7 @@ def make_worlds(
     try:
         if own not in gymnasium.registry and module:
             importlib.import_module(module)
-    except Exception as error:  # it is not installed, or whatever the package raises
+    except _THEIRS as error:  # it is not installed, or whatever the package raises
         raise ConfigError(
             expected=f"a module '{module}', which registers {own}",
             got=summary(error),
@@ -69,16 +75,49 @@ def make_worlds(
             f"env={PREFIX}<module>:{own}.",
         ) from error
     if own not in gymnasium.registry:
-        raise UnknownNameError("gymnasium environment", own, gymnasium.registry)
+        names = [one for one in gymnasium.registry if module and one.startswith(f"{module}/")]
+        raise UnknownNameError("gymnasium environment", own, names or gymnasium.registry)
     drawn = {"render_mode": "rgb_array"} if RENDERED in cameras else {}
     try:
         return gymnasium.make_vec(own, num_envs=num_worlds, **{**drawn, **options})
-    except Exception as error:  # whatever its constructor raises
+    except _THEIRS as error:  # whatever its constructor raises
         raise ConfigError(
             expected=f"{own} made with env_options {dict(options)}",
             got=summary(error),
             fix="Pass env_options={<argument>: <value>} as its documentation says.",
         ) from error
+
+
+@cache
+def say_once(note: str) -> None:
+    """Print a line, unless this process has printed the same before."""
+    console.print(f"    {note}", soft_wrap=True, markup=False)
+
+
+def close_worlds(env: gymnasium.vector.VectorEnv[Any, Any, Any], name: str) -> None:
+    """Close an environment; one that raises, or hangs in the main thread, is left as it is, which is said.
+
+    Args:
+        env: The environment; it must not be used afterwards.
+        name: What it is called.
+    """
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"it still does after {CLOSING_S:g} s")
+
+    alarmed = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGALRM, give_up) if alarmed else None
+    left = signal.setitimer(signal.ITIMER_REAL, CLOSING_S) if alarmed else (0.0, 0.0)
+    try:
+        env.close()
+    except _THEIRS as error:
+        say_once(f"{name} does not close as it should: {summary(error)}")
+        with contextlib.suppress(Exception):
+            env.closed = True  # else it is tried once more when the process ends
+    finally:
+        if alarmed:
+            signal.setitimer(signal.ITIMER_REAL, *left)
+            signal.signal(signal.SIGALRM, before)
 
 
 def stated(what: str, value: Any, name: str) -> float:
@@ -91,7 +130,7 @@ def stated(what: str, value: Any, name: str) -> float:
         raise ConfigError(
             expected=f"{what} of {name} as a number above 0",
             got="an environment that does not state it" if value is None else _described(value),
-            fix=f"Pass {what}=<number>.",
+            fix=f"Pass {what}={10 if what == 'control_hz' else 300}, for example.",
         )
     return float(value)
 
@@ -103,15 +142,15 @@ def array_at(seen: Any, place: str | None, what: str, worlds: int) -> NDArray[An
         UnknownNameError: Nothing; the message lists what there is on that level.
         SimulationError: Something else than one array of numbers with an entry a world.
     """
-    for level in place.split(".") if place else ():
-        if isinstance(seen, _NO_ARRAYS):
-            break
-        if not isinstance(seen, Mapping) or level not in seen:
-            there = list(seen) if isinstance(seen, Mapping) else ["null"]
-            raise UnknownNameError(f"place in the observation for {what}", str(place), there)
-        seen = seen[level]
+    every, rest = seen, place or ""
+    while rest and not isinstance(seen, _NO_ARRAYS):
+        here = [name for name in _names(seen) if f"{rest}.".startswith(f"{name}.")]
+        if not here:
+            raise UnknownNameError(f"place in the observation for {what}", str(place), _leaves(every))
+        level = max(here, key=len)  # a name may have dots itself
+        seen, rest = seen[level], rest[len(level) + 1 :]
     if isinstance(seen, Mapping):
-        raise UnknownNameError(f"place in the observation for {what}", str(place), seen)
+        raise UnknownNameError(f"place in the observation for {what}", str(place), _leaves(every))
     array = None if isinstance(seen, _NO_ARRAYS) else np.asarray(seen)
     if array is None or array.dtype.kind not in "biuf" or array.shape[:1] != (worlds,):
         raise SimulationError(
@@ -120,6 +159,18 @@ def array_at(seen: Any, place: str | None, what: str, worlds: int) -> NDArray[An
             fix=f"Choose another place for {what}, or wrap the environment so that this is a Box.",
         )
     return array
+
+
+def _names(seen: Any) -> list[str]:
+    return [name for name in seen if isinstance(name, str)] if isinstance(seen, Mapping) else []
+
+
+def _leaves(seen: Any, place: str = "") -> list[str]:
+    """Return all places of an observation that hold no further ones; `null` where it has no names."""
+    if not isinstance(seen, Mapping):
+        return [place or "null"]
+    inside = [f"{place}.{name}" if place else name for name in _names(seen)]
+    return [leaf for name, at in zip(_names(seen), inside, strict=True) for leaf in _leaves(seen[name], at)]
 
 
 def per_world(value: Any, said: NDArray[np.bool_]) -> NDArray[np.float64] | None:
