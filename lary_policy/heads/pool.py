@@ -80,8 +80,37 @@ class AttentivePool(nn.Module):
         return F.linear(normalised, scaled) + (self.frame_embed + self.token_embed + offset)
 
 
-PoolKind = Literal["flatten", "grid", "mean", "project", "attentive"]
-POOL_KINDS: tuple[PoolKind, ...] = ("flatten", "grid", "mean", "project", "attentive")
+class KeypointPool(nn.Module):
+    """Where each of `points` learned features is: spatial softmax (Finn et al. 2016, arXiv 1509.06113).
+
+    Tokens are normalised and mapped to one score a feature; a softmax over the grid makes weights of a
+    feature's scores, and their mean position is what is kept.
+
+    Args:
+        features: Width d of a token.
+        points: Number of features.
+        grid: (time, h, w) of the tokens; each time has points of its own.
+    """
+
+    where: Tensor
+
+    def __init__(self, features: int, points: int, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.times, height, width = grid
+        self.norm = nn.LayerNorm(features)
+        self.scores = nn.Linear(features, points, bias=False)  # a softmax does not see an offset
+        rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+        places = torch.cartesian_prod(rows, columns).flip(-1)  # [h*w 2], x before y
+        self.register_buffer("where", places, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Reduce `[b t c n d]` to positions `[b t c time points 2]`, x and y from -1 to 1."""
+        scores = self.scores(self.norm(latents)).unflatten(3, (self.times, -1))  # [b t c time h*w points]
+        return scores.softmax(-2).mT @ self.where.to(scores.dtype)
+
+
+PoolKind = Literal["flatten", "grid", "mean", "project", "attentive", "keypoints"]
+POOL_KINDS: tuple[PoolKind, ...] = ("flatten", "grid", "mean", "project", "attentive", "keypoints")
 
 
 @dataclass(frozen=True)
@@ -92,8 +121,9 @@ class PoolConfig:
         kind: `flatten` keeps every number (LARYBench's regression probe, protocol section 5.1), `grid`
             averages the token grid to `grid` x `grid`, `mean` averages all tokens, `project` maps each token
             to `width` numbers with one matrix shared by all tokens, frames and cameras, `attentive` lets
-            `queries` learned queries attend to all tokens (`AttentivePool`).
-        width: Numbers kept of each token, for `project`, or by each query, for `attentive`.
+            `queries` learned queries attend to all tokens (`AttentivePool`), `keypoints` keeps where each of
+            `width` learned features is (`KeypointPool`).
+        width: Numbers kept of each token, for `project`, or by each query, for `attentive`; number of points.
         grid: Side of the averaged grid, for `grid`.
         queries: Number of queries, for `attentive`.
         num_heads: Attention heads of each query, for `attentive`.
@@ -135,6 +165,7 @@ class PoolConfig:
             "grid": f"{self.grid}",
             "project": f"{self.width}",
             "attentive": f"{self.queries}x{self.width}",
+            "keypoints": f"{self.width}",
         }
         return f"{self.kind}{sizes.get(self.kind, '')}"
 
@@ -149,10 +180,11 @@ class Pool(nn.Module):
     Args:
         config: Kind and sizes.
         latent_shape: (t, c, n, d) of the latents.
-        token_grid: Layout of the n tokens, (h, w) or `LatentSpec.grid` = (t, h, w); needed by `grid` only.
+        token_grid: Layout of the n tokens, (h, w) or `LatentSpec.grid` = (t, h, w); needed by `grid` and
+            `keypoints` only.
 
     Raises:
-        ConfigError: `grid` is asked for and the tokens have no such layout.
+        ConfigError: `grid` or `keypoints` is asked for and the tokens have no such layout.
     """
 
     def __init__(
@@ -163,13 +195,14 @@ class Pool(nn.Module):
         self.latent_shape = latent_shape
         frames, cameras, tokens, width = latent_shape
         self.token_grid = _layout(config, tokens, token_grid)
-        self.projection = _projection(config, latent_shape)
+        self.projection = _projection(config, latent_shape, self.token_grid)
         kept = {
             "flatten": frames * cameras * tokens * width,
             "grid": frames * cameras * self.token_grid[0] * config.grid**2 * width,
             "mean": frames * cameras * width,
             "project": frames * cameras * tokens * config.width,
             "attentive": config.queries * config.width,
+            "keypoints": frames * cameras * self.token_grid[0] * config.width * 2,
         }
         self.out_features: int = kept[config.kind]
 
@@ -198,27 +231,29 @@ class Pool(nn.Module):
         return averaged.movedim(1, -1).reshape(latents.shape[0], -1)
 
 
-def _projection(config: PoolConfig, latent_shape: LatentShape) -> nn.Module:
+def _projection(config: PoolConfig, latent_shape: LatentShape, token_grid: tuple[int, int, int]) -> nn.Module:
     """Return the part of the pool that has weights."""
     if config.kind == "project":
         return nn.Linear(latent_shape[-1], config.width)
     if config.kind == "attentive":
         return AttentivePool(latent_shape, config.width, config.queries, config.num_heads)
+    if config.kind == "keypoints":
+        return KeypointPool(latent_shape[-1], config.width, token_grid)
     return nn.Identity()
 
 
 def _layout(config: PoolConfig, tokens: int, token_grid: TokenGrid | None) -> tuple[int, int, int]:
-    """Return (time, h, w) of the tokens; only the `grid` pool cares."""
-    if config.kind != "grid":
+    """Return (time, h, w) of the tokens; only pools that know places care."""
+    if config.kind not in ("grid", "keypoints"):
         return (1, 1, tokens)
     if token_grid is None or len(token_grid) not in (2, 3) or math.prod(token_grid) != tokens:
         raise ConfigError(
-            expected=f"a token grid (h, w) or (t, h, w) of {tokens} tokens for the pool 'grid'",
+            expected=f"a token grid (h, w) or (t, h, w) of {tokens} tokens for the pool '{config.kind}'",
             got=f"{token_grid}",
             fix="Use an encoder whose tokens have positions, or the pool 'mean', 'project' or 'flatten'.",
         )
     time, height, width = (1, *token_grid)[-3:]
-    if config.grid > min(height, width):
+    if config.kind == "grid" and config.grid > min(height, width):
         raise ConfigError(
             expected=f"head.pool.grid of at most {min(height, width)} for a {height} x {width} token grid",
             got=f"{config.grid}",

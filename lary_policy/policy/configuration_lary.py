@@ -99,7 +99,14 @@ class EncoderConfig:
 
 
 ACTION_MODES = ("absolute", "relative", "delta")
-POOLS = ("flatten", "grid", "mean", "project", "attentive")  # as lary_policy.heads.pool, which imports torch
+POOLS = (
+    "flatten",
+    "grid",
+    "mean",
+    "project",
+    "attentive",
+    "keypoints",
+)  # as lary_policy.heads.pool, which imports torch
 # Width and blocks of each kind of head: the sizes of configs/head/mlp-matched.yaml, and twice dit-small's.
 HEAD_SIZES = {"mlp": (512, 2), "dit": (256, 4)}
 
@@ -129,8 +136,9 @@ class LaryConfig(PreTrainedConfig):
         dit_train_steps: Steps of the diffusion process.
         dit_sample_steps: Steps taken when sampling.
         dit_clip_sample: Range of predicted clean actions in deviations; null does not clip.
-        pool: From tokens to one vector: `flatten`, `grid`, `mean`, `project` or `attentive`.
-        pool_width: Numbers kept of a token (`project`) or by a query (`attentive`).
+        pool: From tokens to one vector: `flatten`, `grid`, `mean`, `project`, `attentive` or
+            `keypoints` (`lary_policy.heads.PoolConfig`).
+        pool_width: Numbers kept of a token (`project`) or by a query (`attentive`); number of `keypoints`.
         pool_grid: Side of the averaged grid (`grid`).
         pool_queries: Learned queries (`attentive`).
         pool_heads: Attention heads of a query (`attentive`).

@@ -20,6 +20,7 @@ def latents(batch=5, shape=SHAPE):
         (PoolConfig("mean"), 2 * 3 * 8),
         (PoolConfig("grid", grid=2), 2 * 3 * 4 * 8),
         (PoolConfig("project", width=5), 2 * 3 * 16 * 5),
+        (PoolConfig("keypoints", width=5), 2 * 3 * 5 * 2),
     ],
 )
 def test_output_has_the_announced_size(config, features):
@@ -46,6 +47,34 @@ def test_frames_and_cameras_stay_apart(kind):
     changed[:, 1, 2] += 1
     moved = (pool(changed) - pool(latents())).abs().view(5, 2, 3, -1).amax((0, 3))
     assert (moved > 0).tolist() == [[False, False, False], [False, False, True]]
+
+
+def test_keypoints_are_those_of_lerobots_spatial_softmax():
+    from lerobot.policies.diffusion.modeling_diffusion import SpatialSoftmax
+
+    pool = Pool(PoolConfig("keypoints", width=6), (1, 2, 12, 8), (3, 4))
+    theirs = SpatialSoftmax((8, 3, 4), num_kp=6)
+    with torch.no_grad():
+        theirs.nets.weight.copy_(pool.projection.scores.weight[..., None, None])
+    values = latents(5, (1, 2, 12, 8))
+    maps = pool.projection.norm(values)[:, 0].unflatten(2, (3, 4)).movedim(-1, 2)  # [b c d h w]
+    expected = theirs(maps.flatten(0, 1)).reshape(5, 2, 6, 2)
+    torch.testing.assert_close(pool(values).view(5, 2, 6, 2), expected)
+
+
+def test_keypoints_find_a_token_and_follow_it():
+    pool = Pool(PoolConfig("keypoints", width=1), (1, 1, 16, 2), (4, 4))
+    with torch.no_grad():
+        pool.projection.scores.weight.copy_(torch.tensor([[40.0, -40.0]]))
+    for place, where in ((0, (-1, -1)), (3, (1, -1)), (13, (-1 / 3, 1))):
+        shown = torch.tensor([0.0, 1.0]).repeat(1, 1, 1, 16, 1)
+        shown[..., place, :] = torch.tensor([1.0, 0.0])
+        torch.testing.assert_close(pool(shown)[0], torch.tensor(where, dtype=torch.float32))
+
+
+def test_keypoints_need_a_grid():
+    with pytest.raises(ConfigError, match=r"a token grid .* for the pool 'keypoints'"):
+        Pool(PoolConfig("keypoints"), SHAPE, None)
 
 
 def test_grid_of_a_constant_is_that_constant():

@@ -24,7 +24,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("head", ["mlp", "dit"])
-@pytest.mark.parametrize("pool", ["mean", "project", "flatten", "grid", "attentive"])
+@pytest.mark.parametrize("pool", ["mean", "project", "flatten", "grid", "attentive", "keypoints"])
 def test_each_head_trains_behind_each_pool(head, pool):
     torch.manual_seed(0)
     policy = LaryPolicy(config(head=head, pool=pool, pool_grid=2, pool_width=8, cameras=("top", "wrist")))
@@ -172,7 +172,7 @@ def test_wrong_features_and_settings_are_named():
     refused("n_obs_steps=2", encoder="lapa", weights="tiny-random")
     refused("dinov2-small", UnknownNameError, encoder="dinov2-smal")
     refused("dit, mlp", UnknownNameError, head="mpl")
-    refused("attentive, flatten, grid, mean, project", UnknownNameError, pool="max")
+    refused("attentive, flatten, grid, keypoints, mean, project", UnknownNameError, pool="max")
     refused("absolute, delta, relative", UnknownNameError, action_mode="rel")
     refused("observation.images.top.*no images", cameras=("top",))
     depth = config()
