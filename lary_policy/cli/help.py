@@ -14,13 +14,19 @@ _WIDTH = 26  # of the column of settings
 _LINE = re.compile(r"^(?P<name>\w+):\s*(?P<default>.*?)\s*(?:\s#\s*(?P<text>.*))?$")
 
 
-def run_help(verb: str, arguments: Sequence[str], extra: Sequence[tuple[str, str, str]] = ()) -> str:
+def run_help(
+    verb: str,
+    arguments: Sequence[str],
+    extra: Sequence[tuple[str, str, str]] = (),
+    without: Sequence[str] = (),
+) -> str:
     """Return the help of a verb that runs stages.
 
     Args:
         verb: As typed.
         arguments: Of the command line: with `source=<key>` the settings of that source are shown.
         extra: (name, default, sentence) of the verb's own settings.
+        without: Choices and settings that the verb does not have.
     """
     from lary_policy.data import list_sources
     from lary_policy.encoders import list_encoders
@@ -42,12 +48,12 @@ def run_help(verb: str, arguments: Sequence[str], extra: Sequence[tuple[str, str
             "short for heads=[<name>]; head.train.epochs=5 and so on beside it",
         ),
     }
-    lines += ["choices:", *(_row(name, *said) for name, said in groups.items()), ""]
+    lines += ["choices:", *(_row(name, *said) for name, said in groups.items() if name not in without), ""]
     if extra:
         lines += [f"settings of lary {verb}:", *(_row(*one) for one in extra), ""]
     if source is not None and source != SIMULATED:
         lines += [f"settings of source={source}:", *_of_source(source), ""]
-    lines += ["settings:", *settings_rows(RunConfig)]
+    lines += ["settings:", *settings_rows(RunConfig, without)]
     return "\n".join(lines)
 
 
@@ -56,12 +62,12 @@ def action_help(usage: str, what: str, settings: type) -> str:
     return "\n".join([f"usage: lary {usage}", "", what, "", "settings:", *settings_rows(settings)])
 
 
-def settings_rows(schema: type) -> list[str]:
+def settings_rows(schema: type, without: Sequence[str] = ()) -> list[str]:
     """Return a line for each setting of a dataclass: its name and default, and what it means."""
     from lary_policy.settings import names_of
 
     rows = []
-    for field in dataclasses.fields(schema):
+    for field in (one for one in dataclasses.fields(schema) if one.name not in without):
         names = ", ".join(names_of(field))
         text = field.metadata.get("text", "")
         rows.append(_row(field.name, _default(field), f"{text} ({names})" if names else text))

@@ -18,6 +18,11 @@ OWN = (
     ("backbone", "dinov2-small", "frozen encoder whose features it sees, {name: x, layer: 6}; pixels = none"),
     ("videos", "null", "folder of plain videos, in place of tasks or a source"),
 )
+# What suites have for encoders, heads and closed loops, none of which there is here.
+ABSENT = (
+    "encoder", "encoders", "head", "heads", "probes", "targets", "attention", "seeds", "rollouts", "episodes",
+    "stop_when_decided", "num_worlds", "rollout_randomisation", "stop_at_success", "batch_invariant",
+)  # fmt: skip
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
@@ -27,7 +32,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         LaryPolicyError: Anything wrong with names, settings, weights, frames, or the training itself.
     """
     if wants_help(arguments):
-        print(run_help(verb, arguments, [*OWN, *_rows()]))
+        print(run_help(verb, arguments, [*OWN, *_rows()], ABSENT))
         return 0
     with busy("lary lam"):
         if wants_sweep(arguments):
@@ -64,12 +69,9 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
     from lary_policy.runs import run_config, run_lam
 
     names = [one.name for one in dataclasses.fields(LamConfig)]
+    _require_known(arguments)
     raw = compose("lam", arguments, extra=[*names, "backbone", "videos"])
     given: Mapping[str, Any] = {name: raw.pop(name) for name in names if name in raw}
-    if any(word.partition("=")[0].partition(".")[0] in ("encoder", "encoders") for word in arguments):
-        raise ConfigError(
-            expected="backbone=<encoder>", got="encoder", fix="Name the frozen encoder with backbone=."
-        )
     backbone = EncoderView.of(raw.pop("backbone", "dinov2-small"))
     videos = raw.pop("videos", None)
     raw["run"] = run or raw.get("run")
@@ -84,3 +86,20 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
             f"{{name: {done.encoder}, weights: {done.folder}}}]'"
         )
     return done.folder
+
+
+def _require_known(arguments: Sequence[str]) -> None:
+    """Refuse settings that would count for nothing.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    given = [word.lstrip("+~").partition("=")[0] for word in arguments]
+    absent = [key for key in given if key.partition(".")[0] in ABSENT]
+    if absent:
+        views = any(key.startswith("encoder") for key in absent)
+        raise ConfigError(
+            expected="settings that `lary lam --help` lists",
+            got=", ".join(absent),
+            fix="Name the frozen encoder with backbone=." if views else "Leave them out.",
+        )

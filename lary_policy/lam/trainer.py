@@ -29,6 +29,7 @@ from lary_policy.lam.config import LamConfig
 from lary_policy.lam.footage import PairSampler
 from lary_policy.lam.registry import FramePair, LamModule, LamScore
 from lary_policy.machine import autocast, made_ahead, resolve_precision
+from lary_policy.paths import parse_json
 
 HELD_OUT = 512  # pairs that are looked at while it trains
 SAVE_EVERY_S = 60.0
@@ -282,12 +283,12 @@ class _Loop:
         """
         try:
             tensors, texts = read_state(path)
-            found, wanted = json.loads(texts["identity"]), self.identity()
+            found, wanted = parse_json(texts["identity"]), self.identity()
             different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             if different:
                 raise ValueError(f"it is of a run with other {', '.join(different)}")
             self._restore(tensors)
-            facts: Mapping[str, Any] = json.loads(texts["state"])
+            facts: Mapping[str, Any] = parse_json(texts["state"])
             history = [LamRecord(**one) for one in facts["history"]]
             self.state = _State(**{**facts, "history": history})
         except Exception as error:

@@ -80,13 +80,16 @@ def run_extract(context: RunContext, data: RunData, view: EncoderView) -> dict[s
 
 def store_of(context: RunContext, data: RunData, view: EncoderView) -> LatentStore:
     """Open the latents of a view, shared by all data and runs of an output folder."""
-    return open_store(
-        context.cache / "latents",
-        context.shelf.load(view),
-        clips=_of_clips(data, view),
-        dtype=context.latents_dtype(data.protocol, view),
-        name=view.name,
-    )
+    return protocol_store(context, data.protocol, view, clips=_of_clips(data, view))
+
+
+def protocol_store(
+    context: RunContext, protocol: str, view: EncoderView, *, clips: bool = False
+) -> LatentStore:
+    """Open the latents of a view under a protocol: of single frames and pairs, or of whole clips."""
+    dtype = context.latents_dtype(protocol, view)
+    encoder = context.shelf.load(view)
+    return open_store(context.cache / "latents", encoder, clips=clips, dtype=dtype, name=view.name)
 
 
 def load_splits(context: RunContext, data: RunData, view: EncoderView) -> dict[str, LatentTable]:

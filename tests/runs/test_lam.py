@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from larybench_files import make_calvin
 from video_files import moving_square, write_video
 
 from lary_policy.cli import main
@@ -150,7 +151,9 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(("words", "said"), [
     (["videos=/nowhere"], "at least two videos"),
     (["backbone=vjepa2-large"], "square grid"),
-    (["backbone=nothing"], "known encoder"),
+    (["backbone=dinov9"], "got 'dinov9'"),
+    (["head=mlp-small"], "got head. Leave"),
+    (["seeds=[0,1]"], "Leave them out"),
     (["encoder=pixels"], "Name the frozen encoder with backbone="),
     (["code_seq_len=3"], "code_seq_len of 1, 2, 4, 16"),
     (["model=x"], "laq"),
@@ -174,6 +177,20 @@ def test_wrong_settings_are_named(words, said, videos, tmp_path, capfd):
         == 2
     )
     assert said in capfd.readouterr().err
+
+
+def test_files_are_seen_under_the_protocol_asked_for(tmp_path, capsys):
+    """Features of the reference's protocol are stored in another dtype, so elsewhere."""
+    make_calvin(tmp_path / "data", train=4, val=2, chunks=2)
+    words = ["source=calvin", f"data_dir={tmp_path / 'data'}", "protocol=lary", f"output_dir={tmp_path}"]
+    backbone = "backbone={name: dinov2-small, weights: random, image_px: 56}"
+    small = [word for word in SMALL if not word.startswith("image_px")]
+    assert main(["lam", *words, backbone, "run=files", *small]) == 0
+    (store,) = (tmp_path / "cache" / "latents").glob("dinov2-small-*")
+    assert read_json(store / "store.json", sealed=True)["dtype"] == "float32"
+    assert (tmp_path / "files" / "laq.pt").is_file()
+    assert main(["lam", *words, "protocol=both", backbone, "run=both", *small]) == 2
+    assert "protocol=native or lary" in capsys.readouterr().err
 
 
 def test_a_flipped_byte_in_the_folder_is_found(trained, tmp_path, capsys):

@@ -29,11 +29,9 @@ from lary_policy.lam import (
 )
 from lary_policy.latents import (
     FRAMES,
-    LatentStore,
     encode_windows,
     good_batch_size,
     load_bank,
-    open_store,
     ram_budget,
 )
 from lary_policy.machine import (
@@ -48,7 +46,7 @@ from lary_policy.runs.cells import Cell, digest, plain
 from lary_policy.runs.collect import run_collect
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext
-from lary_policy.runs.encode import run_extract
+from lary_policy.runs.encode import protocol_store, run_extract
 from lary_policy.types import Quarantined
 
 LAM_VERSION = 1  # raised when the same settings make another model
@@ -88,6 +86,11 @@ class LamTask:
         return self.context.shelf.image_px(self.backbone)
 
     @property
+    def protocol(self) -> str:
+        """That the features of frames are stored under; videos have none."""
+        return self.context.data[0].protocol if self.context.data else "native"
+
+    @property
     def pipeline(self) -> Preprocess:
         """How frames become the model's input."""
         return self.backbone.spec.preprocess_named(self.backbone.preprocess)
@@ -121,20 +124,13 @@ class LamTask:
             images, usable = image_bank(part.frames, self.image_px, self.pipeline, context.cores)
         if self.backbone.name == OWN_PATCHES:
             return part.footage(usable, None, images)
-        store = _store(context, self.backbone)
+        store = protocol_store(context, self.protocol, self.backbone)
         names = frame_ids(usable)
         found = {place: n for place, n in enumerate(names) if isinstance(n, str) and store.contains(n)}
         there = list(found)
         bank = load_bank(store, list(found.values()), ram_budget(context.config.latents_ram_gb))
         images = None if images is None else images[torch.tensor(there)]
         return part.footage([usable[place] for place in there], bank, images)
-
-
-def _store(context: RunContext, view: EncoderView) -> LatentStore:
-    """Open the latents of single frames, those that suites use."""
-    dtype = context.latents_dtype("native", view)
-    encoder = context.shelf.load(view)
-    return open_store(context.cache / "latents", encoder, clips=False, dtype=dtype, name=view.name)
 
 
 def wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:
@@ -222,7 +218,7 @@ def _encode(context: RunContext, view: EncoderView, frames: Sequence[Frame]) -> 
     encoder = context.shelf.load(view)
     with progress(f"encode frames of videos, {view.label}") as update, intra_op_threads(1):
         return encode_windows(
-            [(frame,) for frame in frames], FRAMES, encoder, _store(context, view),
+            [(frame,) for frame in frames], FRAMES, encoder, protocol_store(context, "native", view),
             batch_size=good_batch_size(context.device), threads=context.cores, on_progress=update,
         ).quarantined  # fmt: skip
 

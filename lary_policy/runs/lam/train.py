@@ -79,6 +79,11 @@ def run_lam(
     """
     config = replace(config, encoders=(backbone,), probes=(), rollouts=(), heads=())
     _require_plain(backbone)
+    if config.protocol == "both":
+        raise ConfigError(
+            expected="one protocol, whose latents it sees", got="both", fix="Pass protocol=native or lary."
+        )
+    encoder_spec(backbone.name)  # an unknown one is said as it was typed
     encoder_spec(f"lapa-{backbone.name}")  # a backbone without a grid of tokens is refused before it encodes
     connect(resolve_device(config.device))
     task = first_then_all(lambda: LamTask.open(config, lam, backbone, videos))
