@@ -18,6 +18,7 @@ from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, Store
 from lary_policy.latents.store import LatentStore
 from lary_policy.policy.cache.build import CachePlan, build_cache
 from lary_policy.policy.cache.index import LatentCache
+from lary_policy.policy.cache.table import TableDataset
 from lary_policy.types import LatentSpec
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -142,6 +143,20 @@ def test_the_view_is_the_dataset_without_images(root, latents):
             )
             assert same, name
     assert len(by_lerobot(latents.folder, episodes=[1])) == 7
+
+
+@pytest.mark.parametrize("episodes", [None, [0, 2]])
+def test_a_table_gives_lerobots_items_a_batch_at_a_time(root, latents, episodes):
+    windows = {"action": [0.0, 0.05, 0.1], "observation.state": [-0.1, 0.0]}
+    theirs = by_lerobot(latents.folder, episodes=episodes, delta_timestamps=windows)
+    table = TableDataset(theirs)
+    assert len(table) == len(theirs)
+    assert table.meta is theirs.meta
+    for mine, item in zip(table.__getitems__(range(len(theirs))), theirs, strict=True):
+        assert mine.pop("task") == item.pop("task")
+        torch.testing.assert_close(mine, item, rtol=0, atol=0)
+    assert TableDataset.fits(theirs)
+    assert not TableDataset.fits(by_lerobot(root))  # images
 
 
 def test_statistics_of_cameras_can_be_replaced(tmp_path, root):

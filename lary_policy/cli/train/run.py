@@ -16,6 +16,7 @@ from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.console import console
 from lary_policy.errors import ConfigError
 from lary_policy.policy import require_trusted_source
+from lary_policy.policy.cache import TableDataset
 
 # No `from __future__ import annotations` here: LeRobot's parser reads the type of `_parsed`'s argument.
 
@@ -60,7 +61,7 @@ def run() -> None:
         reason = use_cache(cfg)
     if reason is not None:
         console.print(f"  frames are encoded at every step, because of {reason}")
-    with _resumed_order():
+    with _our_parts():
         lerobot_train.train.__wrapped__(cfg)  # without LeRobot's parser, which reads the command line again
 
 
@@ -83,14 +84,25 @@ class ResumedSampler(EpisodeAwareSampler):
         super().set_epoch(self._first + epoch)
 
 
+def _read_at_once(cfg: LaryTrainConfig) -> tuple[Any, Any]:
+    """Return LeRobot's datasets for training and evaluation, as tables where they are numbers alone."""
+    datasets = _LEROBOTS["make_train_eval_datasets"](cfg)
+    train, evaluation = (TableDataset(one) if TableDataset.fits(one) else one for one in datasets)
+    return train, evaluation
+
+
+_OURS = {"EpisodeAwareSampler": ResumedSampler, "make_train_eval_datasets": _read_at_once}
+_LEROBOTS = {name: getattr(lerobot_train, name) for name in _OURS}
+
+
 @contextlib.contextmanager
-def _resumed_order() -> Iterator[None]:
-    """Let LeRobot's training loop use `ResumedSampler` meanwhile."""
-    theirs, lerobot_train.EpisodeAwareSampler = lerobot_train.EpisodeAwareSampler, ResumedSampler
+def _our_parts() -> Iterator[None]:
+    """Let LeRobot's training loop use our sampler and our tables meanwhile."""
     try:
+        vars(lerobot_train).update(_OURS)
         yield
     finally:
-        lerobot_train.EpisodeAwareSampler = theirs
+        vars(lerobot_train).update(_LEROBOTS)
 
 
 @parser.wrap()
