@@ -169,7 +169,8 @@ class ActionCodec(nn.Module):
         for buffer, values in pairs:
             buffer.copy_(torch.tensor(values))
         complete = state is not None or not len(self.state_mean)
-        self._known = complete and all(math.isfinite(value) for _, values in pairs for value in values)
+        finite = all(math.isfinite(value) for _, values in pairs for value in values)
+        self._known = complete and finite and all(min(values, default=1) > 0 for _, values in pairs[1::2])
 
     def relative(self, actions: Tensor, state: Tensor) -> Tensor:
         """Return absolute actions `[b k a]` relative to states `[b s]`, as `encode` takes them."""
@@ -217,12 +218,15 @@ class ActionCodec(nn.Module):
         """Refuse to work without statistics; looks once, as looking waits for a GPU."""
         if self._known:
             return
-        values = torch.cat([self.mean, self.std, self.state_mean, self.state_std])
-        if not bool(torch.isfinite(values).all()):
+        spread = torch.cat([self.std, self.state_std])
+        finite = torch.isfinite(torch.cat([self.mean, self.state_mean, spread]))
+        if not bool(finite.all() & (spread > 0).all()):
+            values = f"{self.mean.tolist()}, {self.state_mean.tolist()}; deviations {spread.tolist()}"
+            none = "none: the policy was built without a dataset and not loaded from a checkpoint"
             raise EmbodimentError(
-                expected="statistics of relative actions and of the state",
-                got="none: the policy was built without a dataset and not loaded from a checkpoint",
-                fix="Build it with LeRobot's make_policy(config, ds_meta=dataset.meta), load a checkpoint, "
-                "or pass --policy.head_from=<folder of a probe>.",
+                expected="statistics of relative actions and of the state: finite, deviations above 0",
+                got=values if bool(finite.any()) else none,
+                fix="Load an undamaged checkpoint, build it with LeRobot's make_policy(config, "
+                "ds_meta=dataset.meta), or pass --policy.head_from=<folder of a probe>.",
             )
         self._known = True

@@ -15,7 +15,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from lary_envs.gym import PREFIX, GivenEnv, GymSettings, GymWorld, LarySimEnv, open_for
+from lary_envs.gym import PREFIX, GivenEnv, GymSettings, GymWorld, LarySimEnv, open_for, require_actions
 from lary_policy.console import console, progress
 from lary_policy.data import write_checksums
 from lary_policy.data.simulated import FIRST_SEED, GOALS, seeds_of
@@ -314,11 +314,13 @@ def _env_config(config: RunConfig, policy: PreTrainedConfig, device: str) -> Lar
     from lary_envs import task_spec
 
     task = config.tasks[0]
-    return LarySimEnv(
+    env = LarySimEnv(
         task=task, fps=round(task_spec(task).control_hz),
         cameras=[name.removeprefix(f"{OBS_IMAGES}.") for name in shapes], image_px=sizes.pop()[0],
         device=device, looks=config.looks, randomisation=config.rollout_level,
     )  # fmt: skip
+    require_actions(policy, env.features[ACTION].shape[0], task)
+    return env
 
 
 def _scores(

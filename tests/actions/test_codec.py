@@ -91,5 +91,9 @@ def test_statistics_are_looked_for_before_they_are_used():
     codec.fit(known, None)  # the head sees a state, whose statistics are missing
     with pytest.raises(EmbodimentError, match="state"):
         codec.state(torch.zeros(1, 2))
+    for damaged in (ActionStats((0.0, 0.0), (1.0, 0.0), 1), ActionStats((0.0, float("nan")), (1.0, 1.0), 1)):
+        codec.fit(damaged, known)
+        with pytest.raises(EmbodimentError, match=r"deviations above 0; got \[0\.0, .*undamaged checkpoint"):
+            codec.decode(torch.zeros(1, 1, 2))
     codec.fit(known, known)
     assert torch.equal(codec.decode(torch.ones(1, 1, 2)), torch.ones(1, 1, 2))

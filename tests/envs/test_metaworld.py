@@ -254,7 +254,8 @@ def test_another_version_and_a_missing_package_are_named(monkeypatch):
     ("task", "settings", "kind", "words"),
     [
         ("metaworld/pick-plaec-v3", {}, UnknownNameError, "pick-place"),
-        ("pick-place-v3", {}, UnknownNameError, "metaworld/pick-place-v3"),
+        ("reach-v3", {}, UnknownNameError, "mean 'metaworld/reach-v3'"),
+        ("metaworld/pick_place", {}, UnknownNameError, "mean 'metaworld/pick-place-v3'"),
         (PICK, {"cameras": ("agent",)}, UnknownNameError, "front"),
         (PICK, {"cameras": ()}, SimulationError, "cameras"),
         (PICK, {"randomisation": "train"}, UnknownNameError, "none"),

@@ -75,6 +75,13 @@ def test_both_closed_loops_count_the_same(checkpoint, tmp_path, monkeypatch):
     assert rows[0]["steps"] == STEPS > rows[1]["steps"]
 
 
+def test_a_policy_of_other_actions_is_refused_before_its_weights_are_read(checkpoint, tmp_path, capsys):
+    assert main(["rollout", f"policy={checkpoint}", "env=reach", f"output_dir={tmp_path}"]) == 2
+    assert "actions of 4 numbers, which the policy was trained for; got 7 numbers of reach" in (
+        capsys.readouterr().err
+    )
+
+
 def test_demonstrations_become_a_dataset_of_lerobot(tmp_path):
     settings = ["cameras=[front,wrist]", f"image_px={PX}", "demos={train: 2, val: 1, test: 1}", "video=false"]
     out = tmp_path / "reach"

@@ -2,6 +2,7 @@ from .foreign import GymSettings as GymSettings
 from .foreign import GymWorld as GymWorld
 from .given import GivenEnv as GivenEnv
 from .given import open_for as open_for
+from .given import require_actions as require_actions
 from .lerobot import LaryMetaWorldEnv as LaryMetaWorldEnv
 from .lerobot import LarySimEnv as LarySimEnv
 from .reading import PREFIX as PREFIX

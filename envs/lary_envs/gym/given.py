@@ -59,16 +59,25 @@ def open_for(
         raise
 
 
-def _features(world: GymWorld, policy: PreTrainedConfig) -> GivenEnv:
-    """Return the features of worlds; they are compared with the policy's."""
-    action, state = policy.action_feature, (policy.input_features or {}).get(OBS_STATE)
-    size = len(world.contract.labels)
+def require_actions(policy: PreTrainedConfig, size: int, name: str) -> None:
+    """Refuse a policy whose actions have another length than those of an environment.
+
+    Raises:
+        EmbodimentError: They have.
+    """
+    action = policy.action_feature
     if action is not None and action.shape[0] != size:
         raise EmbodimentError(
             expected=f"actions of {action.shape[0]} numbers, which the policy was trained for",
-            got=f"{size} numbers of {world.task.name}",
+            got=f"{size} numbers of {name}",
             fix="Use the environment that the policy was trained for.",
         )
+
+
+def _features(world: GymWorld, policy: PreTrainedConfig) -> GivenEnv:
+    """Return the features of worlds; they are compared with the policy's."""
+    state, size = (policy.input_features or {}).get(OBS_STATE), len(world.contract.labels)
+    require_actions(policy, size, world.task.name)
     if state is not None and tuple(state.shape) != (world.state_dim,):
         raise ConfigError(
             expected=f"a proprioception of {list(state.shape)} numbers, which the policy sees",

@@ -184,9 +184,9 @@ def task_spec(name: str) -> TaskSpec:
     if family is not None and name in family.specs():
         return family.specs()[name]
     if name not in _TASKS:
-        raise UnknownNameError(
-            "task", name, (*list_tasks(), *(n for f in families().values() for n in f.specs()))
-        )
+        others = [other for each in families().values() for other in each.specs()]
+        meant = next((other for other in others if other.endswith(f"/{name}")), "")
+        raise UnknownNameError("task", name, (*list_tasks(), *others), meant=meant)
     return _TASKS[name].spec
 
 
