@@ -2,7 +2,12 @@
 
 from PIL import Image
 
-from lary_envs.tools.gallery import measure_expert, write_levels_picture, write_picture
+from lary_envs.tools.gallery import (
+    measure_expert,
+    write_levels_picture,
+    write_picture,
+    write_tasks_picture,
+)
 
 
 def test_rate_counts_every_seed():
@@ -25,3 +30,12 @@ def test_levels_are_rows_and_seeds_columns(tmp_path):
         assert image.size == (80, 120)
         rows = [image.crop((0, 40 * i, 40, 40 * (i + 1))).tobytes() for i in range(3)]
     assert len(set(rows)) == 3
+
+
+def test_tasks_stand_in_rows(tmp_path):
+    write_tasks_picture(["push", "reach", "push"], tmp_path / "tasks.png", step=1, image_px=40, columns=2)
+    with Image.open(tmp_path / "tasks.png") as image:
+        assert image.size == (80, 80)
+        parts = [image.crop((x, y, x + 40, y + 40)).tobytes() for y in (0, 40) for x in (0, 40)]
+    assert parts[0] == parts[2] != parts[1]
+    assert set(parts[3]) == {0}

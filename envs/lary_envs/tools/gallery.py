@@ -64,6 +64,21 @@ def write_picture(task: str, path: Path, *, step: int, seed: int = 0, image_px: 
     _save(strip, path)
 
 
+def write_tasks_picture(
+    tasks: Sequence[str], path: Path, *, step: int, seed: int = 0, image_px: int = 160, columns: int = 5
+) -> None:
+    """Write a PNG of tasks in rows, each through its first camera, `step` steps into its expert's episode."""
+    frames = []
+    for task in tasks:
+        env = open_world(task, 1, cameras=task_spec(task).cameras[:1], image_px=2 * image_px)
+        next(done for done in play_expert(env, [seed]) if done == step)
+        frames.append(env.frames()[0, 0])
+        env.close()
+    frames += [torch.zeros_like(frames[0])] * (-len(frames) % columns)
+    rows = [torch.cat(frames[first : first + columns], 1) for first in range(0, len(frames), columns)]
+    _save(torch.cat(rows), path)
+
+
 def write_levels_picture(
     task: str, path: Path, *, seeds: Sequence[int] = range(4), image_px: int = 160
 ) -> None:
