@@ -109,7 +109,7 @@ def test_a_setting_named_like_a_folder_of_configs_is_a_setting():
 
 def test_verb_help_shows_groups_and_settings():
     text = run_help("suite", [])
-    assert "suite=arm12|arm16|full|metaworld10|metaworld50|policy|quick|study" in text
+    assert "suite=arm12|arm16|full|lam|metaworld10|metaworld50|policy|quick|study" in text
     assert "episodes=50" in text
 
 

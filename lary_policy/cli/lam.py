@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lary_policy.cli.compose import compose, wants_help
+from lary_policy.cli.compose import compose, read_group, wants_help
 from lary_policy.cli.help import run_help
 from lary_policy.cli.run import run_sweep, wants_sweep
 from lary_policy.console import busy
@@ -17,6 +17,11 @@ from lary_policy.machine import is_main_process, require_one_process
 OWN = (
     ("backbone", "dinov2-small", "frozen encoder whose features it sees, {name: x, layer: 6}; pixels = none"),
     ("videos", "null", "folder of plain videos, in place of tasks or a source"),
+    (
+        "lam",
+        "null",
+        "sizes and recipe of a file of configs/lam: reference, univla, villax; null = two cores'",
+    ),
 )
 # What suites have for encoders, heads and closed loops, none of which there is here.
 ABSENT = (
@@ -70,8 +75,12 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
 
     names = [one.name for one in dataclasses.fields(LamConfig)]
     _require_known(arguments)
-    raw = compose("lam", arguments, extra=[*names, "backbone", "videos"])
-    given: Mapping[str, Any] = {name: raw.pop(name) for name in names if name in raw}
+    raw = compose("lam", arguments, extra=[*names, *(name for name, _, _ in OWN)])
+    chosen = raw.pop("lam", None)
+    given: Mapping[str, Any] = {
+        **({} if chosen is None else read_group("lam", str(chosen))),
+        **{name: raw.pop(name) for name in names if name in raw},
+    }
     backbone = EncoderView.of(raw.pop("backbone", "dinov2-small"))
     videos = raw.pop("videos", None)
     raw["run"] = run or raw.get("run")
@@ -81,7 +90,7 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
         last = done.history[-1]
         print(
             f"held-out error {last.error:.4g}, copying the earlier frame {last.copied:.4g} "
-            f"({last.gain:.0%} less); {last.used} codes used, perplexity {last.perplexity:.1f}\n"
+            f"({last.compared}); {last.used} codes used, perplexity {last.perplexity:.1f}\n"
             f"use it: lary suite 'encoders=[{backbone.name},"
             f"{{name: {done.encoder}, weights: {done.folder}}}]'"
         )

@@ -11,7 +11,9 @@ from .base import register_encoder as register_encoder
 from .base import weights_status as weights_status
 from .codebook import CodebookCounter as CodebookCounter
 from .codebook import CodebookHealth as CodebookHealth
+from .codebook import NearestCode as NearestCode
 from .codebook import codebook_health as codebook_health
+from .codebook import nearest_codes as nearest_codes
 from .controls import ComponentEncoder as ComponentEncoder
 from .controls import NoisyEncoder as NoisyEncoder
 from .kinds import FrameEncoder as FrameEncoder

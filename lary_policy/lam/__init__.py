@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from lary_policy.lam.config import LamConfig
-from lary_policy.lam.files import SHEET_ROWS, plain_history, save_lam, write_sheet
-from lary_policy.lam.footage import Footage, PairSampler, Recorded, recorded_clips, recorded_pairs
+from lary_policy.lam.files import CARD, SHEET_ROWS, plain_history, save_lam, write_sheet
+from lary_policy.lam.footage import (
+    Footage,
+    PairSampler,
+    Recorded,
+    recorded_clips,
+    recorded_pairs,
+    seen_pairs,
+)
 from lary_policy.lam.registry import (
     FramePair,
+    LamKind,
     LamModule,
     LamScore,
-    build_lam,
+    lam_kind,
     list_lams,
     register_lam,
 )
@@ -19,17 +27,19 @@ from lary_policy.paths import import_modules
 import_modules(__name__)
 
 __all__ = [
+    "CARD",
     "SHEET_ROWS",
     "Footage",
     "FramePair",
     "LamConfig",
+    "LamKind",
     "LamModule",
     "LamRecord",
     "LamRun",
     "LamScore",
     "PairSampler",
     "Recorded",
-    "build_lam",
+    "lam_kind",
     "list_lams",
     "look",
     "plain_history",
@@ -38,6 +48,7 @@ __all__ = [
     "register_lam",
     "save_lam",
     "scores",
+    "seen_pairs",
     "train_lam",
     "write_sheet",
 ]

@@ -1,4 +1,4 @@
-"""What training leaves behind: weights as the reference writes them, their description, samples."""
+"""What training leaves behind: weights under their published names, their description, samples."""
 
 from __future__ import annotations
 
@@ -13,60 +13,59 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lary_policy.encoders.families.lapa import TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
-from lary_policy.lam.registry import LamScore
+from lary_policy.encoders.families import TRAINED_CONFIG, TrainedLam
+from lary_policy.lam.registry import LamKind, LamScore
 from lary_policy.lam.trainer import LamRecord
 from lary_policy.paths import atomic_write, write_json
 
+CARD = "README.md"
 SHEET_ROWS, SHEET_PX = 6, 112
 
 
 def save_lam(
     folder: Path,
+    kind: LamKind,
     network: nn.Module,
-    about: TrainedLaq,
+    about: TrainedLam[Any],
     training: Mapping[str, Any],
     history: Sequence[LamRecord],
 ) -> None:
-    """Write weights, description and card; `load_encoder("lapa-<backbone>", weights=folder)` reads them.
+    """Write weights, description and card, which `load_encoder` reads by the name of the kind's encoder.
 
-    Weights are a plain state dict under the reference's names without the frozen backbone, as its trainers
-    write it; its loaders of DINOv3 models expect it below the key `model`.
+    Weights have the names that whoever published the architecture gives them, without a frozen backbone.
 
     Raises:
         StoreError: The disk is full or not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state: Any = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    if about.backbone.startswith("dinov3"):
-        state = {"model": state}
-    with atomic_write(folder / TRAINED_FILE) as temporary:
-        torch.save(state, temporary)
+    kind.write(folder, {n: value.detach().cpu().clone() for n, value in network.state_dict().items()}, about)
     write_json(folder / TRAINED_CONFIG, {**about.to_dict(), "training": dict(training)}, seal=True)
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(_card(about, training, history), encoding="utf-8")
+    with atomic_write(folder / CARD) as temporary:
+        temporary.write_text(_card(kind, about, training, history), encoding="utf-8")
 
 
-def _card(about: TrainedLaq, training: Mapping[str, Any], history: Sequence[LamRecord]) -> str:
+def _card(
+    kind: LamKind, about: TrainedLam[Any], training: Mapping[str, Any], history: Sequence[LamRecord]
+) -> str:
     last = history[-1]
-    name = f"lapa-{about.backbone}"
+    name = kind.encoder.format(about.backbone)
     settings = "\n".join(f"- {key}: {value}" for key, value in training.items())
     return f"""---
 library_name: lary_policy
-tags: [robotics, latent-action-model, {about.backbone}]
+tags: [robotics, latent-action-model, {about.kind}, {about.backbone}]
 ---
 
 # {name}
 
-A latent action quantiser (LAQ, NSVQ) on frames of {about.image_px} px, trained with `lary lam`.
+A latent action model ({about.kind}) on frames of {about.image_px} px, trained with `lary lam`.
 
 ```python
 encoder = lary_policy.load_encoder("{name}", weights="<this folder>")
 ```
 
 After {last.step} steps it predicts held-out later frames with a mean squared error of {last.error:.4g}, where
-copying the earlier frame has {last.copied:.4g} ({last.gain:.0%} less). It uses {last.used} of
-{about.sizes.codes} codes there, perplexity {last.perplexity:.1f}.
+copying the earlier frame has {last.copied:.4g} ({last.compared}). It uses {last.used} of
+{training["codebook"]} codes there, perplexity {last.perplexity:.1f}.
 
 {settings}
 """

@@ -6,21 +6,30 @@ The loss, the noise that stands for quantisation and the care for unused codes a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isqrt
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lary_policy.encoders.families.lapa import LaqConfig, LatentActionQuantiser, code_tokens
+from lary_policy.encoders.families.lapa import LAQ_FILE, LaqConfig, LatentActionQuantiser, code_tokens
 from lary_policy.errors import ConfigError
+from lary_policy.lam.codebook import CodeUpkeep
 from lary_policy.lam.config import LamConfig
+from lary_policy.lam.first_weights import silence, take_codes
 from lary_policy.lam.registry import FramePair, LamScore, register_lam
+from lary_policy.paths import atomic_write
 
 # Codes that were used in fewer of the steps since the last look than this part of the *batch size* are
 # replaced. The reference's method expects the number of those steps and is given the batch size.
 _LEAST_USE = 0.1
 _EPS = 1e-12  # of the noise on copies of codes, the reference's
+OWN_PATCH_WIDTH = 1024  # of tokens of own patches, LAPA's
+# What the branches of a layer end in: position convolution, attentions, feed-forward.
+_LAST_OF_BRANCHES = ("0.dsconv.", "1.to_out.", "2.to_out.", "3.4.")
 
 
 class LaqTraining(torch.nn.Module):
@@ -37,9 +46,11 @@ class LaqTraining(torch.nn.Module):
         self.network, self._pixels = network, pixels
         sizes = network.config
         self.codes = sizes.codes
-        self.draws: tuple[int, ...] = (code_tokens(sizes.code_seq_len, grid), sizes.code_width)
+        self.tokens = code_tokens(sizes.code_seq_len, grid)
+        self.draws: tuple[int, ...] = (self.tokens, sizes.code_width)
         self.register_buffer("steps_used", torch.zeros(self.codes))
         self.steps_used: Tensor
+        self.upkeep: CodeUpkeep | None = None  # in place of the reference's care for codes
 
     def forward(self, pairs: FramePair, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Return `loss`: what processes average gradients of is a forward pass."""
@@ -68,8 +79,11 @@ class LaqTraining(torch.nn.Module):
     def tend(self, step: int, used: Tensor, batch_size: int, seed: int) -> int:
         """Replace codes that are hardly used by copies of used ones, at the reference's steps.
 
-        These are every 10th of the first 100, every 100th of 1,000 and every 500th of 5,000.
+        These are every 10th of the first 100, every 100th of 1,000 and every 500th of 5,000. With `upkeep` it
+        is done as there.
         """
+        if self.upkeep is not None:
+            return self.upkeep.tend(self.network.vq.codebooks.data, step, used, seed)
         self.steps_used += used.to(self.steps_used)
         if not step or not any(step % every == 0 and step < end for every, end in _LOOKS):
             return 0
@@ -114,34 +128,67 @@ class LaqTraining(torch.nn.Module):
 _LOOKS = ((10, 100), (100, 1000), (500, 5000))
 
 
-@register_lam("laq")
-def build_laq(
-    config: LamConfig, features: tuple[int, int] | None, image_px: int, pixels: bool
-) -> LaqTraining:
+# The network that thins the grid out where none is asked for. On grids of 6 to 8, small frames, it leaves 9
+# to 16 codes of a pair; the reference's 16 would leave 4.
+CODE_SEQ_LEN = 49
+
+
+def write_laq(folder: Path, state: Mapping[str, Tensor], about: Any) -> None:
+    """Write the state dict as the reference's trainers do; its loaders of DINOv3 models want it deeper."""
+    with atomic_write(folder / LAQ_FILE) as temporary:
+        torch.save({"model": state} if about.backbone.startswith("dinov3") else dict(state), temporary)
+
+
+@register_lam("laq", write_laq, (LAQ_FILE,), "lapa-{}")
+def build_laq(config: LamConfig, sample: FramePair, pixels: bool) -> LaqTraining:
     """Return an untrained quantiser; for the arguments see `LamBuilder`.
 
     Raises:
         ConfigError: The patch grid does not fit the images or the network that thins it out.
     """
-    grid = image_px // config.patch_px if features is None else isqrt(features[0])
-    patch = config.patch_px if features is None else image_px // grid
-    code_tokens(config.code_seq_len, grid)  # said before the network is built
+    features, images = sample.first.dim() == 3, sample.first_image
+    image_px = images.shape[-1] if images is not None else 0
+    grid = isqrt(sample.first.shape[1]) if features else image_px // config.patch_px
+    patch = image_px // grid if features else config.patch_px
+    length = config.code_seq_len or CODE_SEQ_LEN
+    code_tokens(length, grid)  # said before the network is built
     sizes = LaqConfig(
-        dim=config.width if features is None else features[1],
+        dim=sample.first.shape[2] if features else config.width or OWN_PATCH_WIDTH,
         codes=config.codebook,
         code_width=config.dim,
-        code_seq_len=config.code_seq_len,
+        code_seq_len=length,
         spatial_depth=config.spatial_depth,
         temporal_depth=config.temporal_depth,
         heads=config.attention_heads,
         head_width=config.head_width,
-        input_patch_px=patch if features is None else None,
+        input_patch_px=None if features else patch,
         output_patch_px=patch if pixels else None,
     )
-    if (features is None or pixels) and image_px % patch:
+    if (not features or pixels) and image_px % patch:
         raise ConfigError(
             expected=f"images whose side is a multiple of the patches' {patch} px",
             got=f"{image_px} px",
             fix=f"Pass image_px={max(1, image_px // patch) * patch}, or another patch_px.",
         )
-    return LaqTraining(LatentActionQuantiser(sizes), grid, pixels)
+    module = LaqTraining(LatentActionQuantiser(sizes), grid, pixels)
+    if config.first_weights == "copying":
+        _start_by_copying(module, sample)
+        module.upkeep = CodeUpkeep(module.codes)
+    return module
+
+
+@torch.no_grad()
+def _start_by_copying(module: LaqTraining, sample: FramePair) -> None:
+    """Let the decoder first predict that nothing changes, and codes be changes of a first batch.
+
+    The decoder ends in a norm, whose output has another scale than features have: its learned scale starts at
+    what fits them best.
+    """
+    network = module.network
+    silence(network.dec_spatial_transformer.layers, _LAST_OF_BRANCHES)
+    first, difference = module._between(sample)
+    if not module._pixels:
+        normed, later = F.layer_norm(first, first.shape[-1:]), module._target(sample, second=True)
+        scale = (normed * later).flatten(0, 1).sum(0) / normed.square().flatten(0, 1).sum(0).clamp(min=1e-6)
+        network.dec_spatial_transformer.norm_out.gamma.copy_(scale)
+    take_codes(network.vq.codebooks, difference)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from lary_policy.encoders import Preprocess
 from lary_policy.errors import look_up
 
 if TYPE_CHECKING:
@@ -23,12 +25,19 @@ class FramePair:
         second: Of the later frames.
         first_image: Images [p 3 h w] of the earlier frames, where the decoder predicts pixels.
         second_image: Of the later frames.
+        first_state: State of the robot [p s] at the earlier frames, in standard deviations; NaN where it is
+            not known, None where the model does not ask.
+        second_state: At the later frames.
+        chunk: Actions that follow the earlier frames [p a], likewise.
     """
 
     first: Tensor
     second: Tensor
     first_image: Tensor | None = None
     second_image: Tensor | None = None
+    first_state: Tensor | None = None
+    second_state: Tensor | None = None
+    chunk: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,16 @@ class LamScore:
 
 
 class LamModule(Protocol):
-    """A network with its loss; all its parameters are trained.
+    """A network with its loss; all parameters that want a gradient are trained, of what is beside it too.
 
     Attributes:
         codes: Entries of its codebook.
-        draws: Shape of the normal numbers that one pair takes in a step.
+        tokens: Codes of a pair.
+        draws: Shape of the normal numbers that one pair takes in a step; empty for none.
     """
 
     codes: int
+    tokens: int
     draws: tuple[int, ...]
 
     @property
@@ -84,18 +95,46 @@ class LamModule(Protocol):
         ...
 
 
-# From settings, the shape (n, d) of a frame's features (None without backbone), the side of the images and
-# whether pixels are predicted, to a module with weights drawn from torch's generator.
-LamBuilder = Callable[["LamConfig", tuple[int, int] | None, int, bool], LamModule]
+# From settings, a first batch of pairs, whose shapes and spread may decide about first weights, and whether
+# pixels are predicted, to a module with weights drawn from torch's generator.
+LamBuilder = Callable[["LamConfig", FramePair, bool], LamModule]
+# From a folder, the weights to keep and what is known of the model, to its files of weights.
+LamWriter = Callable[[Path, Mapping[str, Tensor], Any], None]
 
-_KINDS: dict[str, LamBuilder] = {}
+
+@dataclass(frozen=True)
+class LamKind:
+    """A kind of model.
+
+    Attributes:
+        build: See `LamBuilder`.
+        write: See `LamWriter`.
+        files: Names of what it writes.
+        encoder: Name that the folder is loaded by, `{}` being the backbone's.
+        pipeline: How frames become images where that is not the backbone's business; they are in [0, 1].
+        states: Whether it learns from states of robots.
+        stages: Dataclass of its sizes where it is trained in two stages.
+    """
+
+    build: LamBuilder
+    write: LamWriter
+    files: tuple[str, ...]
+    encoder: str
+    pipeline: Preprocess | None = None
+    states: bool = False
+    stages: Callable[..., Any] | None = None
 
 
-def register_lam(name: str) -> Callable[[LamBuilder], LamBuilder]:
-    """Register what builds a kind of model, as in `@register_lam("laq")` above a function."""
+_KINDS: dict[str, LamKind] = {}
+
+
+def register_lam(
+    name: str, write: LamWriter, files: tuple[str, ...], encoder: str, **more: Any
+) -> Callable[[LamBuilder], LamBuilder]:
+    """Register what builds a kind of model, as a decorator; for the arguments see `LamKind`."""
 
     def decorate(builder: LamBuilder) -> LamBuilder:
-        _KINDS[name] = builder
+        _KINDS[name] = LamKind(builder, write, files, encoder, **more)
         return builder
 
     return decorate
@@ -106,8 +145,6 @@ def list_lams() -> tuple[str, ...]:
     return tuple(sorted(_KINDS))
 
 
-def build_lam(
-    config: LamConfig, features: tuple[int, int] | None, image_px: int, *, pixels: bool
-) -> LamModule:
-    """Build an untrained model, see `LamBuilder`; UnknownNameError lists all kinds."""
-    return look_up("latent action model", config.model, _KINDS)(config, features, image_px, pixels)
+def lam_kind(name: str) -> LamKind:
+    """Return a kind; UnknownNameError lists all."""
+    return look_up("latent action model", name, _KINDS)

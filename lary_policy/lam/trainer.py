@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lary_policy.console import console
-from lary_policy.encoders import CodebookCounter, CodebookHealth, Preprocess, prepare_frames
+from lary_policy.encoders import CodebookCounter, CodebookHealth, Preprocess
 from lary_policy.errors import ConfigError, TrainingError
 from lary_policy.heads.training import (
     MetricLogger,
@@ -26,7 +26,7 @@ from lary_policy.heads.training import (
     write_state,
 )
 from lary_policy.lam.config import LamConfig
-from lary_policy.lam.footage import PairSampler
+from lary_policy.lam.footage import PairSampler, seen_pairs
 from lary_policy.lam.registry import FramePair, LamModule, LamScore
 from lary_policy.machine import autocast, made_ahead, resolve_precision
 from lary_policy.paths import parse_json
@@ -66,6 +66,11 @@ class LamRecord:
     def gain(self) -> float:
         """How much smaller the error is than that of copying the earlier frame, 1 at best."""
         return 1 - self.error / self.copied if self.copied else 0.0
+
+    @property
+    def compared(self) -> str:
+        """`gain` in words."""
+        return f"{abs(self.gain):.0%} {'less' if self.gain >= 0 else 'more'}"
 
 
 @dataclass
@@ -107,35 +112,17 @@ class LamRun:
         Raises:
             ConfigError: There are more codes than tokens in a batch.
         """
-        most = self.config.batch_size * self.module.draws[0]
+        most = self.config.batch_size * self.module.tokens
         if self.module.codes > most:
             raise ConfigError(
                 expected=f"a codebook of at most {most} codes, the codes of a batch",
                 got=f"codebook={self.module.codes}",
-                fix=f"Pass batch_size={-(-self.module.codes // self.module.draws[0])} or a smaller codebook.",
+                fix=f"Pass batch_size={-(-self.module.codes // self.module.tokens)} or a smaller codebook.",
             )
 
-    def batch(self, first: Tensor, second: Tensor) -> FramePair:
-        """Return pairs of frames, given their places, as the model sees them."""
-        footage = self.train.footage
-        return self._pairs(footage.features, footage.images, first, second)
-
-    def _pairs(self, features: Any, images: Tensor | None, first: Tensor, second: Tensor) -> FramePair:
-        shown: list[Tensor | None] = [None, None]
-        if images is not None:
-            device = torch.device(self.device)
-            shown = [
-                prepare_frames(
-                    images[x][:, None], self.image_px, self.pipeline, device=device, dtype=torch.float32
-                )
-                for x in (first, second)
-            ]
-        seen = (
-            shown
-            if features is None
-            else [features[x].to(self.device, torch.float32) for x in (first, second)]
-        )
-        return FramePair(*seen, *shown)
+    def batch(self, sampler: PairSampler, first: Tensor, second: Tensor) -> FramePair:
+        """Return pairs of frames of a sampler, given which of its frames, as the model sees them."""
+        return seen_pairs(sampler.footage, first, second, self.pipeline, self.image_px, self.device)
 
 
 def train_lam(
@@ -201,7 +188,8 @@ class _Loop:
         workers = open_workers(run.device)
         module: Any = run.module
         module.to(workers.device).train()
-        optimiser = torch.optim.Adam(run.module.network.parameters(), lr=run.config.lr, betas=(0.9, 0.99))
+        lr, decay, betas = run.config.lr, run.config.weight_decay, (0.9, run.config.beta2)
+        optimiser = torch.optim.AdamW(_trained(module), lr=lr, betas=betas, weight_decay=decay)
         average = AveragedModel(run.module.network, avg_fn=_forget) if run.config.ema else None
         precision = resolve_precision(run.config.compute, workers.device)
         loop = cls(run, workers, workers.wrap(module), optimiser, average, precision, _State())
@@ -224,7 +212,7 @@ class _Loop:
         first, second = run.train.draw(size, generator)
         draws = torch.randn(size, *run.module.draws, generator=generator)
         mine = slice(self.workers.rank, None, self.workers.count)
-        return draws[mine].to(self.workers.device), run.batch(first[mine], second[mine])
+        return draws[mine].to(self.workers.device), run.batch(run.train, first[mine], second[mine])
 
     def update(self, draws: Tensor, pairs: FramePair) -> None:
         """Make one optimiser step."""
@@ -233,7 +221,7 @@ class _Loop:
             loss, codes = self.wrapped(pairs, draws)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(run.module.network.parameters(), run.config.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(_trained(self.run.module), run.config.grad_clip)
         mean = float(self.workers.mean(loss.detach()))
         if not (math.isfinite(mean) and math.isfinite(float(norm))):
             raise TrainingError(
@@ -246,6 +234,8 @@ class _Loop:
         used = (self.workers.mean(used) > 0).float()
         seed = _seed_of(run.seed, state.step) + 1
         state.replaced += run.module.tend(state.step, used, run.config.batch_size, seed)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(run.config, state.step)
         self.optimiser.step()
         if self.average is not None:
             self.average.update_parameters(run.module.network)
@@ -308,6 +298,20 @@ class _Loop:
         if self.average is not None:
             self.average.load_state_dict(parts["average"])
         restore_optimiser(self.optimiser, parts["adam"])
+
+
+def _trained(module: Any) -> list[nn.Parameter]:
+    """Return the parameters that want a gradient, of the network and of what is beside it."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def rate_at(config: LamConfig, step: int) -> float:
+    """Return the learning rate of step `step`, from 0: a linear rise, then `schedule`."""
+    rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.schedule == "constant" or rise < 1:
+        return config.lr * rise
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _forget(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
@@ -376,10 +380,9 @@ def scores(run: LamRun, network: nn.Module, pairs: int, precision: torch.dtype) 
     own, module.network = module.network, network
     module.eval()
     try:
-        footage = run.val.footage
         for first, second in zip(*(x.split(64) for x in run.val.spread(pairs)), strict=True):
             with autocast(run.device, precision):
-                yield module.score(run._pairs(footage.features, footage.images, first, second))
+                yield module.score(run.batch(run.val, first, second))
     finally:
         module.network = own
         module.train()

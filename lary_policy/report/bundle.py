@@ -9,6 +9,7 @@ from functools import cached_property
 
 from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.report.compare import Measured
+from lary_policy.report.latent_actions import LamPoint
 from lary_policy.report.league import Driven, League, driven, league
 from lary_policy.report.origin import Origin
 from lary_policy.report.parts import (
@@ -132,6 +133,7 @@ class ReportBundle:
         latents: Tokens and width of each view's latents, as far as they are known.
         origin: Where the numbers come from, if points of a study are to be made of them.
         families: Those that encoders declare, by view, see `family_of`.
+        lams: What trainings of latent action models said of held-out pairs.
         commits: Commit that each closed loop was computed on, by `loop_key`.
         closed_loop: Whether there is a world in which heads can succeed; recorded files have none.
     """
@@ -161,6 +163,7 @@ class ReportBundle:
     latents: Mapping[str, Sequence[int]] = field(default_factory=dict)
     origin: Origin | None = None
     families: Mapping[str, str] = field(default_factory=dict)
+    lams: tuple[LamPoint, ...] = ()
     commits: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     closed_loop: bool = True
 

@@ -14,6 +14,7 @@ from .context import machine_facts as machine_facts
 from .finished import everything_finished as everything_finished
 from .finished import report_everything as report_everything
 from .lam import LamOutcome as LamOutcome
+from .lam import lam_points as lam_points
 from .lam import run_lam as run_lam
 from .policy import export_policy as export_policy
 from .policy import rollout_policy as rollout_policy

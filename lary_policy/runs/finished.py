@@ -18,6 +18,7 @@ from lary_policy.runs.collect import collected, open_task
 from lary_policy.runs.config import run_config
 from lary_policy.runs.context import RunContext
 from lary_policy.runs.encode import extract_cell
+from lary_policy.runs.lam import lam_points
 from lary_policy.runs.probe import jobs_of, pairs_of
 from lary_policy.runs.report import report_bundle, run_report
 from lary_policy.runs.results import Result, Results
@@ -45,13 +46,16 @@ def report_everything(output_dir: Path) -> Path:
         StoreError: A result is damaged, or the disk is full.
     """
     first, *others = everything_finished(output_dir)
-    first.results.require_some()
+    lams, left_out = lam_points(output_dir)
+    if not lams:
+        first.results.require_some()
+    first.results.warnings += left_out
     for note in first.results.warnings:
         console.print(f"    {note}", soft_wrap=True, markup=False)
     folder = run_folder(output_dir, None, "report")
     page = run_report(
         first.results, folder, title="What is finished so far?", suite="everything finished",
-        media_root=output_dir / "cache", origin=first.origin,
+        media_root=output_dir / "cache", origin=first.origin, lams=lams,
     )  # fmt: skip
     if first.origin is not None and others:
         write_points(folder / POINTS_FILE, [point for kind in (first, *others) for point in kind.points()])
@@ -125,6 +129,8 @@ def asked_by_runs(output_dir: Path) -> tuple[list[Asked], list[str]]:
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
         try:
             raw = read_json(path)
+            if "lam" in raw:  # a training, which has a figure of its own
+                continue
             settings = {**raw["config"], "device": str(raw["environment"]["device"])}
             told = json.dumps({n: v for n, v in settings.items() if n not in ("run", "name")}, sort_keys=True)
             if settings.get("tasks") and told not in known:

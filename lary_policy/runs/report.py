@@ -16,6 +16,7 @@ from lary_policy.report import (
     ConstantDimension,
     EpisodeFailure,
     HeadInfo,
+    LamPoint,
     Measured,
     Origin,
     ReportBundle,
@@ -52,6 +53,7 @@ def run_report(
     media_root: Path | None = None,
     data: Sequence[SplitTables] = (),
     origin: Origin | None = None,
+    lams: Sequence[LamPoint] = (),
 ) -> Path:
     """Write the page and its tables into `folder`, replacing what an earlier call left there.
 
@@ -67,6 +69,7 @@ def run_report(
         media_root: The folder that the films' paths are relative to; defaults to `folder`.
         data: Opened sources whose splits are described.
         origin: Where the numbers come from, if points of a study are to be written, too.
+        lams: Trained latent action models, for their curves.
 
     Returns:
         Path of the HTML file.
@@ -76,7 +79,8 @@ def run_report(
         ShapeError: A number is not finite or outside its interval.
         StoreError: The disk is full or not writable.
     """
-    results.require_some()
+    if not lams:
+        results.require_some()
     bundle = report_bundle(
         results,
         title=title,
@@ -86,7 +90,7 @@ def run_report(
         data=data,
         origin=origin,
     )
-    return write_report(bundle, folder, media_root=media_root)
+    return write_report(replace(bundle, lams=tuple(lams)), folder, media_root=media_root)
 
 
 def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = None) -> Path:

@@ -161,7 +161,8 @@ def test_a_folder_says_its_own_sizes(folder):
 
 def test_only_the_size_of_the_positions_is_allowed(folder):
     with pytest.raises(ConfigError, match="image_px=56"):
-        load_encoder("villa-x", weights=str(folder))
+        load_encoder("villa-x", weights=str(folder), image_px=224)
+    assert load_encoder("villa-x", weights=str(folder)).model.config.resolution == 56
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Recordings and the pairs drawn from them."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def recordings(lengths, every=1):
 
 def ends(sampler, first, second):
     """Return recording and step of both frames of each pair."""
-    names = [tuple(map(int, frame.parts)) for frame in sampler.footage.frames]
+    footage = sampler.footage
+    names = [tuple(map(int, footage.frames[place].parts)) for place in footage.place.tolist()]
     return [(names[a], names[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
 
 
@@ -67,6 +69,38 @@ def test_recordings_of_several_sources_stay_apart():
     whole = Recorded.joined(parts)
     sampler = PairSampler.of(whole.footage(whole.frames, None, None), 2, "here")
     assert {a[0] == b[0] for a, b in ends(sampler, *sampler.draw(200, torch.Generator()))} == {True}
+
+
+def test_states_are_those_of_their_frames():
+    """Whatever order rows and recordings come in; what is not known is NaN."""
+    rows = [((n, 0), 2 * t, Path(f"{n}/{t}")) for n in range(3) for t in range(4)]
+    motion = {
+        (name, step): (torch.tensor([10.0 * name[0] + step]), torch.tensor([-1.0, float(step)]))
+        for name, step, _ in rows
+        if step < 6
+    }
+    whole = Recorded.joined([Recorded.of(reversed(rows), motion)])
+    assert whole.widths() == (1, 2)
+    footage = whole.footage(whole.frames, None, None)
+    states, chunks = whole.motion_of(footage)
+    sampler = PairSampler.of(dataclasses.replace(footage, states=states, chunks=chunks), 2, "here")
+    first, second = sampler.draw(100, torch.Generator().manual_seed(0))
+    for (earlier, later), one, two, chunk in zip(
+        ends(sampler, first, second), *(sampler.footage.states[x] for x in (first, second)),
+        sampler.footage.chunks[first], strict=True,
+    ):  # fmt: skip
+        assert float(one) == 10 * earlier[0] + 2 * earlier[1]
+        assert float(chunk[1]) == 2 * earlier[1]
+        assert float(two) == 10 * later[0] + 2 * later[1] or (later[1] == 3 and bool(two.isnan()))
+
+
+def test_states_of_two_kinds_of_robot_are_refused():
+    motion = {(n, 0): (torch.zeros(n + 1), torch.zeros(3)) for n in range(2)}
+    found = Recorded.of([(n, 0, Path(f"{n}")) for n in range(2)], motion)
+    with pytest.raises(DatasetError, match=r"got states of 1, 2 numbers.*tasks of one robot"):
+        found.widths()
+    with pytest.raises(DatasetError, match=r"got none.*source with states"):
+        Recorded.of([(0, 0, Path("0"))]).widths()
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ images by `named_tensor`, noise by `named_tensor("draws <step>")`, Adam (0.9, 0.
 to 0.5; loss, norm of the gradient, and the sums of the absolute values of three weights after the step.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from lary_policy.cli.compose import read_group
 from lary_policy.encoders.families.lapa import LaqConfig, LatentActionQuantiser
-from lary_policy.lam import FramePair, LamConfig, build_lam
+from lary_policy.lam import FramePair, LamConfig, lam_kind
 from lary_policy.lam.laq import LaqTraining
 
 sys.path.append(str(Path(__file__).parents[1] / "encoders"))
@@ -106,7 +108,34 @@ def test_unused_codes_become_copies_of_used_ones_only_at_the_steps_of_the_recipe
 
 @pytest.mark.parametrize("width", [384, 1280])
 def test_sizes_follow_the_features(width):
-    small = {"spatial_depth": 1, "temporal_depth": 1, "attention_heads": 2, "head_width": 8}
-    module = build_lam(LamConfig(**small), (36, width), 84, pixels=False)
+    small = {"attention_heads": 2, "head_width": 8, "code_seq_len": 16}
+    module = lam_kind("laq").build(LamConfig(**small), some_pairs(width), False)
     assert module.network.config.dim == width
     assert module.draws == (4, 32)  # a grid of 6 is thinned out twice
+
+
+def some_pairs(width=24, pairs=40):
+    """Features of another scale in each channel, of which one in four differs."""
+    generator = torch.Generator().manual_seed(0)
+    first, other = torch.randn(2, pairs, 36, width, generator=generator) * torch.linspace(1, 4, width)
+    return FramePair(first, torch.where(torch.arange(36)[:, None] % 4 == 0, other, first))
+
+
+def test_first_weights_predict_that_nothing_changes():
+    sample = some_pairs()
+    config = LamConfig(attention_heads=2, head_width=8, codebook=16, dim=8)
+    copying, drawn = (
+        lam_kind("laq").build(dataclasses.replace(config, first_weights=how), sample, False).eval()
+        for how in ("copying", "drawn")
+    )
+    with torch.no_grad():
+        scores = [module.score(sample) for module in (copying, drawn)]
+    still = float(scores[0].copied.mean())
+    assert float(scores[0].error.mean()) < 1.1 * still < 0.9 * float(scores[1].error.mean())
+    assert len(scores[0].codes.unique()) > len(scores[1].codes.unique())  # codes are changes of the batch
+
+
+def test_the_recipe_of_the_reference_is_a_file():
+    config = LamConfig(**read_group("lam", "reference"))
+    assert (config.first_weights, config.schedule, config.warmup_steps) == ("drawn", "constant", 0)
+    assert (config.lr, config.beta2, config.grad_clip, config.weight_decay) == (3e-4, 0.99, 0.5, 0)

@@ -8,11 +8,13 @@ import torch
 
 from lary_policy.encoders import Preprocess
 from lary_policy.errors import ConfigError, TrainingError
-from lary_policy.lam import LamConfig, LamRun, PairSampler, Recorded, build_lam, train_lam
+from lary_policy.lam import LamConfig, LamRun, PairSampler, Recorded, lam_kind, seen_pairs, train_lam
+from lary_policy.lam.trainer import rate_at
 
 SMALL = LamConfig(
     spatial_depth=1, temporal_depth=1, attention_heads=2, head_width=8, codebook=4, dim=8, steps=12,
-    batch_size=8, eval_every=6, offset=1, precision="float32",
+    batch_size=8, eval_every=6, offset=1, precision="float32", code_seq_len=16, warmup_steps=0,
+    schedule="constant", lr=3e-4,
 )  # fmt: skip
 
 
@@ -28,10 +30,12 @@ def footage(seed, recordings=6, frames=8):
 
 
 def make(config=SMALL, seed=0, **changes):
+    parts = [PairSampler.of(footage(s), 1, name) for s, name in ((0, "train"), (1, "held out"))]
+    drawn = parts[0].draw(32, torch.Generator().manual_seed(seed))
+    sample = seen_pairs(parts[0].footage, *drawn, Preprocess(), 56, "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build_lam(config, (16, 12), 56, pixels=False)
-    parts = [PairSampler.of(footage(s), 1, name) for s, name in ((0, "train"), (1, "held out"))]
+        module = lam_kind(config.model).build(config, sample, False)
     return LamRun(module, *parts, Preprocess(), 56, config, seed, "cpu")
 
 
@@ -43,12 +47,16 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
-    whole, history = train_lam(make())
+UNIVLA = dataclasses.replace(SMALL, model="univla", code_seq_len=2, width=8, schedule="cosine", steps=45)
+
+
+@pytest.mark.parametrize("config", [SMALL, UNIVLA], ids=["laq", "univla"])
+def test_an_interrupted_training_ends_with_the_same_bits(config, tmp_path):
+    whole, history = train_lam(make(config))
     path = tmp_path / "training.safetensors"
 
     def stop(done, _):
-        if done == 7:
+        if done == config.steps - 5:
             raise KeyboardInterrupt
 
     import lary_policy.lam.trainer as trainer
@@ -56,20 +64,30 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
     before, trainer.SAVE_EVERY_S = trainer.SAVE_EVERY_S, 0.0
     try:
         with pytest.raises(KeyboardInterrupt):
-            train_lam(make(), checkpoint=path, on_step=stop)
+            train_lam(make(config), checkpoint=path, on_step=stop)
     finally:
         trainer.SAVE_EVERY_S = before
-    resumed, again = train_lam(make(), checkpoint=path)
+    resumed, again = train_lam(make(config), checkpoint=path)
     assert same(weights(whole), weights(resumed))
     plain = [dataclasses.replace(one, seconds=0) for one in history]
     assert [dataclasses.replace(one, seconds=0) for one in again] == plain
 
 
 def test_it_learns_what_moves():
-    config = dataclasses.replace(SMALL, steps=300, eval_every=300, lr=3e-3, codebook=8)
+    config = dataclasses.replace(SMALL, steps=300, eval_every=300, lr=3e-3, codebook=8, first_weights="drawn")
     _, history = train_lam(make(config))
     assert history[-1].gain > 0.3
     assert history[-1].loss < 0.5 * train_lam(make(dataclasses.replace(config, steps=1)))[1][0].loss
+
+
+def test_the_rate_rises_and_falls():
+    config = dataclasses.replace(SMALL, steps=110, warmup_steps=9, lr=2.0, schedule="cosine")
+    rates = [rate_at(config, step) for step in range(110)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == max(rates) == 2.0
+    assert rates[9 + 101 // 2] == pytest.approx(1.0, abs=0.05)
+    assert 0 < rates[-1] < 0.01
+    assert {rate_at(dataclasses.replace(config, schedule="constant"), n) for n in (9, 60, 109)} == {2.0}
 
 
 def test_the_average_is_that_of_ema_pytorch():
@@ -113,6 +131,7 @@ def test_a_loss_that_is_no_number_ends_the_training():
 def test_a_collapsed_codebook_is_said(capfd):
     run = make(dataclasses.replace(SMALL, steps=1, eval_every=1))
     run.module.network.vq.codebooks.data[1:] = 1e3
+    run.module.upkeep = None
     _, history = train_lam(run)
     assert history[0].used == 1
     assert "the codebook has collapsed, 1 of 4 codes used" in capfd.readouterr().err

@@ -16,7 +16,7 @@ from lary_policy.runs.lam.frames import _videos
 
 SMALL = (
     "spatial_depth=1", "temporal_depth=1", "attention_heads=2", "head_width=8", "steps=4", "eval_every=2",
-    "batch_size=4", "codebook=4", "dim=8", "device=cpu", "image_px=56",
+    "batch_size=4", "codebook=4", "dim=8", "code_seq_len=16", "device=cpu", "image_px=56",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
     for changes, words in (
         ({"backbone": "dinov2-base"}, "Name it lapa-dinov2-base"),
         ({"backbone_sha256": "0" * 64}, "on whose features"),
-        ({"kind": "univla"}, "not format 1 of a quantiser"),
+        ({"kind": "univla"}, "not format 1 of a model of kind laq"),
         ({"sizes": {"dim": 384}}, "spatial_depth 4.*as config.json says"),
         ({"sizes": {"dim": 1 << 21}}, "no size from 1"),
         ({"sizes": {"dim": 40000}}, "dim 40000"),

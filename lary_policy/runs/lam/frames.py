@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from lary_policy import __version__
 from lary_policy.console import progress
 from lary_policy.data import PairTable
 from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, prepare_frames
-from lary_policy.encoders.families.lapa import OWN_PATCHES
-from lary_policy.errors import ConfigError, DatasetError, FrameFormatError
+from lary_policy.encoders.families import OWN_PATCHES, TRAINED_CONFIG, TrainedLam
+from lary_policy.errors import ConfigError, DatasetError, FrameFormatError, WeightsMismatchError
 from lary_policy.frames import Frame, VideoFrame, decode_frames, file_digest, frame_ids, probe_video
 from lary_policy.lam import (
     Footage,
@@ -23,9 +24,10 @@ from lary_policy.lam import (
     LamRun,
     PairSampler,
     Recorded,
-    build_lam,
+    lam_kind,
     recorded_clips,
     recorded_pairs,
+    seen_pairs,
 )
 from lary_policy.latents import (
     FRAMES,
@@ -52,6 +54,7 @@ from lary_policy.types import Quarantined
 LAM_VERSION = 1  # raised when the same settings make another model
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 VIDEO_OFFSET = 10  # frames: a third of a second, in which an arm has moved and the camera mostly has not
+FIRST_PAIRS = 64  # at least, of the batch that first weights may follow from
 _IMAGES_SHARE = 0.5  # of the free memory, at most, for decoded frames
 
 
@@ -93,28 +96,73 @@ class LamTask:
     @property
     def pipeline(self) -> Preprocess:
         """How frames become the model's input."""
-        return self.backbone.spec.preprocess_named(self.backbone.preprocess)
+        own = lam_kind(self.lam.model).pipeline
+        return own or self.backbone.spec.preprocess_named(self.backbone.preprocess)
 
     def cell(self) -> Cell:
         """Return where the model is kept."""
         context, lam = self.context, self.lam
-        label = f"{self.backbone.label}-{lam.model}-cs{lam.codebook}-sl{lam.code_seq_len}-dim{lam.dim}"
-        facts = (LAM_VERSION, __version__, context.device, self.content, context.shelf.key(self.backbone))
+        length = "" if lam.code_seq_len is None else f"-sl{lam.code_seq_len}"
+        label = f"{self.backbone.label}-{lam.model}-cs{lam.codebook}{length}-dim{lam.dim}"
+        before = self._first_stage()
+        facts = (
+            before,
+            LAM_VERSION,
+            __version__,
+            context.device,
+            self.content,
+            context.shelf.key(self.backbone),
+        )
         return Cell("lam", label, digest(*facts, plain(lam), self.offset, context.config.seed), context.cache)
 
+    def _first_stage(self) -> list[str]:
+        """Return the digests of the files of a first stage, which must be of the same features.
+
+        Raises:
+            ConfigError: This kind of model has one stage.
+            WeightsMismatchError: The first stage is of another backbone, or no such folder.
+        """
+        if self.lam.stage_one is None:
+            return []
+        kind, folder, view = lam_kind(self.lam.model), Path(self.lam.stage_one), self.backbone
+        if not kind.stages:
+            raise ConfigError(
+                expected=f"one stage of model={self.lam.model}", got="stage_one", fix="Leave stage_one out."
+            )
+        about = TrainedLam[Any].read(folder / TRAINED_CONFIG, self.lam.model, kind.stages)
+        ours = (view.name, self.context.shelf.weights_key(view), view.layer, self.image_px)
+        theirs = (about.backbone, about.backbone_sha256, about.layer, about.image_px)
+        if ours != theirs:
+            words = [
+                f"{name}, layer {layer}, {px} px, weights {sha256[:8]}..."
+                for name, sha256, layer, px in (ours, theirs)
+            ]
+            raise WeightsMismatchError(
+                expected=f"a first stage on features of {words[0]}",
+                got=f"{words[1]} at {folder}",
+                fix="Train both stages on the same backbone.",
+            )
+        return [file_digest(folder / name) for name in (TRAINED_CONFIG, *kind.files)]
+
     def build(self) -> LamRun:
-        """Load frames and build the model."""
+        """Load frames and build the model; its first weights follow from the seed and a first batch."""
         context, pixels = self.context, wants_pixels(self.lam, self.backbone)
-        train, val = (
-            PairSampler.of(self._footage(part, pixels), self.offset, name)
-            for part, name in ((self.train, "train"), (self.val, "held out"))
-        )
-        features = train.footage.features
-        shape = None if features is None else (int(features.shape[1]), int(features.shape[2]))
+        kind, seed, device = lam_kind(self.lam.model), context.config.seed, context.device
+        parts = [self._footage(part, pixels) for part in (self.train, self.val)]
+        if kind.states:
+            motion = [part.motion_of(f) for part, f in zip((self.train, self.val), parts, strict=True)]
+            mean, std = zip(*(_spread(one) for one in motion[0]), strict=True)
+            parts = [
+                replace(f, states=(states - mean[0]) / std[0], chunks=(chunks - mean[1]) / std[1])
+                for f, (states, chunks) in zip(parts, motion, strict=True)
+            ]
+        named = zip(parts, ("train", "held out"), strict=True)
+        train, val = (PairSampler.of(footage, self.offset, name) for footage, name in named)
+        drawn = train.draw(max(FIRST_PAIRS, self.lam.batch_size), torch.Generator().manual_seed(seed))
+        sample = seen_pairs(train.footage, *drawn, self.pipeline, self.image_px, "cpu")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.config.seed)
-            module = build_lam(self.lam, shape, self.image_px, pixels=pixels)
-        seed, device = context.config.seed, context.device
+            torch.manual_seed(seed)
+            module = kind.build(self.lam, sample, pixels)
         return LamRun(module, train, val, self.pipeline, self.image_px, self.lam, seed, device)
 
     def _footage(self, part: Recorded, pixels: bool) -> Footage:
@@ -131,6 +179,12 @@ class LamTask:
         bank = load_bank(store, list(found.values()), ram_budget(context.config.latents_ram_gb))
         images = None if images is None else images[torch.tensor(there)]
         return part.footage([usable[place] for place in there], bank, images)
+
+
+def _spread(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the columns of [M n] where they are known, at least 1e-6."""
+    known = values[values.isfinite().all(dim=1)]
+    return known.mean(dim=0), known.std(dim=0, correction=0).clamp(min=1e-6)
 
 
 def wants_pixels(lam: LamConfig, backbone: EncoderView) -> bool:

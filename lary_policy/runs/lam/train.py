@@ -15,15 +15,17 @@ from lary_policy import __version__
 from lary_policy.console import console, progress
 from lary_policy.data import write_checksums
 from lary_policy.encoders import EncoderView, encoder_spec
-from lary_policy.encoders.families.lapa import OWN_PATCHES, TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
+from lary_policy.encoders.families import OWN_PATCHES, TRAINED_CONFIG, TrainedLam
 from lary_policy.encoders.weights import NO_WEIGHTS
 from lary_policy.errors import ConfigError
 from lary_policy.heads.training import agree, connect, first_then_all, open_logger
 from lary_policy.lam import (
+    CARD,
     SHEET_ROWS,
     LamConfig,
     LamRecord,
     LamRun,
+    lam_kind,
     plain_history,
     save_lam,
     scores,
@@ -84,21 +86,23 @@ def run_lam(
             expected="one protocol, whose latents it sees", got="both", fix="Pass protocol=native or lary."
         )
     encoder_spec(backbone.name)  # an unknown one is said as it was typed
-    encoder_spec(f"lapa-{backbone.name}")  # a backbone without a grid of tokens is refused before it encodes
+    kind = lam_kind(lam.model)
+    name = kind.encoder.format(backbone.name)
+    encoder_spec(name)  # a backbone without a grid of tokens is refused before it encodes
     connect(resolve_device(config.device))
     task = first_then_all(lambda: LamTask.open(config, lam, backbone, videos))
     cell = task.cell()
     result = cell.compute_together(lambda: _train(task, cell))
     folder = agree(run_folder(config.output_dir, config.run, "lam") if is_main_process() else Path())
     if is_main_process():
-        for name in (TRAINED_FILE, TRAINED_CONFIG, "README.md", "samples.png", "metrics.jsonl"):
-            if (cell.folder / name).is_file():
-                shutil.copyfile(cell.folder / name, folder / name)
+        for file in (*kind.files, TRAINED_CONFIG, CARD, "samples.png", "metrics.jsonl"):
+            if (cell.folder / file).is_file():
+                shutil.copyfile(cell.folder / file, folder / file)
         write_result(folder / "run.json", {"config": plain(config), "lam": plain(lam), "result": result})
         write_checksums(folder)
         point_latest(config.output_dir, folder)
     history = tuple(LamRecord(**{k: v for k, v in one.items() if k != "gain"}) for one in result["history"])
-    return LamOutcome(folder, f"lapa-{backbone.name}", history, tuple(task.quarantined))
+    return LamOutcome(folder, name, history, tuple(task.quarantined))
 
 
 def _require_plain(backbone: EncoderView) -> None:
@@ -145,16 +149,16 @@ def _train(task: LamTask, cell: Cell) -> dict[str, Any]:
     if is_main_process():
         _save(task, network, history, cell.folder)
         checkpoint.unlink(missing_ok=True)
-    sizes = {"parameters": sum(p.numel() for p in network.parameters()), "tokens": run.module.draws[0]}
+    sizes = {"parameters": sum(p.numel() for p in network.parameters()), "tokens": run.module.tokens}
     return {"history": plain_history(history), "pairs": pairs, **sizes, "quarantined": task.quarantined}
 
 
 def _save(task: LamTask, network: Any, history: Sequence[LamRecord], folder: Path) -> None:
     view, shelf = task.backbone, task.context.shelf
     weights = NO_WEIGHTS.sha256 if view.name == OWN_PATCHES else shelf.weights_key(view)
-    about = TrainedLaq(
-        view.name, view.weights, weights, view.preprocess, view.layer, task.image_px, shelf.seed,
-        network.config,
+    about = TrainedLam(
+        task.lam.model, view.name, view.weights, weights, view.preprocess, view.layer, task.image_px,
+        shelf.seed, network.config,
     )  # fmt: skip
     training = {
         **plain(task.lam),
@@ -162,13 +166,13 @@ def _save(task: LamTask, network: Any, history: Sequence[LamRecord], folder: Pat
         "commit": git_revision(),
         "lary_policy": __version__,
     }
-    save_lam(folder, network, about, training, history)
+    save_lam(folder, lam_kind(task.lam.model), network, about, training, history)
 
 
 def _draw(task: LamTask, run: LamRun, network: nn.Module, path: Path) -> None:
     """Draw a sheet of held-out pairs."""
     precision = resolve_precision(task.lam.compute, run.device)
-    footage, places = run.val.footage, torch.stack(run.val.spread(SHEET_ROWS), dim=1)
+    footage, places = run.val.footage, run.val.footage.place[torch.stack(run.val.spread(SHEET_ROWS), dim=1)]
     images = footage.images
     if images is None:
         some = [footage.frames[place] for place in places.flatten().tolist()]

@@ -23,7 +23,7 @@ from lary_policy.encoders.base import EncoderOptions, RegisteredEncoder, registe
 from lary_policy.encoders.families.lapa import weights as laq_front_ends
 from lary_policy.encoders.families.lapa.model import LaqConfig, LaqModel, LatentActionQuantiser
 from lary_policy.encoders.families.lapa.quantiser import NSVQ, code_tokens
-from lary_policy.encoders.families.lapa.trained import OWN_PATCHES, TRAINED_CONFIG, TRAINED_FILE, TrainedLaq
+from lary_policy.encoders.families.lapa.trained import LAQ_FILE
 from lary_policy.encoders.families.lapa.weights import FrontEnd, load_laq
 from lary_policy.encoders.kinds import PairEncoder
 from lary_policy.encoders.modules import drawn_or_loaded
@@ -242,11 +242,8 @@ def _size(config: LaqConfig) -> int:
 
 __all__ = [
     "LAPA",
-    "OWN_PATCHES",
-    "TRAINED_CONFIG",
-    "TRAINED_FILE",
+    "LAQ_FILE",
     "LaqConfig",
     "LatentActionQuantiser",
-    "TrainedLaq",
     "code_tokens",
 ]

@@ -13,6 +13,10 @@ from lary_policy.encoders.families.dino import VITS
 from lary_policy.encoders.families.transformers_vit import TINY as TINY_VIT
 from lary_policy.encoders.families.transformers_vit import TransformersVit
 from lary_policy.encoders.families.univla.model import UniVlaConfig, UniVlaModel
+from lary_policy.encoders.families.univla.trained import (
+    UNIVLA_FILE,
+    univla_tensors,
+)
 from lary_policy.encoders.kinds import PairEncoder
 from lary_policy.encoders.modules import drawn_or_loaded
 from lary_policy.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -133,4 +137,8 @@ def to_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 __all__ = [
     "UNIVLA",
+    "UNIVLA_FILE",
+    "UniVlaConfig",
+    "UniVlaModel",
+    "univla_tensors",
 ]

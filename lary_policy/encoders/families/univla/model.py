@@ -135,14 +135,16 @@ class UniVlaConfig:
     encoder_depth: int = 12  # space-time blocks
     decoder_depth: int = 12  # blocks of the decoder
     action_tokens: int = 4  # tokens of the action, and as many of everything else that changes
-    codes: int = 16  # entries of each of the two codebooks
+    codes: int = 16  # entries of each codebook
     code_width: int = 128  # width of a code
+    controllable: bool = True  # the second stage, which tells what the robot did from the rest
 
 
 class UniVlaModel(nn.Module):
-    """Encoder, two codebooks, decoder and frozen backbone under the names of the published checkpoint.
+    """Encoder, codebooks, decoder and frozen backbone under the names of the published checkpoints.
 
-    `vq_action` quantises what the robot did, `vq` what else changed; the benchmark uses the first alone.
+    `vq_action` quantises what the robot did, `vq` what else changed; the benchmark uses the first alone. A
+    model of the first stage has `vq` only.
 
     Args:
         config: Architecture.
@@ -153,20 +155,27 @@ class UniVlaModel(nn.Module):
         super().__init__()
         c = config
         self.config = c
-        self.action_latent = nn.Parameter(torch.empty(1, 1, c.action_tokens, c.feature_width).uniform_(-1, 1))
+        both = c.controllable  # the order of parts is that in which weights have always been drawn
+        self.action_latent = _queries(c)
         self.encoder = Encoder(c.feature_width, c.width, c.encoder_depth, c.heads)
         self.to_codebook = nn.Linear(c.width, c.code_width)
-        self.to_codebook_uncontrol = nn.Linear(c.width, c.code_width)
+        if both:
+            self.to_codebook_uncontrol = nn.Linear(c.width, c.code_width)
         self.vq = NearestCode(c.codes, c.code_width, "codebook")
         self.patch_up = nn.Linear(c.feature_width, c.width)
         self.action_up = nn.Linear(c.code_width, c.width)
-        self.action_up_uncontrol = nn.Linear(c.code_width, c.width)
+        if both:
+            self.action_up_uncontrol = nn.Linear(c.code_width, c.width)
         self.decoder = Decoder(c.width, c.feature_width, c.decoder_depth, c.heads)
-        self.vq_action = NearestCode(c.codes, c.code_width, "codebook")
-        self.action_latent_controllable = nn.Parameter(
-            torch.empty(1, 1, c.action_tokens, c.feature_width).uniform_(-1, 1)
-        )
+        if both:
+            self.vq_action = NearestCode(c.codes, c.code_width, "codebook")
+            self.action_latent_controllable = _queries(c)
         self.dino_encoder = backbone
+
+    @property
+    def books(self) -> tuple[NearestCode, ...]:
+        """The codebooks: that of the action, then that of the rest."""
+        return (self.vq_action, self.vq) if self.config.controllable else (self.vq,)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the backbone's patch tokens [m n d] of images [m 3 h w]."""
@@ -174,22 +183,32 @@ class UniVlaModel(nn.Module):
 
     def action(self, first: Tensor, second: Tensor) -> PairTokens:
         """Return the action tokens between patch tokens [p n d] of two frames."""
-        continuous = self.to_codebook(self._changes(first, second)[0])
-        return PairTokens(continuous, *self.vq_action(continuous))
+        continuous = self.changes(first, second)[0]
+        return PairTokens(continuous, *self.books[0](continuous))
 
-    def reconstruct(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the second frame's patch tokens [p n d] as decoded from the first and both codes."""
-        action, rest = self._changes(first, second)
-        action_codes, _ = self.vq_action(self.to_codebook(action))
-        rest_codes, _ = self.vq(self.to_codebook_uncontrol(rest))
-        parts = (self.action_up(action_codes), self.action_up_uncontrol(rest_codes), self.patch_up(first))
-        return self.decoder(torch.cat(parts, dim=1))[:, -first.shape[1] :]
-
-    def _changes(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the second frame's action tokens and its other change tokens, each [p m d]."""
+    def changes(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+        """Return what each of `books` is asked about patch tokens [p n d] of two frames, [p m q] each."""
         patches = torch.stack((first, second), dim=1)  # [p 2 n d]
-        queries = (self.action_latent_controllable, self.action_latent)
+        both = self.config.controllable
+        queries = (self.action_latent_controllable, self.action_latent) if both else (self.action_latent,)
         expanded = [query.expand(len(patches), 2, -1, -1) for query in queries]
         tokens = self.encoder(torch.cat((*expanded, patches), dim=2))[:, 1]
-        count = self.config.action_tokens
-        return tokens[:, :count], tokens[:, count : 2 * count]
+        parts = tokens[:, : len(queries) * self.config.action_tokens].chunk(len(queries), dim=1)
+        layers = (self.to_codebook, self.to_codebook_uncontrol) if both else (self.to_codebook,)
+        return tuple(layer(part) for layer, part in zip(layers, parts, strict=True))
+
+    def predict(self, first: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
+        """Return the second frame's patch tokens [p n d] from the first's and codes [p m q] of each book."""
+        both = self.config.controllable
+        layers = (self.action_up, self.action_up_uncontrol) if both else (self.action_up,)
+        parts = [layer(code) for layer, code in zip(layers, codes, strict=True)]
+        return self.decoder(torch.cat((*parts, self.patch_up(first)), dim=1))[:, -first.shape[1] :]
+
+    def reconstruct(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the second frame's patch tokens [p n d] as decoded from the first and all codes."""
+        vectors = self.changes(first, second)
+        return self.predict(first, tuple(book(one)[0] for book, one in zip(self.books, vectors, strict=True)))
+
+
+def _queries(config: UniVlaConfig) -> nn.Parameter:
+    return nn.Parameter(torch.empty(1, 1, config.action_tokens, config.feature_width).uniform_(-1, 1))

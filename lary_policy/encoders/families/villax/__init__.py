@@ -52,6 +52,7 @@ VILLA_X = EncoderSpec(
     outputs=("continuous", "quantised"),
     lary_output="quantised",
     codebook=(32, 32),
+    trained_px=lambda weights: _trained_px(weights),
 )
 CONFIG = WeightsSource(hub=HubRepo(REPO, revision=None, filename=f"lam/{CONFIG_FILE}"))
 
@@ -125,6 +126,12 @@ def read_villax_config(path: Path) -> VillaXConfig:
     )
 
 
+def _trained_px(weights: str) -> int:
+    """Return the side of the images that local weights were trained on."""
+    path, _ = resolve_weights(VILLA_X.name, VILLA_X.weights, weights)
+    return read_villax_config(path.with_name(CONFIG_FILE)).resolution
+
+
 def _config_of(spec: EncoderSpec, options: EncoderOptions, weights: Path) -> VillaXConfig:
     """Read the configuration beside the weights; the hub's client stores each file on its own."""
     beside = weights.with_name(CONFIG_FILE)
@@ -141,5 +148,10 @@ def _config_of(spec: EncoderSpec, options: EncoderOptions, weights: Path) -> Vil
 
 
 __all__ = [
+    "ARCHITECTURE",
+    "CONFIG_FILE",
+    "NATIVE",
     "VILLA_X",
+    "VillaXConfig",
+    "VillaXModel",
 ]
