@@ -1,4 +1,4 @@
-"""Steps a second of training the policy `lary` with stored latents and without, and how fast it acts."""
+"""Steps a second of training policies with stored latents and without, and how fast `lary` acts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from drop_in_training import POLICIES
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.policies.factory import make_policy
 
@@ -41,6 +42,7 @@ def run(
     steps: int,
     cached_steps: int,
     whole_run: int,
+    types: str,
     repeats: int,
     device: str,
 ) -> Iterator[Figure]:
@@ -59,6 +61,7 @@ def run(
         steps: Steps that are timed without stored latents.
         cached_steps: Steps that are timed with them.
         whole_run: Steps of a training run, for the rate that counts encoding every frame once.
+        types: Policies to train, separated by commas; LeRobot's own with the sizes of `drop_in_training`.
         repeats: Measurements of which the median counts.
         device: Where policy and encoder run.
     """
@@ -75,7 +78,9 @@ def run(
             "policy.encoder.name": encoder, "policy.encoder.image_px": image_px, "batch_size": batch,
             "save_checkpoint": "false", "env_eval_freq": 0, "log_freq": 0, "latents_dir": folder / "latents",
         }  # fmt: skip
-        yield from _training(flags, built, steps, cached_steps, whole_run, repeats)
+        for kind in types.split(","):
+            sized = {**flags, "policy.type": kind, **_sizes(kind)}
+            yield from _training(kind, sized, built, steps, cached_steps, whole_run, repeats)
         yield _lookup(built, repeats)
         for dtype in ("float32", "bfloat16"):
             yield from _acting(data, encoder, image_px, dtype, device)
@@ -96,8 +101,21 @@ def _encode(meta: LeRobotDatasetMetadata, config: EncoderConfig, folder: Path, d
     return build_cache(meta, plan, encoder, folder / "latents", device=device, threads=cores)
 
 
+def _sizes(kind: str) -> dict[str, str]:
+    """Return the sizes of one of LeRobot's policies as flags."""
+    sizes = POLICIES[kind.removeprefix("lary_")][2] if kind != "lary" else {}
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in sizes.items()}
+    return {f"policy.{name}": str(value) for name, value in lists.items()}
+
+
 def _training(
-    flags: Mapping[str, Any], built: BuiltCache, steps: int, cached_steps: int, whole_run: int, repeats: int
+    kind: str,
+    flags: Mapping[str, Any],
+    built: BuiltCache,
+    steps: int,
+    cached_steps: int,
+    whole_run: int,
+    repeats: int,
 ) -> Iterator[Figure]:
     def seconds(count: int, cached: bool) -> float:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
@@ -117,11 +135,13 @@ def _training(
     pairs = [(rate(cached_steps, cached=True), rate(steps, cached=False)) for _ in range(repeats)]
     ours, theirs = [a for a, _ in pairs], statistics.median(b for _, b in pairs)
     median = statistics.median(ours)
-    yield Figure("cached.steps_per_second", median, "steps/s", theirs, min(ours), max(ours))
+    yield Figure(f"{kind}.cached.steps_per_second", median, "steps/s", theirs, min(ours), max(ours))
     with_encoding = whole_run / (built.seconds + whole_run / median)
-    yield Figure(f"cached_with_extraction_{whole_run}.steps_per_second", with_encoding, "steps/s", theirs)
+    yield Figure(
+        f"{kind}.cached_with_extraction_{whole_run}.steps_per_second", with_encoding, "steps/s", theirs
+    )
     gained = 1 / theirs - 1 / median
-    yield Figure("extraction.paid_back_after", built.seconds / gained, "steps")
+    yield Figure(f"{kind}.extraction.paid_back_after", built.seconds / gained, "steps")
 
 
 def _lookup(built: BuiltCache, repeats: int) -> Figure:

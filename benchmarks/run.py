@@ -81,6 +81,7 @@ CASES = (
             "steps": 20,
             "cached_steps": 200,
             "whole_run": 5000,
+            "types": "lary,lary_act,lary_diffusion",
             "repeats": 3,
         },
     ),
