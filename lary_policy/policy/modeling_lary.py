@@ -139,7 +139,8 @@ class LaryPolicy(PreTrainedPolicy):
         if self._latents is not None and "index" in batch:  # rollouts have frames, not their numbers
             self._latents.require_frozen(self.encoder)
             deltas = self.config.observation_delta_indices or [0]
-            latents = self._latents.lookup(batch["index"], cameras, deltas).to(batch[ACTION].device)
+            latents = self._latents.lookup(batch["index"], cameras, deltas, training=self.training)
+            latents = latents.to(batch[ACTION].device)
         else:
             latents = encode_views(self.encoder, camera_images(batch, cameras))
         return arrange(latents, self.encoder.latent.kind)

@@ -16,7 +16,7 @@ from written import rewrite
 from lary_policy.cli.verify import verify_outputs
 from lary_policy.errors import DatasetError, FrameFormatError, ShapeError, StoreError, UnknownNameError
 from lary_policy.latents.store import LatentStore
-from lary_policy.policy.cache.build import CachePlan, build_cache
+from lary_policy.policy.cache.build import CachePlan, Looks, build_cache
 from lary_policy.policy.cache.index import LatentCache
 from lary_policy.policy.cache.table import TableDataset
 from lary_policy.types import LatentSpec
@@ -98,6 +98,28 @@ def test_windows_of_encoders_that_need_several_frames(tmp_path, root):
     assert torch.allclose(found[:, :, 0], expected, atol=1e-6)
     with pytest.raises(StoreError, match=r"window \(0,\)"):
         cache.lookup(index, (TOP,))
+
+
+def test_looks_are_drawn_in_training_alone_each_of_the_images_own(tmp_path, root):
+    looks = Looks(3, lambda image: image * torch.rand(3, 1, 1), "dim")
+    cache = LatentCache(
+        build_cache(meta_of(root), CachePlan(CAMERAS, looks=looks), CornerEncoder(), tmp_path).folder
+    )
+    index = torch.arange(21)
+    plain = cache.lookup(index, (TOP, WRIST))
+    torch.manual_seed(0)
+    drawn = torch.stack([cache.lookup(index, (TOP, WRIST), training=True) for _ in range(40)])
+    torch.testing.assert_close(cache.lookup(index, (TOP, WRIST)), plain)
+    share = drawn / plain  # of each channel, the same for mean and corner: the image's own
+    torch.testing.assert_close(share[..., 0, :], share[..., 1, :])
+    counts = [len(one.unique(dim=0)) for one in share[..., 0, :].flatten(1, 3).unbind(1)]
+    assert set(counts) == {3}
+    again = tmp_path / "again"  # interrupted or not, the looks are the same
+    other = LatentCache(
+        build_cache(meta_of(root), CachePlan(CAMERAS, looks=looks), CornerEncoder(), again).folder
+    )
+    torch.manual_seed(0)
+    torch.testing.assert_close(other.lookup(index, (TOP, WRIST), training=True), drawn[0])
 
 
 def test_every_frame_is_encoded_once_and_never_again(tmp_path, root):

@@ -229,6 +229,22 @@ def test_augmented_images_are_encoded_at_every_step(lary_train, monkeypatch, tmp
         lary_train("given", flag, "--policy.latents=/nowhere", steps=1)
 
 
+def test_a_few_random_looks_of_each_image_are_encoded_once_and_drawn_from(lary_train, monkeypatch):
+    calls, flags = Calls(monkeypatch), ("--dataset.image_transforms.enable=true", "--latents_views=2")
+    plain, _ = lary_train("plain")
+    images = calls.take()
+    ours, said = lary_train("looks", *flags)
+    assert calls.take() == 2 * images  # those of the images as they are were there
+    assert f"{2 * images} encoded, {images} stored before" in said
+    again, _ = lary_train("again", *flags)
+    assert calls.take() == 0
+    require_same_checkpoint(ours, again)
+    with pytest.raises(AssertionError):
+        require_same_checkpoint(ours, plain)
+    with pytest.raises(ConfigError, match=r"Add --dataset\.image_transforms\.enable=true"):
+        lary_train("alone", "--latents_views=2", steps=1)
+
+
 def test_every_setting_that_makes_stored_latents_wrong_is_named(monkeypatch):
     from lerobot.configs.default import DatasetConfig, JobConfig, PeftConfig
     from lerobot.policies.act.configuration_act import ACTConfig

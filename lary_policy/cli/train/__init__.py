@@ -26,6 +26,8 @@ settings of its own:
   --latents_dir=DIR          folder for latents, shared by all runs; `cache` beside --output_dir by default.
                              A checkpoint does not name it: give it again with --resume=true
   --latents_dtype=float16    half the disk of float32, rounded; the encoder's own dtype by default
+  --latents_views=4          with --dataset.image_transforms.enable=true: four random looks of each image are
+                             encoded once and drawn from, instead of a new one encoded at every step
 
 other defaults than lerobot-train: --policy.type=lary --policy.push_to_hub=false, and
   --dataset.video_backend=pyav where torchcodec cannot be loaded (LeRobot would find out at length)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from lerobot.configs import FeatureType
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 from lerobot.datasets.utils import INFO_PATH
+from lerobot.transforms import ImageTransforms
 from lerobot.utils.constants import HF_LEROBOT_HOME, IMAGENET_STATS
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import safe_open
@@ -18,11 +21,11 @@ from safetensors import safe_open
 from lary_policy.cli.train.config import LaryTrainConfig
 from lary_policy.console import console, progress
 from lary_policy.data.lerobot import LeRobotFiles, require_format
-from lary_policy.errors import DatasetError, LaryPolicyError, summary
+from lary_policy.errors import ConfigError, DatasetError, LaryPolicyError, summary
 from lary_policy.machine import available_cores, intra_op_threads
 from lary_policy.paths import exclusive, read_json
 from lary_policy.policy import require_cameras
-from lary_policy.policy.cache import CachePlan, build_cache
+from lary_policy.policy.cache import CachePlan, Looks, build_cache
 from lary_policy.policy.encoder import ObservationEncoder
 
 BACKBONE = "encoder.backbone."
@@ -49,6 +52,7 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
         episodes=None if cfg.dataset.episodes is None else tuple(cfg.dataset.episodes),
         dtype=cfg.latents_dtype or policy.encoder.dtype,
         camera_stats=imagenet_stats() if cfg.dataset.use_imagenet_stats else None,
+        looks=looks_of(cfg),
     )
     beside = (cfg.output_dir or Path("outputs/train/run")).parent / "cache"
     root, cores = Path(cfg.latents_dir or beside), available_cores()
@@ -63,6 +67,22 @@ def use_cache(cfg: LaryTrainConfig) -> str | None:
     )
     cfg.train_on(built.folder)
     return None
+
+
+def looks_of(cfg: LaryTrainConfig) -> Looks | None:
+    """Return the random looks of images that are stored; ConfigError where they contradict other settings."""
+    transforms = cfg.dataset.image_transforms
+    if cfg.latents_views < 0 or (cfg.latents_views and not transforms.enable):
+        raise ConfigError(
+            expected="latents_views from 1 with dataset.image_transforms.enable=true, or 0",
+            got=f"latents_views={cfg.latents_views}, enable={str(transforms.enable).lower()}",
+            fix="Add --dataset.image_transforms.enable=true, or leave --latents_views out.",
+        )
+    if not cfg.latents_views:
+        return None
+    told = json.dumps(dataclasses.asdict(transforms), sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return Looks(cfg.latents_views, ImageTransforms(transforms), digest)
 
 
 def require_readable(cfg: LaryTrainConfig) -> None:

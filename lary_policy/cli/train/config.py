@@ -11,7 +11,7 @@ from lerobot.configs.default import DatasetConfig
 from lerobot.configs.train import TRAIN_CONFIG_NAME, TrainPipelineConfig
 
 # Settings of ours, which a plain lerobot-train does not know.
-OWN_FIELDS = ("cache_latents", "latents_dir", "latents_dtype")
+OWN_FIELDS = ("cache_latents", "latents_dir", "latents_dtype", "latents_views")
 
 # No `from __future__ import annotations` here: draccus and LeRobot's parser want the types themselves.
 
@@ -38,19 +38,22 @@ class TrainDataConfig(DatasetConfig):
 
 @dataclass
 class LaryTrainConfig(TrainPipelineConfig):
-    """What `lary train` takes: every flag of lerobot-train and three of its own.
+    """What `lary train` takes: every flag of lerobot-train and four of its own.
 
     Attributes:
         dataset: As LeRobot's.
         cache_latents: Encode every frame once where that changes nothing.
         latents_dir: Folder for latents; `cache` beside the output folder by default.
         latents_dtype: Dtype of stored latents; the encoder's own by default, which loses nothing.
+        latents_views: With `dataset.image_transforms.enable`: random looks of each image, encoded once,
+            of which every step draws; 0 encodes a new one at every step, as lerobot-train does.
     """
 
     dataset: TrainDataConfig
     cache_latents: bool = True
     latents_dir: str | None = None
     latents_dtype: str | None = None
+    latents_views: int = 0
 
     # No settings, so without types: whether `validate` ran, and the dataset's folder before that of a view.
     _validated = False

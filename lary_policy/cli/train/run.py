@@ -122,9 +122,8 @@ def why_uncached(cfg: LaryTrainConfig) -> str | None:
     reasons = {
         f"job.target={cfg.job.target}: the run is on another machine": cfg.job.is_remote,
         "cache_latents=false": not cfg.cache_latents,
-        "dataset.image_transforms.enable=true: frames look different at every step": (
-            cfg.dataset.image_transforms.enable
-        ),
+        "dataset.image_transforms.enable=true: frames look different at every step; --latents_views=4 "
+        "would draw from four looks of each": cfg.dataset.image_transforms.enable and not cfg.latents_views,
         f"policy.encoder.trainable={trained}: latents change while the encoder learns": trained != "none",
         f"policy.use_amp=true: {rounded}": policy.use_amp,
         f"ACCELERATE_MIXED_PRECISION={launched}: {rounded}": launched != "no",

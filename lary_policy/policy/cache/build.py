@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ from lary_policy.latents import (
     FRAMES,
     HISTORIES,
     STORE_DTYPES,
+    ExtractReport,
     LatentStore,
     Window,
     encode_windows,
@@ -67,6 +69,21 @@ class ImageEncoder(Protocol):
 
 
 @dataclass(frozen=True)
+class Looks:
+    """Random changes of images, drawn a few times each instead of anew at every step.
+
+    Attributes:
+        count: Changed looks of each image.
+        change: The random change of an image `[3 h w]` in [0, 1], e.g. LeRobot's `ImageTransforms`.
+        digest: What tells one kind of change from another.
+    """
+
+    count: int
+    change: Callable[[Tensor], Tensor]
+    digest: str
+
+
+@dataclass(frozen=True)
 class CachePlan:
     """Which latents of a dataset a policy needs.
 
@@ -76,6 +93,7 @@ class CachePlan:
         episodes: Numbers of the episodes; None for all.
         dtype: Dtype of the stored latents.
         camera_stats: Statistics of cameras to write into the view, see `write_view`.
+        looks: Random changes of each image of which latents are stored too.
     """
 
     cameras: Mapping[str, str]
@@ -83,6 +101,7 @@ class CachePlan:
     episodes: tuple[int, ...] | None = None
     dtype: str = "float32"
     camera_stats: Mapping[str, Any] | None = None
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True)
@@ -141,17 +160,31 @@ def build_cache(
     ids, wanted = _wanted(files, episodes, plan.cameras, window)
     pixels = _Pixels(encoder, device)
     steps = 1 if window is None else pixels.steps(next(iter(wanted.values())))
-    store = _store(root, encoder, plan, window, steps)
-    _require_room(store, wanted)
-    report = encode_windows(
-        wanted.values(),
-        FRAMES if window is None else HISTORIES,
-        pixels,
-        store,
-        batch_size=good_batch_size(device),
-        threads=threads,
-        on_progress=on_progress,
+    stores = _stores(root, encoder, plan, window, steps)
+    _require_room(stores, wanted)
+    encoded = reused = 0
+    for look, store in enumerate(stores):
+        pixels.change = None if look == 0 or plan.looks is None else (plan.looks.change, look)
+        report = encode_windows(
+            wanted.values(),
+            FRAMES if window is None else HISTORIES,
+            pixels,
+            store,
+            batch_size=good_batch_size(device),
+            threads=threads,
+            on_progress=on_progress,
+        )
+        _require_decoded(report)
+        encoded, reused = encoded + report.encoded, reused + report.reused
+    names = tuple(store.root.name for store in stores)
+    facts = CacheFacts(
+        encoder.fingerprint, names[0], tuple(plan.cameras), window, steps, identity, looks=names[1:]
     )
+    folder = _publish(root, files, facts, ids, plan)
+    return BuiltCache(folder, encoded, reused, _bytes(stores[0]), time.perf_counter() - start)
+
+
+def _require_decoded(report: ExtractReport) -> None:
     if report.quarantined:
         first = report.quarantined[0]
         raise DatasetError(
@@ -159,9 +192,6 @@ def build_cache(
             got=f"{len(report.quarantined)} that cannot, for example {first.item}: {first.reason}",
             fix="Restore the files, or leave their episodes out (--dataset.episodes).",
         )
-    facts = CacheFacts(encoder.fingerprint, store.root.name, tuple(plan.cameras), window, steps, identity)
-    folder = _publish(root, files, facts, ids, plan)
-    return BuiltCache(folder, report.encoded, report.reused, _bytes(store), time.perf_counter() - start)
 
 
 def _identity(meta: Any, files: LeRobotFiles) -> DatasetIdentity:
@@ -178,7 +208,14 @@ def _identity(meta: Any, files: LeRobotFiles) -> DatasetIdentity:
 
 
 class _Pixels:
-    """Gives an encoder of float images the uint8 frames of the extraction, as LeRobot would give them."""
+    """Gives an encoder of float images the uint8 frames of the extraction, as LeRobot would give them.
+
+    Attributes:
+        change: A random change of images and a number; None leaves them as they are. What is drawn depends on
+            the number and the image alone, so that an interrupted build continues with the same looks.
+    """
+
+    change: tuple[Callable[[Tensor], Tensor], int] | None = None
 
     def __init__(self, encoder: ImageEncoder, device: str) -> None:
         self.fingerprint, self.latent = encoder.fingerprint, encoder.latent
@@ -188,7 +225,18 @@ class _Pixels:
     def encode(self, frames: Tensor) -> Tensor:
         """Map uint8 `[b t h w 3]` to latents `[b t' n d]`."""
         images = frames.to(self._device).movedim(-1, 2)
-        return self._encoder(images.float() / 255)
+        return self._encoder(self._changed(frames, images.float() / 255))
+
+    def _changed(self, frames: Tensor, images: Tensor) -> Tensor:
+        if self.change is None:
+            return images
+        change, number = self.change
+        with torch.random.fork_rng(devices=[]):
+            for window, shown in zip(frames, images, strict=True):
+                for place, frame in enumerate(window):
+                    torch.manual_seed(zlib.crc32(frame.contiguous().numpy()) + number)
+                    shown[place] = change(shown[place]).clamp(0, 1)
+        return images
 
     def steps(self, window: Window) -> int:
         """Return the time steps t' of the latent of a window."""
@@ -217,27 +265,33 @@ def _wanted(
     return ids, found
 
 
-def _store(
+def _stores(
     root: Path, encoder: ImageEncoder, plan: CachePlan, window: tuple[int, ...] | None, steps: int
-) -> LatentStore:
+) -> tuple[LatentStore, ...]:
+    """Return the store of the images as they are, then those of their other looks."""
     name, latent = f"{encoder.fingerprint}-{plan.dtype}", encoder.latent
     if window is not None:
         name, latent = f"{name}-{len(window)}", joined_latent(latent, steps)
-    return LatentStore(root / STORES / name, encoder.fingerprint, latent, dtype=plan.dtype)
+    looks = [f"{name}-{plan.looks.digest}-{i + 1}" for i in range(plan.looks.count)] if plan.looks else []
+    return tuple(
+        LatentStore(root / STORES / one, encoder.fingerprint, latent, dtype=plan.dtype)
+        for one in (name, *looks)
+    )
 
 
 def _bytes(store: LatentStore) -> int:
     return store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
 
 
-def _require_room(store: LatentStore, wanted: Mapping[str, Window]) -> None:
+def _require_room(stores: Sequence[LatentStore], wanted: Mapping[str, Window]) -> None:
     """Refuse to start what the disk cannot hold."""
-    store.root.parent.mkdir(parents=True, exist_ok=True)
-    needed = _bytes(store) * len(store.missing(wanted))
-    free = shutil.disk_usage(store.root.parent).free
+    folder = stores[0].root.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = sum(len(store.missing(wanted)) for store in stores)
+    needed, free = _bytes(stores[0]) * missing, shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            expected=f"{needed / 1e9:.1f} GB for {len(store.missing(wanted))} latents in {store.root}",
+            expected=f"{needed / 1e9:.1f} GB for {missing} latents in {stores[0].root}",
             got=f"{free / 1e9:.1f} GB free",
             fix="Choose another disk (--latents_dir=...), --latents_dtype=float16, or smaller images.",
         )

@@ -75,6 +75,7 @@ class CacheFacts:
         version: Format of the folder.
         ids: `ids_digest` of the ids beside it; caches of earlier versions do not have it.
         checksums: Name of the file with the digests of all others; those do not have it either.
+        looks: Names of the stores of randomly changed images, of which a training draws.
     """
 
     fingerprint: str
@@ -86,6 +87,7 @@ class CacheFacts:
     version: int = VERSION
     ids: str = ""
     checksums: str = ""
+    looks: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> CacheFacts:
@@ -96,6 +98,7 @@ class CacheFacts:
             raw = read_json(path, error=StoreError, fix=fix, what=what)
             window = None if raw["window"] is None else tuple(raw["window"])
             changed = {"window": window, "cameras": tuple(raw["cameras"])}
+            changed["looks"] = tuple(raw.get("looks", ()))
             facts = cls(**{**raw, **changed, "dataset": DatasetIdentity(**raw["dataset"])})
         if facts.version != VERSION:
             raise _other(f"format {VERSION}", f"{facts.version}")
@@ -118,16 +121,19 @@ class LatentCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.facts = Path(folder), CacheFacts.read(Path(folder))
-        self.store = LatentStore.open(resolve_inside(self.folder.parents[1] / STORES, self.facts.store))
+        stores = self.folder.parents[1] / STORES
+        names = (self.facts.store, *self.facts.looks)
+        self._stores = tuple(LatentStore.open(resolve_inside(stores, name)) for name in names)
+        self.store = self._stores[0]
         require_whole(self.folder)
         with foreign_file("ids of stored latents", folder / IDS_FILE, f"{_REBUILD}.", error=StoreError):
             arrays = read_archive(folder / IDS_FILE, ("ids", "bounds"), "iS")
             ids, self._bounds = arrays["ids"], arrays["bounds"]  # [F c], [E 2]
             if self.facts.ids not in ("", ids_digest(ids, self._bounds)):
                 raise ValueError("its content is not what was written")
-        self._latents = self._open(ids)
+        self._latents = tuple(_open(store, ids) for store in self._stores)
         self._places = np.full(ids.shape, -1, np.int64)  # of each frame and camera among the latents, [F c]
-        self._places[ids != b""] = np.arange(len(self._latents))
+        self._places[ids != b""] = np.arange(len(self._latents[0]))
 
     @classmethod
     def of_run(cls, config: Any, fingerprint: str, meta: Any) -> LatentCache | None:
@@ -184,7 +190,9 @@ class LatentCache:
                 fix="Drop --policy.latents, or --policy.encoder.trainable and --peft.",
             )
 
-    def lookup(self, index: Tensor, cameras: Sequence[str], deltas: Sequence[int] = (0,)) -> Tensor:
+    def lookup(
+        self, index: Tensor, cameras: Sequence[str], deltas: Sequence[int] = (0,), *, training: bool = False
+    ) -> Tensor:
         """Return the latents `[b t c n d]` of frames, float32 on the CPU.
 
         Like LeRobot's own windows, steps before an episode's start or after its end are its first or last.
@@ -193,6 +201,8 @@ class LatentCache:
             index: Frame numbers, LeRobot's `index`, int64 `[b]`.
             cameras: Image features in the order in which they are wanted.
             deltas: Steps relative to now: those of the history, or the window that the latents are of.
+            training: Draw one of the changed looks of each image from torch's global generator, if there are
+                some; otherwise latents are of the images as they are.
 
         Raises:
             StoreError: There are no latents of these steps, or a shard is damaged.
@@ -204,20 +214,23 @@ class LatentCache:
         if places.min(initial=0) < 0:
             expected = f"latents of frame {int(index[0])} and its neighbours in {self.folder}"
             raise _other(expected, "none: its episode was not among those encoded")
-        latents = self._latents[torch.from_numpy(places.reshape(-1))].float()
+        latents = self._read(torch.from_numpy(places.reshape(-1)), training)
         if self.facts.window is None:
             return latents.unflatten(0, places.shape)
         # The time steps of a window lie one after the other among its tokens: [b*c t'*n d] -> [b t' c n d].
         by_camera = latents.unflatten(1, (self.facts.steps, -1)).unflatten(0, (len(rows), len(columns)))
         return by_camera.transpose(1, 2)
 
-    def _open(self, ids: NDArray[np.bytes_]) -> StoredLatents:
-        """Return the latents of the ids `[F c]` that are not empty, in order."""
-        names = ids[ids != b""].astype(str).tolist()
-        absent = self.store.missing(names)
-        if absent:
-            raise _other(f"{len(names)} latents in {self.store.root}", f"{len(absent)} missing")
-        return StoredLatents(self.store, names)
+    def _read(self, places: Tensor, training: bool) -> Tensor:
+        """Return the latents `[p n d]` at places, float32, each of a look of its own in training."""
+        looks = self._latents[1:]
+        if not (training and looks):
+            return self._latents[0][places].float()
+        drawn = torch.randint(len(looks), places.shape)
+        found = torch.empty(len(places), self.store.latent.tokens, self.store.latent.width)
+        for look, latents in enumerate(looks):
+            found[drawn == look] = latents[places[drawn == look]].float()
+        return found
 
     def _rows(self, index: Tensor, deltas: Sequence[int]) -> NDArray[np.int64]:
         """Return the frames `[b t]` whose latents are wanted."""
@@ -235,6 +248,15 @@ class LatentCache:
             return now[:, None]
         first, last = self._bounds[np.searchsorted(self._bounds[:, 0], now, side="right") - 1].T
         return np.clip(now[:, None] + np.array(deltas), first[:, None], last[:, None] - 1)
+
+
+def _open(store: LatentStore, ids: NDArray[np.bytes_]) -> StoredLatents:
+    """Return the latents of the ids `[F c]` that are not empty, in order."""
+    names = ids[ids != b""].astype(str).tolist()
+    absent = store.missing(names)
+    if absent:
+        raise _other(f"{len(names)} latents in {store.root}", f"{len(absent)} missing")
+    return StoredLatents(store, names)
 
 
 def verify_view(folder: Path, *, on_progress: OnProgress | None = None) -> IntegrityReport:

@@ -101,7 +101,9 @@ class EncoderPolicy:
         for encoder in encoders:
             self._latents.require_frozen(encoder)
         cameras, deltas = tuple(config.image_features), config.observation_delta_indices
-        latents = self._latents.lookup(batch["index"], cameras, deltas or [0]).to(batch[ACTION].device)
+        training: bool = self.training  # type: ignore[attr-defined]  # the stock policy's
+        latents = self._latents.lookup(batch["index"], cameras, deltas or [0], training=training)
+        latents = latents.to(batch[ACTION].device)
         shown = latents if deltas else latents[:, 0]  # [b t c n d] or [b c n d]
         return {
             **batch,
