@@ -1,5 +1,5 @@
 # Two commands do everything: `make suite` and `make test`. No other set-up is needed.
-.PHONY: suite suite-full test slow lint format types docs bench gpu wheel lock clean
+.PHONY: suite suite-full test slow lerobot lint format types docs bench gpu wheel lock clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,11 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	@$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+# Our LeRobot parts against any checkout of it: make lerobot LEROBOT=../lerobot
+lerobot: $(STAMP)
+	@[ -d "$(LEROBOT)/src/lerobot" ] || { echo "expected LEROBOT=<folder of a checkout with src/lerobot>; got '$(LEROBOT)'"; exit 2; }
+	@PYTHONPATH="$(abspath $(LEROBOT))/src" $(TEST_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/policy
 
 gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
