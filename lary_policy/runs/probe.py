@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from lary_policy.encoders import EncoderView
 from lary_policy.heads import HEAD_FORMAT, Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
 from lary_policy.latents import LatentTable, StoredLatents, stored_latent
-from lary_policy.machine import abreast, intra_op_threads, process_count
+from lary_policy.machine import as_made, intra_op_threads, leave_if_asked, process_count
 from lary_policy.runs.cells import UNFINISHED, Cell, plain
 from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.encode import Splits, encoder_of
@@ -245,41 +246,103 @@ def sample_scores(
     return replace(found, values=values).to_dict()
 
 
-def run_probes(context: RunContext, jobs: Sequence[Job], load: Callable[[], Splits]) -> list[dict[str, Any]]:
-    """Train, evaluate and save heads on the same latents, or return the finished results.
+@dataclass(frozen=True, eq=False)
+class Jobs:
+    """Heads on the same latents.
+
+    Attributes:
+        jobs: What to train.
+        load: Loads the latents of all splits; called only if something is to be done.
+        size: About how large the latents are, in some unit; the largest are begun first.
+    """
+
+    jobs: Sequence[Job]
+    load: Callable[[], Splits]
+    size: int = 1
+
+
+@dataclass(eq=False)
+class HeldLatents:
+    """Latents while any of their heads trains: loaded by whoever comes first, freed by the last.
+
+    Attributes:
+        load: Loads them.
+        room: How many banks may be in memory at once.
+        left: Heads that are not finished.
+        shared: Whether several of them train at once.
+    """
+
+    load: Callable[[], Splits]
+    room: threading.Semaphore
+    left: int
+    shared: bool
+    _splits: Splits | None = None
+    _loading: threading.Lock = field(default_factory=threading.Lock)
+
+    def splits(self) -> Splits:
+        """Return the latents of all splits."""
+        with self._loading:
+            if self._splits is None:
+                while not self.room.acquire(timeout=1):
+                    leave_if_asked()
+                self._splits = self.load()
+                for table in self._splits.values():
+                    if self.shared and isinstance(table.bank, StoredLatents):
+                        table.bank.shared = True
+            return self._splits
+
+    def finished(self) -> None:
+        """Count a head whose result is there."""
+        with self._loading:
+            self.left -= 1
+            if not self.left and self._splits is not None:
+                self._splits = None
+                self.room.release()
+
+
+def run_probes(context: RunContext, groups: Sequence[Jobs]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Train, evaluate and save heads, or take finished results; yield (group, place, result) as they come.
 
     On a CPU they train side by side, each in a thread of its own: sharing every operation among the cores
-    instead leaves them waiting for each other, and would round otherwise once some are finished. All read one
-    bank, which is freed with the last of them.
+    instead leaves them waiting for each other, and would round otherwise once some are finished. Those of a
+    group read one bank, which is freed with the last of them; the next group begins when no head of one
+    is left to begin, so that no core waits for a group's end.
 
     Args:
         context: The run.
-        jobs: What to train.
-        load: Loads the latents of all splits; called only if something is to be done.
+        groups: What to train.
 
     Raises:
         TrainingError: Loss or score stop being finite.
         EmbodimentError: Robot types are blank or unknown (`unknown_robots=pool` takes them knowingly).
         DatasetError: No class, or no usable row.
     """
-    splits = cache(load)
+    places = [(number, place) for number, group in enumerate(groups) for place in range(len(group.jobs))]
     alone = process_count() > 1 or context.device != "cpu"
-    threads = 1 if alone else min(context.cores, max(1, len(jobs)))
-    if threads > 1 and not all(job.cell(context).done for job in jobs):
-        for table in splits().values():  # before the threads, which would load them each
-            if isinstance(table.bank, StoredLatents):
-                table.bank.shared = True
-    # Heads of classes attend to every token and take longest: whoever starts them last waits for them.
-    order = sorted(range(len(jobs)), key=lambda place: jobs[place].probe.about != "classes")
-    calls = [partial(_run_probe, context, jobs[place], splits, context.cores // threads) for place in order]
-    with busy("probes") if threads > 1 else nullcontext():
-        results = dict(zip(order, abreast(calls, threads), strict=True))
-    return [results[place] for place in range(len(jobs))]
+    # Where the memory for latents was stated, it is for one group.
+    most = 1 if alone or context.config.latents_ram_gb is not None else 2
+    widest = max((len(group.jobs) for group in groups), default=0)
+    threads = 1 if alone else max(1, min(context.cores, most * widest, len(places)))
+    if threads > 1:
+        # Heads of classes attend to every token and take longest: whoever starts them last waits for them.
+        about = {(n, p): groups[n].jobs[p].probe.about for n, p in places}
+        places.sort(
+            key=lambda at: (-groups[at[0]].size * len(groups[at[0]].jobs), at[0], about[at] != "classes")
+        )
+    room = threading.Semaphore(most)
+    banks = [HeldLatents(g.load, room, len(g.jobs), threads > 1 < len(g.jobs)) for g in groups]
+    calls = [
+        partial(_run_probe, context, groups[n].jobs[p], banks[n], context.cores // threads) for n, p in places
+    ]
+    with busy("probes") if threads > 1 else nullcontext(), closing(as_made(calls, threads)) as made:
+        for number, result in made:
+            yield *places[number], result
 
 
-def _run_probe(context: RunContext, job: Job, splits: Callable[[], Splits], threads: int) -> dict[str, Any]:
+def _run_probe(context: RunContext, job: Job, bank: HeldLatents, threads: int) -> dict[str, Any]:
     run = find_question(job.probe.mode).run
     cell = job.cell(context)
-    result = cell.compute_together(lambda: run(Probing(context, job, job.seen(splits()), cell, threads)))
+    result = cell.compute_together(lambda: run(Probing(context, job, job.seen(bank.splits()), cell, threads)))
     (cell.folder / PROGRESS_FILE).unlink(missing_ok=True)
+    bank.finished()
     return result

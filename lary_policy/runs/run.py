@@ -23,14 +23,14 @@ from lary_policy.runs.collect import collected, open_task, run_collect
 from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
 from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
-from lary_policy.runs.probe import jobs_of, pairs_of, run_probes
+from lary_policy.runs.probe import Jobs, jobs_of, pairs_of, run_probes
 from lary_policy.runs.report import run_report
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rollout import loops_of, run_rollouts
 from lary_policy.runs.rows import missing_rows
 
 _BELOW = 4  # levels of an output folder that hold files of ours: shards are in cache/latents/<store>/shards
-PAGE_SHARE = 0.02  # of a run's time, at most, goes into rewriting its page: cells may end every second
+PAGE_SHARE = 0.01  # of a run's time, at most, goes into rewriting its page: cells may end every second
 # Of the report, of files and of tasks.
 TITLES = {False: "What do these latents know of action?", True: "Which latents drive a robot?"}
 
@@ -123,7 +123,7 @@ class Page:
     _due: float = 0.0
 
     def refresh(self, tally: Tally) -> None:
-        """Rewrite the page, unless nothing new was computed or writing has taken a twentieth of the time."""
+        """Rewrite the page, unless nothing new was computed or writing has taken its share of the time."""
         started = time.monotonic()
         wanted = self.until == "report" and is_main_process() and not self.results.finished_only
         if not wanted or not tally.computed or started < self._due:
@@ -242,12 +242,19 @@ def _extract(context: RunContext, results: Results) -> Iterator[None]:
 
 
 def _probe(context: RunContext, results: Results) -> Iterator[None]:
+    groups = []
     for data, view in pairs_of(context):
         jobs = jobs_of(context, data, view)
         done = agree([job.cell(context).done for job in jobs])
         pairs = zip(jobs, done, strict=True)
         wanted = [job for job, finished in pairs if results.wants(f"probe {job.label}", finished)]
-        results.probe += run_probes(context, wanted, partial(load_splits, context, data, view))
+        latent = view.spec.latent_at(context.shelf.image_px(view))
+        size = data.rows * latent.tokens * latent.width
+        groups.append(Jobs(wanted, partial(load_splits, context, data, view), size))
+    found: dict[tuple[int, int], Result] = {}
+    for number, place, result in run_probes(context, groups):
+        found[number, place] = result
+        results.probe = [found[at] for at in sorted(found)]
         yield
 
 

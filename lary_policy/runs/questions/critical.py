@@ -71,12 +71,12 @@ def of_critical(context: RunContext, data: RunData) -> tuple[Any, ...]:
 def run_critical(probing: Probing) -> dict[str, Any]:
     """Judge the head of the plain question on critical steps."""
     from lary_policy.runs.actions import action_data
-    from lary_policy.runs.probe import run_probes
+    from lary_policy.runs.probe import Jobs, run_probes
     from lary_policy.runs.questions.registry import find_question
 
     job, context = probing.job, probing.context
     plain = replace(job, probe=replace(job.probe, mode=find_question(job.probe.mode).asks or ""))
-    (trained,) = run_probes(context, [plain], lambda: probing.splits)
+    ((*_, trained),) = run_probes(context, [Jobs([plain], lambda: probing.splits)])
     if not is_main_process():
         return {}
     known = action_data(replace(probing, job=plain))
