@@ -305,8 +305,7 @@ def run_probes(context: RunContext, groups: Sequence[Jobs]) -> Iterator[tuple[in
 
     On a CPU they train side by side, each in a thread of its own: sharing every operation among the cores
     instead leaves them waiting for each other, and would round otherwise once some are finished. Those of a
-    group read one bank, which is freed with the last of them; the next group begins when no head of one
-    is left to begin, so that no core waits for a group's end.
+    group read one bank, freed with the last of them; the next begins when none of it is left to begin.
 
     Args:
         context: The run.
