@@ -46,6 +46,7 @@ def fit_last(last: nn.Linear, predict: Callable[[], object], target: Tensor) -> 
 
 @torch.no_grad()
 def take_codes(codes: Tensor, vectors: Tensor) -> None:
-    """Let codes [K q] be some of the vectors [p s q] of a first batch."""
+    """Let codes [K q] be some of the vectors [p s q] of a first batch, as many as there are."""
     flat = vectors.flatten(0, 1)
-    codes.copy_(flat[torch.randperm(len(flat))[: len(codes)]])
+    chosen = flat[torch.randperm(len(flat))[: len(codes)]]
+    codes[: len(chosen)] = chosen

@@ -92,7 +92,9 @@ def build_univla_training(config: LamConfig, sample: FramePair, pixels: bool) ->
     """
     if pixels or sample.first.dim() != 3:
         raise ConfigError(
-            expected="features for model=univla", got="pixels", fix="Pass backbone=dinov2-small, for example."
+            expected="features for model=univla",
+            got="pixels",
+            fix="Leave target out, and pass backbone=dinov2-small, for example.",
         )
     feature_width = sample.first.shape[2]
     width = config.width or feature_width

@@ -137,9 +137,13 @@ def test_a_collapsed_codebook_is_said(capfd):
     assert "the codebook has collapsed, 1 of 4 codes used" in capfd.readouterr().err
 
 
-def test_more_codes_than_a_batch_has_are_refused():
-    with pytest.raises(ConfigError, match=r"at most 8 codes.*batch_size=16"):
-        make(dataclasses.replace(SMALL, codebook=16))
+@pytest.mark.parametrize(("config", "words"), [
+    (dataclasses.replace(SMALL, codebook=16), r"at most 8 codes.*batch_size=16"),
+    (dataclasses.replace(UNIVLA, codebook=1000), r"at most 16 codes.*batch_size=500"),
+])  # fmt: skip
+def test_more_codes_than_a_batch_has_are_refused(config, words):
+    with pytest.raises(ConfigError, match=words):
+        make(config)
 
 
 @pytest.mark.parametrize(("change", "words"), [
