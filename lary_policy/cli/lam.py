@@ -13,6 +13,7 @@ from lary_policy.cli.run import run_sweep, wants_sweep
 from lary_policy.console import busy
 from lary_policy.errors import ConfigError
 from lary_policy.machine import is_main_process, require_one_process
+from lary_policy.paths import choices
 
 OWN = (
     ("backbone", "dinov2-small", "frozen encoder whose features it sees, {name: x, layer: 6}; pixels = none"),
@@ -20,7 +21,7 @@ OWN = (
     (
         "lam",
         "null",
-        "sizes and recipe of a file of configs/lam: reference, univla, villax; null = two cores'",
+        f"published sizes and recipe, one of {', '.join(choices('lam'))}; null = for two cores",
     ),
 )
 # What suites have for encoders, heads and closed loops, none of which there is here.

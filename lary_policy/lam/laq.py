@@ -152,6 +152,12 @@ def build_laq(config: LamConfig, sample: FramePair, pixels: bool) -> LaqTraining
     patch = image_px // grid if features else config.patch_px
     length = config.code_seq_len or CODE_SEQ_LEN
     code_tokens(length, grid)  # said before the network is built
+    if features and config.width not in (None, sample.first.shape[2]):
+        raise ConfigError(
+            expected=f"the backbone's width, {sample.first.shape[2]}",
+            got=f"width={config.width}",
+            fix="Leave width out; it is for backbone=pixels.",
+        )
     sizes = LaqConfig(
         dim=sample.first.shape[2] if features else config.width or OWN_PATCH_WIDTH,
         codes=config.codebook,

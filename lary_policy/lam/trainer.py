@@ -318,7 +318,7 @@ def _forget(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
     """Return the next moving average after `count` updates; the first two only copy."""
     count = int(count)
     keep = 0.0 if count < 2 else min(EMA_MOST, 1 - (1 + count) ** -EMA_POWER)
-    return average * keep + new * (1 - keep)
+    return torch.lerp(average, new, 1 - keep)  # what does not change stays as it is, to the bit
 
 
 def _seed_of(seed: int, step: int) -> int:

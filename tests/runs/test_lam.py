@@ -155,6 +155,7 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
     (["head=mlp-small"], "got head. Leave"),
     (["seeds=[0,1]"], "Leave them out"),
     (["encoder=pixels"], "Name the frozen encoder with backbone="),
+    (["width=100"], "Leave width out"),
     (["code_seq_len=3"], "code_seq_len of 1, 2, 4, 16"),
     (["model=x"], "laq"),
     (["target=features", "backbone=pixels"], "Leave target=features out"),
