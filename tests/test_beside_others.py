@@ -1,6 +1,6 @@
-"""The base of the package beside simulators that cap MuJoCo: an environment of its own, made from PyPI.
+"""The base of the package beside simulators that cap MuJoCo: environments of their own, made from PyPI.
 
-`LARY_TEST_INSTALL=<folder>` runs it; the folder keeps the environment (6 GB) for the next run.
+`LARY_TEST_INSTALL=<folder>` runs it; the folder keeps the environments (6 GB each) for the next run.
 """
 
 from __future__ import annotations
@@ -49,11 +49,21 @@ except ConfigError as error:
 else:
     raise AssertionError("MuJoCo 3 was taken")
 """
+IMPORTED = """
+import lerobot_policy_lary
+from lary_policy.encoders import list_encoders
+from lerobot.configs import PreTrainedConfig
+assert {"dinov2-small", "efficientnet-lite0", "pixels"} <= set(list_encoders()), list_encoders()
+assert {"lary", "lary_act"} <= set(PreTrainedConfig.get_known_choices())
+import lerobot.envs.libero
+from libero.libero import benchmark
+assert "libero_spatial" in benchmark.get_benchmark_dict()
+"""
 
 
-def done(*command, cwd, **env):
+def done(*command, cwd, said_to="", **env):
     said = subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True,
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, input=said_to,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "MUJOCO_GL": "egl", **env},
     )  # fmt: skip
     assert said.returncode == 0, said.stdout[-2000:] + said.stderr[-3000:]
@@ -67,6 +77,16 @@ def wheel(tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
+def environment(wheel, extra, cwd):
+    """Return the folder of an environment with our wheel and an extra of LeRobot."""
+    home = Path(FOLDER).resolve() / extra
+    if not (home / "bin/python").exists():
+        done(UV, "venv", "--python", sys.executable, home, cwd=cwd)
+    wanted = (f"lerobot_policy_lary @ file://{wheel}", f"lerobot[{extra}]")
+    done(UV, "pip", "install", "--python", home / "bin/python", *wanted, cwd=cwd)
+    return home
+
+
 @pytest.mark.parametrize("extra", ["aloha", "libero"])
 def test_the_base_resolves_beside_it(wheel, extra, tmp_path):
     (tmp_path / "in.txt").write_text(f"lerobot_policy_lary @ file://{wheel}\nlerobot[{extra}]\n")
@@ -78,13 +98,16 @@ def test_the_base_resolves_beside_it(wheel, extra, tmp_path):
     assert "warp-lang" not in pins
 
 
+def test_encoders_and_policies_import_beside_libero(wheel, tmp_path):
+    """LIBERO asks at its first import where its data are, and takes them from the package after a no."""
+    python = environment(wheel, "libero", tmp_path) / "bin/python"
+    done(python, "-c", REFUSED, cwd=tmp_path)
+    done(python, "-c", IMPORTED, cwd=tmp_path, said_to="N\n", LIBERO_CONFIG_PATH=str(tmp_path / "libero"))
+
+
 def test_lary_act_trains_and_lerobot_eval_runs_it_on_aloha(wheel, tmp_path):
-    home = Path(FOLDER).resolve()
-    python, tools = home / "bin/python", home / "bin"
-    if not python.exists():
-        done(UV, "venv", "--python", sys.executable, home, cwd=tmp_path)
-    package = f"lerobot_policy_lary @ file://{wheel}"
-    done(UV, "pip", "install", "--python", python, package, "lerobot[aloha]", cwd=tmp_path)
+    tools = environment(wheel, "aloha", tmp_path) / "bin"
+    python = tools / "python"
     done(python, "-c", REFUSED, cwd=tmp_path)
     done(python, "-c", DATA, tmp_path / "data", cwd=tmp_path)
     done(

@@ -192,6 +192,43 @@ def test_episodes_end_by_the_environments_rules_and_rest(mode):
     world.close()
 
 
+class Resting(gymnasium.vector.VectorEnv):
+    """Dots that rest where their episodes end, as simulators behind a server do; nothing resets itself."""
+
+    def __init__(self, num_envs, **_):
+        self.num_envs, self._dots = num_envs, [Dot() for _ in range(num_envs)]
+        self.metadata = {"render_fps": 10, "autoreset_mode": "Disabled"}
+        self.single_action_space = self._dots[0].action_space
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+
+    def _seen(self, rows):
+        views = {view: np.stack([row["pixels"][view] for row in rows]) for view in ("top", "side")}
+        return {"pixels": views, "agent_pos": np.stack([row["agent_pos"] for row in rows])}
+
+    def reset(self, *, seed=None, options=None):
+        self._last = [(dot.reset(seed=s)[0], 0.0, False) for dot, s in zip(self._dots, seed, strict=True)]
+        return self._seen([seen for seen, _, _ in self._last]), {"is_success": np.zeros(self.num_envs, bool)}
+
+    def step(self, actions):
+        for world, dot in enumerate(self._dots):
+            if not self._last[world][2]:
+                self._last[world] = dot.step(actions[world])[:3]
+        done = np.array([done for _, _, done in self._last])
+        cut = np.zeros(self.num_envs, bool)
+        return self._seen([seen for seen, _, _ in self._last]), done * 1.0, done, cut, {"is_success": done}
+
+
+gymnasium.register("Resting-v0", vector_entry_point=Resting)
+
+
+def test_a_vector_environment_whose_worlds_rest_need_not_reset_itself():
+    world = GymWorld("gym:Resting-v0", 2, CAMERAS, GymSettings("agent_pos", max_steps=20))
+    won, lost = played(world)
+    assert (won.success, won.success_at_end, lost.success, lost.steps) == (True, True, False, 20)
+    assert won.steps < 10
+    world.close()
+
+
 def test_a_rendered_picture_is_a_camera():
     world = GymWorld(NAME, 2, ("render",), SETTINGS)
     world.reset([1, 2])

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -218,7 +218,8 @@ class GymWorld(TaskWorlds):
                 fix="Wrap the environment so that its action space is a Box of one axis and float32.",
             )
         known = self._env.metadata or {}
-        if known.get("autoreset_mode") in (AutoresetMode.DISABLED, AutoresetMode.DISABLED.value):
+        strict = isinstance(self._env.unwrapped, (SyncVectorEnv, AsyncVectorEnv))  # others let worlds rest
+        if strict and known.get("autoreset_mode") in (AutoresetMode.DISABLED, AutoresetMode.DISABLED.value):
             raise ConfigError(
                 expected=f"{name} with autoreset_mode NextStep or SameStep: some worlds end before others",
                 got="autoreset_mode Disabled",
