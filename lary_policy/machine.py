@@ -234,6 +234,13 @@ def kept_heap(device: str) -> Iterator[None]:
                 libc.malloc_trim(0)
 
 
+def give_back_heap() -> None:
+    """Give freed memory back to the system, also inside `kept_heap`: for where much was freed for good."""
+    libc = glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Leave garbage in cycles for later: imports and figures make many objects, and few of them are any.

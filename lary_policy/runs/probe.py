@@ -19,7 +19,7 @@ from lary_policy.encoders import EncoderView
 from lary_policy.heads import HEAD_FORMAT, Head, HeadMeta
 from lary_policy.heads.training import LatentBatches, TrainResult, fit, open_logger
 from lary_policy.latents import LatentTable, StoredLatents, stored_latent
-from lary_policy.machine import as_made, intra_op_threads, leave_if_asked, process_count
+from lary_policy.machine import as_made, give_back_heap, intra_op_threads, leave_if_asked, process_count
 from lary_policy.runs.cells import UNFINISHED, Cell, plain
 from lary_policy.runs.context import RunContext, RunData
 from lary_policy.runs.encode import Splits, encoder_of
@@ -297,6 +297,7 @@ class HeldLatents:
             self.left -= 1
             if not self.left and self._splits is not None:
                 self._splits = None
+                give_back_heap()
                 self.room.release()
 
 

@@ -159,6 +159,10 @@ class TrainingRun:
             torch.Generator().manual_seed(config.seed),
         )
 
+    def close(self) -> None:
+        """Forget the step, which knows this run: the samples are free as soon as nobody uses them."""
+        vars(self).pop("step", None)
+
     @cached_property
     def step(self) -> Callable[[Shares, int], Tensor]:
         """Update all heads with a batch and return the loss of each `[s]` on this process's share of it.

@@ -88,6 +88,7 @@ def train(
                     saved = time.perf_counter()
                     cost = saved - now
                 _tell(progress.history[-1], objective.name, on_epoch, loggers)
+    job.close()
     job.members[progress.best_member].load_state_dict(progress.best_weights)
     head.eval()
     return _result(job, progress, time.perf_counter() - started)
