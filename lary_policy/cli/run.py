@@ -201,13 +201,22 @@ def _roll_out_policy(config: Any, checkpoint: Path, gym: Mapping[str, Any]) -> P
 
 
 def _print_outcome(outcome: Any) -> None:
-    """Print the scores, best encoder first, and the seconds of each stage."""
+    """Print the scores, best encoder first, what their heads are called in settings, and seconds."""
+    from lary_policy.heads import list_head_configs, load_head_config
     from lary_policy.runs import score_lines
 
+    scores = outcome.results.scores()
     console.print()
-    for line in score_lines(outcome.results.scores()):
+    for line in score_lines(scores):
         console.print(line, markup=False, soft_wrap=True)
-    now = ", ".join(f"{k} {v:.1f}" for k, v in outcome.stage_seconds.items())
-    console.print(f"\nseconds of this run: {now}")
-    before = ", ".join(f"{k} {v:.1f}" for k, v in outcome.results.stage_seconds().items())
-    console.print(f"seconds of the cells when computed: {before}")
+    names: dict[str, list[str]] = {score.head: [] for score in scores}
+    for name in list_head_configs():
+        names.get(load_head_config(name).label, []).append(f"head={name}")
+    same = [f"{label} is {' or '.join(typed)}" for label, typed in names.items() if typed]
+    if same:
+        console.print(f"\n{', '.join(same)}", markup=False, soft_wrap=True)
+    now = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in outcome.stage_seconds.items())
+    console.print(f"\nseconds of this run: {now}", soft_wrap=True)
+    computed = outcome.results.stage_seconds().items()
+    before = ", ".join(f"{k} {v:.1f}" for k, v in computed if v and k in outcome.stage_seconds)
+    console.print(f"seconds of its cells, whenever they were computed: {before}", soft_wrap=True)

@@ -53,7 +53,9 @@ def _verify_source(settings: VerifySettings) -> bool:
             on_progress=on_progress,
         )
 
-    report = check_folder(source.root, check, label=f"{key} ({source.spec.protocol})")
+    label = f"{key} ({source.spec.protocol})"
+    report = check_folder(source.root, check, label=label)
+    say(report, label)
     told = {"source": key, "protocol": source.spec.protocol, **plain_report(report)}
     write_findings(settings.output_dir, f"verify-{key}", told)
     return report.ok
@@ -86,40 +88,56 @@ def verify_outputs(output_dir: Path, *, workers: int, timeout_s: float) -> bool:
             fix="Run `lary data` first, or pass output_dir=<folder>.",
         )
     dataset = partial(verify_dataset, workers=workers, timeout_s=timeout_s)
-    reports = [check_folder(folder, dataset) for folder in datasets]
-    reports += [check_folder(folder, verify_store) for folder in stores]
-    reports += [check_folder(folder, verify_view) for folder in views]
-    reports += [check_folder(folder, verify_cell) for folder in cells]
-    reports += [check_folder(folder, verify_files) for folder in written if not folder.is_symlink()]
     export = partial(verify_files, name=EXPORT_CHECKSUMS)
-    reports += [check_folder(folder, export) for folder in exports if not folder.is_symlink()]
-    rows = [plain_report(report) for report in reports]
-    problems = sum(len(r.problems) for r in reports)
-    path = write_findings(output_dir, "verify", rows, quiet=True)
-    console.print(f"{len(reports)} folders checked, {problems} problems; all of them: {path}", soft_wrap=True)
+    checks: list[tuple[Path, Callable[..., IntegrityReport]]] = [
+        *((folder, dataset) for folder in datasets),
+        *((folder, verify_store) for folder in stores),
+        *((folder, verify_view) for folder in views),
+        *((folder, verify_cell) for folder in cells),
+        *((folder, verify_files) for folder in written if not folder.is_symlink()),
+        *((folder, export) for folder in exports if not folder.is_symlink()),
+    ]
+    reports = [check_folder(folder, check) for folder, check in checks]
+    path = write_findings(output_dir, "verify", [plain_report(report) for report in reports], quiet=True)
+    problems = sum(len(report.problems) for report in reports)
+    verdict = f"{len(reports)} folders checked, {problems} problems; all of them: {path}"
+    console.print(f"{'WRONG' if problems else 'ok'}: {verdict}", soft_wrap=True)
+    found = zip(checks, reports, strict=True)
+    for (folder, _), report in sorted(found, key=lambda one: one[1].ok):  # what is wrong first
+        say(report, _name(folder))
+    if problems:  # the lines above may be many
+        console.print(f"WRONG: {verdict}", soft_wrap=True)
     return problems == 0
+
+
+def _name(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def check_folder(
     folder: Path, check: Callable[..., IntegrityReport], *, label: str | None = None
 ) -> IntegrityReport:
-    """Run a check of a folder and print what it found.
+    """Run a check of a folder and return what it found.
 
     Args:
         folder: What is checked.
         check: Called with the folder and `on_progress`.
         label: How it is called while it runs; None for the end of its path.
     """
-    with progress(f"verify {label or f'{folder.parent.name}/{folder.name}'}") as update:
+    with progress(f"verify {label or _name(folder)}") as update:
         try:
-            report = check(folder, on_progress=update)
+            return check(folder, on_progress=update)
         except LaryPolicyError as error:  # what says how the folder is to be checked is damaged itself
-            report = IntegrityReport(folder, {}, (Quarantined(str(folder), str(error), "folder"),))
+            return IntegrityReport(folder, {}, (Quarantined(str(folder), str(error), "folder"),))
+
+
+def say(report: IntegrityReport, label: str) -> None:
+    """Print what a check found."""
     counts = ", ".join(f"{number} {name}" for name, number in report.checked.items())
-    console.print(f"    {'ok' if report.ok else 'WRONG'}: {counts}, {len(report.problems)} problems")
+    found = f"{counts}, {len(report.problems)} problems"
+    console.print(f"    {'ok' if report.ok else 'WRONG'}: {label}: {found}", soft_wrap=True, markup=False)
     tell([f"{problem.item}: {problem.reason}" for problem in report.problems])
     tell(list(report.unverifiable))
-    return report
 
 
 def plain_report(report: IntegrityReport) -> dict[str, Any]:
