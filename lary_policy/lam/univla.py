@@ -140,5 +140,5 @@ def _take_first_stage(network: UniVlaModel, folder: Path) -> None:
             fix="Pass stage_one=<folder of `lary lam model=univla` without stage_one>, with the same sizes.",
         )
     tensors = {k: v for k, v in univla_tensors(folder, about).items() if k.startswith(_KEPT)}
-    network.load_state_dict(tensors, strict=False)
+    network.load_state_dict({**network.state_dict(), **tensors})
     network.vq.requires_grad_(False)
