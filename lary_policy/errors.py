@@ -54,7 +54,11 @@ def look_up[V](kind: str, name: str, table: Mapping[str, V]) -> V:
 
 def summary(error: BaseException, length: int = 200) -> str:
     """Return kind and words of an error of someone else's code on one line, cut to a length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}".removesuffix(": ")
+    try:
+        words = " ".join(str(error).split())
+    except Exception as its_own:  # a text that cannot be made: `__str__` is someone else's code too
+        words = f"its text raises {type(its_own).__name__}"
+    return f"{type(error).__name__}: {words[:length]}".removesuffix(": ")
 
 
 class ConfigError(LaryPolicyError):

@@ -84,6 +84,11 @@ def test_latent_grid_must_hold_all_tokens():
 
 
 def test_error_message_says_expected_got_and_fix():
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    assert errors.summary(MuteError()) == "MuteError: its text raises ValueError"
     error = errors.ConfigError(expected="a number", got="'x'", fix="Set seed=0.")
     assert str(error) == "expected a number; got 'x'. Set seed=0."
     assert (error.expected, error.got, error.fix) == ("a number", "'x'", "Set seed=0.")

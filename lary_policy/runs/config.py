@@ -24,6 +24,7 @@ LOOKS = ("primitives", "menagerie")  # of the simulated robots
 LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
 LATENTS_DTYPES = ("auto", "float32", "float16", "bfloat16")
 MOST_EPISODES = 200  # of episodes=auto: rates .1 apart are told apart four times of five
+MOST_SEEDS = 100_000  # of a split: its seeds start so far behind those of the one before it, see `FIRST_SEED`
 RESERVED_RUNS = ("cache", "latest", "sweeps")  # names that the output folder uses itself
 PROTOCOL_CHOICES = {"native": ("native",), "lary": ("lary",), "both": PROTOCOLS}
 # What a run on files trains where nothing is asked for. The reference's tables hold absolute targets and
@@ -177,6 +178,15 @@ class RunConfig:
         self._check_loops()
 
     def _check_run(self) -> None:
+        counts = {name: getattr(self, name) for name in ("episodes", "num_worlds")}
+        counts |= {f"demos.{name}": getattr(self.demos, name) for name in ("train", "val", "test")}
+        for name, count in counts.items():
+            if count > MOST_SEEDS:
+                raise ConfigError(
+                    expected=f"{name} of at most {MOST_SEEDS:,}: splits have so many seeds of their own",
+                    got=str(count),
+                    fix=f"Pass {name}={MOST_SEEDS}, or fewer.",
+                )
         if self.run is not None and plain_name("run", self.run, ConfigError) in RESERVED_RUNS:
             raise ConfigError(
                 expected=f"run as the plain name of a folder, other than {', '.join(RESERVED_RUNS)}",

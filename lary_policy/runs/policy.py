@@ -6,7 +6,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lary_envs.gym import PREFIX, GivenEnv, GymSettings, GymWorld, LarySimEnv, o
 from lary_policy.console import console, progress
 from lary_policy.data import write_checksums
 from lary_policy.data.simulated import FIRST_SEED, GOALS, seeds_of
-from lary_policy.errors import ConfigError, SimulationError
+from lary_policy.errors import ConfigError, LaryPolicyError
 from lary_policy.frames import file_digest
 from lary_policy.heads import HeadMeta, load_meta
 from lary_policy.machine import available_cores, intra_op_threads, resolve_device
@@ -222,7 +222,7 @@ class PolicyRollout:
 
 
 def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None = None) -> PolicyRollout:
-    """Run a checkpoint on the first task of a run, from the initial states that every rollout starts from.
+    """Run a checkpoint on the task of a run, from the initial states that every rollout starts from.
 
     Cameras and frame size are the policy's; action layout, rate and statistics are compared with the task's
     before the first episode, as `lerobot-eval --env.type=lary_sim` does.
@@ -233,10 +233,13 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
         gym: How the environment of a task `gym:<id>` is read.
 
     Raises:
-        ConfigError: The folder is no checkpoint, or its cameras are not square or not the task's.
+        ConfigError: Several tasks, a folder that is no checkpoint, or cameras not square or not the task's.
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
+    _require_one_task(config)
+    # An environment may change the working directory.
+    config = replace(config, output_dir=config.output_dir.absolute())
     device = resolve_device(config.device)
     described = read_policy(checkpoint, device)
     seeds = seeds_of(GOALS, config.episodes)
@@ -270,11 +273,20 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     _write(folder, config, checkpoint, device, scores, episodes)
     try:
         film.shoot(episodes, stage)
-    except (ConfigError, SimulationError) as error:  # worlds that others made need not open twice
+    except LaryPolicyError as error:  # worlds that others made need not open twice
         console.print(f"    no film: {error}", soft_wrap=True, markup=False)
         film.restart()
     write_checksums(folder)
     return PolicyRollout(folder, scores, episodes)
+
+
+def _require_one_task(config: RunConfig) -> None:
+    if len(config.tasks) > 1:
+        raise ConfigError(
+            expected="one task for a policy",
+            got=", ".join(config.tasks),
+            fix=f"Pass env={config.tasks[0]}, and run the command again for each other one.",
+        )
 
 
 def _staged(

@@ -97,6 +97,8 @@ class Dot(gymnasium.Env):
         if self.broken == "exit":
             sys.exit(0)
         said = {"solved": done} if self.broken == "silent" else {"is_success": SAID.get(self.broken, done)}
+        if self.broken == "numbers":
+            said[0] = 1
         if self.broken == "at_end":
             said = {"is_success": done} if done or self.steps == 20 else {}
         return self._seen(), float(done), done, False, {**said, "closeness": close}
@@ -330,6 +332,12 @@ def test_what_an_environment_says_wrong_on_the_way_is_named(broken, more, words)
     world.close()
 
 
+def test_infos_may_have_keys_that_are_no_words():
+    world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "numbers"}))
+    assert played(world)[0].success
+    world.close()
+
+
 def test_numbers_of_numpy_are_numbers():
     world = GymWorld(NAME, 2, CAMERAS, GymSettings("agent_pos", env_options={"broken": "numpy"}))
     assert [e.first_success_step for e in played(world)] == [1, 1]
@@ -441,6 +449,14 @@ def test_results_stay_where_a_film_cannot_be_shot(checkpoint, tmp_path, capsys):
 def test_what_the_command_line_gets_wrong_is_named(checkpoint, tmp_path, capsys, more, words):
     assert rolled_out(checkpoint, tmp_path, *more) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_policy_acts_in_one_task(checkpoint, tmp_path, capsys):
+    tasks = f"tasks=[{NAME},gym:Nope-v0]"
+    assert (
+        main(["rollout", f"policy={checkpoint}", tasks, "state_key=agent_pos", f"output_dir={tmp_path}"]) == 2
+    )
+    assert f"one task for a policy; got {NAME}, gym:Nope-v0" in capsys.readouterr().err
 
 
 def test_other_verbs_say_what_such_worlds_are_for(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -247,6 +248,17 @@ def test_another_version_and_a_missing_package_are_named(monkeypatch):
         with pytest.raises(SimulationError, match=f"metaworld=={VERSION}"):
             open_world(PICK, 1)
     monkeypatch.undo()
+    simulator_module._package.cache_clear()
+
+
+def test_a_package_that_cannot_be_imported_is_named(monkeypatch, tmp_path):
+    (tmp_path / "metaworld.py").write_text("raise ImportError('hidden')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "metaworld"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    simulator_module._package.cache_clear()
+    with pytest.raises(SimulationError, match=r"can be imported; got ImportError: hidden"):
+        simulator_module._package()
     simulator_module._package.cache_clear()
 
 

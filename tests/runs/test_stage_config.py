@@ -32,6 +32,8 @@ from lary_policy.runs.run import run_suite, unasked
         ("episodes=0", ConfigError, ("episodes >= 1", "got 0")),
         ("num_worlds=-1", ConfigError, ("num_worlds >= 1",)),
         ("stride=0", ConfigError, ("stride >= 1",)),
+        ("episodes=1000000000", ConfigError, ("episodes of at most 100,000", "episodes=100000")),
+        ("demos={train:6,val:2,test:200000}", ConfigError, ("demos.test of at most 100,000",)),
         ("episodes=many", ConfigError, ("episodes", "'many'")),
         ("demos={train:0,val:2,test:2}", ConfigError, ("demos.train >= 1",)),
         ("demos={train:6,val:2,test:2,noise_std_m:-0.1}", ConfigError, ("noise_std_m >= 0",)),

@@ -320,7 +320,7 @@ class GymWorld(TaskWorlds):
         """
         found = np.array(before, dtype=float)
         final = info.get("final_info")
-        self._heard = tuple(name for name in info if not name.startswith("_"))
+        self._heard = tuple(name for name in map(str, info) if not name.startswith("_"))
         for part in (info, final if isinstance(final, Mapping) else {}):
             if key in part:
                 said = np.broadcast_to(part.get(f"_{key}", True), found.shape).astype(bool)

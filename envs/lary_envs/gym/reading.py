@@ -68,11 +68,12 @@ def make_worlds(
         if own not in gymnasium.registry and module:
             importlib.import_module(module)
     except _THEIRS as error:  # it is not installed, or whatever the package raises
+        top = module.partition(".")[0]
+        often = f" (often: pip install {top.replace('_', '-')})" if top.isidentifier() else ""
         raise ConfigError(
             expected=f"a module '{module}', which registers {own}",
             got=summary(error),
-            fix=f"Install its package (often: pip install {module.replace('_', '-')}), or name its module: "
-            f"env={PREFIX}<module>:{own}.",
+            fix=f"Install its package{often}, or name its module: env={PREFIX}<module>:{own}.",
         ) from error
     if own not in gymnasium.registry:
         names = [one for one in gymnasium.registry if module and one.startswith(f"{module}/")]

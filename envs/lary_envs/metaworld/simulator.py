@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from lary_policy.errors import SimulationError
+from lary_policy.errors import SimulationError, summary
 
 VERSION = "3.0.0"  # 3.1 pins a MuJoCo of another major release
 INSTALL = f"pip install metaworld=={VERSION}"
@@ -69,8 +69,13 @@ def _package() -> Any:
         found = "none"
     if found != VERSION:
         raise SimulationError(expected=f"metaworld {VERSION}", got=found, fix=f"Run: {INSTALL}")
-    importlib.import_module("metaworld.env_dict")
-    return importlib.import_module("metaworld")
+    try:
+        importlib.import_module("metaworld.env_dict")
+        return importlib.import_module("metaworld")
+    except Exception as error:  # whatever a broken or shadowed package raises
+        raise SimulationError(
+            expected=f"metaworld {VERSION} that can be imported", got=summary(error), fix=f"Run: {INSTALL}"
+        ) from error
 
 
 def _reset_welds(env: Any) -> None:
