@@ -192,7 +192,7 @@ def _roll_out_policy(config: Any, checkpoint: Path, gym: Mapping[str, Any]) -> P
         raise ConfigError(
             expected=f"env={PREFIX}<id> for {', '.join(gym)}",
             got=f"env={config.tasks[0]}",
-            fix="Leave them out.",
+            fix=f"Leave them out, or name one of gymnasium's: env={PREFIX}<id>, env={PREFIX}<module>:<id>.",
         )
     done = rollout_policy(config, checkpoint, decoded(GymSettings, dict(gym)))
     for score in done.scores:

@@ -77,7 +77,8 @@ def make_worlds(
         ) from error
     if own not in gymnasium.registry:
         names = [one for one in gymnasium.registry if module and one.startswith(f"{module}/")]
-        raise UnknownNameError("gymnasium environment", own, names or gymnasium.registry)
+        kind = "gymnasium environment" if module else f"environment ({PREFIX}<module>:<id> of other packages)"
+        raise UnknownNameError(kind, own, names or gymnasium.registry)
     drawn = {"render_mode": "rgb_array"} if RENDERED in cameras else {}
     try:
         return gymnasium.make_vec(own, num_envs=num_worlds, **{**drawn, **options})
