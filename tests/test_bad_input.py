@@ -275,7 +275,11 @@ def test_a_disk_that_fills_up_stops_each_stage_by_name_and_loses_nothing(tmp_pat
         assert "StoreError: expected room and permission to write" in said
         assert f"/{stops_at}/" in said
         assert "finished parts are kept" in said
-        finished = {k: v for k, v in snapshot(root / "cache").items() if not k.endswith("progress.json")}
+        # Digests are remembered of files that have not changed for a while: on slow machines already here.
+        finished = {
+            name: written for name, written in snapshot(root / "cache").items()
+            if not name.endswith("progress.json") and "digests.sqlite" not in name
+        }  # fmt: skip
         assert kept.items() <= finished.items()
         assert not any(
             Path(k).name.startswith(".") and k.endswith((".png", ".json", ".safetensors")) for k in finished
