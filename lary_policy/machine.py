@@ -231,7 +231,7 @@ def kept_heap(device: str) -> Iterator[None]:
             if not _keepers:  # the last of several threads
                 libc.mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
                 libc.mallopt(_TRIM_THRESHOLD, _TRIM_MOST)
-                libc.malloc_trim(0)
+                give_back_heap()
 
 
 def give_back_heap() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lary_policy.actions import ActionContract, ActionStats
 from lary_policy.encoders.weights import check_weight_file
-from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError
+from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError, summary
 from lary_policy.heads.config import parse_model_config
 from lary_policy.heads.pool import LatentShape, TokenGrid
 from lary_policy.heads.registry import Head, ModelConfig, build_module
@@ -335,6 +335,6 @@ def load_reference_head(head: nn.Module, path: Path, *, member: int = 0) -> None
     except Exception as error:
         raise WeightsMismatchError(
             expected=f"head {member} of a LARYBench checkpoint that fits {type(head).__name__} in {path}",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+            got=summary(error, 400),
             fix="Build the head for the latents, classes or chunk that it was trained with.",
         ) from error

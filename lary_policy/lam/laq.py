@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lary_policy.encoders.families import OWN_WIDTH
 from lary_policy.encoders.families.lapa import LAQ_FILE, LaqConfig, LatentActionQuantiser, code_tokens
 from lary_policy.errors import ConfigError
 from lary_policy.lam.codebook import CodeUpkeep
@@ -27,7 +28,6 @@ from lary_policy.paths import atomic_write
 # replaced. The reference's method expects the number of those steps and is given the batch size.
 _LEAST_USE = 0.1
 _EPS = 1e-12  # of the noise on copies of codes, the reference's
-OWN_PATCH_WIDTH = 1024  # of tokens of own patches, LAPA's
 # What the branches of a layer end in: position convolution, attentions, feed-forward.
 _LAST_OF_BRANCHES = ("0.dsconv.", "1.to_out.", "2.to_out.", "3.4.")
 
@@ -159,7 +159,7 @@ def build_laq(config: LamConfig, sample: FramePair, pixels: bool) -> LaqTraining
             fix="Leave width out; it is for backbone=pixels.",
         )
     sizes = LaqConfig(
-        dim=sample.first.shape[2] if features else config.width or OWN_PATCH_WIDTH,
+        dim=sample.first.shape[2] if features else config.width or OWN_WIDTH,
         codes=config.codebook,
         code_width=config.dim,
         code_seq_len=length,

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lary_policy.console import console
 from lary_policy.encoders import CodebookCounter, CodebookHealth, Preprocess
-from lary_policy.errors import ConfigError, TrainingError
+from lary_policy.errors import ConfigError, TrainingError, summary
 from lary_policy.heads.training import (
     MetricLogger,
     Workers,
@@ -284,7 +284,7 @@ class _Loop:
         except Exception as error:
             raise TrainingError(
                 expected=f"the checkpoint of this training at {path}",
-                got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                got=summary(error, 300),
                 fix="Delete the file to train from the start.",
             ) from error
 

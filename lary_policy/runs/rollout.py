@@ -130,9 +130,8 @@ def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[i
     threads = 1 if alone else min(context.cores, max(1, len(todo)))
     with kept_heap(context.device):
         if threads > 1:
-            todo.sort(
-                key=lambda place: -_cost(loops[place], context.config)
-            )  # the longest are not left to the end
+            # Whoever starts the longest last waits for it.
+            todo.sort(key=lambda place: -_cost(loops[place], context.config))
             for view in dict.fromkeys(job.view for place in todo if (job := loops[place].job)):
                 context.shelf.load(view)  # threads would load it each
             yield from _side_by_side(context, loops, todo, threads)

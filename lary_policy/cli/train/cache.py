@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,9 +78,7 @@ def looks_of(cfg: LaryTrainConfig) -> Looks | None:
         )
     if not cfg.latents_views:
         return None
-    told = json.dumps(dataclasses.asdict(transforms), sort_keys=True)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-    return Looks(cfg.latents_views, ImageTransforms(transforms), digest)
+    return Looks(cfg.latents_views, ImageTransforms(transforms), dataclasses.asdict(transforms))
 
 
 def require_readable(cfg: LaryTrainConfig) -> None:

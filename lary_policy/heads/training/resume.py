@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lary_policy.errors import TrainingError
+from lary_policy.errors import TrainingError, summary
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.files import write_tensors
 from lary_policy.heads.training.batches import LatentBatches
@@ -161,7 +161,7 @@ def load_progress(
     except Exception as error:
         raise TrainingError(
             expected=f"a readable training checkpoint at {path}",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+            got=summary(error, 400),
             fix="Delete the file to train from the start.",
         ) from error
 

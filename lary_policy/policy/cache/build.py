@@ -50,6 +50,7 @@ from lary_policy.policy.cache.index import (
     CacheFacts,
     DatasetIdentity,
     ids_digest,
+    json_digest,
     require_whole,
 )
 from lary_policy.types import LatentSpec
@@ -75,12 +76,12 @@ class Looks:
     Attributes:
         count: Changed looks of each image.
         change: The random change of an image `[3 h w]` in [0, 1], e.g. LeRobot's `ImageTransforms`.
-        digest: What tells one kind of change from another.
+        settings: Plain data that tells one kind of change from another.
     """
 
     count: int
     change: Callable[[Tensor], Tensor]
-    digest: str
+    settings: Any
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,10 @@ def _stores(
     name, latent = f"{encoder.fingerprint}-{plan.dtype}", encoder.latent
     if window is not None:
         name, latent = f"{name}-{len(window)}", joined_latent(latent, steps)
-    looks = [f"{name}-{plan.looks.digest}-{i + 1}" for i in range(plan.looks.count)] if plan.looks else []
+    looks: list[str] = []
+    if plan.looks is not None:
+        kind = json_digest(plan.looks.settings)[:12]
+        looks = [f"{name}-{kind}-{number + 1}" for number in range(plan.looks.count)]
     return tuple(
         LatentStore(root / STORES / one, encoder.fingerprint, latent, dtype=plan.dtype)
         for one in (name, *looks)

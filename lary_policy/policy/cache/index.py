@@ -56,8 +56,8 @@ class DatasetIdentity:
         return cls(
             fps=float(meta.fps),
             total_frames=int(meta.total_frames),
-            episodes=_digest([[int(number) for number in column] for column in columns]),
-            statistics=_digest(numbers),
+            episodes=json_digest([[int(number) for number in column] for column in columns]),
+            statistics=json_digest(numbers),
         )
 
 
@@ -285,7 +285,8 @@ def ids_digest(ids: NDArray[np.bytes_], bounds: NDArray[np.int64]) -> str:
     return hashlib.sha256(ids.tobytes() + bounds.tobytes()).hexdigest()
 
 
-def _digest(value: Any) -> str:
+def json_digest(value: Any) -> str:
+    """Return the sha256 of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
