@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -27,13 +26,14 @@ VERBS = (
 )
 
 
-def test_help_lists_every_verb_and_answers_within_a_second():
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "lary_policy.cli", "--help"], capture_output=True, text=True)
-    assert time.perf_counter() - started < 1.0
-    assert done.returncode == 0
-    for verb in VERBS:
-        assert f"\n  {verb} " in done.stdout
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(words):
+    code = "import sys; from lary_policy import cli; cli.main(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "lerobot", "transformers", "mujoco", "hydra"} & set(done.stderr.split())
+    if words == ["--help"]:
+        for verb in VERBS:
+            assert f"\n  {verb} " in done.stdout
 
 
 def test_unknown_verb_prints_the_valid_ones(capsys):

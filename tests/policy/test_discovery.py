@@ -11,18 +11,15 @@ HEAVY = ["diffusers", "mujoco", "mujoco_warp", "peft", "timm", "transformers", "
 
 # What LeRobot's tools do: import what they parse, look for plugins, parse.
 AS_A_TOOL = """
-import json, sys, time
+import json, sys
 import {imports}
 tops = set(sys.modules)
 from lerobot.utils.import_utils import register_third_party_plugins
-begin = time.perf_counter()
 register_third_party_plugins()
-seconds = time.perf_counter() - begin
 new = set(sys.modules) - tops
 from lerobot.configs import PreTrainedConfig
 envs = sys.modules.get("lerobot.envs.configs")
 print(json.dumps({{
-    "seconds": seconds,
     "ours": sorted(m for m in new if m.split(".")[0] in ("lary_policy", "lary_envs", "lerobot_policy_lary")),
     "heavy": sorted(m for m in new if m in {heavy}),
     "policies": sorted(PreTrainedConfig.get_known_choices()),
@@ -45,8 +42,6 @@ def test_tools_with_policies_find_every_type():
     assert set(found["policies"]) >= POLICIES | {"act"}
     assert "lary_sim" in found["envs"]
     assert found["heavy"] == []
-    # Configurations alone: about 0.1 s; a second of slack for a busy machine.
-    assert found["seconds"] < 1.5
     assert "lary_policy.policy.register" in found["ours"]
     assert not {m for m in found["ours"] if ".modeling_" in m or ".encoders" in m}
 
@@ -56,7 +51,6 @@ def test_tools_without_policies_do_not_wait_for_them():
     assert "lary_act" not in found["policies"]
     assert found["heavy"] == []
     assert "lerobot_policy_lary" in found["ours"]
-    assert found["seconds"] < 1.5
 
 
 def test_an_unusable_decoder_takes_one_line(caplog):

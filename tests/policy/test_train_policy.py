@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import time
 
 import pytest
 from lerobot_files import write_lerobot
@@ -379,10 +378,8 @@ def test_bad_input_is_named(data, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_help_is_quick_and_defaults_give_way(capsys):
-    started = time.perf_counter()
+def test_help_and_defaults_give_way(capsys):
     assert main("train", ["--help"]) == 0
-    assert time.perf_counter() - started < 0.5
     assert "--latents_dir" in capsys.readouterr().out
     assert with_defaults(["--steps=3"]) == ["--steps=3", *DEFAULTS]
     assert with_defaults(["--policy.type=act"]) == ["--policy.type=act", DEFAULTS[1]]

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-import time
 
 import pytest
 import torch
@@ -125,9 +124,8 @@ def built():
 
 
 def test_a_second_run_reuses_every_cell_and_builds_no_model(copy, built):
-    before, started = copy.snapshot(), time.perf_counter()
+    before = copy.snapshot()
     again = copy.run("run=second")
-    assert time.perf_counter() - started < 10
     assert built == []
     assert torch.nn.Linear(1, 1) in built  # a model would have been seen
     assert copy.snapshot() == before
