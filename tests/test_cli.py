@@ -28,8 +28,9 @@ VERBS = (
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]], ids=" ".join)
 def test_help_imports_nothing_heavy(words):
-    code = "import sys; from lary_policy import cli; cli.main(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    code = "import sys\nfrom lary_policy.cli import main\nmain(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "lerobot", "transformers", "mujoco", "hydra"} & set(done.stderr.split())
     if words == ["--help"]:
         for verb in VERBS:
