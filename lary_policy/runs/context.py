@@ -26,7 +26,7 @@ from lary_policy.data import (
 )
 from lary_policy.data.simulated import DENSE, GOALS
 from lary_policy.encoders import EncoderShelf, EncoderView
-from lary_policy.errors import UnknownNameError
+from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.latents import store_dtype
 from lary_policy.machine import available_cores, require_extra, resolve_device
 from lary_policy.report import Origin
@@ -292,8 +292,15 @@ def _check_task(config: RunConfig, task: str) -> None:
     spec = task_spec(task)
     require_extra("sim")
     if config.looks == "menagerie":
+        from lary_envs.robots import list_robots
         from lary_envs.scene import require_counterpart
 
+        if spec.embodiment not in list_robots():
+            raise ConfigError(
+                expected=f"looks=primitives: the worlds of {task} bring their own meshes",
+                got="looks=menagerie",
+                fix="Leave looks away.",
+            )
         require_counterpart(spec.embodiment)
     for camera in config.cameras or ():
         if camera not in spec.cameras:

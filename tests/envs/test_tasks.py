@@ -156,6 +156,13 @@ def test_sampled_goals_lie_on_or_above_the_table_and_in_reach(task):
 def test_names():
     with pytest.raises(UnknownNameError, match="Did you mean 'reach'"):
         task_spec("reeach")
+    for typed in ("GYM:Hopper-v5", "Hopper-v5", "gymnasium:Hopper-v5"):
+        with pytest.raises(UnknownNameError, match="Did you mean 'gym:Hopper-v5'"):
+            task_spec(typed)
+    with pytest.raises(UnknownNameError, match="Did you mean 'gym:gym_pusht:gym_pusht/PushT-v0'"):
+        task_spec("gym_pusht:gym_pusht/PushT-v0")
+    with pytest.raises(UnknownNameError, match="Did you mean 'metaworld/reach-v3'"):
+        task_spec("MetaWorld/Reach-v3")
     spec = dataclasses.replace(task_spec("reach"))
     with pytest.raises(SimulationError, match="twice"):
         register_task(spec, tuple)(lambda: None)

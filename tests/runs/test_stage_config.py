@@ -34,6 +34,7 @@ from lary_policy.runs.run import run_suite, unasked
         ("stride=0", ConfigError, ("stride >= 1",)),
         ("episodes=1000000000", ConfigError, ("episodes of at most 100,000", "episodes=100000")),
         ("demos={train:6,val:2,test:200000}", ConfigError, ("demos.test of at most 100,000",)),
+        ("tasks=[metaworld/reach-v3] looks=menagerie", ConfigError, ("own meshes", "Leave looks away")),
         ("episodes=many", ConfigError, ("episodes", "'many'")),
         ("demos={train:0,val:2,test:2}", ConfigError, ("demos.train >= 1",)),
         ("demos={train:6,val:2,test:2,noise_std_m:-0.1}", ConfigError, ("noise_std_m >= 0",)),
@@ -60,7 +61,7 @@ from lary_policy.runs.run import run_suite, unasked
 )  # fmt: skip
 def test_a_wrong_setting_names_the_valid_ones_and_computes_nothing(settings, tmp_path, override, kind, says):
     with pytest.raises(kind) as caught:
-        run_suite(run_config(settings(f"output_dir={tmp_path / 'out'}", override)))
+        run_suite(run_config(settings(f"output_dir={tmp_path / 'out'}", *override.split(" "))))
     assert all(text in str(caught.value) for text in says)
     assert caught.value.fix
     assert not (tmp_path / "out").exists()

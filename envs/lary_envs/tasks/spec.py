@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from lary_envs.tasks.phases import Phase
     from lary_envs.tasks.state import WorldState
+
+
+_GYMNASIUM_ID = re.compile(r"(?:gym(?:nasium)?:)?(?P<id>(?:[\w.]+:)?[\w./-]+-v\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,8 @@ def task_spec(name: str) -> TaskSpec:
     """Return the spec of a task, without importing a simulator.
 
     Raises:
-        UnknownNameError: There is no such task; the message lists the known ones.
+        UnknownNameError: There is no such task; the message lists the known ones, or says how an id of
+            gymnasium is written.
     """
     if name in _declared():
         return _declared()[name][1]
@@ -186,6 +191,8 @@ def task_spec(name: str) -> TaskSpec:
     if name not in _TASKS:
         others = [other for each in families().values() for other in each.specs()]
         meant = next((other for other in others if other.endswith(f"/{name}")), "")
+        if not meant and (foreign := _GYMNASIUM_ID.fullmatch(name)) and "metaworld" not in name.lower():
+            meant = f"gym:{foreign['id']}"
         raise UnknownNameError("task", name, (*list_tasks(), *others), meant=meant)
     return _TASKS[name].spec
 
