@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from lerobot.policies import PreTrainedPolicy
 
 from lary_policy.data import require_written
 from lary_policy.encoders import encoder_spec
@@ -33,6 +35,17 @@ def card_scores(path: Path) -> list[dict[str, Any]]:
             got=f"{type(error).__name__}: {error}",
             fix="Pass --policy.scores_from=<output folder>/<run>/report.json.",
         ) from error
+
+
+def lerobots_card(policy: PreTrainedPolicy, *args: Any, **kwargs: Any) -> ModelCard:
+    """Return LeRobot's own card of a policy: up to 0.6.1 a method, since then a function of the config.
+
+    Later versions push the card of the configuration alone; of what `extend_card` adds they know the tags.
+    The first branch can go when pyproject.toml asks for more than 0.6.1.
+    """
+    if hasattr(PreTrainedPolicy, "generate_model_card"):
+        return PreTrainedPolicy.generate_model_card(policy, *args, **kwargs)
+    return importlib.import_module("lerobot.common.train_utils").generate_model_card(policy.config)
 
 
 def extend_card(card: ModelCard, config: LaryConfig) -> ModelCard:

@@ -174,9 +174,9 @@ class LaryPolicy(PreTrainedPolicy):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return LeRobot's model card with the encoder and the scores of probe and rollout."""
-        from lary_policy.policy.card import extend_card
+        from lary_policy.policy.card import extend_card, lerobots_card
 
-        return extend_card(super().generate_model_card(*args, **kwargs), self.config)
+        return extend_card(lerobots_card(self, *args, **kwargs), self.config)
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         return {"target_modules": LORA_TARGETS, "modules_to_save": ["head"]}

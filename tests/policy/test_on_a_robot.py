@@ -84,7 +84,9 @@ def test_a_relative_policy_reaches_its_planned_poses(tmp_path, monkeypatch, mode
     monkeypatch.setattr(sys, "argv", ["lerobot-rollout", f"--policy.path={tmp_path}"])
     monkeypatch.setattr("lerobot.robots.utils.make_device_from_device_class", ExactRobot)
     monkeypatch.setattr("lerobot.robots.robot.HF_LEROBOT_CALIBRATION", tmp_path)
-    monkeypatch.setattr("lerobot.rollout.strategies.base.precise_sleep", lambda seconds: None)
+    for module in ("base", "core"):  # where the loop sleeps: up to 0.6.1, and since
+        path = f"lerobot.rollout.strategies.{module}.precise_sleep"
+        monkeypatch.setattr(path, lambda seconds: None, raising=False)
     stop = Event()
     told = {"fps": 50.0, "device": "cpu", "return_to_initial_position": False}
     context = build_rollout_context(RolloutConfig(robot=ExactRobotConfig(), **told), stop)

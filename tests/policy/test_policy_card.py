@@ -45,7 +45,7 @@ def test_lerobots_card_is_extended_not_replaced(tmp_path, monkeypatch):
 
 def test_a_card_without_scores_says_so(monkeypatch):
     monkeypatch.setattr(ModelCard, "validate", lambda self, **_: None)
-    card = LaryPolicy(config()).generate_model_card("local/reach", "lary", "mit", None)
+    card = LaryPolicy(config(license="mit")).generate_model_card("local/reach", "lary", "mit", None)
     assert "--policy.scores_from" in str(card)
     assert card.data["license"] == "mit"
 
