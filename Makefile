@@ -27,10 +27,7 @@ lerobot: $(STAMP)
 	@PYTHONPATH="$(abspath $(LEROBOT))/src" $(TEST_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/policy
 
 gpu: $(STAMP)
-	@$(BIN)/python -m pytest -m gpu
-	@for case in encode encoders sim rollout; do \
-	  $(BIN)/python benchmarks/run.py $$case --json --save --device cuda || exit 1; done
-	@$(BIN)/python benchmarks/run.py probes --json --save --device cuda parts=sweep
+	@$(BIN)/python benchmarks/gpu.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -97,6 +97,10 @@ class EmbodimentError(LaryPolicyError):
     """Action layouts, statistics or conventions do not fit each other."""
 
 
+class DeviceError(LaryPolicyError):
+    """What a device computes is not what the CPU computes of the same."""
+
+
 class SimulationError(LaryPolicyError):
     """A task, camera, world count or action does not fit the simulated environment."""
 

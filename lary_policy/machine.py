@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 
-from lary_policy.errors import ConfigError
+from lary_policy.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     import torch
@@ -239,6 +239,39 @@ def give_back_heap() -> None:
     libc = glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def require_like_cpu(what: str, got: torch.Tensor, expected: torch.Tensor, precision: torch.dtype) -> None:
+    """Compare vectors `[... d]` that a device computed of one batch with those of the CPU in float32.
+
+    A tenth of them may be others, as where rounding chooses another code.
+
+    Args:
+        what: What computed them, for the message.
+        got: Of the device.
+        expected: Of the CPU.
+        precision: What the device computed in.
+
+    Raises:
+        DeviceError: More of them deviate by a part of their length that the precision does not explain
+            (float32: .01, which allows TF32; float16: .03; bfloat16: .1), or are not finite.
+    """
+    import torch
+
+    vectors = [value.detach().cpu().float().reshape(-1, value.shape[-1]) for value in (got, expected)]
+    if vectors[0].shape != vectors[1].shape:
+        part, limit = float("inf"), 0.0
+    else:
+        limit = {torch.float16: 0.03, torch.bfloat16: 0.1}.get(precision, 0.01)
+        length = vectors[1].norm(dim=-1).clamp(min=1e-6)
+        deviation = ((vectors[0] - vectors[1]).norm(dim=-1) / length).nan_to_num(torch.inf, torch.inf)
+        part = float(deviation.quantile(0.9))
+    if not part <= limit:
+        raise DeviceError(
+            expected=f"{what} on {got.device} within {limit} of the CPU's numbers",
+            got=f"{part:.3g} in the worst tenth of {len(vectors[1])} vectors",
+            fix="Pass device=cpu, and report it with the output of `lary doctor --device cuda`.",
+        )
 
 
 @contextlib.contextmanager

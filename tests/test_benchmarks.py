@@ -204,3 +204,45 @@ def test_saved_results_can_be_read():
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
         assert rows
         assert all(isinstance(row, dict) and "metric" in row for row in rows)
+
+
+def test_a_gpus_suite_is_inside_the_intervals_of_the_cpus_or_named(modules):
+    gpu = importlib.import_module("gpu")
+    cpu = json.loads((gpu.RESULTS / gpu.CPU_SUITE).read_text())
+    same = gpu.compare_suites(cpu, cpu)
+    assert len(same) == 20
+    assert all(row["inside"] for row in same)
+    gone = [row for row in cpu if row["encoder"] != "efficientnet-lite0"]
+    missing = [row for row in gpu.compare_suites(gone, cpu) if not row["inside"]]
+    assert len(missing) == 4
+    assert all("gpu" not in row for row in missing)
+    # What a GPU once printed: 2 % where the CPU reaches 62 %.
+    row = next(r for r in cpu if r["metric"] == "success" and r["value"] == 0.62)
+    wrong = [r | {"value": 0.02, "ci95": [0.004, 0.1]} if r is row else r for r in cpu]
+    outside = [cell for cell in gpu.compare_suites(wrong, cpu) if not cell["inside"]]
+    assert outside == [
+        {"cell": "pixels reach policy relative mlp512-project32", "gpu": 0.02, "cpu": 0.62, "inside": False}
+    ]
+
+
+def test_parts_on_a_gpu_are_kept_as_they_end_and_stopped_in_time(modules, monkeypatch, tmp_path, capsys):
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    say = (sys.executable, "-u", "-c")
+    parts = [
+        gpu.Part("good", (*say, "print('fine')"), 30),
+        gpu.Part("slow", (*say, "import time; print('begun'); time.sleep(60)"), 2),
+        gpu.Part("bad", (*say, "raise SystemExit(3)"), 30),
+    ]
+    monkeypatch.setattr(gpu, "parts", lambda *_: parts)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu"])
+    assert gpu.main() == 1
+    rows = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
+    assert [(row["part"], row["status"]) for row in rows] == [("good", 0), ("slow", None), ("bad", 3)]
+    assert (rows[0]["last"], rows[1]["last"]) == (["fine"], ["begun"])
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--seconds", "0"])
+    assert gpu.main() == 1
+    rows = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
+    assert [row["last"] for row in rows] == [["not begun: the time was over"]] * 3
+    capsys.readouterr()

@@ -148,6 +148,8 @@ class SimEnv(Remade, TaskWorlds):
         self._succeeded[which] = False
         self._diverged[which] = False
         self._measure.reset(which)
+        if self._tracer is not None:
+            self._tracer.doubt()
 
     def step(self, ctrl: Tensor, *, validate: bool = True) -> None:
         """Run one control step (50 ms) with commands `[w, nu]`: joint angles (rad), finger (m) of each arm.

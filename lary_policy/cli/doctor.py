@@ -65,10 +65,13 @@ def _look(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def main(verb: str, arguments: Sequence[str]) -> int:
-    """Print all findings; exit code 1 if something the quick suite needs is missing."""
-    if arguments:
-        raise ConfigError(expected="no arguments", got=" ".join(arguments), fix=f"Run `lary {verb}`.")
+    """Print all findings; exit code 1 if something the quick suite needs is missing, or a device is wrong.
+
+    `--device cuda` compares frames, physics, encoders and heads there with the CPU instead.
+    """
     console = Console(highlight=False)
+    if arguments:
+        return _examine(console, _device_asked(verb, arguments))
     results = findings()
     broken = [f for f in results if f.required and not f.ok]
     console.print(
@@ -90,6 +93,33 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         console.print(f"[yellow]absent [/] weights of {len(absent)} more encoders, optional; ", end="")
         console.print(f"`lary encoders` says where each comes from: {names}", soft_wrap=True)
     return 1 if broken else 0
+
+
+def _device_asked(verb: str, arguments: Sequence[str]) -> str:
+    name, _, value = arguments[0].partition("=")
+    values = [value, *arguments[1:]] if value else [*arguments[1:]]
+    if name not in ("--device", "device") or len(values) != 1:
+        raise ConfigError(
+            expected="no arguments, or --device and one of auto, cpu, cuda, cuda:<index>",
+            got=" ".join(arguments),
+            fix=f"Run `lary {verb}` or `lary {verb} --device cuda`.",
+        )
+    return values[0]
+
+
+def _examine(console: Console, device: str) -> int:
+    """Print each comparison of a device as it ends, and whether it can be trusted."""
+    from lary_policy.cli.device import check_device
+
+    wrong = count = 0
+    for finding in check_device(device):
+        count, wrong = count + 1, wrong + (not finding.ok)
+        mark = "[green]ok     [/]" if finding.ok else "[red]wrong  [/]"
+        console.print(f"{mark} {finding.name:<26} {finding.seconds:5.1f} s  ", end="")
+        console.print(finding.detail, soft_wrap=True, markup=False)
+    verdict = f"{device}: {count - wrong} of {count} comparisons with the CPU hold."
+    console.print(verdict if wrong else f"{verdict} It can be trusted.", markup=False)
+    return 1 if wrong else 0
 
 
 def _python() -> list[Finding]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
-from lary_policy.encoders.base import LatentEncoder, encoder_spec, load_encoder
+import torch
+
+from lary_policy.encoders.base import DTYPES, LatentEncoder, encoder_spec, load_encoder
+from lary_policy.encoders.check import require_encoder_like_cpu
 from lary_policy.encoders.controls import NoisyEncoder
 from lary_policy.encoders.spec import EncoderSpec
 from lary_policy.encoders.weights import DRAWN, find_weights, resolve_weights
@@ -128,23 +132,38 @@ class EncoderShelf:
         return str(resolve_precision("auto", self.device)).removeprefix("torch.")
 
     def load(self, view: EncoderView) -> LatentEncoder:
-        """Load an encoder once; `components`, which depend on data, are left to `ComponentEncoder`."""
+        """Load an encoder once; `components`, which depend on data, are left to `ComponentEncoder`.
+
+        Raises:
+            DeviceError: On a GPU its latents are not those of the CPU.
+        """
         view = replace(view, components=None)
         if view not in self._loaded and view.noise is not None:
             self._loaded[view] = NoisyEncoder(self.load(replace(view, noise=None)), view.noise, self.seed)
         if view not in self._loaded:
-            self._loaded[view] = load_encoder(
-                view.name,
-                weights=view.weights,
-                image_px=self.image_px(view),
-                preprocess=view.preprocess,
-                dtype=self.dtype(view),
-                device=self.device,
-                seed=self.seed,
-                output=view.output,
-                layer=view.layer,
-            )
+            self._loaded[view] = self._load(view, self.device, self.dtype(view))
+            noisy = view.spec.output_named(view.output, view.preprocess) in view.spec.noisy_outputs
+            if torch.device(self.device).type == "cuda" and not noisy:
+                require_encoder_like_cpu(
+                    self._loaded[view],
+                    partial(self._load, view, "cpu", "float32"),
+                    image_px=self.image_px(view),
+                    dtype=DTYPES[self.dtype(view)],
+                )
         return self._loaded[view]
+
+    def _load(self, view: EncoderView, device: str, dtype: str) -> LatentEncoder:
+        return load_encoder(
+            view.name,
+            weights=view.weights,
+            image_px=self.image_px(view),
+            preprocess=view.preprocess,
+            dtype=dtype,
+            device=device,
+            seed=self.seed,
+            output=view.output,
+            layer=view.layer,
+        )
 
     def key(self, view: EncoderView) -> dict[str, Any]:
         """Return what a view's latents depend on, without building the encoder."""

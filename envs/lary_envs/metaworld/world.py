@@ -111,6 +111,8 @@ class MetaWorldEnv(TaskWorlds):
             )  # some tasks move things after they last did: for pictures
             mujoco.mj_camlight(sim.model, sim.data)
         self._success[chosen] = self._lost[chosen] = self._ever[chosen] = False
+        if self._tracer is not None:
+            self._tracer.doubt()
 
     def step(self, commands: Tensor, *, validate: bool = True) -> None:
         """Run one control step (12.5 ms) with MetaWorld's actions `[w, 4]`, see `SawyerController.command`.

@@ -3,7 +3,8 @@
 MuJoCo Warp's physics on the same device lends the tracer its own model and data: nothing is copied but the
 finished pixels, on the device. With any other physics the poses of the worlds to be seen, and the colours and
 sizes that vary between worlds, are copied to the tracer; it runs no kinematics and no physics. On a CPU one
-launch uses one core and releases the interpreter lock, so a few threads trace small groups of worlds.
+launch uses one core and releases the interpreter lock, so a few threads trace small groups of worlds. A GPU's
+first frames are compared with the CPU's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from lary_envs.devices import launches_on, torch_device
 from lary_envs.physics import Posed, WarpPhysics
+from lary_envs.rendering.check import FrameCheck
 from lary_envs.rendering.tracer import BUILDING, Tracer, copying_tracer, sharing_tracer, view_fields
 from lary_policy.errors import SimulationError
 from lary_policy.machine import free_memory
@@ -69,20 +71,35 @@ class RayTracer:
         self._physics: Posed | None = None
         self._tracers: list[Tracer] = []
         self._pool: ThreadPoolExecutor | None = None
+        self._check: FrameCheck | None = None
 
     def render(self, physics: Posed, worlds: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return uint8 RGB `[n, c, h, w, 3]` of the n given worlds (all by default) on the render device.
 
         The frames are the caller's own: the next call does not change them.
+
+        Raises:
+            DeviceError: The first frames of a GPU, or those after ten more calls, are not those of the CPU.
         """
         if physics is not self._physics:
             self._attach(physics)
-        index = None if worlds is None else torch.as_tensor(worlds, dtype=torch.long)
+        index = (
+            torch.arange(self._num_worlds) if worlds is None else torch.as_tensor(worlds, dtype=torch.long)
+        )
         with launches_on(self.device):
             if self._shares(physics):
                 frames = self._tracers[0].trace()
-                return frames if index is None else frames[index.to(self.device, non_blocking=True)]
-            return self._render_copies(physics, torch.arange(self._num_worlds) if index is None else index)
+                frames = frames if worlds is None else frames[index.to(self.device, non_blocking=True)]
+            else:
+                frames = self._render_copies(physics, index)
+        if self._check is not None:
+            self._check(frames, partial(_seen, physics), index)
+        return frames
+
+    def doubt(self) -> None:
+        """Have a GPU's next frames compared with the CPU's, because worlds were reset; twice at most."""
+        if self._check is not None:
+            self._check.doubt()
 
     def close(self) -> None:
         """Stop the threads, wait for the device and free the contexts."""
@@ -90,7 +107,7 @@ class RayTracer:
             self._pool.shutdown()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._pool, self._physics = None, None
+        self._pool, self._physics, self._check = None, None, None
         self._tracers.clear()
 
     def _shares(self, physics: Posed) -> bool:
@@ -101,6 +118,8 @@ class RayTracer:
         self.close()
         self._physics = physics
         look = (self._model, self._cameras, self._image_px, self.device, self._shadow_light)
+        if self.device.type != "cpu":
+            self._check = FrameCheck(partial(self._trace_on_cpu, physics), self._cameras, str(self.device))
         if isinstance(physics, WarpPhysics) and self._shares(physics):
             self._tracers = [sharing_tracer(physics, *look)]
             return
@@ -114,14 +133,28 @@ class RayTracer:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def _render_copies(self, physics: Posed, index: Tensor) -> Tensor:
-        index = index.to(physics.device)
-        seen = {name: physics.field(name)[index] for name in view_fields(physics.vary)}
+        seen = _seen(physics, index)
         size = self._tracers[0].num_worlds
         groups = [{k: v[i : i + size] for k, v in seen.items()} for i in range(0, len(index), size)]
         shares = [groups[i :: len(self._tracers)] for i in range(len(self._tracers))]
         run = self._pool.map if self._pool is not None else map
         rendered = list(run(_trace_all, self._tracers, shares))
         return torch.cat([rendered[i % len(shares)][i // len(shares)] for i in range(len(groups))])
+
+    def _trace_on_cpu(self, physics: Posed, seen: Mapping[str, Tensor]) -> Tensor:
+        """Return the CPU's frames `[n c h w 3]` of worlds that look like `seen`."""
+        count, cpu = len(seen["geom_xpos"]), torch.device("cpu")
+        look = (self._model, self._cameras, self._image_px, cpu, self._shadow_light)
+        with BUILDING, launches_on(cpu):
+            tracer = copying_tracer(count, physics.vary, *look)
+            tracer.build()
+            return tracer.trace(seen)
+
+
+def _seen(physics: Posed, worlds: Tensor) -> dict[str, Tensor]:
+    """Return the fields `[n ...]` that decide what the given worlds look like."""
+    index = worlds.to(physics.device)
+    return {name: physics.field(name)[index] for name in view_fields(physics.vary)}
 
 
 def _trace_all(tracer: Tracer, groups: Sequence[dict[str, Tensor]]) -> list[Tensor]:

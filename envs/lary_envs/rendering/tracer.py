@@ -14,17 +14,13 @@ from torch import Tensor
 
 from lary_envs.devices import LaunchGraph, can_record, init_warp, launches_on
 from lary_envs.physics import POSE_FIELDS, WarpPhysics
+from lary_envs.rendering.tree import FreshTree
 
 # A context's kernel is built at its first launch, and Warp cannot build two at the same time: one of them may
 # lack a kind of geometry: whoever makes a tracer for threads holds this until it is built.
 BUILDING = threading.Lock()
 # Of the kernel on a CPU: without NaN, a minimum is one instruction. The same pictures, a fifth sooner.
 _NUMBERS_ONLY = "-menable-no-nans -fno-signed-zeros -Wno-nan-infinity-disabled"
-# How often the boxes of the tree of geometry are fitted before a frame. The kernel of Warp 1.19 for CUDA
-# reads the boxes of a node's children without making sure that they are the new ones. One pass may leave
-# boxes of the frame before, and what jumps through the air, as the goal of a new episode, is then missing.
-# Each further pass over the same boxes sets at least one more level right, and takes some microseconds.
-_FITS = {"cpu": 1, "cuda": 6}
 # Model fields that the tracer reads. Those of cameras and lights' directions reach it as poses.
 _LOOK_FIELDS = (
     "geom_rgba", "geom_size", "mat_rgba", "mat_texid", "light_ambient", "light_diffuse", "light_specular",
@@ -64,14 +60,16 @@ class Tracer:
                 render_depth=False, cam_active=list(cameras), use_textures=True, use_shadows=True,
                 render_skybox=True, samples_per_pixel=1, shadow_light_fraction=shadow_light,
             )  # fmt: skip
-        if device.type == "cpu":
-            _sort_meshes(context)
+            if device.type == "cpu":
+                _sort_meshes(context)
+            else:
+                FreshTree.into(context, self.num_worlds)
         self.context = context
         packed = wp.to_torch(context.rgb_data).view(torch.uint8)
         self.pixels = packed.view(self.num_worlds, len(cameras), image_px, image_px, 4)
         sources = {name: model if name in _LOOK_FIELDS else data for name in inputs}
         self._inputs = {name: wp.to_torch(getattr(source, name)) for name, source in sources.items()}
-        launch = partial(_refit_and_render, model, data, context, _FITS[device.type])
+        launch = partial(_bound_and_render, model, data, context)
         self._launch = LaunchGraph(launch, device, record=can_record(device))
         self._data = data if inputs and device.type == "cpu" else None
 
@@ -131,10 +129,8 @@ def _sort_meshes(context: Any) -> None:
     context.mesh_bvh_id = wp.array([mesh.id for mesh in new], dtype=wp.uint64, device="cpu")
 
 
-def _refit_and_render(model: Any, data: Any, context: Any, fits: int) -> None:
+def _bound_and_render(model: Any, data: Any, context: Any) -> None:
     import mujoco_warp as mjw
 
     mjw.refit_bvh(model, data, context)
-    for _ in range(fits - 1):
-        context.bvh.refit()
     mjw.render(model, data, context)

@@ -14,6 +14,7 @@ from lary_policy.errors import ConfigError
 from lary_policy.heads.config import TrainConfig
 from lary_policy.heads.objective import Batch, Objective, share_of, shares_of
 from lary_policy.heads.training.batches import LatentBatches, balanced_order
+from lary_policy.heads.training.check import require_heads_like_cpu
 from lary_policy.heads.training.step import RecordedStep, Shares
 from lary_policy.heads.training.workers import Workers, open_workers
 from lary_policy.machine import autocast, leave_if_asked, resolve_precision
@@ -137,6 +138,7 @@ class TrainingRun:
 
         Raises:
             ConfigError: There is not one (lr, weight decay) for each head.
+            DeviceError: Heads answer otherwise on a GPU than on the CPU.
         """
         members = members_of(head)
         if len(members) != len(config.members):
@@ -147,7 +149,7 @@ class TrainingRun:
             )
         workers = open_workers(config.device)
         head.to(workers.device)
-        return cls(
+        job = cls(
             tuple(Member.create(m, pair, workers) for m, pair in zip(members, config.members, strict=True)),
             train_set.to(workers.device, resolve_precision(config.precision, workers.device)),
             val_set.to(
@@ -158,6 +160,9 @@ class TrainingRun:
             workers,
             torch.Generator().manual_seed(config.seed),
         )
+        if torch.device(workers.device).type == "cuda" and objective.recordable:
+            require_heads_like_cpu(members, job.val_set)
+        return job
 
     def close(self) -> None:
         """Forget the step, which knows this run: the samples are free as soon as nobody uses them."""
