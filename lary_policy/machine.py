@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # What extras of the distribution bring, for those who have no clone to install them from.
-EXTRAS = {"sim": ("mujoco>=4,<5", "mujoco-warp>=4,<5")}
+EXTRAS = {"sim": ("mujoco>=4,<5", "mujoco-warp>=4,<5"), "ray": ("ray[data]>=2.50,<3",)}
 
 
 def require_extra(extra: str) -> None:

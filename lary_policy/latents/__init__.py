@@ -10,6 +10,7 @@ from lary_policy.latents.bank import (
     ram_budget,
     tell_what_stays_on_disk,
 )
+from lary_policy.latents.cluster import Cluster, encode_on_cluster
 from lary_policy.latents.components import COMPONENTS, Components
 from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
 from lary_policy.latents.plan import (
@@ -43,6 +44,7 @@ __all__ = [
     "PAIRS",
     "STORE_DTYPES",
     "Bank",
+    "Cluster",
     "Components",
     "ExtractReport",
     "LatentStore",
@@ -52,6 +54,7 @@ __all__ = [
     "Window",
     "WindowEncoder",
     "WindowKind",
+    "encode_on_cluster",
     "encode_tables",
     "encode_windows",
     "good_batch_size",

@@ -142,11 +142,11 @@ def encode_windows(
         ShapeError: The encoder has no latents of this kind, or not of the stated shape.
     """
     start = time.perf_counter()
-    _check_store(store, encoder, kind)
-    inputs = _Inputs.of(windows, kind)
+    check_store(store, encoder, kind)
+    inputs = WindowInputs.of(windows, kind)
     stores = (store, *also)
     with ExitStack() as stack:
-        for path in sorted(_lock(one, share) for one in stores):  # in one order: nobody waits for another
+        for path in sorted(share_lock(one, share) for one in stores):  # in one order, so none waits for ever
             stack.enter_context(exclusive(path))
         writers = [stack.enter_context(ShardWriter(one, shard_rows)) for one in stores]
         for one in stores:
@@ -156,7 +156,7 @@ def encode_windows(
         absent = [name for name in mine if any(name in one for one in lacking)]
         with closing(inputs.groups(absent, batch_size, threads)) as groups:
             told = done = 0
-            for names, outputs in encode_stream(_checked(kind, encoder, store), groups, threads):
+            for names, outputs in encode_stream(checked_encode(kind, encoder, store.latent), groups, threads):
                 _write(writers, lacking, names, outputs)
                 done += len(names)
                 told = _tell(on_progress, done + inputs.left_out, len(absent), told)
@@ -178,7 +178,7 @@ def _write(
             writer.add([names[row] for row in rows], latents if len(rows) == len(names) else latents[rows])
 
 
-def _lock(store: LatentStore, share: Share) -> Path:
+def share_lock(store: LatentStore, share: Share = ALL) -> Path:
     """Return what is locked while one process (of each number) writes into a store."""
     return lock_beside(store.root if share == ALL else store.root.with_name(f"{store.root.name}-{share[0]}"))
 
@@ -186,8 +186,13 @@ def _lock(store: LatentStore, share: Share) -> Path:
 def _share(names: Sequence[str], share: Share, limit: int, batch_size: int) -> list[str]:
     """Return the names of every count-th shard, the first one being `number`; shards are whole batches."""
     number, count = share
-    size = -(-limit // batch_size) * batch_size
+    size = whole_batches(limit, batch_size)
     return [name for place, name in enumerate(names) if place // size % count == number]
+
+
+def whole_batches(limit: int, batch_size: int) -> int:
+    """Return after how many windows a shard that holds at least `limit` of them ends: it is whole batches."""
+    return -(-limit // batch_size) * batch_size
 
 
 def _tell(on_progress: OnProgress | None, done: int, total: int, told: int) -> int:
@@ -208,7 +213,7 @@ Group = tuple[list[str], tuple[Tensor, Tensor]]  # names of windows, their frame
 
 
 @dataclass
-class _Inputs:
+class WindowInputs:
     """The windows of an extraction, decoded in threads ahead of who encodes them.
 
     Attributes:
@@ -228,7 +233,7 @@ class _Inputs:
     left_out: int = field(default=0, init=False)
 
     @classmethod
-    def of(cls, windows: Iterable[Window], kind: WindowKind) -> _Inputs:
+    def of(cls, windows: Iterable[Window], kind: WindowKind) -> WindowInputs:
         """Name the windows."""
         wanted = dict.fromkeys(windows)
         frames = dict.fromkeys(frame for window in wanted for frame in window)
@@ -260,13 +265,13 @@ class _Inputs:
 
     def groups(self, names: Sequence[str], batch_size: int, threads: int) -> Generator[Group]:
         """Yield windows batch by batch, those of one length and one size of image together."""
-        with closing(made_ahead(itertools.batched(names, batch_size), self._decode, threads)) as decoded:
+        with closing(made_ahead(itertools.batched(names, batch_size), self.decode, threads)) as decoded:
             for groups, left_out in decoded:
                 for reasons in left_out:
                     self.left_out += self.set_aside(reasons)
                 yield from groups
 
-    def _decode(self, names: Sequence[str]) -> tuple[list[Group], list[dict[str, str]]]:
+    def decode(self, names: Sequence[str]) -> tuple[list[Group], list[dict[str, str]]]:
         """Decode a batch, each different frame once; return its groups, and why windows are left out."""
         files = {self.ids[frame]: frame for name in names for frame in self.named[name]}
         images = dict(zip(files, decode_frames(list(files.values())), strict=True))
@@ -299,12 +304,12 @@ def _stack(group: Mapping[str, list[str]], images: Mapping[str, Tensor | FrameFo
     return list(group), (frames, torch.tensor([[place[frame] for frame in row] for row in group.values()]))
 
 
-def _checked(kind: WindowKind, encoder: WindowEncoder, store: LatentStore) -> EncodeGroup:
+def checked_encode(kind: WindowKind, encoder: WindowEncoder, latent: LatentSpec) -> EncodeGroup:
     """Return what encodes windows of a kind and refuses latents of another shape than the store's."""
 
     def encode(frames: Tensor, places: Tensor) -> tuple[Tensor, ...]:
         outputs = kind.encode(encoder, frames, places)
-        expected = (len(places), store.latent.tokens, store.latent.width)
+        expected = (len(places), latent.tokens, latent.width)
         if tuple(outputs[0].shape) != expected:
             raise ShapeError(
                 expected=f"latents {expected} of {len(places)} windows from the encoder",
@@ -316,7 +321,7 @@ def _checked(kind: WindowKind, encoder: WindowEncoder, store: LatentStore) -> En
     return encode
 
 
-def _check_store(store: LatentStore, encoder: WindowEncoder, kind: WindowKind) -> None:
+def check_store(store: LatentStore, encoder: WindowEncoder, kind: WindowKind) -> None:
     """Raise StoreError unless the store is one of this encoder's latents of this kind."""
     latent = store.latent if kind.latent is None else kind.latent(encoder)
     if (encoder.fingerprint, latent) != (store.fingerprint, store.latent):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -270,6 +270,7 @@ def encode_tables(
     share: Share = ALL,
     on_progress: OnProgress | None = None,
     also: Sequence[tuple[LatentEncoder, LatentStore]] = (),
+    cluster: Callable[..., ExtractReport] | None = None,
 ) -> ExtractReport:
     """Encode what the store lacks of the tables; start again to continue.
 
@@ -285,6 +286,8 @@ def encode_tables(
         on_progress: Called with (done, to do).
         also: Encoders of frames that differ from the first one by their layer only, with their stores: one
             pass makes the latents of all, see `layers_together`.
+        cluster: `encode_on_cluster` with what it needs besides, instead of this process; takes the whole
+            share, and one encoder at a time.
 
     Raises:
         StoreError: The store belongs to another encoder, a latent is not finite, or the disk is full;
@@ -302,7 +305,10 @@ def encode_tables(
     rows = (row for table in needed for row in row_windows(table, kinds[0]))
     windows = (window for row in rows for step in row for window in step)
     size = max(1, batch_size // CLIP_SHARE) if kinds == [CLIPS] else batch_size
-    how: dict[str, Any] = {"batch_size": size, "threads": threads, "share": share, "on_progress": on_progress}
+    how: dict[str, Any] = {"batch_size": size, "on_progress": on_progress}
+    if cluster is not None:
+        return cluster(windows, kinds[0], encoder, store, **how)
+    how |= {"threads": threads, "share": share}
     if not also:
         return encode_windows(windows, kinds[0], encoder, store, **how)
     with layers_together([encoder, *(one for one, _ in also)]) as encode:

@@ -123,21 +123,33 @@ def write_shard(
     Raises:
         StoreError: The disk is full or not writable; nothing half-written remains.
     """
+    digest, parts = shard_content(frame_ids, latents, codes, packed=packed)
+    write_parts(folder / f"{digest}{SUFFIX}", parts)
+    return digest
+
+
+def shard_content(
+    frame_ids: Sequence[str], latents: Tensor, codes: Tensor | None = None, *, packed: bool = False
+) -> tuple[str, list[bytes | memoryview]]:
+    """Return the sha256 and the bytes of a shard, until the next call; arguments as for `write_shard`."""
     tensors = pack(latents) if packed and latents.itemsize == 2 else {_TENSOR: latents.contiguous()}
     if codes is not None:
         tensors[_CODES] = codes.to("cpu", torch.int32).contiguous()
     # Widest numbers first, so that all of them are aligned whatever the shapes, as safetensors has it, too.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
-    header, *memory = _file_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
-    content = hashlib.sha256(header)
-    for part in memory:
+    parts = _file_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
+    content = hashlib.sha256()
+    for part in parts:
         content.update(part)
-    digest = content.hexdigest()
-    with atomic_write(folder / f"{digest}{SUFFIX}") as temporary:
-        temporary.write_bytes(header)
+    return content.hexdigest(), parts
+
+
+def write_parts(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Publish a file atomically; StoreError where the disk is full or not writable."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(parts[0])
         with temporary.open("ab") as file:
-            file.writelines(memory)
-    return digest
+            file.writelines(parts[1:])
 
 
 def _file_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:

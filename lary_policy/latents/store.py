@@ -54,6 +54,7 @@ class LatentStore:
         packed: Whether new shards of 16 bits are compressed without loss; both kinds may lie side by side.
 
     Attributes:
+        packed: As given.
         quarantined: Shards that were named by the index but missing, or present but damaged, when opened.
 
     Raises:
@@ -73,7 +74,7 @@ class LatentStore:
         if dtype not in STORE_DTYPES:
             raise UnknownNameError("store dtype", dtype, STORE_DTYPES)
         self.root, self.fingerprint, self.latent, self.dtype = Path(root), fingerprint, latent, dtype
-        self._packed = packed
+        self.packed = packed
         self.quarantined: list[Quarantined] = []
         self._where: dict[str, tuple[str, int]] = {}
         self._checked: set[str] = set()
@@ -138,14 +139,18 @@ class LatentStore:
                 fix="Pass one latent for each frame id, shaped as the encoder's LatentSpec says.",
             )
         cast = cast_latents(latents, STORE_DTYPES[self.dtype])
-        self._publish_identity()
-        digest = write_shard(self.root / SHARDS, frame_ids, cast, codes, packed=self._packed)
-        with self._lock:
-            self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
-            self._checked.add(digest)
+        self.publish_identity()
+        digest = write_shard(self.root / SHARDS, frame_ids, cast, codes, packed=self.packed)
+        self.adopt(digest, frame_ids)
+        self._checked.add(digest)
         if index:
             self.publish_index()
         return digest
+
+    def adopt(self, digest: str, frame_ids: Sequence[str]) -> None:
+        """Take a published shard that holds these ids in its rows; `publish_index` tells others."""
+        with self._lock:
+            self._where.update({f: (digest, row) for row, f in enumerate(frame_ids)})
 
     def publish_index(self) -> None:
         """Write the index of everything stored; whoever opens the store before hashes and adopts the rest.
@@ -291,7 +296,8 @@ class LatentStore:
                 fix=f"Delete the folder (rm -r '{self.root}') and extract anew, or choose another.",
             )
 
-    def _publish_identity(self) -> None:
+    def publish_identity(self) -> None:
+        """Write what the store is, where that is not done; StoreError where it cannot be."""
         if not (self.root / STORE_FILE).exists():
             write_json(self.root / STORE_FILE, self._identity(), seal=True)
 

@@ -17,12 +17,35 @@ from torch import Tensor
 from lary_policy.errors import StoreError
 from lary_policy.latents.shards import check_cast, scratch
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
+from lary_policy.types import LatentSpec
 
 SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second
 SHARD_ROWS = 512  # ten seconds of a small ViT on two cores
 WRITERS = 8  # threads that hash and write shards; four did not keep up with an H100
 WAITING_BYTES = 512 * 2**20  # of latents that wait for them, so that memory stays flat
 INDEX_SECONDS = 30.0  # between two versions of the index: whoever opens the store adopts what it lacks
+
+
+def shard_limit(store: LatentStore, shard_rows: int = SHARD_ROWS) -> int:
+    """Return how many latents fill a shard of a store: `shard_rows`, or `SHARD_BYTES` of them."""
+    row_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
+    return max(1, min(shard_rows, SHARD_BYTES // row_bytes))
+
+
+def cast_parts(latents: list[Tensor], latent: LatentSpec, dtype: torch.dtype) -> Tensor:
+    """Take latents `[f n d]` from a list, one after the other, and return them as one tensor of a dtype.
+
+    It is memory that the calling thread uses again at the next call.
+
+    Raises:
+        StoreError: A value does not fit the dtype, see `check_cast`.
+    """
+    shape = (sum(map(len, latents)), latent.tokens, latent.width)
+    rows = scratch("rows", math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+    for into in rows.split([len(part) for part in latents]):
+        part = latents.pop(0)  # its memory goes before the shard is packed
+        check_cast(part, into.copy_(part))
+    return rows
 
 
 class ShardWriter:
@@ -44,8 +67,7 @@ class ShardWriter:
     def __init__(self, store: LatentStore, shard_rows: int = SHARD_ROWS) -> None:
         self.taken = 0
         self._store = store
-        row_bytes = store.latent.tokens * store.latent.width * STORE_DTYPES[store.dtype].itemsize
-        self.limit = max(1, min(shard_rows, SHARD_BYTES // row_bytes))
+        self.limit = shard_limit(store, shard_rows)
         self._ids: list[str] = []
         self._latents: list[Tensor] = []
         self._codes: list[Tensor] = []
@@ -116,12 +138,6 @@ class ShardWriter:
             self._indexed = time.monotonic()
 
     def _write(self, ids: Sequence[str], latents: list[Tensor], codes: Sequence[Tensor]) -> str:
-        latent, dtype = self._store.latent, STORE_DTYPES[self._store.dtype]
-        shape = (len(ids), latent.tokens, latent.width)
-        rows = scratch("rows", math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
-        for into in rows.split([len(part) for part in latents]):
-            part = latents.pop(0)  # its memory goes before the shard is packed
-            check_cast(part, into.copy_(part))
-        del part
+        rows = cast_parts(latents, self._store.latent, STORE_DTYPES[self._store.dtype])
         more = {"codes": torch.cat(list(codes))} if codes else {}
         return self._store.write_shard(ids, rows, index=False, **more)

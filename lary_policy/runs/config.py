@@ -21,6 +21,7 @@ from lary_policy.settings import at_least, check_names, setting, some_and_differ
 SIMULATED = "simulated"  # the source that `tasks` are of
 LOOPS = {"subgoal": "pair", "policy": "policy"}  # mode of the closed loop -> question of the head it uses
 LOOKS = ("primitives", "menagerie")  # of the simulated robots
+ENGINES = ("local", "ray")  # of extraction
 LEVELS = ("none", "train", "shifted")  # of randomisation, see envs/README.md
 LATENTS_DTYPES = ("auto", "float32", "float16", "bfloat16")
 MOST_EPISODES = 200  # of episodes=auto: rates .1 apart are told apart four times of five
@@ -161,12 +162,22 @@ class RunConfig:
         None, "latents a training keeps in memory, 1e9 bytes; null = a quarter of what is free"
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:<index>: encoders, heads, renderer, rollouts")
+    engine: str = setting("local", "of extraction: these processes, or a Ray cluster (extra `ray`)", ENGINES)
+    ray_address: str = setting(
+        "local", "local = this machine alone, auto = the cluster it is part of, host:port"
+    )
+    ray_encoders: int | None = setting(None, "encoders of engine=ray; null = one a GPU, or a core")
+    ray_decoders: int | None = setting(
+        None,
+        "frames' decoders of engine=ray at once; null = one a core that encoders leave, or share on a CPU",
+    )
     output_dir: Path = setting(Path("outputs"), "where results and the cache go")
     run: str | None = setting(None, "name of the run's folder in it; null = <verb>-<date>-<time>")
 
     def __post_init__(self) -> None:
         check_names(self)
         at_least(self, 1, "episodes", "num_worlds", "stride", "image_px", "max_episode_steps")
+        at_least(self, 1, "ray_encoders", "ray_decoders")
         at_least(self, 0, "attention", "latents_ram_gb")
         some_and_different("encoders", [view.label for view in self.encoders])
         for name, values in ((one.name, getattr(self, one.name)) for one in fields(self)):

@@ -28,7 +28,7 @@ from lary_policy.data.simulated import DENSE, GOALS
 from lary_policy.encoders import EncoderShelf, EncoderView
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.latents import store_dtype
-from lary_policy.machine import available_cores, require_extra, resolve_device
+from lary_policy.machine import available_cores, require_extra, require_one_process, resolve_device
 from lary_policy.report import Origin
 from lary_policy.runs.cells import (
     RUN_FILE,
@@ -189,6 +189,9 @@ class RunContext:
             SimulationError: The meshes of `looks=menagerie` are missing or do not fit.
         """
         device = resolve_device(config.device)
+        if config.engine == "ray":
+            require_extra("ray")
+            require_one_process("engine=ray")
         frame_px = config.image_px if config.tasks else None
         context = cls(config, device, available_cores(), EncoderShelf(device, frame_px=frame_px))
         for task in config.tasks:

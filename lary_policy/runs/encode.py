@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,12 @@ from lary_policy.errors import FrameFormatError, StoreError
 from lary_policy.frames import decode_frames
 from lary_policy.heads.training import everyones, first_then_all, wait_for_all
 from lary_policy.latents import (
+    Cluster,
     Components,
+    ExtractReport,
     LatentStore,
     LatentTable,
+    encode_on_cluster,
     encode_tables,
     good_batch_size,
     health_of,
@@ -211,9 +215,29 @@ def _siblings(
         if one != view and replace(one, layer=None) == replace(view, layer=None)
         and not extract_cell(context, data, one).done
     ]  # fmt: skip
-    if not others or not share_a_pass([context.shelf.load(one) for one in (view, *others)]):
+    if (
+        not others
+        or context.config.engine == "ray"
+        or not share_a_pass([context.shelf.load(one) for one in (view, *others)])
+    ):
         return []
     return [(context.shelf.load(one), store_of(context, data, one)) for one in others]
+
+
+def _cluster(context: RunContext, view: EncoderView) -> Callable[..., ExtractReport] | None:
+    """Return what encodes on a cluster, if the run uses one."""
+    c, shelf = context.config, context.shelf
+    if c.engine != "ray":
+        return None
+    there = Cluster(c.ray_address, c.ray_encoders, c.ray_decoders)
+    # Ray shows each encoder its own GPU alone; dtypes `auto` are those of this machine on all others.
+    device, alike = context.device.partition(":")[0], replace(view, dtype=shelf.dtype(view))
+    load = partial(_load, alike, EncoderShelf(device, shelf.seed, shelf.frame_px))
+    return partial(encode_on_cluster, load=load, cluster=there, device=device)
+
+
+def _load(view: EncoderView, shelf: EncoderShelf) -> LatentEncoder:
+    return shelf.load(view)
 
 
 def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) -> dict[str, Any]:
@@ -233,7 +257,7 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
             mine = encode_tables(
                 tables, encoder, store, extra_frames=extra, batch_size=good_batch_size(context.device),
                 threads=context.cores, share=(process_rank(), process_count()), on_progress=update,
-                also=siblings,
+                also=siblings, cluster=_cluster(context, view),
             )  # fmt: skip
         report, *others = everyones(mine)
     if others:
