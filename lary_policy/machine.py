@@ -194,6 +194,23 @@ def glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
+_MEMORY = threading.local()
+
+
+def scratch(name: str, size: int) -> torch.Tensor:
+    """Return uint8 `[size]` that the calling thread uses again and again under this name.
+
+    The system clears memory that it hands out, which takes longer than to fill it with latents.
+    """
+    import torch
+
+    found: torch.Tensor | None = getattr(_MEMORY, name, None)
+    if found is None or len(found) < size:
+        found = torch.empty(size, dtype=torch.uint8)
+        setattr(_MEMORY, name, found)
+    return found[:size]
+
+
 _ALL = (1 << 31) - 1  # bytes: nothing is given back
 # What glibc itself goes up to while a process frees ever larger blocks; older versions accept no more.
 _MMAP_MOST, _TRIM_MOST = 32 << 20, 64 << 20

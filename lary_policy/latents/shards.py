@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lary_policy.errors import StoreError
+from lary_policy.machine import scratch
 from lary_policy.paths import atomic_write, foreign_file, open_regular
 
 # Higher levels take twice the time and save nothing: there are no repetitions, only frequent bytes.
 _CODEC = pa.Codec("zstd", compression_level=1)
 _LOW, _HIGH, _ENDS, _SHAPE = "low_bytes", "high_bytes", "high_ends", "empty_latents"
-
-
-_MEMORY = threading.local()
-
-
-def scratch(name: str, size: int) -> Tensor:
-    """Return uint8 `[size]` that the calling thread uses again and again under this name.
-
-    The system clears memory that it hands out, which takes longer than to fill it with latents.
-    """
-    found: Tensor | None = getattr(_MEMORY, name, None)
-    if found is None or len(found) < size:
-        found = torch.empty(size, dtype=torch.uint8)
-        setattr(_MEMORY, name, found)
-    return found[:size]
 
 
 def pack(latents: Tensor) -> dict[str, Tensor]:

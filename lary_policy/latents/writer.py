@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lary_policy.errors import StoreError
-from lary_policy.latents.shards import check_cast, scratch
+from lary_policy.latents.shards import check_cast
 from lary_policy.latents.store import STORE_DTYPES, LatentStore
+from lary_policy.machine import scratch
 from lary_policy.types import LatentSpec
 
 SHARD_BYTES = 64 * 2**20  # large enough for few files, small enough to hash and rewrite in a second

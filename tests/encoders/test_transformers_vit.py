@@ -1,5 +1,6 @@
 """DINOv2, DINOv3 and SigLIP 2 against the bare models of transformers, at toy sizes."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -105,3 +106,26 @@ def test_toy_twins_have_the_same_classes(name):
     toy = load_encoder(name, weights="tiny-random").model
     assert {type(m) for m in whole.modules()} == {type(m) for m in toy.modules()}
     assert toy.prefix_tokens == whole.prefix_tokens
+
+
+def test_packed_layers_are_ordinary_ones_that_take_less_time():
+    packed = load_encoder("dinov2-small", weights="tiny-random", image_px=56, dtype="bfloat16")
+    plain = load_encoder("dinov2-small", weights="tiny-random", image_px=56, dtype="bfloat16")
+    layers = [module for module in plain.model.modules() if isinstance(module, torch.nn.Linear)]
+    for layer in layers:
+        layer.__class__ = torch.nn.Linear
+    frames = torch.randint(0, 256, (3, 1, 56, 56, 3), dtype=torch.uint8)
+
+    def same(one=packed) -> bool:  # to the bit where this was written; other processors may round otherwise
+        return torch.allclose(one.encode(frames).float(), plain.encode(frames).float(), rtol=0.02, atol=0.02)
+
+    assert same()
+    assert same(copy.deepcopy(packed))
+    for encoder in (packed, plain):  # other weights at the same place
+        with torch.no_grad():
+            next(m for m in encoder.model.modules() if isinstance(m, torch.nn.Linear)).weight.mul_(-2)
+    assert same()
+    assert packed.model.state_dict().keys() == plain.model.state_dict().keys()
+    packed.model.requires_grad_(True)
+    packed.encode(frames).float().square().mean().backward()
+    assert all(p.grad is not None for n, p in packed.model.named_parameters() if n.endswith("key.weight"))

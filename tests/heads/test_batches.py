@@ -30,6 +30,16 @@ def test_gather_picks_the_latents_that_the_index_names():
     assert torch.equal(batch.inputs[1][0], samples().proprio[4])
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("delivered", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_is_converted_piece_by_piece_is_what_pytorch_converts(stored, delivered, monkeypatch):
+    monkeypatch.setattr("lary_policy.heads.training.batches._PIECE", 100)
+    bank = samples().bank.to(stored)
+    bank[0, 0, :2] = torch.tensor([6e-8, 65504.0])  # the least and the largest that 16 bits hold
+    served, rows = samples(bank=bank).to("cpu", delivered), torch.arange(13)
+    assert torch.equal(served.gather(rows).latents, bank[served.index].to(delivered))
+
+
 def test_without_proprioception_the_head_gets_latents_only():
     assert len(samples(proprio=None).gather(torch.tensor([1])).inputs) == 1
 
