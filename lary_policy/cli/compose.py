@@ -20,7 +20,7 @@ PATHS = frozenset(
     {
         "data_dir", "csv_dir", "csv", "media_dir", "latents_dir", "ssv2_root", "egodex_root", "root", "out",
         "output_dir", "statistics", "policy", "videos", "head_from", "encoder.weights", "options.root",
-        "options.csv_dir", "run",
+        "options.csv_dir", "run", "store",
     }
 )  # fmt: skip
 NAMES_OF_ENCODERS = "package.module:Attribute|auto:<hub id, folder or timm name>"

@@ -13,6 +13,7 @@ from lary_policy.latents.bank import (
 from lary_policy.latents.cluster import Cluster, encode_on_cluster
 from lary_policy.latents.components import COMPONENTS, Components
 from lary_policy.latents.encode import ExtractReport, Window, WindowEncoder, WindowKind, encode_windows
+from lary_policy.latents.places import Place
 from lary_policy.latents.plan import (
     CLIPS,
     FRAMES,
@@ -49,6 +50,7 @@ __all__ = [
     "ExtractReport",
     "LatentStore",
     "LatentTable",
+    "Place",
     "RamBudget",
     "StoredLatents",
     "Window",

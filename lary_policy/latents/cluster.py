@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -97,16 +98,10 @@ def encode_on_cluster(
     to the next one.
 
     Args:
-        windows: The frames of each window.
-        kind: What they are.
-        encoder: An encoder that has latents of this kind, as the driver sees it.
-        store: Store with the encoder's fingerprint and latent shape.
+        windows, kind, encoder, store, batch_size, shard_rows, on_progress: As for `encode_windows`.
         load: Loads the same encoder on a worker.
         cluster: Where, and by how many.
         device: `cpu`, or `cuda` for a GPU of its own for each encoder.
-        batch_size: Windows encoded at once.
-        shard_rows: Most windows of one shard.
-        on_progress: Called with (windows done, windows to encode).
 
     Raises:
         ConfigError: Ray is missing or not to be reached, or a worker has another version of this package.
@@ -116,10 +111,18 @@ def encode_on_cluster(
     start = time.perf_counter()
     check_store(store, encoder, kind)
     inputs = WindowInputs.of(windows, kind)
+    place = store.remote or Place(store.root)
     plan = ShardPlan(
-        load, kind, encoder.fingerprint, store.latent, store.dtype, store.packed, Place(store.root),
-        batch_size, __version__,
-    )  # fmt: skip
+        load,
+        kind,
+        encoder.fingerprint,
+        store.latent,
+        store.dtype,
+        store.packed,
+        place,
+        batch_size,
+        __version__,
+    )
     with exclusive(share_lock(store)):
         store.reload()
         shards = _shards(inputs, store, whole_batches(shard_limit(store, shard_rows), batch_size))
@@ -163,22 +166,21 @@ class _Merge:
     inputs: WindowInputs
     done: int = 0
     encoded: int = 0
-    _records: list[str] = field(default_factory=list)
     _indexed: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> _Merge:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.store.publish_index()
-        for key in self._records:  # only now: the index says what they did
-            self.place.remove(f"{RECORDS}/{key}.json")
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with nullcontext() if kind is None else suppress(StoreError):  # what went wrong is known already
+            self.store.publish_index()
+            for name in self.place.names(RECORDS):  # only now: the index says what they did
+                self.place.remove(f"{RECORDS}/{name}")
 
     def add(self, done: ShardDone) -> None:
         """Take what became of a shard."""
         if done.names:
             self.store.adopt(done.digest, done.names)
-            self._records.append(done.key)
         for reasons in done.aside:
             self.inputs.set_aside(reasons)
         self.done += len(done.names) + len(done.aside)

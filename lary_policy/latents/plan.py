@@ -34,6 +34,7 @@ from lary_policy.latents.encode import (
     WindowKind,
     encode_windows,
 )
+from lary_policy.latents.places import Place
 from lary_policy.latents.store import LatentStore
 from lary_policy.paths import safe_name
 from lary_policy.types import LatentKind, LatentSpec
@@ -178,8 +179,9 @@ def store_path(folder: Path, name: str, fingerprint: str, *, clips: bool, dtype:
 
 
 def open_store(
-    folder: Path, encoder: LatentEncoder, *, clips: bool, dtype: str, name: str | None = None
-) -> LatentStore:
+    folder: Path, encoder: LatentEncoder, *, clips: bool, dtype: str, name: str | None = None,
+    remote: Place | None = None,
+) -> LatentStore:  # fmt: skip
     """Open the latents of an encoder, shared by all sources and runs that use the folder.
 
     Args:
@@ -188,16 +190,23 @@ def open_store(
         clips: Whether of whole clips; only encoders of kind `clip` have them.
         dtype: Dtype of the latents.
         name: How the encoder was named; its registry name by default.
+        remote: Place of all stores that `folder` mirrors.
 
     Returns:
         The store. Where something else lies in its place (latents of another shape, written by another
         version; a damaged `store.json`), that is moved aside and the store is empty.
+
+    Raises:
+        StoreError: A remote place cannot be reached, or holds something else.
     """
     latent = clip_latent(encoder, CLIP_FRAMES) if clips else stored_latent(encoder)
     root = store_path(folder, name or encoder.spec.name, encoder.fingerprint, clips=clips, dtype=dtype)
+    there = None if remote is None else remote / root.name
     try:
-        return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
+        return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True, remote=there)
     except StoreError as error:
+        if there is not None:
+            raise
         places = (root.with_name(f"{root.name}.old{number}") for number in itertools.count())
         aside = next(place for place in places if not place.exists())
         root.rename(aside)
@@ -205,15 +214,15 @@ def open_store(
         return LatentStore(root, encoder.fingerprint, latent, dtype=dtype, packed=True)
 
 
-def store_is_whole(path: Path, at_least: int) -> bool:
+def store_is_whole(path: Path, at_least: int, remote: Place | None = None) -> bool:
     """Tell whether a `store_path` holds so many latents and no shard disappeared; loads no encoder.
 
     A damaged shard is deleted by the user, as the error that names it says, and is then missing here.
     """
-    if not path.is_dir():
+    if remote is None and not path.is_dir():
         return False
     try:
-        store = LatentStore.open(path)
+        store = LatentStore.open(path, None if remote is None else remote / path.name)
     except LaryPolicyError:
         return False
     ours = [

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.errors import ShapeError, StoreError, UnknownNameError
+from lary_policy.latents.places import Place
 from lary_policy.latents.shards import (
     SUFFIX,
     PackedRows,
@@ -27,6 +28,7 @@ from lary_policy.latents.shards import (
     open_shard,
     read_codes,
     shard_frame_ids,
+    write_parts,
     write_shard,
 )
 from lary_policy.machine import abreast, available_cores
@@ -52,9 +54,11 @@ class LatentStore:
         latent: Shape of one latent.
         dtype: One of `STORE_DTYPES`.
         packed: Whether new shards of 16 bits are compressed without loss; both kinds may lie side by side.
+        remote: The store that `root` mirrors: what is written goes there too, and shards come when they are
+            first read.
 
     Attributes:
-        packed: As given.
+        packed, remote: As given.
         quarantined: Shards that were named by the index but missing, or present but damaged, when opened.
 
     Raises:
@@ -70,11 +74,12 @@ class LatentStore:
         *,
         dtype: str = "float16",
         packed: bool = False,
+        remote: Place | None = None,
     ) -> None:
         if dtype not in STORE_DTYPES:
             raise UnknownNameError("store dtype", dtype, STORE_DTYPES)
         self.root, self.fingerprint, self.latent, self.dtype = Path(root), fingerprint, latent, dtype
-        self.packed = packed
+        self.packed, self.remote = packed, remote
         self.quarantined: list[Quarantined] = []
         self._where: dict[str, tuple[str, int]] = {}
         self._checked: set[str] = set()
@@ -84,20 +89,21 @@ class LatentStore:
         self.reload()
 
     @classmethod
-    def open(cls, root: Path) -> LatentStore:
-        """Open a store that exists, as what its own `store.json` says it is.
+    def open(cls, root: Path, remote: Place | None = None) -> LatentStore:
+        """Open a store that exists, or the mirror of one, as what its own `store.json` says it is.
 
         Raises:
             StoreError: There is no store, or its `store.json` cannot be read.
         """
         fix = "Choose the folder of a latent store, or extract it anew."
+        _mirror(remote, Path(root), STORE_FILE)
         with foreign_file(f"a readable {STORE_FILE}", Path(root) / STORE_FILE, fix, error=StoreError):
             identity = read_json(Path(root) / STORE_FILE, error=StoreError, fix=fix)
             spec = identity["latent"]
             grid = None if spec["grid"] is None else tuple(spec["grid"])
             latent = LatentSpec(**{**spec, "grid": grid})
             fingerprint, dtype = identity["fingerprint"], identity["dtype"]
-        return cls(root, fingerprint, latent, dtype=dtype)
+        return cls(root, fingerprint, latent, dtype=dtype, remote=remote)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -141,6 +147,7 @@ class LatentStore:
         cast = cast_latents(latents, STORE_DTYPES[self.dtype])
         self.publish_identity()
         digest = write_shard(self.root / SHARDS, frame_ids, cast, codes, packed=self.packed)
+        self._send(f"{SHARDS}/{digest}{SUFFIX}")
         self.adopt(digest, frame_ids)
         self._checked.add(digest)
         if index:
@@ -172,6 +179,7 @@ class LatentStore:
             table = table.replace_schema_metadata({_DIGEST: _digest(self._where)})
             with atomic_write(self.root / INDEX_FILE) as temporary:
                 pq.write_table(table, temporary)
+            self._send(INDEX_FILE)
 
     def read(self, frame_ids: Sequence[str]) -> Tensor:
         """Return the latents `[F n d]` of the ids, in their order and the store's dtype.
@@ -226,7 +234,7 @@ class LatentStore:
             StoreError: An id is not stored, or a shard is damaged or has no codes.
         """
         places = self._places(list(frame_ids))
-        codes = [read_codes(self._path(digest))[rows].flatten() for digest, _, rows in places]
+        codes = [read_codes(self._here(digest))[rows].flatten() for digest, _, rows in places]
         return torch.cat(codes) if codes else torch.empty(0, dtype=torch.int64)
 
     def verify(self) -> list[Path]:
@@ -261,8 +269,19 @@ class LatentStore:
     def _path(self, digest: str) -> Path:
         return self.root / SHARDS / f"{digest}{SUFFIX}"
 
-    def _open_checked(self, digest: str) -> Tensor | PackedRows:
+    def _here(self, digest: str) -> Path:
+        """Return the file of a shard, which is fetched where it is only in the remote store."""
         path = self._path(digest)
+        if self.remote is not None and not path.exists():
+            _mirror(self.remote, self.root, f"{SHARDS}/{path.name}")
+        return path
+
+    def _send(self, name: str) -> None:
+        if self.remote is not None:
+            self.remote.put(name, [(self.root / name).read_bytes()])
+
+    def _open_checked(self, digest: str) -> Tensor | PackedRows:
+        path = self._here(digest)
         if digest not in self._checked:
             check_shard(path)
             self._checked.add(digest)
@@ -282,6 +301,7 @@ class LatentStore:
 
     def _check_identity(self) -> None:
         path = self.root / STORE_FILE
+        _mirror(self.remote, self.root, STORE_FILE)
         if not path.exists():
             return
         found: object
@@ -300,6 +320,7 @@ class LatentStore:
         """Write what the store is, where that is not done; StoreError where it cannot be."""
         if not (self.root / STORE_FILE).exists():
             write_json(self.root / STORE_FILE, self._identity(), seal=True)
+            self._send(STORE_FILE)
 
     def reload(self) -> None:
         """Read what is stored, as other processes left it.
@@ -308,9 +329,12 @@ class LatentStore:
         index that is not as it was written is made anew from the shards, which say themselves what they hold.
         """
         self.quarantined.clear()
+        _mirror(self.remote, self.root, INDEX_FILE)
         where = self._read_index()
         # After the index: a shard that it names was there before it.
         on_disk = {p.stem for p in (self.root / SHARDS).glob(f"*{SUFFIX}") if not p.name.startswith(".")}
+        if self.remote is not None:
+            on_disk |= {name.removesuffix(SUFFIX) for name in self.remote.names(SHARDS)}
         named = {digest for digest, _ in where.values()}
         for digest in sorted(named - on_disk):
             self._set_aside(
@@ -356,6 +380,13 @@ class LatentStore:
 
     def _set_aside(self, path: Path, reason: str) -> None:
         self.quarantined.append(Quarantined(str(path), reason, "LatentStore"))
+
+
+def _mirror(remote: Place | None, root: Path, name: str) -> None:
+    """Fetch a file of a remote store, if it is there."""
+    content = None if remote is None else remote.get(name)
+    if content is not None:
+        write_parts(root / name, [content])
 
 
 def _digest(where: Mapping[str, tuple[str, int]]) -> bytes:

@@ -171,6 +171,10 @@ class RunConfig:
         None,
         "frames' decoders of engine=ray at once; null = one a core that encoders leave, or share on a CPU",
     )
+    store: str | None = setting(
+        None, "where latents lie: a folder, or a URL as s3://bucket/latents, that machines share; null = the "
+        "cache of output_dir"
+    )  # fmt: skip
     output_dir: Path = setting(Path("outputs"), "where results and the cache go")
     run: str | None = setting(None, "name of the run's folder in it; null = <verb>-<date>-<time>")
 

@@ -27,8 +27,9 @@ from lary_policy.data import (
 from lary_policy.data.simulated import DENSE, GOALS
 from lary_policy.encoders import EncoderShelf, EncoderView
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.latents import store_dtype
+from lary_policy.latents import Place, store_dtype
 from lary_policy.machine import available_cores, require_extra, require_one_process, resolve_device
+from lary_policy.paths import safe_name
 from lary_policy.report import Origin
 from lary_policy.runs.cells import (
     RUN_FILE,
@@ -213,6 +214,16 @@ class RunContext:
     def cache(self) -> Path:
         """Folder of finished cells, shared by all runs of an output folder."""
         return self.config.output_dir / "cache"
+
+    @cached_property
+    def latents(self) -> tuple[Path, Place | None]:
+        """Folder of all stores of latents and, where that only mirrors it, the place that machines share."""
+        store = self.config.store
+        if store is None:
+            return self.cache / "latents", None
+        if "://" not in store:
+            return Path(store), None
+        return self.cache / "mirrors" / safe_name(store), Place(store)
 
     @cached_property
     def starts(self) -> list[Start]:

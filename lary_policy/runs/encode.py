@@ -93,7 +93,8 @@ def protocol_store(
     """Open the latents of a view under a protocol: of single frames and pairs, or of whole clips."""
     dtype = context.latents_dtype(protocol, view)
     encoder = context.shelf.load(view)
-    return open_store(context.cache / "latents", encoder, clips=clips, dtype=dtype, name=view.name)
+    folder, remote = context.latents
+    return open_store(folder, encoder, clips=clips, dtype=dtype, name=view.name, remote=remote)
 
 
 def load_splits(context: RunContext, data: RunData, view: EncoderView) -> dict[str, LatentTable]:
@@ -188,9 +189,9 @@ def _of_clips(data: RunData, view: EncoderView) -> bool:
 def _is_whole(context: RunContext, data: RunData, view: EncoderView, result: dict[str, Any]) -> bool:
     """Tell whether no shard disappeared since the cell was finished; the encoder is not loaded for this."""
     dtype, clips = context.latents_dtype(data.protocol, view), _of_clips(data, view)
-    latents, fingerprint = context.cache / "latents", result["fingerprint"]
+    (latents, remote), fingerprint = context.latents, result["fingerprint"]
     folder = store_path(latents, view.name, fingerprint, clips=clips, dtype=dtype)
-    return store_is_whole(folder, result["encoded"] + result["reused"])
+    return store_is_whole(folder, result["encoded"] + result["reused"], remote)
 
 
 def _time_steps(context: RunContext, data: RunData, view: EncoderView, store: LatentStore) -> int | None:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cluster_encoders import Telling, digest_of
 from PIL import Image
 
-from lary_policy.errors import ConfigError, WeightsMismatchError
+from lary_policy.errors import ConfigError, StoreError, WeightsMismatchError
 from lary_policy.frames import decode_frame, frame_id
 from lary_policy.latents import cluster as module
 from lary_policy.latents.cluster import Cluster, encode_on_cluster, join_cluster
@@ -27,6 +29,7 @@ from lary_policy.latents.places import Place
 from lary_policy.latents.plan import FRAMES
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.worker import RECORDS, ShardEncoder, ShardPlan, check_worker, decode_shards
+from lary_policy.paths import lock_beside
 
 SIZE = {"batch_size": 4, "shard_rows": 8}
 
@@ -216,6 +219,38 @@ def test_a_worker_killed_at_any_moment_costs_nothing_that_was_published(ray, pat
     assert not any(again for _, _, again in telling.lines)
 
 
+DRIVER = """
+import sys
+from pathlib import Path
+from cluster_encoders import Telling
+from lary_policy.latents import Cluster, LatentStore, encode_on_cluster
+from lary_policy.latents.plan import FRAMES
+names, log, store, *files = map(Path, sys.argv[1:])
+telling = Telling(names, log, store, seconds=0.5)
+encoder = telling()
+to = LatentStore(store, encoder.fingerprint, encoder.latent, packed=True)
+windows = [(file,) for file in files]
+encode_on_cluster(windows, FRAMES, encoder, to, load=telling, cluster=Cluster(), batch_size=4, shard_rows=8)
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_is_followed_by_another(ray, paths, telling, one):
+    words = [telling.names, telling.log, telling.store, *paths]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, words)])
+    while len(list(telling.store.glob("shards/[!.]*"))) < 2:
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid, *_ in telling.lines):
+        time.sleep(0.1)  # its workers end with it
+    store, report = extract(paths, telling)
+    assert content(store) == one
+    assert 16 <= report.reused < 53
+    assert not any(again for _, _, again in telling.lines)
+
+
 @pytest.mark.slow
 def test_workers_that_differ_stop_the_run_before_anything_is_encoded(
     ray, paths, telling, monkeypatch, make_encoder
@@ -231,3 +266,71 @@ def test_workers_that_differ_stop_the_run_before_anything_is_encoded(
         extract(paths, telling, load=other)
     assert telling.lines == []
     assert not list(telling.store.glob("shards/*"))
+
+
+def test_a_shared_store_by_url_is_that_of_one_process(without_ray, paths, telling, one, tmp_path, shared_url):
+    """Encoders publish there; here lies what says where everything is, until it is read."""
+    place = Place(shared_url)
+    encoder = telling()
+    for reused in (0, 53):
+        store = LatentStore(
+            tmp_path / "mirror", encoder.fingerprint, encoder.latent, packed=True, remote=place
+        )
+        report = encode_on_cluster(
+            [(path,) for path in paths], FRAMES, encoder, store, load=telling, cluster=Cluster(), **SIZE
+        )
+        assert (report.encoded, report.reused) == (53 - reused, reused)
+    assert not list(store.root.glob("shards/*"))
+    assert sorted(place.names("shards")) == one[0]
+    assert place.names(RECORDS) == set()
+    ids = [frame_id(path) for path in paths]
+    assert torch.equal(store.read(ids), LatentStore.open(tmp_path / "one").read(ids))
+
+
+def test_no_clock_is_asked(without_ray, paths, telling, one):
+    """Machines disagree about the time: files of the past and the future are as good as any."""
+
+    def stop(done, total):
+        if done >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(paths, telling, on_progress=stop)
+    (telling.store / "index.parquet").unlink()
+    lock_beside(telling.store).touch()  # as of a driver that was killed: nobody holds it
+    for number, path in enumerate([lock_beside(telling.store), *telling.store.rglob("*"), *paths]):
+        os.utime(path, (number % 2 * 4e9, number % 2 * 4e9))  # 1970 or 2096
+    store, report = extract(paths, telling)
+    assert (content(store), report.reused) == (one, 24)
+    assert not any(again for _, _, again in telling.lines)
+
+
+def test_a_store_that_cannot_be_written_is_named_and_kept(without_ray, paths, telling, one, monkeypatch):
+    real, calls = os.fsync, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) > 9:
+            raise OSError(28, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"room and permission to write.*No space left.*start the same"):
+        extract(paths, telling)
+    monkeypatch.setattr(os, "fsync", real)
+    store, report = extract(paths, telling)
+    assert content(store) == one
+    assert report.reused >= 24
+    assert not any(again for _, _, again in telling.lines)
+
+
+def test_a_store_that_may_only_be_read_is_named_before_anything_is_decoded(paths, telling, monkeypatch):
+    monkeypatch.setattr(module, "join_cluster", lambda *_: None)
+    monkeypatch.setattr(module, "_results", lambda *_: pytest.fail("work was given out"))
+
+    def read_only(path):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("lary_policy.paths._locked_temporary", read_only)
+    with pytest.raises(StoreError, match="Read-only file system"):
+        extract(paths, telling)

@@ -111,12 +111,12 @@ def test_without_a_launcher_nothing_waits(monkeypatch):
     assert together.first_then_all(lambda: "done") == "done"
 
 
-@pytest.mark.slow  # three interpreters that import torch, and more frames than one shard takes
+@pytest.mark.slow  # five interpreters that import torch, and more frames than one shard takes
 def test_every_process_encodes_its_share_of_the_same_store(tmp_path):
-    """Two shards of frames: one a process, with the digests that a single process gives them."""
-    make_calvin(tmp_path / "data", train=190, val=2, chunks=2)
+    """Three shards of frames: one a process, with the digests that a single process gives them."""
+    make_calvin(tmp_path / "data", train=400, val=2, chunks=2)
     found = []
-    for name, launcher in (("two", LAUNCHER), ("one", ())):
+    for name, launcher in (("three", (*LAUNCHER[:-1], "3")), ("one", ())):
         done = lary(tmp_path / "data", tmp_path / name, *launcher, verb="extract", sources="calvin")
         assert done.returncode == 0, done.stderr[-3000:]
         (store,) = (tmp_path / name / "cache" / "latents").iterdir()
@@ -126,5 +126,5 @@ def test_every_process_encodes_its_share_of_the_same_store(tmp_path):
         shards = sorted(path.stem for path in store.glob("shards/*.safetensors"))
         index = sorted(map(str, pq.read_table(store / "index.parquet").to_pylist()))
         found.append((shards, index, told))
-    assert len(found[0][0]) == 2
+    assert len(found[0][0]) == 3
     assert found[0] == found[1]
