@@ -97,11 +97,8 @@ def encode_on_cluster(
     worker that dies is replaced and its shard given to another; a driver that dies leaves what was published
     to the next one.
 
-    Args:
-        windows, kind, encoder, store, batch_size, shard_rows, on_progress: As for `encode_windows`.
-        load: Loads the same encoder on a worker.
-        cluster: Where, and by how many.
-        device: `cpu`, or `cuda` for a GPU of its own for each encoder.
+    Arguments are those of `encode_windows`, and `load`, which loads the same encoder on a worker; `cluster`,
+    where and by how many; `device`, `cpu` or `cuda` for a GPU of its own for each encoder.
 
     Raises:
         ConfigError: Ray is missing or not to be reached, or a worker has another version of this package.
