@@ -55,12 +55,18 @@ wheel: $(STAMP)
 	@rm -rf dist
 	@UV_PYTHON_DOWNLOADS=never $(BIN)/uv build --quiet --python $(BIN)/python --out-dir dist
 
+# Compiling what is imported takes 10 s of one core: what later stages need is imported here, beside them.
+# A bare environment is made at once; pip, for whoever wants it, is one package more.
+IMPORTED := mujoco_warp, timm, transformers.models.dinov2.modeling_dinov2, onnx, matplotlib.figure, imageio.v3
+
 $(STAMP): requirements.lock pyproject.toml
 	@PYTHON="$$(bash .ci/find-python)" && \
-	  { [ -x $(BIN)/python ] || { echo "making $(VENV) with $$PYTHON"; "$$PYTHON" -m venv $(VENV); }; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
+	  { [ -x $(BIN)/python ] || { echo "making $(VENV) with $$PYTHON"; "$$PYTHON" -m venv --without-pip $(VENV); }; } && \
+	  { [ -x $(BIN)/uv ] || "$$PYTHON" -m pip --python $(BIN)/python install --quiet --disable-pip-version-check "uv>=0.5,<1" || \
+	    { $(BIN)/python -m ensurepip && $(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"; }; }
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -c "import $(IMPORTED)" >/dev/null 2>&1 &
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps pip --editable .
 	@touch $(STAMP)
 
 # Hash-pinned and free of addresses.

@@ -30,7 +30,7 @@ from lary_policy.machine import kept_heap
 
 # A checkpoint is written when training took this many times as long as writing the last one, or if that was
 # quick: the moments of a head of 4 million weights take a fifth of a second, a sixth of its epoch.
-_SAVE_EVERY, _SAVE_CHEAP_S = 40, 0.05
+_SAVE_EVERY, _SAVE_CHEAP_S = 100, 0.05
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
         config: Optimiser, schedule, seed, precision, device.
         on_epoch: Called after each epoch, for progress bars; by the first process only.
         checkpoint: File from which an interrupted run goes on; written after each epoch, unless that would
-            take more than a fortieth of the time.
+            take more than a hundredth of the time.
         loggers: Where the history also goes; by the first process only.
 
     Raises:
