@@ -41,6 +41,10 @@ class CornerEncoder:
         tokens = torch.stack((images.mean((-1, -2)), images[..., 0, 0]), 2)
         return tokens if self.latent.kind == "frame" else tokens.diff(dim=1)
 
+    def encode_frames(self, frames):
+        assert frames.dtype == torch.uint8
+        return self(frames.movedim(-1, 2).float() / 255)
+
 
 def write(folder, video=False):
     return write_lerobot(folder, episodes=3, steps=6, cameras=("top", "wrist"), video=video)

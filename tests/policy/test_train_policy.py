@@ -87,13 +87,13 @@ class Calls:
     def __init__(self, monkeypatch):
         from lary_policy.policy.encoder.observation import ObservationEncoder
 
-        self.images, forward = 0, ObservationEncoder.forward
+        self.images, encode = 0, ObservationEncoder.encode_frames
 
-        def counted(encoder, images):
-            self.images += images.shape[0] * (images.shape[1] if images.ndim == 5 else 1)
-            return forward(encoder, images)
+        def counted(encoder, frames):
+            self.images += frames.shape[0] * frames.shape[1]
+            return encode(encoder, frames)
 
-        monkeypatch.setattr(ObservationEncoder, "forward", counted)
+        monkeypatch.setattr(ObservationEncoder, "encode_frames", counted)
 
     def take(self):
         taken, self.images = self.images, 0

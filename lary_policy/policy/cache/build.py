@@ -41,6 +41,7 @@ from lary_policy.latents import (
     joined_latent,
     window_id,
 )
+from lary_policy.machine import kept_heap
 from lary_policy.paths import atomic_folder, write_json
 from lary_policy.policy.cache.index import (
     CACHE_FILE,
@@ -66,6 +67,10 @@ class ImageEncoder(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the latents."""
+        ...
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Return the latents of the same images as uint8 `[b t h w 3]`."""
         ...
 
 
@@ -166,15 +171,16 @@ def build_cache(
     encoded = reused = 0
     for look, store in enumerate(stores):
         pixels.change = None if look == 0 or plan.looks is None else (plan.looks.change, look)
-        report = encode_windows(
-            wanted.values(),
-            FRAMES if window is None else HISTORIES,
-            pixels,
-            store,
-            batch_size=good_batch_size(device),
-            threads=threads,
-            on_progress=on_progress,
-        )
+        with kept_heap(device):
+            report = encode_windows(
+                wanted.values(),
+                FRAMES if window is None else HISTORIES,
+                pixels,
+                store,
+                batch_size=good_batch_size(device),
+                threads=threads,
+                on_progress=on_progress,
+            )
         _require_decoded(report)
         encoded, reused = encoded + report.encoded, reused + report.reused
     names = tuple(store.root.name for store in stores)
@@ -225,13 +231,13 @@ class _Pixels:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Map uint8 `[b t h w 3]` to latents `[b t' n d]`."""
-        images = frames.to(self._device).movedim(-1, 2)
-        return self._encoder(self._changed(frames, images.float() / 255))
-
-    def _changed(self, frames: Tensor, images: Tensor) -> Tensor:
         if self.change is None:
-            return images
-        change, number = self.change
+            return self._encoder.encode_frames(frames.to(self._device))
+        images = frames.to(self._device).movedim(-1, 2)
+        return self._encoder(self._changed(frames, images.float() / 255, *self.change))
+
+    @staticmethod
+    def _changed(frames: Tensor, images: Tensor, change: Callable[[Tensor], Tensor], number: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             for window, shown in zip(frames, images, strict=True):
                 for place, frame in enumerate(window):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from lary_policy.policy.encoder import ObservationEncoder, load_exactly
 from lary_policy.policy.features import require_cameras, require_cameras_and_action, require_env
 
 FEATURES = ("keypoints", "pooled", "both")
+_STILL = 4  # dimensions of images [b 3 h w] without a history
 
 
 class EncoderPolicy:
@@ -80,16 +83,37 @@ class EncoderPolicy:
             ConfigError: The encoder is trained, and latents are stored.
         """
         if self.config.latents is None or self._meta is None or "index" not in batch:
-            return super().forward(batch, *args, **kwargs)  # type: ignore[misc]
+            with self._seen(batch) as seen:
+                return super().forward(seen, *args, **kwargs)  # type: ignore[misc]
         encoders = self._encoders()
         given = self._with_latents(batch, encoders)
-        for encoder in encoders:
-            encoder.reads_latents = True
-        try:
+        with _reading_latents(encoders):
             return super().forward(given, *args, **kwargs)  # type: ignore[misc]
-        finally:
-            for encoder in encoders:
-                encoder.reads_latents = False
+
+    @contextlib.contextmanager
+    def _seen(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Give the batch; where cameras differ in size, with their latents where their images are.
+
+        The stock policies stack the images of all cameras, which needs one size. Latents have one.
+        """
+        cameras = [name for name in self.config.image_features if name in batch]
+        if len({batch[name].shape[-2:] for name in cameras}) < 2:
+            yield batch
+            return
+        encoders = self._encoders()
+        if encoders[0].kind != "frame":
+            raise ConfigError(
+                expected=f"cameras of one size for '{self.config.encoder.name}', which sees several frames",
+                got=", ".join(f"{name} {list(batch[name].shape[-2:])}" for name in cameras),
+                fix="Choose an encoder of single frames, or --policy.type=lary.",
+            )
+        each = encoders if len(encoders) == len(cameras) else encoders[:1] * len(cameras)
+        tokens = {
+            name: encoder(batch[name]).unsqueeze(-3) if batch[name].ndim > _STILL else encoder(batch[name])
+            for name, encoder in zip(cameras, each, strict=True)
+        }
+        with _reading_latents(encoders):
+            yield {**batch, **tokens}
 
     def _with_latents(self, batch: dict[str, Any], encoders: list[ObservationEncoder]) -> dict[str, Any]:
         """Put the latents of a batch's frames where the stock policy looks for its images."""
@@ -117,17 +141,31 @@ class EncoderPolicy:
             ConfigError: A camera is missing; the message names all of both.
         """
         require_cameras(self.config.image_features, (key for key in batch if key.startswith(OBS_IMAGE)))
-        action: Tensor = super().select_action(batch, **kwargs)  # type: ignore[misc]
+        with self._seen(batch) as seen:
+            action: Tensor = super().select_action(seen, **kwargs)  # type: ignore[misc]
         return action.float()
 
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """Return the planned actions [b k a], float32 also under autocast."""
-        actions: Tensor = super().predict_action_chunk(batch, **kwargs)  # type: ignore[misc]
+        with self._seen(batch) as seen:
+            actions: Tensor = super().predict_action_chunk(seen, **kwargs)  # type: ignore[misc]
         return actions.float()
 
     def get_optim_params(self) -> Any:
         """Return the stock parameters or groups without frozen ones."""
         return trainable_only(super().get_optim_params())  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _reading_latents(encoders: Sequence[ObservationEncoder]) -> Iterator[None]:
+    """Let encoders take what stands where the images do as their tokens."""
+    for encoder in encoders:
+        encoder.reads_latents = True
+    try:
+        yield
+    finally:
+        for encoder in encoders:
+            encoder.reads_latents = False
 
 
 def trainable_only(params: Any) -> Any:

@@ -68,6 +68,19 @@ class EncoderFields:
                     fix="Set encoder.name, encoder.image_px and the other encoder.* fields instead.",
                 )
 
+    def validate_features(self) -> None:
+        """Check the features as the stock configuration does, but that cameras may differ in size and number.
+
+        Each is resized by the encoder; the stock towers want one size, and VQ-BeT one camera.
+        """
+        given, images = self.input_features, set(self.image_features)  # type: ignore[has-type, attr-defined]
+        try:
+            for camera in sorted(images) or [None]:
+                self.input_features = {k: f for k, f in given.items() if k == camera or k not in images}
+                super().validate_features()  # type: ignore[misc]
+        finally:
+            self.input_features = given
+
     def why_uncached(self) -> str | None:
         """Return why frames have to be encoded at every step; None where stored latents serve."""
         from lary_policy.encoders import encoder_spec  # heavy, and `lerobot-train --help` reads this module
@@ -200,6 +213,13 @@ class LaryMultiTaskDiTConfig(VectorFields, MultiTaskDiTConfig):
         default_factory=partial(images_as_they_are, MultiTaskDiTConfig)
     )
     image_crop_shape: tuple[int, int] | None = None
+
+    def validate_features(self) -> None:
+        """Check the features; where images are cropped or resized before the encoder, they need one size."""
+        if (self.image_crop_shape, self.image_resize_shape) == (None, None):
+            super().validate_features()
+        else:
+            MultiTaskDiTConfig.validate_features(self)
 
     def why_uncached(self) -> str | None:
         """Return why frames have to be encoded at every step; None where stored latents serve."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lerobot.policies.gaussian_actor.modeling_gaussian_actor import (
     GaussianActorObservationEncoder,
     GaussianActorPolicy,
     SpatialLearnedEmbeddings,
 )
-from torch import nn
+from lerobot.utils.constants import ACTION
+from torch import Tensor, nn
 
+from lary_policy.errors import ConfigError
 from lary_policy.policy.drop_in.adapter import EncoderPolicy, single_frame_encoder, with_images
 from lary_policy.policy.drop_in.configuration_drop_in import LaryGaussianActorConfig
 from lary_policy.policy.encoder import ObservationEncoder
@@ -35,6 +39,20 @@ class LaryGaussianActorPolicy(EncoderPolicy, GaussianActorPolicy):
     def _require_state(config: LaryGaussianActorConfig) -> None:
         """Nothing to require: this actor acts on images alone, too."""
 
+    def forward(self, batch: dict[str, Any]) -> Any:
+        """Return actions, their log-probabilities and means of the states that SAC's learner gives.
+
+        Raises:
+            ConfigError: The batch is one of demonstrations: `lerobot-train` has no loss for this policy.
+        """
+        if ACTION in batch and "state" not in batch:
+            raise ConfigError(
+                expected="LeRobot's SAC learner, which gives states and rewards, for lary_gaussian_actor",
+                got="a batch of demonstrations, as lerobot-train gives it",
+                fix="Run `python -m lerobot.rl.learner`, or imitate with --policy.type=lary_act.",
+            )
+        return super().forward(batch)
+
     def _init_encoders(self) -> None:
         self.shared_encoder = self.config.shared_encoder
         if self.config.encoder.trainable == "none":
@@ -44,12 +62,23 @@ class LaryGaussianActorPolicy(EncoderPolicy, GaussianActorPolicy):
 
     def _observation_layers(self) -> GaussianActorObservationEncoder:
         """Return the stock encoder of states, with spatial embeddings of the feature map for each camera."""
-        layers = GaussianActorObservationEncoder(with_images(self.config))
+        layers = _SeparateCameras(with_images(self.config))
         encoder = getattr(self, "image_encoder", None)
         if encoder is None:
             layers.vision = encoder = single_frame_encoder(self.config)
         _see(layers, self.config, encoder)
         return layers
+
+
+class _SeparateCameras(GaussianActorObservationEncoder):
+    """The stock layers, which stack the images of all cameras, where these may differ in size."""
+
+    def get_cached_image_features(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the feature map `[b d h w]` of each camera."""
+        if len({obs[key].shape for key in self.image_keys}) < 2:
+            features: dict[str, Tensor] = super().get_cached_image_features(obs)
+            return features
+        return {key: self.image_encoder(obs[key]) for key in self.image_keys}
 
 
 def _see(

@@ -11,7 +11,7 @@ from lary_policy.policy.drop_in.configuration_drop_in import LaryVQBeTConfig
 
 
 class LaryVQBeTPolicy(EncoderPolicy, VQBeTPolicy):
-    """LeRobot's VQBeTPolicy on an encoder; see `LaryVQBeTConfig`. As there: one camera and a state."""
+    """LeRobot's VQBeTPolicy on an encoder; see `LaryVQBeTConfig`. It needs a state, as there."""
 
     config_class = LaryVQBeTConfig
     name = "lary_vqbet"

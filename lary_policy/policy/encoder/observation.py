@@ -92,10 +92,21 @@ class ObservationEncoder(nn.Module):
         elsewhere = isinstance(images, Tensor) and not images.is_cpu
         frames = to_frames(images, check_values=not (elsewhere and self._values_checked))
         self._values_checked = True
+        return self.encode_frames(frames)
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode uint8 RGB `[b t h w 3]` as `forward` does what LeRobot divides by 255.
+
+        Raises:
+            FrameFormatError: Too few frames.
+            LaryPolicyError: See `forward`.
+        """
+        if self.awaits is not None:
+            raise self.awaits
         if self.kind != "frame" and frames.shape[1] < 2:
             raise FrameFormatError(
                 expected=f"two frames or more [b t 3 h w] for '{self.spec.name}', an encoder of {self.kind}s",
-                got=str(list(images.shape)),
+                got=str(list(frames.shape)),
                 fix="Set n_obs_steps=2 or more, or choose an encoder of single frames, e.g. dinov2-small.",
             )
         tokens: Tensor = self.encoder.encode(frames)

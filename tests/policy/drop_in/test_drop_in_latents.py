@@ -37,13 +37,13 @@ def one_camera(tmp_path_factory):
 @pytest.fixture
 def seen(monkeypatch):
     """Count the images that encoders see; stored latents are none."""
-    count, forward = [0], ObservationEncoder.forward
+    count, encode = [0], ObservationEncoder.encode_frames
 
-    def counted(encoder, images):
-        count[0] += 0 if encoder.reads_latents else images.shape[0]
-        return forward(encoder, images)
+    def counted(encoder, frames):
+        count[0] += frames.shape[0]
+        return encode(encoder, frames)
 
-    monkeypatch.setattr(ObservationEncoder, "forward", counted)
+    monkeypatch.setattr(ObservationEncoder, "encode_frames", counted)
     return count
 
 
