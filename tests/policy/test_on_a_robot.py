@@ -16,9 +16,10 @@ from lary_policy.actions.statistics import ActionStats
 from lary_policy.policy.modeling_lary import LaryPolicy
 from lary_policy.policy.processor_lary import make_lary_pre_post_processors
 
-JOINTS = ["base.pos", "shoulder.pos", "elbow.pos", "wrist.pos", "gripper.pos"]
+MOTORS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")  # an SO-101
+JOINTS = [f"{name}.pos" for name in MOTORS]
 SIZE, EXECUTED = len(JOINTS), 3
-STATS = ActionStats((0.0, 0.1, -0.1, 0.05, 0.5), (0.02, 0.03, 0.04, 0.05, 0.2), 100)
+STATS = ActionStats((0.0, 0.1, -0.1, 0.05, 0.2, 0.5), (0.02, 0.03, 0.04, 0.05, 0.01, 0.2), 100)
 
 
 @RobotConfig.register_subclass("lary_exact")
