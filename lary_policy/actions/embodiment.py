@@ -27,6 +27,8 @@ LEAST_JOINT_SCALE = {"rad": 0.02, "deg": 1.0}
 _LEAST_SHARE = 0.05
 _NAMED_UNITS = {"rad": "rad", "radians": "rad", "deg": "deg", "degrees": "deg"}
 
+_FACING = {"+x": (0, 1), "-x": (0, -1), "+y": (1, 1), "-y": (1, -1)}  # axis and sign
+
 _TO_MATRIX: dict[str, Callable[[Tensor], Tensor]] = {
     "euler_xyz": rotation.euler_xyz_to_matrix,
     "quat_wxyz": rotation.quat_wxyz_to_matrix,
@@ -79,12 +81,15 @@ class Embodiment:
     """The action layout of a robot: ordered groups, conventions, units and control rate.
 
     Raises:
-        EmbodimentError: Indices do not cover 0..a-1 exactly once, or a rotation convention is unknown.
+        EmbodimentError: Indices do not cover 0..a-1 exactly once, a rotation convention is unknown, or the
+            robot faces no axis.
     """
 
     name: str
     groups: tuple[ActionGroup, ...]
     control_hz: float
+    forward: str = "+x"  # the axis of its base frame that the robot faces; z is up
+    gripper: Literal["opening", "effort"] = "opening"  # effort: the measured state alone tells that it moved
 
     def __post_init__(self) -> None:
         covered = sorted(i for g in self.groups for i in g.indices)
@@ -94,6 +99,8 @@ class Embodiment:
                 got=f"indices {covered}",
                 fix=f"Correct embodiment {self.name}.",
             )
+        if self.forward not in _FACING:
+            raise UnknownNameError("axis that a robot faces", self.forward, _FACING)
         for group in self.groups:
             if len(group.labels) != len(group.indices):
                 raise EmbodimentError(
@@ -143,6 +150,14 @@ class Embodiment:
                 least = _LEAST_SHARE * most if most >= STD_FLOOR else 1.0
             scale.append(STD_FLOOR if least is None else least)
         return tuple(scale)
+
+    def facing(self, displacement: Tensor) -> Tensor:
+        """Return displacements `[..., 3]` of the base frame as forward, left and up of the robot."""
+        axis, sign = _FACING[self.forward]
+        if axis == 0 and sign == 1:
+            return displacement
+        x, y, z = displacement.unbind(-1)
+        return torch.stack([sign * (y if axis else x), sign * (-x if axis else y), z], -1)
 
     def check(self, actions: Tensor) -> None:
         """Raise ShapeError unless `actions` is `[..., a]` and finite."""
@@ -249,7 +264,8 @@ def load_embodiment(name: str) -> Embodiment:
     if name not in list_embodiments():
         raise UnknownNameError("embodiment", name, list_embodiments())
     raw: dict[str, Any] = yaml.safe_load((configs_dir() / "embodiment" / f"{name}.yaml").read_text())
-    return Embodiment(raw["name"], tuple(_group(g) for g in raw["groups"]), float(raw["control_hz"]))
+    further = {name: raw[name] for name in ("forward", "gripper") if name in raw}
+    return Embodiment(raw["name"], tuple(map(_group, raw["groups"])), float(raw["control_hz"]), **further)
 
 
 def _group(raw: dict[str, Any]) -> ActionGroup:

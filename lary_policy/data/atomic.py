@@ -24,7 +24,7 @@ DEFAULT_THRESHOLD_M = 0.01  # 4 cm/s over a chunk of 0.25 s: slower than any del
 DEFAULT_GRIPPER_THRESHOLD = 0.25  # fraction of the full opening
 OPEN, CLOSE = "Open", "Close"
 
-# World frame of the package: x forward, y left, z up. Word for sign +1 and for sign -1 of each axis.
+# Word for sign +1 and for sign -1 of what `Embodiment.facing` returns: forward, left, up.
 _AXES = (("Forward", "Backward"), ("Left", "Right"), ("Up", "Down"))
 
 
@@ -69,7 +69,7 @@ def derive_primitives(
     when its displacement is at least `threshold_m`; with no axis and no gripper change the label is "".
 
     Args:
-        displacement_m: Target position minus source position in the base frame, `[N, 3]`.
+        displacement_m: Target position minus source position: forward, left and up, `[N, 3]`.
         gripper_change: Opening commanded at the end of the chunk minus before it, `[N]`, in fractions.
         threshold_m: Smallest displacement along an axis that counts.
         gripper_threshold: Smallest change of the opening that counts.
@@ -97,15 +97,17 @@ def arm_motions(embodiment: Embodiment, moved: Tensor, commanded: Tensor) -> dic
     """Split changes of state and command into displacement `[N, 3]` and gripper change `[N]` of each arm.
 
     `moved` is the measured change of each chunk, `[N, a]`; of `commanded`, the change of the commanded action
-    over it, `[N, a]`, the grippers are used (zeros where an arm has none).
+    over it, `[N, a]`, the grippers are used (zeros where an arm has none). Of a gripper that is commanded by
+    its effort the measured change is: twice, as fingers take some chunks for what a command says at once.
     """
     motions: dict[str, tuple[Tensor, Tensor]] = {}
     for group in embodiment.groups:
         position, gripper = motions.get(group.arm, (moved[:, :3] * 0, moved[:, 0] * 0))
         if group.kind == "position":
-            position = moved[:, group.place]
+            position = embodiment.facing(moved[:, group.place])
         elif group.kind == "gripper":
-            gripper = commanded[:, group.indices[0]]
+            effort = embodiment.gripper == "effort"
+            gripper = 2 * moved[:, group.indices[0]] if effort else commanded[:, group.indices[0]]
         motions[group.arm] = (position, gripper)
     return motions
 
@@ -256,7 +258,8 @@ def _segments(
 ) -> Iterator[PairRow]:
     first = 0
     for last in range(len(chain)):
-        motions = _motions(table, chain[first : last + 1], embodiment, delta=config.delta)
+        after = chain[last + 1] if last + 1 < len(chain) else None
+        motions = _motions(table, chain[first : last + 1], after, embodiment, delta=config.delta)
         (label,) = label_arms(
             motions, threshold_m=config.threshold_m, gripper_threshold=config.gripper_threshold
         )
@@ -277,11 +280,16 @@ def _complete(motions: Mapping[str, tuple[Tensor, Tensor]], config: AtomicConfig
 
 
 def _motions(
-    table: PairTable, rows: Sequence[int], embodiment: Embodiment, *, delta: bool
+    table: PairTable, rows: Sequence[int], after: int | None, embodiment: Embodiment, *, delta: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return displacement `[1, 3]` and gripper change `[1]` of each arm over some chunks in a row."""
-    actions = table.action_values[list(rows)].flatten(0, 1)
-    change = actions[-1:] - table.anchor_values[rows[0]].unsqueeze(0)
-    if not delta:
-        return arm_motions(embodiment, change, change)
-    return arm_motions(embodiment, actions.sum(0, keepdim=True), actions[-1:] - actions[:1])
+    actions, before = table.action_values[list(rows)].flatten(0, 1), table.anchor_values[rows[0]]
+    change = actions[-1:] - before
+    moved = actions.sum(0, keepdim=True) if delta else change
+    if embodiment.gripper == "effort":  # measured where the next chunk starts; unknown where none does
+        known = table.has_states and after is not None
+        measured = table.anchor_values[after] if known else before
+        places = [group.indices[0] for group in embodiment.groups if group.kind == "gripper"]
+        moved = moved.clone()
+        moved[:, places] = (measured - before)[places]
+    return arm_motions(embodiment, moved, actions[-1:] - actions[:1] if delta else change)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sized
 from itertools import combinations
 
 from lary_policy.data.pairs import PairTable
@@ -66,27 +67,76 @@ def split_of_episode(number: int) -> str:
     return EPISODE_PATTERN[rank]
 
 
-def find_leaks(tables: Mapping[str, PairTable], frame_ids: Mapping[Frame, str]) -> Iterator[Quarantined]:
-    """Yield one problem for each pair of splits that share episodes, and one where they share frames.
+# What is seen at a moment, by all cameras, and what is known of it besides; None is not known.
+Moments = Mapping[tuple[str, ...], Collection[tuple[Hashable, ...]]]
 
-    Frames are compared by content, so a copy under another name is found, too; `frame_ids` are the content
-    ids of the files that could be read.
+
+def find_leaks(
+    tables: Mapping[str, PairTable],
+    frame_ids: Mapping[Frame, str],
+    scenes: Mapping[tuple[str, int | None], Hashable] | None = None,
+) -> Iterator[Quarantined]:
+    """Yield one problem for each pair of splits that share episodes, and one where they share moments.
+
+    Args:
+        tables: Of each split.
+        frame_ids: Content ids of the frames that could be read: a copy under another name is found, too.
+        scenes: What else is known of the scene, by episode and control step.
     """
     episodes = {split: {row.episode for row in table.rows} for split, table in tables.items()}
-    frames = {
-        split: {frame_ids[path] for path in table.frame_paths() if path in frame_ids}
-        for split, table in tables.items()
-    }
     yield from find_shared("episodes", episodes)
-    yield from find_shared("frames", frames)
+    yield from shared_moments({s: moments_of(table, frame_ids, scenes) for s, table in tables.items()})
 
 
 def find_shared(what: str, names: Mapping[str, Collection[str]]) -> Iterator[Quarantined]:
     """Yield one problem for each pair of splits with names in common; `what` says of what, in the plural."""
-    sets = {split: set(found) for split, found in names.items()}
-    for one, other in combinations(sorted(sets), 2):
-        shared = sorted(sets[one] & sets[other])
-        if shared:
-            share = len(shared) / min(len(sets[one]), len(sets[other]))
-            reason = f"{len(shared)} {what} are in both splits ({share:.1%} of the smaller one), for example"
-            yield Quarantined(f"{one} and {other}", f"{reason} {shared[0][:80]}", "leakage")
+    for one, other in combinations(sorted(names), 2):
+        yield from _shared(what, one, other, set(names[one]) & set(names[other]), names)
+
+
+def moments_of(
+    table: PairTable,
+    frame_ids: Mapping[Frame, str],
+    scenes: Mapping[tuple[str, int | None], Hashable] | None = None,
+) -> Moments:
+    """Return the moments of a table by their pictures, with measured state, scene and first chunk of actions.
+
+    Episodes may start alike, and a camera on the hand then sees the same table in many: there, what is
+    done next decides.
+    """
+    found: dict[tuple[str, ...], set[tuple[Hashable, ...]]] = defaultdict(set)
+    sources, targets = ({getattr(row, name) for row in table.rows} for name in ("src_frames", "tgt_frames"))
+    for i, row in enumerate(table.rows):
+        state = table.anchor_values[i].numpy().tobytes() if table.has_states else None
+        chunk = None if row.src_frames in targets else table.action_values[i].numpy().tobytes()
+        ends = [] if row.tgt_frames in sources else [(row.tgt_frames, row.tgt_step, None, None)]
+        for frames, step, *known in [(row.src_frames, row.src_step, state, chunk), *ends]:
+            if all(frame in frame_ids for frame in frames):
+                scene = None if scenes is None else scenes.get((row.episode, step))
+                found[tuple(frame_ids[frame] for frame in frames)].add((*known, scene))
+    return found
+
+
+def shared_moments(moments: Mapping[str, Moments]) -> Iterator[Quarantined]:
+    """Yield one problem for each pair of splits with moments that are alike in all that is known of both."""
+    for one, other in combinations(sorted(moments), 2):
+        mine, theirs = moments[one], moments[other]
+        shared = {" ".join(seen) for seen in mine.keys() & theirs.keys() if _alike(mine[seen], theirs[seen])}
+        yield from _shared("frames", one, other, shared, moments)
+
+
+def _alike(some: Collection[tuple[Hashable, ...]], others: Collection[tuple[Hashable, ...]]) -> bool:
+    return any(
+        all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
+        for one in some
+        for other in others
+    )
+
+
+def _shared(
+    what: str, one: str, other: str, shared: Collection[str], sizes: Mapping[str, Sized]
+) -> Iterator[Quarantined]:
+    if shared:
+        share = len(shared) / min(len(sizes[one]), len(sizes[other]))
+        reason = f"{len(shared)} {what} are in both splits ({share:.1%} of the smaller one), for example"
+        yield Quarantined(f"{one} and {other}", f"{reason} {min(shared)[:80]}", "leakage")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lary_policy.data.integrity import DEFAULT_TIMEOUT_S, NO_CHECKSUMS, Integrit
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.parallel import Failure, for_each
 from lary_policy.data.spec import Source
-from lary_policy.data.splits import find_shared
+from lary_policy.data.splits import Moments, find_shared, moments_of, shared_moments
 from lary_policy.errors import FrameFormatError, LaryPolicyError
 from lary_policy.frames import Frame, decode_frames, file_digest, frame_id
 from lary_policy.types import Quarantined
@@ -56,7 +56,7 @@ def verify_tables(
     """Check the tables of every split of a source and decode every frame that they name.
 
     Found are: splits that cannot be read; rows that were set aside; rows that stand twice; frames that do not
-    decode; recordings and frames (by content) that two splits share. The report is on the folder `root`;
+    decode; recordings and moments (by content) that two splits share. The report is on the folder `root`;
     options are those of `verify_source`.
     """
     problems: list[Quarantined] = []
@@ -67,8 +67,7 @@ def verify_tables(
         problems.extend(table.quarantined)
         problems.extend(_twice(split, table))
     problems.extend(find_shared("recordings", {s: _recordings(t) for s, t in tables.items()}))
-    seen = {s: {ids[f] for f in _frames(t) if f in ids} for s, t in tables.items()}
-    problems.extend(find_shared("frames", seen))
+    problems.extend(shared_moments({split: _moments(table, ids) for split, table in tables.items()}))
     rows = sum(len(table) + len(table.quarantined) for table in tables.values())
     checked = {"splits": len(tables), "rows": rows, "frames": len(frames)}
     where = root or next((table.source.parent for table in tables.values()), Path())
@@ -90,6 +89,12 @@ def _frames(table: PairTable | ClipTable) -> Sequence[Frame]:
     if isinstance(table, PairTable):
         return table.frame_paths()
     return [frame for row in table.rows for frame in row.frames()]
+
+
+def _moments(table: PairTable | ClipTable, ids: Mapping[Frame, str]) -> Moments:
+    if isinstance(table, PairTable):
+        return moments_of(table, ids)
+    return {(ids[frame],): {()} for frame in _frames(table) if frame in ids}
 
 
 def _recordings(table: PairTable | ClipTable) -> set[str]:

@@ -53,6 +53,39 @@ def test_every_chunk_is_a_segment_unless_displacement_is_cumulated():
     assert spans(atomic_pairs(table, ARM7, replace(far, segment_m=0.06))) == [(0, 15, "Forward_Up")]
 
 
+def test_directions_are_those_of_the_robot():
+    poses = torch.zeros(21, 4)
+    poses[:, :3] = torch.arange(21).unsqueeze(1) * torch.tensor((0.004, -0.004, 0.004))
+    config, sawyer = AtomicConfig(twins=False), load_embodiment("sawyer4")
+    words = {"+x": "Forward_Right_Up", "-x": "Backward_Left_Up", "+y": "Backward_Right_Up"}
+    for axis, word in {**words, "-y": "Forward_Left_Up"}.items():
+        table = atomic_pairs(table_of(poses), replace(sawyer, forward=axis), config)
+        assert table.labels() == (word,) * 4
+    assert (sawyer.forward, ARM7.forward) == ("+y", "+x")
+    with pytest.raises(UnknownNameError, match="axis that a robot faces"):
+        replace(sawyer, forward="x")
+
+
+def test_an_effort_of_a_gripper_closes_nothing_by_itself():
+    """MetaWorld's experts command an effort of 0, an opening of 0.5, from the first step: nothing moves."""
+    poses = torch.zeros(26, 4)
+    poses[:, 1] = torch.arange(26) * 0.004
+    table = table_of(poses)
+    rest = torch.tensor([0.0, 0.0, 0.0, 0.5])
+    still = replace(
+        table,
+        action_values=table.action_values + rest,
+        anchor_values=table.anchor_values + torch.tensor([0.0, 0.0, 0.0, 1.0]),
+    )
+    config, sawyer = AtomicConfig(twins=False), load_embodiment("sawyer4")
+    assert atomic_pairs(still, sawyer, config).labels() == ("Forward",) * 5
+    assert atomic_pairs(still, replace(sawyer, gripper="opening"), config).labels() == ("Close",) * 5
+    closing = still.anchor_values.clone()
+    closing[2:, 3] -= torch.tensor([0.2, 0.4, 0.4])  # no command changes; the fingers do
+    moved = atomic_pairs(replace(still, anchor_values=closing), sawyer, config)
+    assert moved.labels() == ("Forward", "Close", "Close", "Forward", "Forward")
+
+
 def test_a_gripper_ends_a_segment_and_slow_motions_are_left_out():
     poses = torch.zeros(21, 7)
     poses[8:, 6] = 1.0

@@ -95,19 +95,73 @@ def test_frames_and_episodes_shared_between_splits_are_leaks(make_synthetic):
     assert "1 frames" in reasons[1]
 
 
-def test_a_copied_frame_under_another_name_is_a_leak(make_synthetic):
-    made = make_synthetic(episodes=1)
-    shutil.move(
-        make_synthetic("other", episodes=1, first_episode=7).root / "images" / "ep_7", made.root / "images"
-    )
-    for folder in ("actions", "states"):
-        shutil.move(made.root.parent / "other" / folder / "ep_7", made.root / folder)
-    shutil.move(
-        made.root.parent / "other" / "calvin_metadata_val.csv", made.root / "calvin_metadata_train.csv"
-    )
+def two_splits(make_synthetic, **options):
+    """Return a dataset of an episode 0 in val and an episode 7 in train."""
+    made = make_synthetic(episodes=1, **options)
+    other = make_synthetic("other", episodes=1, first_episode=7, split="train", **options)
+    for folder in ("images", "actions", "states"):
+        shutil.move(other.root / folder / "ep_7", made.root / folder)
+    shutil.move(other.root / "calvin_metadata_train.csv", made.root)
     assert check(made).ok
-    shutil.copy(made.path(0, "src_img"), made.root / "images" / "ep_7" / "frame_007000.png")
-    assert ["1 frames" in p.reason for p in check(made).problems] == [True]
+    return made, other.rows
+
+
+def copied(made, rows, row, *columns):
+    """Copy what a row of val names to where that of train has its own."""
+    for column in columns:
+        shutil.copy(made.path(row, column), made.root / rows[row][column])
+    return [problem.reason.split(" are")[0] for problem in check(made).problems]
+
+
+def test_a_copied_moment_under_another_name_is_a_leak_and_a_picture_alone_is_none(make_synthetic):
+    made, rows = two_splits(make_synthetic)
+    assert copied(made, rows, 1, "src_img") == []  # the state differs
+    assert copied(made, rows, 1, "src_state") == ["1 frames"]
+
+
+def test_where_episodes_start_alike_their_actions_decide(make_synthetic):
+    made, rows = two_splits(make_synthetic)
+    assert copied(made, rows, 0, "src_img", "src_state") == []
+    assert copied(made, rows, 0, "action") == ["1 frames"]
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_a_camera_that_sees_the_same_is_no_leak_and_a_copied_episode_is_one(make_synthetic, states):
+    made, rows = two_splits(make_synthetic, states=states)
+    made.columns = (*made.columns, "src_img_wrist", "tgt_img_wrist")
+    own = made.rows
+    for split, of_split in (("train", rows), ("val", own)):
+        for row in of_split:
+            for side in ("src", "tgt"):
+                row[f"{side}_img_wrist"] = row[f"{side}_img"].replace("images", "images_wrist")
+                view = made.root / row[f"{side}_img_wrist"]
+                view.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(made.path(0, "src_img"), view)  # the same table, always
+        made.split, made.rows = split, of_split
+        made.save()
+    made.rows = own
+    assert check(made).ok
+    for row in range(len(rows)):
+        sides = [f"{side}_{what}" for side in ("src", "tgt") for what in ("img", "state")[: 1 + states]]
+        reasons = copied(made, rows, row, "action", *sides)
+    assert reasons == ["5 frames"]
+
+
+def test_named_states_of_the_scene_tell_moments_apart(make_synthetic):
+    made, rows = two_splits(make_synthetic)
+    scene = {"state": {"goal_pos": [[0.0, 0.1, 0.2]] * 5}, "free": [True] * 20}
+    other = {**scene, "state": {"goal_pos": [[0.3, 0.1, 0.2]] * 5}}
+    (made.root / "scene").mkdir()
+    for number, words in ((0, scene), (7, other)):
+        for split, of_split in (("val", made.rows), ("train", rows)):
+            for row in of_split:
+                row["episode"] = 0 if split == "val" else 7
+        (made.root / f"scene/ep_{number}.json").write_text(json.dumps(words))
+    assert copied(made, rows, 1, "src_img", "src_state") == []
+    (made.root / "scene/ep_7.json").write_text(json.dumps(scene))
+    assert [p.reason.split(" are")[0] for p in check(made).problems] == ["1 frames"]
+    (made.root / "scene/ep_7.json").write_text("{")
+    assert "scene" in [p.where for p in check(made).problems]
 
 
 def test_rows_are_compared_with_episodes_json(synthetic, arm7):

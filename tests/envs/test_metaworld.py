@@ -21,7 +21,12 @@ from lary_envs.metaworld import VERSION, GoalScene, SawyerController, make_simul
 from lary_envs.metaworld import simulator as simulator_module
 from lary_policy.actions import load_embodiment
 from lary_policy.cli.compose import compose
-from lary_policy.data.simulated import collect_demonstrations, read_episodes, replay_episodes
+from lary_policy.data.simulated import (
+    collect_demonstrations,
+    read_episodes,
+    replay_episodes,
+    verify_dataset,
+)
 from lary_policy.errors import LaryPolicyError, ShapeError, SimulationError, UnknownNameError
 from lary_policy.rollout import Described, ExpertAgent, run_episodes
 from lary_policy.runs.config import run_config
@@ -207,6 +212,10 @@ def test_demonstrations_are_recorded_and_repeat_themselves(tmp_path):
     checks = [seen.check for seen in replay_episodes(root, read_episodes(root), num_worlds=3)]
     assert [check.pose for check in checks] == [0.0] * 3
     assert [check.grey_levels for check in checks] == [0.0] * 3
+    labels = {label for record in read_episodes(root) for label in record.labels}
+    assert "Forward" in labels  # the robot faces y
+    assert not labels & {"Open", "Close"}  # its expert commands an effort of 0 throughout
+    assert verify_dataset(root, workers=0).ok
 
 
 def test_the_controller_says_what_metaworld_does_with_targets():

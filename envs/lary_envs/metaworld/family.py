@@ -98,5 +98,5 @@ def _spec(name: str, words: str) -> TaskSpec:
         embodiment="sawyer4",
         views=CAMERAS,
         varied=False,
-        drawing=2,
+        drawing=3,
     )

@@ -90,6 +90,18 @@ def scene_digest(root: Path, episodes: Sequence[str]) -> str:
     return found.hexdigest()[:16]
 
 
+def scene_states(root: Path, episode: str) -> list[str]:
+    """Return the named state at each boundary of an episode, as words to compare; none was kept of some data.
+
+    Raises:
+        DatasetError: The file is damaged.
+    """
+    if not layout.is_count(episode) or not _file(root, episode).is_file():
+        return []
+    _, values, _ = _read_episode(root, episode)
+    return [str(one) for one in values.tolist()]
+
+
 def _file(root: Path, episode: str) -> Path:
     if not layout.is_count(episode):
         raise DatasetError(expected="an episode's number", got=f"'{episode}'", fix=_AGAIN)

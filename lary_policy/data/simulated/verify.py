@@ -26,6 +26,7 @@ from lary_policy.data.layout import PathResolver
 from lary_policy.data.pairs import PairTable
 from lary_policy.data.parallel import TimedOut, for_each
 from lary_policy.data.simulated.publish import every_of
+from lary_policy.data.simulated.scene import scene_states
 from lary_policy.data.simulated.writer import read_episodes
 from lary_policy.data.splits import find_leaks
 from lary_policy.data.verify import decoded_ids
@@ -55,7 +56,7 @@ def verify_dataset(
 
     Found are: unreadable CSVs, rows with a missing, damaged, wrongly sized or non-finite file or an unsafe
     path, images that do not decode, duplicate rows, episodes that disagree with `episodes.json`, episodes or
-    frames that two splits share, and files that differ from `checksums.json`. A file that does not answer in
+    moments that two splits share, and files that differ from `checksums.json`. A file that does not answer in
     time is a problem; the rows of a CSV are not read where one of their arrays does not.
 
     Embodiment and stride are taken from `dataset.json` where they are None; the rest is as in
@@ -88,7 +89,7 @@ def verify_dataset(
     frames = dict.fromkeys(frame for table in tables.values() for frame in table.frame_paths())
     options: Any = {"workers": workers, "timeout_s": timeout_s, "on_progress": on_progress}
     ids = decoded_ids(frames, problems, "images", **options)
-    problems.extend(find_leaks(tables, ids))
+    problems.extend(find_leaks(tables, ids, _scenes(root, tables, stride, problems)))
     problems.extend(_episode_problems(root, tables, stride))
     checked = {
         "csv": len(_metadata_files(root)),
@@ -173,6 +174,21 @@ def _stuck_arrays(
     results = for_each(check_file, list(files.values()), workers=workers, timeout_s=timeout_s)
     named = list(files)
     return [Quarantined(str(named[i]), r.reason, "arrays") for i, r in results if isinstance(r, TimedOut)]
+
+
+def _scenes(
+    root: Path, tables: Mapping[str, PairTable], stride: int, problems: list[Quarantined]
+) -> dict[tuple[str, int | None], str]:
+    """Return the named state of the scene at each boundary of the episodes that have one."""
+    found: dict[tuple[str, int | None], str] = {}
+    for episode in {row.episode for table in tables.values() for row in table.rows}:
+        try:
+            states = scene_states(root, episode)
+        except LaryPolicyError as error:
+            problems.append(Quarantined(f"episode {episode}", str(error), "scene"))
+            continue
+        found |= {(episode, i * stride): state for i, state in enumerate(states)}
+    return found
 
 
 def _episode_problems(root: Path, tables: Mapping[str, PairTable], stride: int) -> Iterator[Quarantined]:
