@@ -156,8 +156,12 @@ def kept(description: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(description: str) -> Iterator[OnProgress]:
+def progress(description: str, *, step: bool = True) -> Iterator[OnProgress]:
     """Show a bar while the block runs and print its seconds afterwards.
+
+    Args:
+        description: What is done.
+        step: Whether it is one of the steps that `counted` numbers, or the end of one.
 
     Yields:
         A callback that takes (done, total).
@@ -186,7 +190,7 @@ def progress(description: str) -> Iterator[OnProgress]:
         if shown:
             _bar.release()
     number = left = ""
-    for tally in _tallies[-1:]:
+    for tally in _tallies[-1:] if step else ():
         tally.count(description)
         number, left = f"[{tally.far}] ", tally.left()
     took = f"{time.perf_counter() - started:7.1f} s"

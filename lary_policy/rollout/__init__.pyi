@@ -5,6 +5,7 @@ from .agents import Observation as Observation
 from .film import FILM_PX as FILM_PX
 from .film import Clip as Clip
 from .film import Film as Film
+from .film import film_speed as film_speed
 from .film import tile_video as tile_video
 from .loop import RolloutResult as RolloutResult
 from .loop import run_episodes as run_episodes

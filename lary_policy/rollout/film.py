@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from lary_policy.console import OnProgress
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.heads import write_tensors
 from lary_policy.heads.training import content_sha256
@@ -27,11 +28,14 @@ from lary_policy.types import EpisodeResult
 
 FILMED = 6  # episodes of a film, three by two
 FILM_PX = 224
-FILM_HZ = 5  # frames a second
+FILM_HZ = 10  # least frames a second of a film
+FILM_STEPS = 800  # of all shown episodes at 20 Hz; 400 frames of 224 px take a core 4 s
+HALF_SPEED_HZ = 40.0  # faster robots are through in a second or two: their films run at half speed
 SUCCESS_RGB = (46, 160, 67)
 RUNNING_RGB = (110, 118, 129)
 BORDER_PX = 6
 _WRITERS = 8  # threads that wait for the disk at once, which then syncs many files in one go
+BLANK = 255  # of a tile without an episode, as the page around it
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Film:
 
     Args:
         path: The mp4 to write.
-        every: Film each n-th control step; None films five a second, as large frames take long to trace.
+        every: Film each n-th control step; None films at least ten a second, as large frames take long to
+            trace, at `film_speed`.
     """
 
     def __init__(self, path: Path, *, every: int | None = None) -> None:
@@ -84,13 +89,17 @@ class Film:
         abreast(calls, _WRITERS)
 
     def shoot(
-        self, episodes: Sequence[EpisodeResult], open_world: Callable[[int], ClosableWorld]
+        self,
+        episodes: Sequence[EpisodeResult],
+        open_world: Callable[[int], ClosableWorld],
+        on_progress: OnProgress | None = None,
     ) -> tuple[int, ...]:
         """Write the video, unless it is there, and delete the commands.
 
         Args:
             episodes: Of the rollout, all with kept commands.
-            open_world: Opens that many worlds as those of the rollout, whose first camera films in real time.
+            open_world: Opens that many worlds as those of the rollout, whose first camera films.
+            on_progress: Called with (control steps done, of the longest episode).
 
         Returns:
             The seeds of the episodes it shows, successes first. Physics of a GPU may repeat an episode with
@@ -102,20 +111,25 @@ class Film:
         chosen = choose_episodes(episodes)
         if not self.path.exists() and chosen:
             world = open_world(len(chosen))
-            every = self._every or max(1, round(world.control_hz / FILM_HZ))
+            speed = film_speed(world.control_hz)
+            every = self._every or max(1, int(speed * world.control_hz // FILM_HZ))
             try:
-                clips, succeeded = self._replay(world, chosen, every)
+                clips, succeeded = self._replay(world, chosen, every, on_progress)
             finally:
                 world.close()
             same = [now == then.success for now, then in zip(succeeded, chosen, strict=True)]
             chosen, clips = list(compress(chosen, same)), list(compress(clips, same))
             if clips:
-                tile_video(clips, self.path, hz=world.control_hz / every)
+                tile_video(clips, self.path, hz=speed * world.control_hz / every)
         shutil.rmtree(self._folder, ignore_errors=True)
         return tuple(episode.seed for episode in chosen)
 
     def _replay(
-        self, world: ClosableWorld, episodes: Sequence[EpisodeResult], every: int
+        self,
+        world: ClosableWorld,
+        episodes: Sequence[EpisodeResult],
+        every: int,
+        on_progress: OnProgress | None,
     ) -> tuple[list[Clip], list[bool]]:
         """Execute the episodes again; return their clips and which succeeded."""
         commands = [self._read(episode.seed)[: episode.steps] for episode in episodes]
@@ -133,6 +147,8 @@ class Film:
             for place, image in zip(shown, world.frames(shown)[:, 0].cpu() if shown else (), strict=True):
                 frames[place].append(image.clone())
                 success[place].append(held[place])
+            if on_progress is not None:
+                on_progress(step, longest)
             if step < longest:
                 now = torch.stack([own[min(step, len(own) - 1)] for own in commands])
                 world.step(now.to(world.device), validate=False)
@@ -158,13 +174,28 @@ class Film:
             return commands
 
 
-def choose_episodes(episodes: Sequence[EpisodeResult], count: int = FILMED) -> list[EpisodeResult]:
+def film_speed(control_hz: float) -> float:
+    """Return how fast a film of a robot plays: 1 is real time."""
+    return 0.5 if control_hz > HALF_SPEED_HZ else 1.0
+
+
+def choose_episodes(
+    episodes: Sequence[EpisodeResult], count: int = FILMED, steps: int = FILM_STEPS
+) -> list[EpisodeResult]:
     """Return the first few episodes that moved: successes, which come first, and as many failures at most.
 
-    Where all ended alike, half as many show it.
+    Where all ended alike, half as many show it. The last of the longer kind is left out while all together
+    have more control steps than `steps`, or cannot be tiled without a gap.
     """
     moved = [episode for episode in episodes if episode.steps]
-    return [e for kind in (True, False) for e in [e for e in moved if e.success is kind][: count // 2]]
+    kinds = [[e for e in moved if e.success is kind][: count // 2] for kind in (True, False)]
+    while True:
+        lengths = [sum(e.steps for e in kind) for kind in kinds]
+        shown = sum(map(len, kinds))
+        if shown <= 2 or (sum(lengths) <= steps and shown != 5):
+            return [episode for kind in kinds for episode in kind]
+        longer = max((kind for kind in kinds if len(kind) > 1), key=lambda kind: sum(e.steps for e in kind))
+        longer.pop()
 
 
 def tile_video(clips: Sequence[Clip], path: Path, *, tile_px: int = FILM_PX, hz: float = 10.0) -> Path:
@@ -205,8 +236,8 @@ def _tile(frame: NDArray[np.uint8], success: bool, tile_px: int) -> NDArray[np.u
 
 
 def _grid(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    columns = int(np.ceil(np.sqrt(len(tiles))))
-    blank = np.zeros_like(tiles[0])
+    columns = 2 if len(tiles) == 4 else min(3, len(tiles))  # 1 to 4 and 6 leave no gap
+    blank = np.full_like(tiles[0], BLANK)
     tiles = tiles + [blank] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
     return np.concatenate(rows, 0)

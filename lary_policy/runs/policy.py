@@ -272,7 +272,8 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
     _write(folder, config, checkpoint, device, scores, episodes)
     try:
-        film.shoot(episodes, stage)
+        with progress("film") as update:
+            film.shoot(episodes, stage, update)
     except LaryPolicyError as error:  # worlds that others made need not open twice
         console.print(f"    no film: {error}", soft_wrap=True, markup=False)
         film.restart()

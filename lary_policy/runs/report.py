@@ -213,10 +213,11 @@ def _videos(rows: Iterable[Result]) -> Iterable[Video]:
         episodes = _episodes(row)
         seeds = row.get("filmed", [e.seed for e in episodes[:_FILMED]])
         filmed = [e for e in episodes if e.seed in seeds]
+        speed = f", at {row['film_speed']:g} x real time" if row.get("film_speed", 1) != 1 else ""
         who = "scripted expert" if expert else f"{row['mode']} mode, {row['encoder']}, {row['head']} head"
         yield Video(
             row["video"],
-            f"{row['task']}, {who}: green frame while it succeeds.",
+            f"{row['task']}, {who}: green frame while it succeeds{speed}.",
             tuple(e.seed for e in filmed),
             tuple(e.success for e in filmed),
             reference=expert or row["head"] == "random",

@@ -22,7 +22,7 @@ from lary_policy.heads import build_head, load_head
 from lary_policy.latents import LatentTable
 from lary_policy.machine import as_made, intra_op_threads, kept_heap, process_count
 from lary_policy.paths import foreign_file, read_json
-from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, run_waves
+from lary_policy.rollout import FILM_PX, ExpertAgent, Film, HeadAgent, Wave, film_speed, run_waves
 from lary_policy.runs.cells import UNFINISHED, Cell, write_result
 from lary_policy.runs.config import RolloutConfig, RunConfig
 from lary_policy.runs.context import RunContext, RunData
@@ -203,8 +203,11 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
         _simulated(loop.data).world, overview=True, image_px=FILM_PX, render_device=context.device,
         num_threads=threads,
     )  # fmt: skip
-    filmed = film.shoot(episodes, stage)
+    with progress(f"film {loop.label}", step=False) as update:
+        filmed = film.shoot(episodes, stage, update)
     seconds = spent + time.perf_counter() - started
+    from lary_envs.tasks import task_spec
+
     question = {"differs_from": context.views(loop.data.protocol)[0].label, "episodes": len(episodes)}
     about = {
         "task": loop.data.name, "encoder": loop.job.view.label if loop.job else "-", "head": head,
@@ -221,6 +224,7 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
         "episodes": [asdict(e) for e in episodes],
         "filmed": filmed,
         "video": str(film.path.relative_to(context.cache)) if filmed else "",
+        "film_speed": film_speed(task_spec(_simulated(loop.data).task).control_hz),
         **({} if told is None else {"question": question | {"evidence": told(episodes)}}),
         "max_episode_steps": loop.steps(context.config),
         "seconds": seconds,

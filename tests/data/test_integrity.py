@@ -129,14 +129,14 @@ def test_where_episodes_start_alike_their_actions_decide(make_synthetic):
 def test_a_camera_that_sees_the_same_is_no_leak_and_a_copied_episode_is_one(make_synthetic, states):
     made, rows = two_splits(make_synthetic, states=states)
     made.columns = (*made.columns, "src_img_wrist", "tgt_img_wrist")
-    own = made.rows
+    own, table = made.rows, made.path(0, "src_img").read_bytes()
     for split, of_split in (("train", rows), ("val", own)):
         for row in of_split:
             for side in ("src", "tgt"):
                 row[f"{side}_img_wrist"] = row[f"{side}_img"].replace("images", "images_wrist")
                 view = made.root / row[f"{side}_img_wrist"]
                 view.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(made.path(0, "src_img"), view)  # the same table, always
+                view.write_bytes(table)  # the same one, always
         made.split, made.rows = split, of_split
         made.save()
     made.rows = own

@@ -18,6 +18,7 @@ from lary_policy.rollout.film import (
     Clip,
     Film,
     choose_episodes,
+    film_speed,
     tile_video,
 )
 from lary_policy.types import EpisodeResult
@@ -58,13 +59,21 @@ def test_four_worlds_are_tiled_two_by_two_and_marked_while_they_succeed(tmp_path
             assert np.abs(edge - wanted).sum() < np.abs(edge - other).sum()
 
 
-@pytest.mark.parametrize(("worlds", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 2, 2)])
-def test_fewer_worlds_leave_black_tiles(tmp_path, worlds, rows, columns):
+@pytest.mark.parametrize(
+    ("worlds", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 2), (6, 2, 3)]
+)
+def test_no_tile_is_left_over(tmp_path, worlds, rows, columns):
     path = tile_video(film(worlds, [[True] * worlds] * 2), tmp_path / "a.mp4", tile_px=TILE)
     frames = imageio.imread(path, plugin="pyav")
     assert frames.shape == (2, rows * TILE, columns * TILE, 3)
-    for empty in range(worlds, rows * columns):
-        assert tile_of(frames[0], empty, columns)[8:-8, 8:-8].max() < 20
+    for world in range(worlds):
+        assert abs(tile_of(frames[0], world, columns)[8:-8, 8:-8].mean() - 40 * (world + 1)) < 8
+
+
+def test_a_gap_that_stays_is_white(tmp_path):
+    """Of six chosen episodes one may end otherwise when it is repeated."""
+    path = tile_video(film(5, [[True] * 5] * 2), tmp_path / "a.mp4", tile_px=TILE)
+    assert tile_of(imageio.imread(path, plugin="pyav")[0], 5, 3)[8:-8, 8:-8].min() > 235
 
 
 def test_nothing_filmed_is_a_shape_error_and_writes_nothing(tmp_path):
@@ -123,13 +132,22 @@ def test_a_film_shows_its_seeds_whatever_waves_they_ran_in(tmp_path):
     assert resumed.missing([3, 9, 12]) == (3, 9, 12)
 
 
-def test_a_film_plays_in_real_time_at_five_frames_a_second(tmp_path, monkeypatch):
-    monkeypatch.setattr(Ramp, "control_hz", 80.0)
-    made = Film(tmp_path / "a.mp4")
-    made.keep([3], torch.ones(80, 1, 1))
-    made.shoot([episode(3, 80, True)], Ramp)
-    assert imageio.immeta(made.path, plugin="pyav")["fps"] == 5
-    assert len(imageio.imread(made.path, plugin="pyav")) == 80 // 16 + 1
+@pytest.mark.parametrize(
+    ("hz", "fps", "frames", "speed"),
+    [(5.0, 5, 11, 1.0), (20.0, 10, 21, 1.0), (30.0, 10, 21, 1.0), (50.0, 12, 51, 0.5), (80.0, 10, 41, 0.5)],
+)
+def test_a_film_of_two_seconds_plays_in_real_time_or_at_half_speed(
+    tmp_path, monkeypatch, hz, fps, frames, speed
+):
+    monkeypatch.setattr(Ramp, "control_hz", hz)
+    steps, made, told = round(2 * hz), Film(tmp_path / "a.mp4"), []
+    made.keep([3], torch.ones(steps, 1, 1))
+    made.shoot([episode(3, steps, True)], Ramp, lambda done, total: told.append((done, total)))
+    assert imageio.immeta(made.path, plugin="pyav")["fps"] == fps
+    assert len(imageio.imread(made.path, plugin="pyav")) == frames
+    assert film_speed(hz) == speed
+    assert (frames - 1) / fps == pytest.approx(2 / speed, rel=0.05)
+    assert told[-1] == (steps, steps)
 
 
 def test_an_episode_that_ends_otherwise_when_repeated_is_not_shown(tmp_path):
@@ -140,11 +158,26 @@ def test_an_episode_that_ends_otherwise_when_repeated_is_not_shown(tmp_path):
 
 @pytest.mark.parametrize(
     ("outcomes", "chosen"),
-    [("+++++-----", "+++---"), ("+" * 9, "+++"), ("-" * 9 + "+", "+---"), ("+-", "+-"), ("", "")],
+    [
+        ("+++++-----", "+++---"),
+        ("+" * 9, "+++"),
+        ("-" * 9 + "+", "+---"),
+        ("+-", "+-"),
+        ("", ""),
+        ("+++--", "++--"),
+        ("-----++", "++--"),
+    ],
 )
-def test_both_outcomes_are_chosen_where_there_are_both(outcomes, chosen):
+def test_both_outcomes_are_chosen_where_there_are_both_and_leave_no_gap(outcomes, chosen):
     found = choose_episodes([episode(n, 5, mark == "+") for n, mark in enumerate(outcomes)])
     assert "".join("-+"[e.success] for e in found) == chosen
+
+
+def test_a_film_is_short_however_long_episodes_are():
+    """MetaWorld's failures last 500 steps, its successes about 90."""
+    episodes = [episode(n, 90, True) for n in range(5)] + [episode(n, 500, False) for n in range(5, 9)]
+    assert [e.seed for e in choose_episodes(episodes)] == [0, 1, 2, 5]
+    assert [e.seed for e in choose_episodes(episodes[5:])] == [5, 6]
 
 
 def test_damaged_commands_are_named(tmp_path):
