@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,24 @@ def open_task(context: RunContext, task: str) -> RunData:
         seconds=sum(report.seconds for report in reports),
         failed=tuple(episode for report in reports for episode in report.failed),
     )
+
+
+def recorded(context: RunContext, task: str) -> Iterator[str]:
+    """Yield for each dataset of a task on disk what it is for, how many episodes it has and where it lies."""
+    demos, goals = data_cells(context, task)
+    modes = " and ".join(dict.fromkeys(loop.mode for loop in context.config.loops))
+    uses = (
+        (demos, "demonstrations, for probes"),
+        (goals, f"goals: how closed loops ({modes}) start, and what they follow; rollouts=[] records none"),
+        (dense_cell(context, task), "training demonstrations with a chunk from every control step"),
+    )
+    for cell, use in uses:
+        if cell is not None and cell.folder.exists():
+            found = _report(cell.folder)
+            count = ", ".join(f"{count} {split}" for split, count in found.episodes.items())
+            left = [f"{one.item}: {one.reason}" for one in found.failed[:2]]
+            lost = f"; {len(found.failed)} left out, e.g. {', '.join(left)}" if left else ""
+            yield f"{use}: {count} episodes{lost}\n    {cell.folder}"
 
 
 def run_collect(context: RunContext, task: str) -> RunData:

@@ -330,11 +330,13 @@ def _open(config: RunConfig, key: str, protocol: str) -> RunData:
     return RunData(source, require_protocol(protocol))
 
 
-def machine_facts(device: str, cores: int, seed: str, protocol: str) -> dict[str, str]:
-    """Return versions, device, cores, seed and git revision, as every result carries them."""
+def machine_facts(
+    device: str, cores: int, seed: str, protocol: str, packages: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return versions, of `packages` too, device, cores, seed and git revision, as every result has them."""
     import torch
 
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in dict.fromkeys((*PACKAGES, *packages))}
     gpu = torch.cuda.get_device_name(device) if device != "cpu" else "none"
     return {
         "lary_policy": __version__,

@@ -270,7 +270,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
-    _write(folder, config, checkpoint, device, scores, episodes)
+    _write(folder, config, checkpoint, device, scores, episodes, env.task.packages)
     try:
         with progress("film") as update:
             film.shoot(episodes, stage, update)
@@ -353,9 +353,9 @@ def _scores(
 
 def _write(
     folder: Path, config: RunConfig, checkpoint: Path, device: str, scores: Sequence[Score],
-    episodes: Sequence[EpisodeResult],
+    episodes: Sequence[EpisodeResult], packages: Sequence[str],
 ) -> None:  # fmt: skip
-    facts = machine_facts(device, available_cores(), str(config.seed), config.protocol)
+    facts = machine_facts(device, available_cores(), str(config.seed), config.protocol, packages)
     rows = [score.to_dict() for score in scores]
     result = {"checkpoint": str(checkpoint), "environment": facts, "scores": rows}
     write_json(folder / "rollout.json", {**result, "episodes": [asdict(e) for e in episodes]}, seal=True)

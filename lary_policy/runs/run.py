@@ -19,7 +19,7 @@ from lary_policy.machine import is_main_process, resolve_device
 from lary_policy.paths import sweep_temporaries
 from lary_policy.runs.actions import check_statistics
 from lary_policy.runs.cells import plain, point_latest, run_folder
-from lary_policy.runs.collect import collected, open_task, run_collect
+from lary_policy.runs.collect import collected, open_task, recorded, run_collect
 from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
 from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
@@ -96,6 +96,9 @@ def run_suite(
             spent[stage] = time.perf_counter() - started
     for line in missing_rows(results.probe):
         console.print(f"    {line}", soft_wrap=True, markup=False)
+    if until == "data" and is_main_process():
+        for line in (line for task in config.tasks for line in recorded(context, task)):
+            console.print(f"  {line}", soft_wrap=True, markup=False)
     if is_main_process():
         write_checksums(folder)
     if page.path is not None:

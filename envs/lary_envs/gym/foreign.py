@@ -20,6 +20,7 @@ from lary_envs.gym.reading import (
     array_at,
     close_worlds,
     make_worlds,
+    packages_of,
     per_world,
     say_once,
     stated,
@@ -234,7 +235,7 @@ class GymWorld(TaskWorlds):
             name=name, gym_id=name.removeprefix(PREFIX),
             instruction=own.instruction or name.rpartition("/")[2],
             success=f"info[{own.success_key!r}]", max_steps=int(limit), hold_s=0.0, control_hz=hz,
-            embodiment=layout.name, views=self.cameras,
+            embodiment=layout.name, views=self.cameras, packages=packages_of(self._env),
         )  # fmt: skip
 
     def _begin(self, seeds: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import math
 import signal
 import threading
@@ -88,6 +89,14 @@ def make_worlds(
             got=summary(error),
             fix="Pass env_options={<argument>: <value>} as its documentation says.",
         ) from error
+
+
+def packages_of(env: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[str, ...]:
+    """Return the distributions that an environment is made of, as far as its id tells: for their versions."""
+    made_by = None if env.spec is None else (env.spec.entry_point or env.spec.vector_entry_point)
+    module = made_by if isinstance(made_by, str) else getattr(made_by, "__module__", "")
+    top = str(module).partition(":")[0].partition(".")[0]
+    return tuple(dict.fromkeys(("gymnasium", *importlib.metadata.packages_distributions().get(top, ()))))
 
 
 @cache

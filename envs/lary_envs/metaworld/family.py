@@ -98,5 +98,6 @@ def _spec(name: str, words: str) -> TaskSpec:
         embodiment="sawyer4",
         views=CAMERAS,
         varied=False,
+        packages=("metaworld",),
         drawing=3,
     )

@@ -40,9 +40,8 @@ class TaskSpec:
     embodiment: str = "arm7"  # name of the action layout; it decides which robot stands in the scene
     views: tuple[str, ...] = ()  # cameras of a scene that others made, the two usual ones first
     varied: bool = True  # whether its worlds can look otherwise, see `lary_envs.randomisation`
-    drawing: int = (
-        0  # raised when its pictures or labels change: demonstrations recorded before are not reused
-    )
+    packages: tuple[str, ...] = ()  # distributions that its worlds are made of, besides our own
+    drawing: int = 0  # raised when pictures or labels change: demonstrations recorded before are not reused
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -171,6 +171,8 @@ def collect_demonstrations(
         DatasetError: `root` holds something else, seeds repeat, or not one episode of a split succeeded.
         StoreError: The disk is full or not writable; finished episodes are kept.
     """
+    from lary_envs.tasks import task_spec
+
     root = Path(root)
     jobs = _jobs(splits)
     config = _config(task, splits, tuple(cameras), image_px, stride, label_threshold_m)
@@ -182,7 +184,7 @@ def collect_demonstrations(
             return reuse(root, config)
         folder = root.parent / f".{root.name}.partial"
         records, seconds = _collect(folder, config, jobs, num_worlds, render_device, on_progress)
-        return publish(root, folder, config, records, seconds)
+        return publish(root, folder, config, records, seconds, task_spec(task).packages)
 
 
 def _collect(

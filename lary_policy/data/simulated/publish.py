@@ -73,15 +73,16 @@ def layout_of(config: Mapping[str, Any]) -> DemonstrationLayout:
 
 
 def publish(
-    root: Path, partial: Path, config: dict[str, Any], records: Sequence[EpisodeRecord], seconds: float
-) -> DemonstrationReport:
-    """Complete `partial` and move it to `root`.
+    root: Path, partial: Path, config: dict[str, Any], records: Sequence[EpisodeRecord], seconds: float,
+    packages: Sequence[str] = (),
+) -> DemonstrationReport:  # fmt: skip
+    """Complete `partial` and move it to `root`; the versions of `packages` are noted with the usual ones.
 
     Raises:
         DatasetError: A split has no successful episode.
         StoreError: The disk is full or not writable.
     """
-    summary = complete(partial, config, records, seconds)
+    summary = complete(partial, config, records, seconds, packages)
     root.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(root)
     (root / PROGRESS_FILE).unlink(missing_ok=True)  # not earlier: killed before, the next call resumes
@@ -89,8 +90,9 @@ def publish(
 
 
 def complete(
-    folder: Path, config: Mapping[str, Any], records: Sequence[EpisodeRecord], seconds: float
-) -> dict[str, Any]:
+    folder: Path, config: Mapping[str, Any], records: Sequence[EpisodeRecord], seconds: float,
+    packages: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Write the metadata of all splits beside the episodes and return what `dataset.json` holds.
 
     Raises:
@@ -114,7 +116,7 @@ def complete(
     write_json(folder / layout.EPISODES_FILE, records_to_json(kept))
     summary = {
         **config,
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "versions": {name: importlib.metadata.version(name) for name in (*_VERSIONED, *packages)},
         "failed": records_to_json(failed),
         "seconds": round(seconds, 3),
         "checksums": CHECKSUMS_FILE,
