@@ -32,17 +32,24 @@ def _rebuilt(kind: type[LaryPolicyError], expected: str, got: str, fix: str) -> 
 
 
 class UnknownNameError(LaryPolicyError):
-    """A name is not in its registry; the message lists the valid ones and the closest match, or `meant`."""
+    """A name is not in its registry; the message lists the valid ones and the closest match, or `meant`.
 
-    def __init__(self, kind: str, name: str, valid: Iterable[str], *, meant: str = "") -> None:
+    Of more than `MOST_NAMES` it lists the five closest where `listed` says what lists them all.
+    """
+
+    MOST_NAMES = 25
+
+    def __init__(
+        self, kind: str, name: str, valid: Iterable[str], *, meant: str = "", listed: str = ""
+    ) -> None:
         names = sorted(valid)
         close = [meant] if meant else difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean '{close[0]}'? " if close else ""
-        super().__init__(
-            expected=f"a known {kind}",
-            got=f"'{name}'",
-            fix=f"{hint}Valid names: {', '.join(names) or '(none)'}.",
-        )
+        said = f"Valid names: {', '.join(names) or '(none)'}."
+        if listed and len(names) > self.MOST_NAMES:
+            near = difflib.get_close_matches(name, names, n=5, cutoff=0.0)
+            said = f"Closest of {len(names)} names: {', '.join(near)}. {listed}"
+        super().__init__(expected=f"a known {kind}", got=f"'{name}'", fix=hint + said)
 
 
 def look_up[V](kind: str, name: str, table: Mapping[str, V]) -> V:

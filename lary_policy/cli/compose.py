@@ -192,7 +192,9 @@ def compose(verb: str, arguments: Sequence[str], extra: Sequence[str] = ()) -> S
                 expected="settings of a source of files", got="suite, env or tasks", fix="Leave them out."
             )
     else:
-        base = read_group("suite", str(given.pop("suite", "quick")))
+        asked = {"env", "tasks", "encoder", "encoders"} & given.keys()
+        name = {"name": "of these settings"} if asked and "suite" not in given else {}
+        base = read_group("suite", str(given.pop("suite", "quick"))) | name
         if verb not in ("suite", "report"):
             base |= {} if {"env", "tasks"} & given.keys() else {"tasks": ["reach"]}
             single = {"encoder", "encoders"} & given.keys() or verb == "data"

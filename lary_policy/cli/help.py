@@ -41,7 +41,7 @@ def run_help(
             "|".join(sorted({*list_sources(), *choices("source")})),
             "what is read; --help source=<key> shows its settings",
         ),
-        "env": ("<task>", "short for tasks=[<task>]"),
+        "env": ("<task>", f"short for tasks=[<task>]: {', '.join(_tasks(given.get('env', '')))}"),
         "encoder": ("<name>", f"one of {', '.join(list_encoders())}, {NAMES_OF_ENCODERS}"),
         "head": (
             "|".join(choices("head")),
@@ -55,6 +55,19 @@ def run_help(
         lines += [f"settings of source={source}:", *_of_source(source), ""]
     lines += ["settings:", *settings_rows(RunConfig, without)]
     return "\n".join(lines)
+
+
+def _tasks(env: str) -> Iterator[str]:
+    """Yield the names of our own tasks and how many each family has, or those of the family `env` names."""
+    from lary_envs import families, list_tasks
+
+    if env in families():
+        yield from sorted(families()[env].specs())
+        return
+    yield from list_tasks()
+    for name, family in families().items():
+        yield f"{name}/<task> ({len(family.specs())}: --help env={name})"
+    yield "rollout policy=<folder>: gym:<id>"
 
 
 def action_help(usage: str, what: str, settings: type) -> str:

@@ -26,7 +26,7 @@ from lary_policy.report.correlate import correlate
 from lary_policy.report.paper import paper_source, reference_keys, reproduced, side_by_side
 from lary_policy.report.parts import Video
 from lary_policy.report.points import POINTS_FILE, study_points, write_points
-from lary_policy.report.statements import answers, question
+from lary_policy.report.statements import answers, constants, question
 from lary_policy.report.tables import ResultTable, probe_tables, result_table, rollout_table
 from lary_policy.scores import Score, mode_label, target_label
 
@@ -248,6 +248,7 @@ def _context(bundle: ReportBundle, media_root: Path, folder: Path | None) -> dic
         "bundle": bundle,
         "colours": {name: palette[name] for name in palette.encoders},
         "question": question(bundle),
+        "constant": constants(bundle.constant_dims),
         "answers": answers(bundle, correlate(bundle.scores)[0]),
         "results": _results(bundle),
         "rollouts": rollout_table(bundle.scores, evidence),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lary_policy.errors import ShapeError
 from lary_policy.types import EpisodeResult
@@ -304,6 +304,8 @@ class Composition:
         names: Of the classes, robots or collections (c of them).
         counts: Samples `[c, splits]`.
     """
+
+    BLANK: ClassVar[str] = "(blank)"  # of samples without a name
 
     task: str
     protocol: str

@@ -17,6 +17,7 @@ from lary_policy.report.compare import (
     reference_of,
 )
 from lary_policy.report.correlate import Panel
+from lary_policy.report.parts import ConstantDimension
 from lary_policy.scores import Score, format_score, join_words
 
 _MAX_LISTED = 4
@@ -65,11 +66,11 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
     mse, top1 = (cells(bundle.scores, "probe", metric, evidence) for metric in ("mse", "top1"))
     success = cells(bundle.scores, "rollout", "success", evidence)
     lowest, best = "the lowest test MSE", "the highest top-1 accuracy"
-    found = []
+    found, alone = [], len(bundle.encoders()) == 1
     if mse or not top1:
         found.append(
             Answer(
-                "Whose latents decode action better?",
+                "How well do its latents decode action?" if alone else "Whose latents decode action better?",
                 _verdict(mse, f"has {lowest}", "No probe error was measured."),
                 tuple(_statement(c, mse, f"has {lowest}", bundle) for c in mse),
             )
@@ -77,7 +78,9 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
     if top1:
         found.append(
             Answer(
-                "Whose latents name the motion better?",
+                "How well do its latents name the motion?"
+                if alone
+                else "Whose latents name the motion better?",
                 _verdict(top1, f"has {best}", ""),
                 tuple(_statement(c, top1, f"has {best}", bundle) for c in top1),
             )
@@ -87,7 +90,7 @@ def answers(bundle: ReportBundle, panels: Sequence[Panel]) -> tuple[Answer, ...]
     verb = "succeeds most often"
     found.append(
         Answer(
-            "Whose head makes the robot succeed in closed loop?",
+            f"{'Does its head make' if alone else 'Whose head makes'} the robot succeed in closed loop?",
             _verdict(success, verb, "No closed-loop episode was run.") + _above_floor(success, bundle),
             tuple(_success_statement(c, success, verb, bundle) for c in success),
         )
@@ -105,11 +108,25 @@ def question(bundle: ReportBundle) -> str:
     who = f"Of {len(names)} encoders and views"
     if len(names) <= _NAMED:
         who = f"Of {join_words(names)}" if names else "Of no encoder at all (this report holds no scores)"
+    if len(names) == 1:
+        loop = ", and does its head make the robot succeed in closed loop" if bundle.closed_loop else ""
+        return f"{who}: how well do its latents tell of actions{loop}?"
     if not bundle.closed_loop:
         return f"{who}: whose latents tell more about actions?"
     return (
         f"{who}: whose latents decode action better, and whose head makes the robot succeed in closed loop?"
     )
+
+
+def constants(dims: Sequence[ConstantDimension]) -> str:
+    """Return which numbers of actions never change, by task."""
+    labels = {
+        task: sorted({d.label for d in dims if d.task == task})
+        for task in dict.fromkeys(d.task for d in dims)
+    }
+    found = [f"{join_words(names)} of {task}" for task, names in labels.items()]
+    more = [f"{len(found) - _MAX_LISTED} further tasks (below)"] if len(found) > _MAX_LISTED else []
+    return "; ".join([*found[:_MAX_LISTED], *more])
 
 
 def agreement(panels: Sequence[Panel]) -> str:

@@ -206,8 +206,6 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
     with progress(f"film {loop.label}", step=False) as update:
         filmed = film.shoot(episodes, stage, update)
     seconds = spent + time.perf_counter() - started
-    from lary_envs.tasks import task_spec
-
     question = {"differs_from": context.views(loop.data.protocol)[0].label, "episodes": len(episodes)}
     about = {
         "task": loop.data.name, "encoder": loop.job.view.label if loop.job else "-", "head": head,
@@ -224,7 +222,7 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
         "episodes": [asdict(e) for e in episodes],
         "filmed": filmed,
         "video": str(film.path.relative_to(context.cache)) if filmed else "",
-        "film_speed": film_speed(task_spec(_simulated(loop.data).task).control_hz),
+        "film_speed": film_speed(loop.data.embodiment.control_hz if loop.data.embodiment else 0.0),
         **({} if told is None else {"question": question | {"evidence": told(episodes)}}),
         "max_episode_steps": loop.steps(context.config),
         "seconds": seconds,

@@ -83,7 +83,7 @@ def missing_rows(results: Iterable[Mapping[str, Any]]) -> Iterator[str]:
                 yield f"{task}, protocol {protocol}, split {split}{of}: {said}."
 
 
-BLANK = "(blank)"
+BLANK = Composition.BLANK
 
 
 class SplitTables(Protocol):

@@ -16,7 +16,7 @@ pytest.importorskip("metaworld")
 import mujoco
 
 from lary_envs import families, open_world, task_spec
-from lary_envs.gym import gym_ids
+from lary_envs.gym import GymSettings, GymWorld, gym_ids
 from lary_envs.metaworld import VERSION, GoalScene, SawyerController, make_simulator, simulator_class
 from lary_envs.metaworld import simulator as simulator_module
 from lary_policy.actions import load_embodiment
@@ -28,6 +28,7 @@ from lary_policy.data.simulated import (
     verify_dataset,
 )
 from lary_policy.errors import LaryPolicyError, ShapeError, SimulationError, UnknownNameError
+from lary_policy.paths import read_json
 from lary_policy.rollout import Described, ExpertAgent, run_episodes
 from lary_policy.runs.config import run_config
 
@@ -212,6 +213,7 @@ def test_demonstrations_are_recorded_and_repeat_themselves(tmp_path):
     checks = [seen.check for seen in replay_episodes(root, read_episodes(root), num_worlds=3)]
     assert [check.pose for check in checks] == [0.0] * 3
     assert [check.grey_levels for check in checks] == [0.0] * 3
+    assert read_json(root / "dataset.json")["versions"]["metaworld"] == VERSION
     labels = {label for record in read_episodes(root) for label in record.labels}
     assert "Forward" in labels  # the robot faces y
     assert not labels & {"Open", "Close"}  # its expert commands an effort of 0 throughout
@@ -269,6 +271,13 @@ def test_a_package_that_cannot_be_imported_is_named(monkeypatch, tmp_path):
     with pytest.raises(SimulationError, match=r"can be imported; got ImportError: hidden"):
         simulator_module._package()
     simulator_module._package.cache_clear()
+
+
+def test_ids_of_its_own_lead_to_ours():
+    """They fail inside MetaWorld 3.0.0 with this gymnasium, whatever is passed."""
+    for options in ({}, {"env_name": "reach-v3"}):
+        with pytest.raises(LaryPolicyError, match="Pass env=metaworld/<task>"):
+            GymWorld("gym:metaworld:Meta-World/MT1", 1, ("render",), GymSettings(env_options=options))
 
 
 @pytest.mark.parametrize(

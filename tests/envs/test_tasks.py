@@ -161,8 +161,19 @@ def test_names():
             task_spec(typed)
     with pytest.raises(UnknownNameError, match="Did you mean 'gym:gym_pusht:gym_pusht/PushT-v0'"):
         task_spec("gym_pusht:gym_pusht/PushT-v0")
-    with pytest.raises(UnknownNameError, match="Did you mean 'metaworld/reach-v3'"):
-        task_spec("MetaWorld/Reach-v3")
+    for typed in ("MetaWorld/Reach-v3", "metaworld:reach", "meta-world/reach-v2", "gym:Meta-World/reach-v3"):
+        with pytest.raises(UnknownNameError, match="Did you mean 'metaworld/reach-v3'"):
+            task_spec(typed)
+    for typed in ("metaworld", "Meta-World/MT1", "gym:metaworld:Meta-World/MT10"):
+        with pytest.raises(UnknownNameError, match="Did you mean 'metaworld/<task>'"):
+            task_spec(typed)
+    with pytest.raises(
+        UnknownNameError, match=r"Closest of \d+ names: reach, .*`lary rollout --help`"
+    ) as short:
+        task_spec("reeach")
+    assert len(str(short.value)) < 300
+    with pytest.raises(UnknownNameError, match=r"open_world\('metaworld/reach-v3'"):
+        SimEnv("metaworld/reach-v3", 1)
     spec = dataclasses.replace(task_spec("reach"))
     with pytest.raises(SimulationError, match="twice"):
         register_task(spec, tuple)(lambda: None)

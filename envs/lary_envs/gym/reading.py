@@ -9,6 +9,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from lary_envs.tasks import family_of
 from lary_policy.console import console
 from lary_policy.errors import (
     ConfigError,
@@ -27,6 +29,9 @@ from lary_policy.errors import (
 
 PREFIX = "gym:"  # of the name of a task
 RENDERED = "render"  # the camera that is `env.render()`
+_MODULES = (
+    f"{PREFIX}<module>:<id> imports the module that registers an id: {PREFIX}gym_pusht:gym_pusht/PushT-v0."
+)
 _NO_ARRAYS = (tuple, list, str)  # of Tuple, Text and other spaces: nothing of them is one array
 _NUMBERS = (int, float, np.integer, np.floating)
 _THEIRS = (Exception, SystemExit)  # some end the process where a licence, a display or a file is missing
@@ -71,15 +76,20 @@ def make_worlds(
     except _THEIRS as error:  # it is not installed, or whatever the package raises
         top = module.partition(".")[0]
         often = f" (often: pip install {top.replace('_', '-')})" if top.isidentifier() else ""
+        install = f"Install its package{often}, or name its module: env={PREFIX}<module>:{own}."
         raise ConfigError(
             expected=f"a module '{module}', which registers {own}",
             got=summary(error),
-            fix=f"Install its package{often}, or name its module: env={PREFIX}<module>:{own}.",
+            fix=_of_ours(own) or install,
         ) from error
     if own not in gymnasium.registry:
         names = [one for one in gymnasium.registry if module and one.startswith(f"{module}/")]
-        kind = "gymnasium environment" if module else f"environment ({PREFIX}<module>:<id> of other packages)"
-        raise UnknownNameError(kind, own, names or gymnasium.registry)
+        near = get_close_matches(own, names or gymnasium.registry, 1, 0.8)
+        raise UnknownNameError(
+            "gymnasium environment", own, names or gymnasium.registry,
+            meant=f"{PREFIX}{near[0]}" if near else "" if module else f"{PREFIX}<module>:{own}",
+            listed=_MODULES,
+        )  # fmt: skip
     drawn = {"render_mode": "rgb_array"} if RENDERED in cameras else {}
     try:
         return gymnasium.make_vec(own, num_envs=num_worlds, **{**drawn, **options})
@@ -87,8 +97,14 @@ def make_worlds(
         raise ConfigError(
             expected=f"{own} made with env_options {dict(options)}",
             got=summary(error),
-            fix="Pass env_options={<argument>: <value>} as its documentation says.",
+            fix=_of_ours(own) or "Pass env_options={<argument>: <value>} as its documentation says.",
         ) from error
+
+
+def _of_ours(gym_id: str) -> str:
+    """Return what to do about an id whose worlds we have ourselves, or ""."""
+    family = family_of(gym_id)
+    return family and f"Pass env={family}/<task>, which needs no gymnasium id ({family}'s own may not run)."
 
 
 def packages_of(env: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[str, ...]:
@@ -150,7 +166,8 @@ def array_at(seen: Any, place: str | None, what: str, worlds: int) -> NDArray[An
     """Return the numbers `[w, ...]` that stand at a place of an observation.
 
     Raises:
-        UnknownNameError: Nothing; the message lists what there is on that level.
+        UnknownNameError: Nothing; the message lists what there is.
+        ConfigError: No place was named, and there are several.
         SimulationError: Something else than one array of numbers with an entry a world.
     """
     every, rest = seen, place or ""
@@ -160,6 +177,12 @@ def array_at(seen: Any, place: str | None, what: str, worlds: int) -> NDArray[An
             raise UnknownNameError(f"place in the observation for {what}", str(place), _leaves(every))
         level = max(here, key=len)  # a name may have dots itself
         seen, rest = seen[level], rest[len(level) + 1 :]
+    if isinstance(seen, Mapping) and place is None:
+        raise ConfigError(
+            expected=f"{what}=<place>, as the observation has several parts",
+            got=f"no {what}",
+            fix=f"Pass {what}=<one of {', '.join(_leaves(every))}>.",
+        )
     if isinstance(seen, Mapping):
         raise UnknownNameError(f"place in the observation for {what}", str(place), _leaves(every))
     array = None if isinstance(seen, _NO_ARRAYS) else np.asarray(seen)

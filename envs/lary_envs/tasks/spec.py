@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -171,7 +172,10 @@ def task_entry(name: str) -> TaskEntry:
         UnknownNameError: There is no such task; the message lists the known ones.
     """
     if name not in list_tasks():
-        raise UnknownNameError("task", name, list_tasks())
+        family = families().get(name.partition("/")[0])
+        others = family is not None and name in family.specs()
+        meant = f"lary_envs.open_world('{name}', num_worlds)" if others else ""
+        raise UnknownNameError("task of our own simulator", name, list_tasks(), meant=meant)
     if name not in _TASKS:
         importlib.import_module(f"{__package__}.{_declared()[name][0]}")
     return _TASKS[name]
@@ -191,11 +195,31 @@ def task_spec(name: str) -> TaskSpec:
         return family.specs()[name]
     if name not in _TASKS:
         others = [other for each in families().values() for other in each.specs()]
-        meant = next((other for other in others if other.endswith(f"/{name}")), "")
-        if not meant and (foreign := _GYMNASIUM_ID.fullmatch(name)) and "metaworld" not in name.lower():
-            meant = f"gym:{foreign['id']}"
-        raise UnknownNameError("task", name, (*list_tasks(), *others), meant=meant)
+        raise UnknownNameError(
+            "task", name, (*list_tasks(), *others), meant=_meant(name, others),
+            listed="`lary rollout --help` lists our own, and `env=<family>` behind it the others.",
+        )  # fmt: skip
     return _TASKS[name].spec
+
+
+def family_of(name: str) -> str:
+    """Return the family that a name starts with, however it is written (`Meta-World/MT1`), or ""."""
+    head = re.split(r"[/:]", name.removeprefix("gym:"), maxsplit=1)[0]
+    written = re.sub("[^a-z]", "", head.lower())
+    return written if written in families() else ""
+
+
+def _meant(name: str, others: Sequence[str]) -> str:
+    """Return the task of others that a name may stand for, how an id of gymnasium is written, or ""."""
+    if family := family_of(name):
+        rest = re.split(r"[/:]", name.removeprefix("gym:"), maxsplit=1)[1:]
+        names = {other.partition("/")[2]: other for other in others if other.startswith(f"{family}/")}
+        near = difflib.get_close_matches(rest[0].lower(), names, 1) if rest else []
+        return names[near[0]] if near else f"{family}/<task>"
+    whole = next((other for other in others if other.partition("/")[2] in (name, f"{name}-v3")), "")
+    if not whole and (foreign := _GYMNASIUM_ID.fullmatch(name)):
+        return f"gym:{foreign['id']}"
+    return whole
 
 
 class Family(Protocol):

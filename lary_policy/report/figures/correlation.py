@@ -31,7 +31,8 @@ _PLACES = tuple(
     "At a glance: probe score against success",
     order=0,
     needs=("closed_loop", "scores"),
-    absent="No head has both a probe score and a closed-loop score yet.",
+    absent="No task has a probe score and a closed-loop score of two or more encoders yet: with one there is "
+    "nothing to compare.",
 )
 def at_a_glance(bundle: ReportBundle, palette: Palette) -> Iterable[Drawing]:
     """Draw all cells into one figure: a line a cell, a colour an encoder."""

@@ -28,7 +28,7 @@ def drawn_compositions(bundle: ReportBundle, palette: Palette) -> Iterable[Drawi
         what = _WORDS[one.kind]
         yield Drawing(
             f"{one.task}, protocol {one.protocol}: {what}",
-            f"{len(one.names)} {what}, usable samples of each split.",
+            f"{sum(name != one.BLANK for name in one.names)} {what}, usable samples of each split.",
             (composition(one, f"dc{number}"),),
         )
 
