@@ -7,10 +7,14 @@ import pytest
 
 from lary_policy.data.larybench.pair_csv import load_pairs
 from lary_policy.data.simulated.verify import verify_dataset
+from lary_policy.data.splits import find_leaks
 from lary_policy.errors import DatasetError
+from lary_policy.frames import file_digest
 from lary_policy.latents.plan import encode_tables
 from lary_policy.latents.store import LatentStore
 from lary_policy.latents.verify import verify_store
+
+SPLITS = ("train", "val")
 
 
 def check(made):
@@ -147,21 +151,25 @@ def test_a_camera_that_sees_the_same_is_no_leak_and_a_copied_episode_is_one(make
     assert reasons == ["5 frames"]
 
 
-def test_named_states_of_the_scene_tell_moments_apart(make_synthetic):
+def test_named_states_of_the_scene_tell_moments_apart(make_synthetic, arm7):
     made, rows = two_splits(make_synthetic)
-    scene = {"state": {"goal_pos": [[0.0, 0.1, 0.2]] * 5}, "free": [True] * 20}
-    other = {**scene, "state": {"goal_pos": [[0.3, 0.1, 0.2]] * 5}}
-    (made.root / "scene").mkdir()
-    for number, words in ((0, scene), (7, other)):
-        for split, of_split in (("val", made.rows), ("train", rows)):
-            for row in of_split:
-                row["episode"] = 0 if split == "val" else 7
-        (made.root / f"scene/ep_{number}.json").write_text(json.dumps(words))
-    assert copied(made, rows, 1, "src_img", "src_state") == []
-    (made.root / "scene/ep_7.json").write_text(json.dumps(scene))
-    assert [p.reason.split(" are")[0] for p in check(made).problems] == ["1 frames"]
-    (made.root / "scene/ep_7.json").write_text("{")
-    assert "scene" in [p.where for p in check(made).problems]
+    assert copied(made, rows, 1, "src_img", "src_state") == ["1 frames"]
+    tables = {split: load_pairs(made.root, "calvin", split, embodiment=arm7, stride=5) for split in SPLITS}
+    ids = {frame: file_digest(frame) for table in tables.values() for frame in table.frame_paths()}
+    one, other = ((table.rows[1].episode, table.rows[1].src_step) for table in tables.values())
+    assert list(find_leaks(tables, ids, {one: "goal left", other: "goal right"})) == []
+    for scenes in ({one: "goal left", other: "goal left"}, {one: "goal left"}, {}):
+        assert len(list(find_leaks(tables, ids, scenes))) == 1
+
+
+def test_a_damaged_state_of_the_scene_is_a_problem(synthetic):
+    synthetic.columns = (*synthetic.columns, "episode")
+    for i, row in enumerate(synthetic.rows):
+        row["episode"] = i // 4
+    synthetic.save()
+    (synthetic.root / "scene").mkdir()
+    (synthetic.root / "scene/ep_1.json").write_text("{")
+    assert [(p.where, p.item) for p in check(synthetic).problems] == [("scene", "episode 1")]
 
 
 def test_rows_are_compared_with_episodes_json(synthetic, arm7):
