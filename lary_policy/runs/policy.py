@@ -34,7 +34,7 @@ from lary_policy.policy import (
     make_lary_pre_post_processors,
     read_policy,
 )
-from lary_policy.rollout import FILM_PX, Film, PolicyAgent, Wave, run_waves
+from lary_policy.rollout import FILM_PX, Film, PolicyAgent, Wave, film_speed, run_waves
 from lary_policy.runs.cells import run_folder
 from lary_policy.runs.collect import collected, open_task
 from lary_policy.runs.config import RunConfig
@@ -272,7 +272,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
     _write(folder, config, checkpoint, device, scores, episodes, env.task.packages)
     try:
-        with progress("film") as update:
+        with progress(f"film, at {film_speed(env.control_hz):g} x real time") as update:
             film.shoot(episodes, stage, update)
     except LaryPolicyError as error:  # worlds that others made need not open twice
         console.print(f"    no film: {error}", soft_wrap=True, markup=False)

@@ -161,7 +161,8 @@ def test_names():
             task_spec(typed)
     with pytest.raises(UnknownNameError, match="Did you mean 'gym:gym_pusht:gym_pusht/PushT-v0'"):
         task_spec("gym_pusht:gym_pusht/PushT-v0")
-    for typed in ("MetaWorld/Reach-v3", "metaworld:reach", "meta-world/reach-v2", "gym:Meta-World/reach-v3"):
+    written = ("MetaWorld/Reach-v3", "metaworld:reach", "meta-world/reach-v2", "gym:Meta-World/reach-v3")
+    for typed in (*written, "metaworld-reach-v3", "lary/MetaWorldReach-v0", "reach-v3"):
         with pytest.raises(UnknownNameError, match="Did you mean 'metaworld/reach-v3'"):
             task_spec(typed)
     for typed in ("metaworld", "Meta-World/MT1", "gym:metaworld:Meta-World/MT10"):

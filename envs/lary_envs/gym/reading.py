@@ -103,7 +103,7 @@ def make_worlds(
 
 def _of_ours(gym_id: str) -> str:
     """Return what to do about an id whose worlds we have ourselves, or ""."""
-    family = family_of(gym_id)
+    family, _ = family_of(gym_id)
     return family and f"Pass env={family}/<task>, which needs no gymnasium id ({family}'s own may not run)."
 
 

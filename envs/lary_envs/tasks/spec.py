@@ -197,29 +197,39 @@ def task_spec(name: str) -> TaskSpec:
         others = [other for each in families().values() for other in each.specs()]
         raise UnknownNameError(
             "task", name, (*list_tasks(), *others), meant=_meant(name, others),
-            listed="`lary rollout --help` lists our own, and `env=<family>` behind it the others.",
+            listed=f"All: `lary rollout --help`, with env={' or env='.join(families())} those of others.",
         )  # fmt: skip
     return _TASKS[name].spec
 
 
-def family_of(name: str) -> str:
-    """Return the family that a name starts with, however it is written (`Meta-World/MT1`), or ""."""
-    head = re.split(r"[/:]", name.removeprefix("gym:"), maxsplit=1)[0]
-    written = re.sub("[^a-z]", "", head.lower())
-    return written if written in families() else ""
+def family_of(name: str) -> tuple[str, str]:
+    """Return the family that a name, e.g. `gym:Meta-World/MT1`, starts with, or "", and the rest."""
+    for family in families():
+        start = re.match("[-_]?".join(family) + r"(?:[-_/:]|$)", plain := name.removeprefix("gym:"), re.I)
+        if start:
+            return family, plain[start.end() :]
+    return "", name
 
 
 def _meant(name: str, others: Sequence[str]) -> str:
     """Return the task of others that a name may stand for, how an id of gymnasium is written, or ""."""
-    if family := family_of(name):
-        rest = re.split(r"[/:]", name.removeprefix("gym:"), maxsplit=1)[1:]
-        names = {other.partition("/")[2]: other for other in others if other.startswith(f"{family}/")}
-        near = difflib.get_close_matches(rest[0].lower(), names, 1) if rest else []
+    family, rest = family_of(name)
+    if family:
+        names = {one.partition("/")[2]: one for one in others if one.startswith(f"{family}/")}
+        near = difflib.get_close_matches(rest.lower(), names, 1)
         return names[near[0]] if near else f"{family}/<task>"
-    whole = next((other for other in others if other.partition("/")[2] in (name, f"{name}-v3")), "")
-    if not whole and (foreign := _GYMNASIUM_ID.fullmatch(name)):
-        return f"gym:{foreign['id']}"
-    return whole
+    specs = [spec for each in families().values() for spec in each.specs().values()]
+    for spec in specs:
+        short = spec.name.partition("/")[2]
+        if name.rpartition("/")[2] in (
+            short,
+            f"{short.rpartition('-')[0]}",
+            spec.gym_id,
+            f"{spec.gym_id}-v0",
+        ):
+            return spec.name
+    foreign = _GYMNASIUM_ID.fullmatch(name)
+    return f"gym:{foreign['id']}" if foreign else ""
 
 
 class Family(Protocol):
