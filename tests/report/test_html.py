@@ -12,7 +12,7 @@ import pytest
 from lary_policy.errors import ShapeError, StoreError, UnsafePathError
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.page import VIDEO_BUDGET_BYTES, embed_videos, render_html, write_report
-from lary_policy.report.parts import CodebookUse, Video
+from lary_policy.report.parts import CodebookUse, Composition, Video
 from lary_policy.scores.metrics import format_number
 from lary_policy.scores.score import Score
 from lary_policy.types import Quarantined
@@ -157,6 +157,16 @@ def test_quarantine_is_counted_and_listed(make_bundle: Make, tmp_path: Path) -> 
     text = Page(render_html(make_bundle(quarantined=rows, **NO_FIGURES), tmp_path)).text
     assert "Set aside: 40 of 1840 checked inputs." in text
     assert all(row.item in text for row in rows)
+
+
+def test_a_page_of_one_encoder_says_that_one_is_alone(make_bundle: Make, tmp_path: Path) -> None:
+    scores = [one for one in all_scores() if one.encoder in ("pixels", "-")]
+    made_of = Composition("reach", "native", "class", ("train",), ("(blank)", "Up"), ((3,), (4,)))
+    bundle = make_bundle(**{**NO_FIGURES, "scores": scores, "compositions": (made_of,)})
+    text = Page(render_html(bundle, tmp_path)).text
+    assert "with one there is nothing to compare" in text
+    assert "1 classes, usable samples" in text  # samples without a name are no class
+    assert "over those that never change in training, whose errors say nothing: gripper of reach." in text
 
 
 def test_empty_parts_are_named(make_bundle: Make, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from scipy import stats
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Measured, mcnemar
 from lary_policy.report.correlate import correlate
-from lary_policy.report.statements import Answer, answers, question
+from lary_policy.report.parts import ConstantDimension
+from lary_policy.report.statements import Answer, answers, constants, question
 from lary_policy.scores.agreement import SampleScores
 from lary_policy.scores.score import Score
 
@@ -28,6 +29,25 @@ def decode(mse: dict[str, float], half: float = 0.02) -> tuple[str, str]:
     relative = [s for s in found.statements if "relative" in s.label]
     assert len(relative) == 1
     return found.verdict, f"{relative[0].label}: {relative[0].text}"
+
+
+def test_a_page_of_one_encoder_does_not_ask_whose() -> None:
+    scores = [one for one in all_scores() if one.encoder in ("pixels", "-")]
+    bundle = ReportBundle("t", "quick", tuple(scores))
+    assert question(bundle) == (
+        "Of pixels: how well do its latents tell of actions, and does its head make the robot succeed in "
+        "closed loop?"
+    )
+    asked = [one.question for one in answers(bundle, correlate(scores)[0])]
+    assert asked[0] == "How well do its latents decode action?"
+    assert not [one for one in asked if one.startswith("Whose")]
+
+
+def test_numbers_that_never_change_are_named_by_task() -> None:
+    dims = [ConstantDimension(f"t{i}", target, "gripper", 0.5) for i in range(6) for target in ("a", "b")]
+    assert constants(dims[:3]) == "gripper of t0; gripper of t1"
+    assert constants(dims).endswith("gripper of t3; 2 further tasks (below)")
+    assert constants([]) == ""
 
 
 def test_separated_intervals_are_stated_with_their_numbers() -> None:
