@@ -175,7 +175,7 @@ def test_names():
     assert len(str(short.value)) < 300
     with pytest.raises(UnknownNameError, match=r"open_world\('metaworld/reach-v3'"):
         SimEnv("metaworld/reach-v3", 1)
-    spec = dataclasses.replace(task_spec("reach"))
+    spec = dataclasses.replace(task_entry("reach").spec)
     with pytest.raises(SimulationError, match="twice"):
         register_task(spec, tuple)(lambda: None)
     assert Placement((0.0, 0.0, 0.0)).yaw_rad == 0.0

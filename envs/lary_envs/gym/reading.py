@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lary_envs.tasks import family_of
+from lary_envs.tasks import family_written
 from lary_policy.console import console
 from lary_policy.errors import (
     ConfigError,
@@ -103,7 +103,7 @@ def make_worlds(
 
 def _of_ours(gym_id: str) -> str:
     """Return what to do about an id whose worlds we have ourselves, or ""."""
-    family, _ = family_of(gym_id)
+    family, _ = family_written(gym_id)
     return family and f"Pass env={family}/<task>, which needs no gymnasium id ({family}'s own may not run)."
 
 

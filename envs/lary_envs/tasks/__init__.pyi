@@ -7,7 +7,7 @@ from .spec import Placement as Placement
 from .spec import Task as Task
 from .spec import TaskSpec as TaskSpec
 from .spec import families as families
-from .spec import family_of as family_of
+from .spec import family_written as family_written
 from .spec import list_tasks as list_tasks
 from .spec import register_task as register_task
 from .spec import task_entry as task_entry

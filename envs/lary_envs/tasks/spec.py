@@ -202,7 +202,7 @@ def task_spec(name: str) -> TaskSpec:
     return _TASKS[name].spec
 
 
-def family_of(name: str) -> tuple[str, str]:
+def family_written(name: str) -> tuple[str, str]:
     """Return the family that a name, e.g. `gym:Meta-World/MT1`, starts with, or "", and the rest."""
     for family in families():
         start = re.match("[-_]?".join(family) + r"(?:[-_/:]|$)", plain := name.removeprefix("gym:"), re.I)
@@ -213,7 +213,7 @@ def family_of(name: str) -> tuple[str, str]:
 
 def _meant(name: str, others: Sequence[str]) -> str:
     """Return the task of others that a name may stand for, how an id of gymnasium is written, or ""."""
-    family, rest = family_of(name)
+    family, rest = family_written(name)
     if family:
         names = {one.partition("/")[2]: one for one in others if one.startswith(f"{family}/")}
         near = difflib.get_close_matches(rest.lower(), names, 1)

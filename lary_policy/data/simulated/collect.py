@@ -173,8 +173,7 @@ def collect_demonstrations(
     """
     from lary_envs.tasks import task_spec
 
-    root = Path(root)
-    jobs = _jobs(splits)
+    root, jobs = Path(root), _jobs(splits)
     config = _config(task, splits, tuple(cameras), image_px, stride, label_threshold_m)
     config["noise"] = {"std_m": noise_std_m, "std_rad": noise_std_rad, "splits": sorted(noise_splits)}
     further = {"looks": looks, "randomisation": randomisation, "windows": "dense" if dense else "chunks"}
