@@ -102,6 +102,19 @@ CASES = (
         },
     ),
     Case(
+        "ray",
+        "cases_ray",
+        {
+            "parts": "workers,memory",
+            "encoder": "dinov2-small",
+            "image_px": 112,
+            "frames": 384,
+            "shard_rows": 16,
+            "rows": 200_000,
+            "dtype": "float32",
+        },
+    ),
+    Case(
         "rollout",
         "cases_rollout",
         {

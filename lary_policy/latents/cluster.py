@@ -39,6 +39,7 @@ from lary_policy.latents.worker import (
     ShardWindows,
     check_worker,
     decode_shards,
+    key_of,
     other_version,
 )
 from lary_policy.latents.writer import INDEX_SECONDS, SHARD_ROWS, shard_limit
@@ -122,28 +123,29 @@ def encode_on_cluster(
     )
     with exclusive(share_lock(store)):
         store.reload()
-        shards = _shards(inputs, store, whole_batches(shard_limit(store, shard_rows), batch_size))
-        total = sum(len(shard.named) for shard in shards)
-        merge = _Merge(store, plan.place, inputs)
-        if shards:
+        lacking = _lacking(inputs, store, whole_batches(shard_limit(store, shard_rows), batch_size))
+        total = sum(map(len, lacking.values()))
+        merge = _Merge(store, plan.place, inputs, lacking)
+        if lacking:
             join_cluster(cluster, device)
             store.publish_identity()
             with merge:
-                for done in _results(plan, shards, cluster, device):
+                for done in _results(plan, inputs, lacking, cluster, device):
                     merge.add(done)
                     if on_progress is not None:
                         on_progress(merge.done, total)
     return inputs.report(merge.encoded, len(inputs.named) - total, time.perf_counter() - start)
 
 
-def _shards(inputs: WindowInputs, store: LatentStore, size: int) -> list[ShardWindows]:
-    """Return what the store lacks of every `size` windows: a driver that goes on finds the same shards."""
-    found = []
-    for names in itertools.batched(inputs.named, size):
-        named = {name: inputs.named[name] for name in store.missing(names)}
-        if named:
-            found.append(ShardWindows(named, {f: inputs.ids[f] for window in named.values() for f in window}))
-    return found
+def _lacking(inputs: WindowInputs, store: LatentStore, size: int) -> dict[str, tuple[str, ...]]:
+    """Return what the store lacks of every `size` windows, by key: another driver finds the same shards."""
+    found = (store.missing(names) for names in itertools.batched(inputs.named, size))
+    return {key_of(names): names for names in found if names}
+
+
+def _windows(inputs: WindowInputs, names: Sequence[str]) -> ShardWindows:
+    named = {name: inputs.named[name] for name in names}
+    return ShardWindows(named, {frame: inputs.ids[frame] for window in named.values() for frame in window})
 
 
 @dataclass
@@ -154,6 +156,7 @@ class _Merge:
         store: The store.
         place: Where it is published.
         inputs: The windows.
+        lacking: Names of those of each shard, by its key.
         done: Windows that are stored or left out so far.
         encoded: Those encoded by this run.
     """
@@ -161,6 +164,7 @@ class _Merge:
     store: LatentStore
     place: Place
     inputs: WindowInputs
+    lacking: Mapping[str, tuple[str, ...]]
     done: int = 0
     encoded: int = 0
     _indexed: float = field(default_factory=time.monotonic)
@@ -176,11 +180,12 @@ class _Merge:
 
     def add(self, done: ShardDone) -> None:
         """Take what became of a shard."""
-        if done.names:
-            self.store.adopt(done.digest, done.names)
+        if done.order:
+            names = self.lacking[done.key]
+            self.store.adopt(done.digest, [names[place] for place in done.order])
         for reasons in done.aside:
             self.inputs.set_aside(reasons)
-        self.done += len(done.names) + len(done.aside)
+        self.done += len(done.order) + len(done.aside)
         self.encoded += done.encoded
         if time.monotonic() - self._indexed > INDEX_SECONDS:
             self.store.publish_index()
@@ -188,7 +193,11 @@ class _Merge:
 
 
 def _results(
-    plan: ShardPlan, shards: Sequence[ShardWindows], cluster: Cluster, device: str
+    plan: ShardPlan,
+    inputs: WindowInputs,
+    lacking: Mapping[str, tuple[str, ...]],
+    cluster: Cluster,
+    device: str,
 ) -> Iterator[ShardDone]:
     """Yield what became of shards, as they end, in no order."""
     import ray
@@ -204,8 +213,10 @@ def _results(
         encoders, decoders = _sizes(cluster, device)
         if cluster.address != "local":
             _check_nodes(plan, device)
-        blocks = min(len(shards), MOST_BLOCKS)
-        rows = ray.data.from_items([{"shard": one} for one in shards], override_num_blocks=blocks)
+        blocks = min(len(lacking), MOST_BLOCKS)
+        rows = ray.data.from_items(
+            [{"shard": _windows(inputs, names)} for names in lacking.values()], override_num_blocks=blocks
+        )
         decoded = rows.map_batches(
             partial(decode_shards, plan),
             batch_size=1,

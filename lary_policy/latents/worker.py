@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ from lary_policy.types import LatentSpec
 RECORDS = "unmerged"  # folder of a store: which shard holds which windows, until the index says so
 
 
+def key_of(names: Iterable[str]) -> str:
+    """Return what names windows that make a shard (64 hex digits)."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class ShardWindows:
     """The windows of one shard, and the ids of their frames."""
@@ -39,28 +44,27 @@ class ShardWindows:
     named: Mapping[str, Window]
     ids: Mapping[Frame, str]
 
-    @property
-    def key(self) -> str:
-        """What names them in records (64 hex digits)."""
-        return hashlib.sha256("\n".join(self.named).encode()).hexdigest()
-
 
 @dataclass(frozen=True)
 class DecodedShard:
     """A shard's batches: names, arrays of frames `[m h w 3]` and places `[p t]`; what is left out, why."""
 
     key: str
+    named: tuple[str, ...]
     groups: list[tuple[list[str], Any, Any]]
     aside: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard, its windows in the order of rows, how many were encoded now, what is left out and why."""
+    """A shard, which window each row holds, how many were encoded now, what is left out and why.
+
+    Windows are named by their places in what was given out: names that come back would be the driver's twice.
+    """
 
     key: str
     digest: str
-    names: list[str]
+    order: list[int]
     encoded: int
     aside: list[dict[str, str]]
 
@@ -99,7 +103,7 @@ class ShardPlan:
         found = json.loads(text)
         if not self.place.holds(f"{SHARDS}/{found['shard']}{SUFFIX}"):
             return None
-        return ShardDone(key, found["shard"], found["names"], 0, found["aside"])
+        return ShardDone(key, found["shard"], found["order"], 0, found["aside"])
 
 
 def other_version(expected: str, got: str, where: str) -> ConfigError:
@@ -172,10 +176,12 @@ class ShardEncoder:
         rows = cast_parts(latents, plan.latent, STORE_DTYPES[plan.dtype])
         all_codes = torch.cat(codes[0]) if codes else None
         digest, parts = shard_content(names, rows, all_codes, packed=plan.packed)
-        record = json.dumps({"shard": digest, "names": names, "aside": shard.aside}).encode()
+        places = {name: place for place, name in enumerate(shard.named)}
+        order = [places[name] for name in names]
+        record = json.dumps({"shard": digest, "order": order, "aside": shard.aside}).encode()
         plan.place.put(f"{RECORDS}/{shard.key}.json", [record])
         plan.place.put(f"{SHARDS}/{digest}{SUFFIX}", parts)
-        return ShardDone(shard.key, digest, names, len(names), shard.aside)
+        return ShardDone(shard.key, digest, order, len(names), shard.aside)
 
 
 def _tensor(array: Any, pin: bool) -> torch.Tensor:
@@ -188,7 +194,7 @@ def decode_shards(plan: ShardPlan, rows: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
 
     def decode(shard: ShardWindows) -> DecodedShard:
-        found = DecodedShard(shard.key, [], [])
+        found = DecodedShard(key_of(shard.named), tuple(shard.named), [], [])
         inputs = WindowInputs(plan.kind, 0, shard.named, shard.ids, {})
         for batch in itertools.batched(shard.named, plan.batch_size):
             groups, aside = inputs.decode(batch)
