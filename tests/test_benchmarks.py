@@ -246,3 +246,14 @@ def test_parts_on_a_gpu_are_kept_as_they_end_and_stopped_in_time(modules, monkey
     rows = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
     assert [row["last"] for row in rows] == [["not begun: the time was over"]] * 3
     capsys.readouterr()
+
+
+def test_the_page_beyond_one_machine_has_the_plan_as_it_is_computed():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "plan.py")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in (ROOT / "docs/how-to/beyond-one-machine.md").read_text()
+    frames = 9 * (652_297 + 538_423) + 2 * 621_177
+    row = next(line for line in done.stdout.splitlines() if "dinov2-large" in line)
+    assert f"| {frames / 1e6:.2f} M frames |" in row
+    assert f"| {frames / 2104.2 / 3600:.2g} / " in row

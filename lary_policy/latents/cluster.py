@@ -52,6 +52,9 @@ INIT_DEATHS = 8  # encoders in a row that may die while they load, before the ru
 # What an encoder and a decoder take of a core that they share: decoding is the lesser part.
 ENCODER_CORES, DECODER_CORES = 0.75, 0.25
 GIB = 1 << 30
+# What a client of HTTP/2, and so of gRPC, says first (RFC 9113, 3.4); a server's first frame: its settings.
+_SETTINGS = b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0" * 5
 # Nothing is told to Ray's makers; workers that we start wait for others no more than this process would (Ray
 # gives them the niceness 15); what Ray logs in C++ is in its files; the last one is a warning of Ray's.
 _ENVIRONMENT = {
@@ -129,6 +132,7 @@ def encode_on_cluster(
         if lacking:
             join_cluster(cluster, device)
             store.publish_identity()
+            place.put(f"{RECORDS}/driver.json", [b"{}"])  # or it cannot be written: said before work starts
             with merge:
                 for done in _results(plan, inputs, lacking, cluster, device):
                     merge.add(done)
@@ -332,7 +336,7 @@ def join_cluster(cluster: Cluster, device: str) -> None:
 
 
 def _require_reachable(address: str) -> None:
-    """Raise ConfigError unless something listens at `host:port`; `auto` is looked up by Ray."""
+    """Raise ConfigError unless a server of gRPC, as Ray's is, answers at `host:port`; Ray looks `auto` up."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
         if not address:
@@ -341,9 +345,13 @@ def _require_reachable(address: str) -> None:
     if not host or not port.isdecimal() or "/" in host:
         raise _unreachable(address, "no host:port")
     try:
-        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+        with socket.create_connection((host, int(port)), REACH_SECONDS) as peer:
+            peer.sendall(_GREETING)
+            answer = peer.recv(9)
     except OSError as error:
         raise _unreachable(address, summary(error)) from error
+    if answer[3:4] != _SETTINGS and os.environ.get("RAY_USE_TLS") != "1":
+        raise _unreachable(address, f"something else that listens there and says {answer!r}")
 
 
 def _unreachable(address: str, got: str) -> ConfigError:

@@ -167,6 +167,13 @@ def test_a_cluster_that_is_not_there_is_named_within_seconds(monkeypatch):
     with pytest.raises(ConfigError, match=r"at 192\.0\.2\.1:6379.*TimeoutError"):
         join_cluster(Cluster("192.0.2.1:6379"), "cpu")
     assert asked == [(("192.0.2.1", 6379), module.REACH_SECONDS)]
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=lambda: other.accept()[0].sendall(b"HTTP/1.1 400 Bad Request"))
+        thread.start()
+        with pytest.raises(ConfigError, match=r"something else that listens there and says b'HTTP"):
+            join_cluster(Cluster(f"127.0.0.1:{other.getsockname()[1]}"), "cpu")
+        thread.join()
     for address in ("nowhere", "ray://head:10001", "host:port"):
         with pytest.raises(ConfigError, match="no host:port"):
             join_cluster(Cluster(address), "cpu")
