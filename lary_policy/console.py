@@ -108,6 +108,12 @@ class Tally:
         return f"{done} of {max(done, sum(self.planned.values()))}"
 
     @property
+    def ends(self) -> bool:
+        """Whether the report alone is left."""
+        left = sum(self.planned.values()) - self._done.total()
+        return "report" in self.planned and left <= 1
+
+    @property
     def computed(self) -> int:
         """How many of the finished steps this run computed itself."""
         return self._computed.total()

@@ -43,7 +43,7 @@ def test_names_and_versions():
     assert project["name"] == "lerobot_policy_lary"  # LeRobot looks for the prefix, underscores and all
     assert importlib.metadata.metadata("lerobot_policy_lary")["Name"] == "lerobot_policy_lary"
     assert project["requires-python"] == ">=3.12,<3.14"
-    assert project["scripts"] == {"lary": "lary_policy.cli:main"}
+    assert project["scripts"] == {"lary": "lary_policy.cli:command"}
     assert lary_policy.__version__ == project["version"]
     assert "Unreleased" in CHANGELOG or project["version"] in CHANGELOG
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lary_policy.cli.interrupt import how_to_go_on, prompt_interrupts
 from lary_policy.errors import LaryPolicyError, UnknownNameError
@@ -82,6 +86,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE  # what a shell reports of a command that ended so
     return code
+
+
+def command() -> NoReturn:
+    """Run the command line and end the process.
+
+    At once where no thread and no other process is left: to free gigabytes object by object takes seconds.
+    """
+    code = main()
+    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    if others or multiprocessing.active_children():
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whose reader is gone
+            stream.flush()
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:

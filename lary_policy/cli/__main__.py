@@ -1,7 +1,5 @@
 """`python -m lary_policy.cli`."""
 
-import sys
+from lary_policy.cli import command
 
-from lary_policy.cli import main
-
-sys.exit(main())
+command()

@@ -6,7 +6,6 @@ import io
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import compress
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from lary_policy.console import OnProgress
 from lary_policy.errors import ShapeError, StoreError
 from lary_policy.heads import write_tensors
 from lary_policy.heads.training import content_sha256
-from lary_policy.machine import abreast
 from lary_policy.paths import atomic_write, foreign_file, open_regular
 from lary_policy.rollout.world import ClosableWorld
 from lary_policy.types import EpisodeResult
@@ -34,7 +32,6 @@ HALF_SPEED_HZ = 40.0  # faster robots are through in a second or two: their film
 SUCCESS_RGB = (46, 160, 67)
 RUNNING_RGB = (110, 118, 129)
 BORDER_PX = 6
-_WRITERS = 8  # threads that wait for the disk at once, which then syncs many files in one go
 BLANK = 255  # of a tile without an episode, as the page around it
 
 
@@ -81,12 +78,9 @@ class Film:
         Raises:
             StoreError: The disk is full or not writable.
         """
-        calls = []
         for seed, of_world in zip(batch, commands.unbind(1), strict=False):
             tensors = {"commands": of_world.contiguous()}
-            about = {"sha256": content_sha256(tensors, {})}
-            calls.append(partial(write_tensors, self._file(seed), tensors, about))
-        abreast(calls, _WRITERS)
+            write_tensors(self._file(seed), tensors, {"sha256": content_sha256(tensors, {})})
 
     def shoot(
         self,

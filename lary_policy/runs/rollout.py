@@ -125,6 +125,8 @@ def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[i
     for place, cell in enumerate(loop.cell(context) for loop in loops):
         if not cell.done and first.setdefault(cell.key, place) != place:
             again.add(place)
+    for place in again:
+        kept(f"rollout {loops[place].label}")
     todo = list(first.values())
     alone = process_count() > 1 or context.device != "cpu"
     threads = 1 if alone else min(context.cores, max(1, len(todo)))
@@ -136,8 +138,6 @@ def run_rollouts(context: RunContext, loops: Sequence[Loop]) -> Iterator[tuple[i
                 context.shelf.load(view)  # threads would load it each
             yield from _side_by_side(context, loops, todo, threads)
         for place, loop in enumerate(loops):
-            if place in again:
-                kept(f"rollout {loop.label}")
             if threads == 1 or place not in first.values():
                 yield place, run_rollout(context, loop)
 

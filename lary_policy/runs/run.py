@@ -126,10 +126,10 @@ class Page:
     _due: float = 0.0
 
     def refresh(self, tally: Tally) -> None:
-        """Rewrite the page, unless nothing new was computed or writing has taken its share of the time."""
+        """Rewrite the page, unless it comes next, nothing was computed, or writing took its share of time."""
         started = time.monotonic()
         wanted = self.until == "report" and is_main_process() and not self.results.finished_only
-        if not wanted or not tally.computed or started < self._due:
+        if not wanted or not tally.computed or started < self._due or tally.ends:
             return
         self.results.pending = tally.far
         first = self.path is None
