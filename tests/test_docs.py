@@ -87,7 +87,8 @@ def test_what_is_told_to_type_is_understood(page, command):
     verb, *words = shlex.split(command.partition("   #")[0])[1:]
     assert verb in VERBS
     if verb == "data" and words and words[0] in ACTIONS:
-        own = [word for word in words[1:] if word.partition("=")[0] not in ("env", "suite", "encoders", "demos")]
+        of_runs = ("env", "suite", "encoders", "demos")
+        own = [word for word in words[1:] if word.partition("=")[0] not in of_runs]
         parse_settings(ACTIONS[words[0]].settings, own)
     elif verb in OF_RUNS and "--help" not in words and "--multirun" not in words:
         own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else OWN_KEYS.get(verb, ())
