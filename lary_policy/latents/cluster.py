@@ -358,5 +358,6 @@ def _unreachable(address: str, got: str) -> ConfigError:
     return ConfigError(
         expected=f"a Ray cluster at {address}: ray_address=local, auto or <host>:<port> of its head",
         got=got,
-        fix="Start one with `ray start --head --port=6379`, or leave ray_address out for this machine alone.",
+        fix="Start one with `ray start --head --port=6379`, or leave ray_address out for this machine alone. "
+        "A cluster that asks for a token wants RAY_AUTH_MODE=token and its token here, too.",
     )
