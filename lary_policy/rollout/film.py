@@ -27,7 +27,7 @@ from lary_policy.types import EpisodeResult
 FILMED = 6  # episodes of a film, three by two
 FILM_PX = 224
 FILM_HZ = 10  # least frames a second of a film
-FILM_STEPS = 800  # of all shown episodes: a core traces 400 frames of 20 Hz in 6 s, 200 of MetaWorld in 7 s
+FILM_STEPS = 700  # of all shown episodes: a core traces 350 frames of 20 Hz in 5 s, 175 of MetaWorld in 6 s
 HALF_SPEED_HZ = 40.0  # faster robots are through in a second or two: their films run at half speed
 SUCCESS_RGB = (46, 160, 67)
 RUNNING_RGB = (110, 118, 129)
