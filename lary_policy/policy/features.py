@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -202,11 +203,13 @@ def require_action_dim(config: ContractedConfig, feature: PolicyFeature) -> None
 def require_cameras(wanted: Iterable[str], given: Iterable[str]) -> None:
     """Raise ConfigError where one of the policy's cameras is missing; the message names all of both."""
     names, there = list(wanted), list(given)
+    ours = [name.rpartition(".")[2] for name in names]
     if not set(names) <= set(there):
         raise ConfigError(
             expected=f"cameras {', '.join(names)}, which the policy sees",
             got=", ".join(there) or "no images",
-            fix='Render these cameras, or rename others with --rename_map=\'{"<theirs>": "<ours>"}\'.',
+            fix=f"Render these (lerobot-eval: --env.cameras='{json.dumps(ours)}'), or rename others with "
+            '--rename_map=\'{"<theirs>": "<ours>"}\'.',
         )
 
 
