@@ -19,7 +19,7 @@ from lary_policy.runs.run import run_suite, unasked
 @pytest.mark.parametrize(
     ("override", "kind", "says"),
     [
-        ("tasks=[reech]", UnknownNameError, ("'reech'", "pick_place, push, reach")),
+        ("tasks=[reech]", UnknownNameError, ("'reech'", "Did you mean 'reach'", "reach, dual_reach")),
         ("encoders=[dinov2-smal]", UnknownNameError, ("Did you mean 'dinov2-small'", "pixels")),
         ("cameras=[top]", UnknownNameError, ("'top'", "agent, front, wrist")),
         ("protocol=lari", UnknownNameError, ("'lari'", "native")),
