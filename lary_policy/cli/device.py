@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lary_policy.encoders import EncoderShelf, EncoderView
-from lary_policy.errors import DeviceError, LaryPolicyError
+from lary_policy.errors import DeviceError, LaryPolicyError, summary
 from lary_policy.heads import HeadMeta, load_head_config
 from lary_policy.heads.training import LatentBatches, fit
 from lary_policy.machine import resolve_device
@@ -55,7 +55,7 @@ def check_device(device: str) -> Iterator[DeviceFinding]:
         except LaryPolicyError as error:
             ok, detail = False, str(error)
         except Exception as error:  # of a driver or a kernel: a finding about the device too
-            ok, detail = False, f"{type(error).__name__}: {error}"
+            ok, detail = False, summary(error)
         yield DeviceFinding(name, ok, detail, time.perf_counter() - began)
 
 

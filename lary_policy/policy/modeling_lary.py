@@ -19,6 +19,7 @@ from lary_policy.errors import ShapeError, UnknownNameError
 from lary_policy.policy.configuration_lary import LaryConfig
 from lary_policy.policy.encoder import (
     ATTENTION,
+    STILL,
     ObservationEncoder,
     arrange,
     camera_images,
@@ -33,7 +34,6 @@ from lary_policy.policy.relative_actions import target_statistics
 REDUCTIONS = ("mean", "none")
 # What `lerobot-train --peft.method_type=LORA` adapts.
 LORA_TARGETS = rf".*encoder\.backbone\..*\.({'|'.join(ATTENTION)})"
-_STILL = 4  # dimensions of images [b 3 h w] without a history
 
 
 class LaryPolicy(PreTrainedPolicy):
@@ -153,7 +153,7 @@ class LaryPolicy(PreTrainedPolicy):
         """
         self.eval()
         queued = self.config.n_obs_steps > 1 and any(
-            name in batch and batch[name].ndim == _STILL for name in self.config.image_features
+            name in batch and batch[name].ndim == STILL for name in self.config.image_features
         )
         return self._predict(self._remember(batch) if queued else batch)
 

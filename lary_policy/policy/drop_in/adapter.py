@@ -13,11 +13,10 @@ from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 from torch import Tensor, nn
 
 from lary_policy.errors import ConfigError, UnknownNameError
-from lary_policy.policy.encoder import ObservationEncoder, load_exactly
+from lary_policy.policy.encoder import STILL, ObservationEncoder, load_exactly
 from lary_policy.policy.features import require_cameras, require_cameras_and_action, require_env
 
 FEATURES = ("keypoints", "pooled", "both")
-_STILL = 4  # dimensions of images [b 3 h w] without a history
 
 
 class EncoderPolicy:
@@ -108,12 +107,9 @@ class EncoderPolicy:
                 fix="Choose an encoder of single frames, or --policy.type=lary.",
             )
         each = encoders if len(encoders) == len(cameras) else encoders[:1] * len(cameras)
-        tokens = {
-            name: encoder(batch[name]).unsqueeze(-3) if batch[name].ndim > _STILL else encoder(batch[name])
-            for name, encoder in zip(cameras, each, strict=True)
-        }
+        latents = torch.stack([encoder(batch[name]) for name, encoder in zip(cameras, each, strict=True)], 2)
         with _reading_latents(encoders):
-            yield {**batch, **tokens}
+            yield {**batch, **_as_images(cameras, latents, history=batch[cameras[0]].ndim > STILL)}
 
     def _with_latents(self, batch: dict[str, Any], encoders: list[ObservationEncoder]) -> dict[str, Any]:
         """Put the latents of a batch's frames where the stock policy looks for its images."""
@@ -128,11 +124,7 @@ class EncoderPolicy:
         training: bool = self.training  # type: ignore[attr-defined]  # the stock policy's
         latents = self._latents.lookup(batch["index"], cameras, deltas or [0], training=training)
         latents = latents.to(batch[ACTION].device)
-        shown = latents if deltas else latents[:, 0]  # [b t c n d] or [b c n d]
-        return {
-            **batch,
-            **{name: one.unsqueeze(-3) for name, one in zip(cameras, shown.unbind(-3), strict=True)},
-        }
+        return {**batch, **_as_images(cameras, latents, history=bool(deltas))}
 
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """Return the next action [b a], float32 also under autocast, where LeRobot hands it to numpy.
@@ -154,6 +146,12 @@ class EncoderPolicy:
     def get_optim_params(self) -> Any:
         """Return the stock parameters or groups without frozen ones."""
         return trainable_only(super().get_optim_params())  # type: ignore[misc]
+
+
+def _as_images(cameras: Sequence[str], latents: Tensor, *, history: bool) -> dict[str, Tensor]:
+    """Return latents `[b t c n d]` as `[b t 1 n d]` of each camera, or `[b 1 n d]` without a history."""
+    shown = latents if history else latents[:, 0]
+    return {name: one.unsqueeze(-3) for name, one in zip(cameras, shown.unbind(-3), strict=True)}
 
 
 @contextlib.contextmanager

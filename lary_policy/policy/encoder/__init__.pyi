@@ -1,3 +1,4 @@
+from .images import STILL as STILL
 from .observation import ObservationEncoder as ObservationEncoder
 from .observation import arrange as arrange
 from .observation import camera_images as camera_images

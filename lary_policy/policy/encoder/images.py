@@ -9,6 +9,7 @@ from lary_policy.errors import FrameFormatError
 
 EXPECTED = "images as floats in [0, 1], [b 3 h w] or [b t 3 h w]"
 WHITE = 255
+STILL = 4  # dimensions of images [b 3 h w] without a history
 NORMALISED = (
     "They seem normalised already: set normalization_mapping VISUAL to IDENTITY; the encoder does it."
 )
