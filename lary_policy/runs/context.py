@@ -205,7 +205,9 @@ class RunContext:
         if STAGES.index(until) >= STAGES.index("probe"):
             if config.tasks:
                 able = {about for task in config.tasks for about in about_task(task)}
-                config.probes_for("native", tuple(a for a in ABOUT_TASKS if a in able), "pairs")
+                asked = config.probes_for("native", ABOUT_TASKS, "pairs")
+                if not any(probe.about in able for probe in asked):  # some alone are named, see `unasked`
+                    config.probes_for("native", tuple(a for a in ABOUT_TASKS if a in able), "pairs")
             for data in context.data:
                 config.probes_for(data.protocol, data.about, data.spec.kind)
         return context
