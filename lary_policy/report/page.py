@@ -27,7 +27,7 @@ from lary_policy.report.paper import paper_source, reference_keys, reproduced, s
 from lary_policy.report.parts import Video
 from lary_policy.report.points import POINTS_FILE, study_points, write_points
 from lary_policy.report.statements import answers, constants, question
-from lary_policy.report.tables import ResultTable, probe_tables, result_table, rollout_table
+from lary_policy.report.tables import ResultTable, league_table, probe_tables, result_table, rollout_table
 from lary_policy.scores import Score, mode_label, target_label
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ _GROUPED = re.compile(r"[|\\]")
 
 @uncollected()
 def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None = None) -> Path:
-    """Write the page, scores and league as JSON, scores as CSV, the first table as markdown: each at once.
+    """Write the page, scores and league as JSON, scores as CSV, the first tables as markdown: each at once.
 
     Args:
         bundle: What to show.
@@ -165,7 +165,7 @@ def write_report(bundle: ReportBundle, folder: Path, *, media_root: Path | None 
         "report.json": json.dumps([s.to_dict() for s in bundle.scores], indent=1, allow_nan=False) + "\n",
         "league.json": json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n",
         "report.csv": scores_csv(bundle.scores),
-        "report.md": markdown_table(_results(bundle)),
+        "report.md": "\n".join(filter(None, (markdown_table(_results(bundle)), league_table(found)))),
         "report.html": render_html(bundle, media_root or folder, folder),
     }
     for name, text in texts.items():

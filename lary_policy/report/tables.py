@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from lary_policy.report.compare import (
     CEILING_HEAD,
@@ -16,8 +17,9 @@ from lary_policy.report.compare import (
     reference_of,
 )
 from lary_policy.report.correlate import Panel
+from lary_policy.report.league import POOLED, League, interval_words
 from lary_policy.report.paper import defects_of
-from lary_policy.scores import Score, metric_info, mode_label, target_label
+from lary_policy.scores import Score, list_proxies, metric_info, mode_label, target_label
 
 _HEADLINES = {"mse": "Test MSE (lower is better)", "top1": "Top-1 accuracy", "success": "Success"}
 MAX_COLUMNS = 4  # more do not fit beside each other on the page
@@ -305,3 +307,32 @@ def _rollout_row(
         key[5],
     )
     return Row(names, tuple(numbers), key[4], reference)
+
+
+def league_table(found: League) -> str:
+    """Return the pooled standings of each loop as a markdown table, best first; of two proxies at least.
+
+    Pearson's r with success has its interval over seeds and episodes and, beside it, the one over encoder
+    families; `single tasks` are the median and the range of r within one task.
+    """
+    blocks = []
+    for loop in dict.fromkeys(s.loop for s in found.standings):
+        mine = [s for s in found.standings if s.loop == loop and s.readings]
+        pooled = [s for s in mine if s.task == POOLED]
+        if len(pooled) < 2:  # one alone has no rivals
+            continue
+        tasks = {s.task for s in mine} - {POOLED}
+        heads = ("r [seeds, episodes]", "over families", "Spearman", "MMRV", "single tasks", "points")
+        lines = [[f"{mode_label(loop)}, {len(tasks)} tasks", *heads], ["---"] * (1 + len(heads))]
+        for s in pooled:
+            r, rank_r, mmrv = (s.readings[name] for name in ("pearson", "spearman", "mmrv"))
+            alone = [o.readings["pearson"].value for o in mine if o.proxy == s.proxy and o.task != POOLED]
+            wide = "-" if r.over_families is None else f"[{r.over_families[0]:.2f}, {r.over_families[1]:.2f}]"
+            single = f"{median(alone):.2f}, {min(alone):.2f} to {max(alone):.2f}" if alone else "-"
+            lines.append([
+                list_proxies()[s.proxy].words, interval_words(r.value, r.over_episodes), wide,
+                f"{rank_r.value:.2f}", f"{mmrv.value:.2f}", single,
+                f"{s.points} of {s.families} families",
+            ])  # fmt: skip
+        blocks.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(blocks)

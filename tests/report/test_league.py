@@ -10,6 +10,7 @@ import pytest
 
 from lary_policy.report.compare import Measured
 from lary_policy.report.league import POOLED, Driven, driven, family_of, leaders, league
+from lary_policy.report.tables import league_table
 from lary_policy.scores import SampleScores
 
 from .synthetic import probe_scores, rollout_scores
@@ -42,6 +43,20 @@ def test_the_better_proxy_leads_and_is_told_apart():
     assert "foretells better than" in duel.verdict
     assert "told apart from 1" in leaders(found)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_league_can_be_pasted():
+    found = league(grid())
+    head, rule, first, second = league_table(found).splitlines()
+    assert head.startswith("| policy mode, 2 tasks | r [seeds, episodes] | over families |")
+    assert head.count("|") == rule.count("|") == first.count("|") == second.count("|")
+    best = next(s for s in found.standings if s.task == POOLED)
+    single = sorted(
+        s.readings["pearson"].value for s in found.standings if s.proxy == best.proxy and s.task != POOLED
+    )
+    assert f"| {np.mean(single):.2f}, {single[0]:.2f} to {single[1]:.2f} | 32 of 8 families |" in first
+    assert f"{best.readings['pearson'].value:.2f} [" in first
+    assert league_table(league([replace(p, proxies={"policy_mse": 0.1}) for p in grid(families=2)])) == ""
 
 
 def test_views_that_did_not_run_everywhere_are_counted_and_named():
