@@ -28,7 +28,7 @@ OWN = (
 ABSENT = (
     "encoder", "encoders", "head", "heads", "probes", "targets", "attention", "seeds", "rollouts", "episodes",
     "stop_when_decided", "num_worlds", "rollout_randomisation", "stop_at_success", "batch_invariant",
-    "max_episode_steps",
+    "max_episode_steps", "films",
 )  # fmt: skip
 
 

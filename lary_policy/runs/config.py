@@ -150,6 +150,7 @@ class RunConfig:
     num_worlds: int = setting(50, "simulated worlds side by side")
     rollout_randomisation: str | None = setting(None, "of closed loops; null = as demonstrations", LEVELS)
     stop_at_success: bool = setting(False, "end an episode at its first success")
+    films: bool = setting(True, "film six episodes of each closed loop; one that ran unfilmed stays so")
     max_episode_steps: int | None = setting(
         None,
         "end episodes after so many control steps; null = after those of the task, which are never exceeded",

@@ -264,19 +264,21 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
     try:
         with progress(f"rollout {config.tasks[0]}-{described.type}") as update, intra_op_threads(1):
             episodes = run_waves(
-                env, controller, prepare, seeds, max_steps=config.episode_steps(env.max_steps), film=film,
+                env, controller, prepare, seeds, max_steps=config.episode_steps(env.max_steps),
+                film=film if config.films else None,
                 stop_at_success=config.stop_at_success, on_progress=update,
             )  # fmt: skip
     finally:
         env.close()
     scores = _scores(config, checkpoint, policy, episodes, env.task.embodiment, time.perf_counter() - started)
     _write(folder, config, checkpoint, device, scores, episodes, env.task.packages)
-    try:
-        with progress(f"film, at {film_speed(env.control_hz):g} x real time") as update:
-            film.shoot(episodes, stage, update)
-    except LaryPolicyError as error:  # worlds that others made need not open twice
-        console.print(f"    no film: {error}", soft_wrap=True, markup=False)
-        film.restart()
+    if config.films:
+        try:
+            with progress(f"film, at {film_speed(env.control_hz):g} x real time") as update:
+                film.shoot(episodes, stage, update)
+        except LaryPolicyError as error:  # worlds that others made need not open twice
+            console.print(f"    no film: {error}", soft_wrap=True, markup=False)
+            film.restart()
     write_checksums(folder)
     return PolicyRollout(folder, scores, episodes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -181,13 +181,13 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
     started = time.perf_counter()
     head, fingerprint = _head_label(context, loop)
     seeds = seeds_of(GOALS, context.config.episodes)
-    film = Film(cell.folder / "episodes.mp4")
+    film = Film(cell.folder / "episodes.mp4") if context.config.films else None
     progress_file = EpisodeProgress(cell.folder)
     episodes, spent = progress_file.read()
     done = {e.seed for e in episodes}
     told = _evidence(context, loop, threads)
     over = told is not None and is_decided(told(episodes))
-    lost = film.missing([seed for seed in seeds if seed in done])
+    lost = film.missing([seed for seed in seeds if seed in done]) if film else ()
     todo = [seed for seed in seeds if seed in lost or (seed not in done and not over)]
     if todo:
 
@@ -203,8 +203,8 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
         _simulated(loop.data).world, overview=True, image_px=FILM_PX, render_device=context.device,
         num_threads=threads,
     )  # fmt: skip
-    with progress(f"film {loop.label}", step=False) as update:
-        filmed = film.shoot(episodes, stage, update)
+    with progress(f"film {loop.label}", step=False) if film else nullcontext() as shooting:
+        filmed = film.shoot(episodes, stage, shooting) if film else ()
     seconds = spent + time.perf_counter() - started
     question = {"differs_from": context.views(loop.data.protocol)[0].label, "episodes": len(episodes)}
     about = {
@@ -221,7 +221,7 @@ def _rollout(context: RunContext, loop: Loop, cell: Cell, threads: int) -> dict[
         "scores": [score.to_dict() for score in scores],
         "episodes": [asdict(e) for e in episodes],
         "filmed": filmed,
-        "video": str(film.path.relative_to(context.cache)) if filmed else "",
+        "video": str(film.path.relative_to(context.cache)) if film and filmed else "",
         "film_speed": film_speed(loop.data.embodiment.control_hz if loop.data.embodiment else 0.0),
         **({} if told is None else {"question": question | {"evidence": told(episodes)}}),
         "max_episode_steps": loop.steps(context.config),
@@ -233,7 +233,7 @@ def _run(
     context: RunContext,
     loop: Loop,
     seeds: list[int],
-    film: Film,
+    film: Film | None,
     on_wave: Callable[[tuple[EpisodeResult, ...]], bool],
     update: Callable[[int, int], None],
     threads: int,

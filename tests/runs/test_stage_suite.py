@@ -192,14 +192,20 @@ def test_closed_loop_results_do_not_depend_on_the_number_of_worlds(copy):
 
 def test_shorter_episodes_are_their_own_cells_and_longer_ones_are_those_of_the_task(copy):
     before = copy.snapshot()
-    copy.run("max_episode_steps=500")  # the task ends after 50
+    copy.run("max_episode_steps=500", "films=false")  # the task ends after 50
     assert changed(before, copy.snapshot()) == set()
-    episodes = [e for row in copy.run("max_episode_steps=10").results.rollout for e in row["episodes"]]
+    rows = copy.run("max_episode_steps=10", "films=false").results.rollout
+    episodes = [e for row in rows for e in row["episodes"]]
     assert episodes
+    assert {row["video"] for row in rows} == {""}
     assert {e["steps"] for e in episodes} == {10}
     loops = (f"subgoal-absolute-{MLP}", f"policy-relative-{MLP}")
     heads = {f"rollout/reach-pixels{kind}-{loop}" for kind in ("", "-random") for loop in loops}
     assert changed(before, copy.snapshot()) == {"rollout/reach-expert", *heads}
+    films = [
+        len(list(cell.glob("episodes*"))) for cell in copy.cells("rollout", "reach-pixels-policy-relative*")
+    ]
+    assert sorted(films) == [0, 1]  # the one of ten steps, and the one before
 
 
 def test_goals_are_the_frames_of_the_demonstration_of_the_same_seed(copy, monkeypatch):
