@@ -195,7 +195,7 @@ def unasked(context: RunContext, until: str) -> Iterator[str]:
     for probe in config.probes_for("native", ABOUT_TASKS, "pairs"):
         without = [task for task in config.tasks if probe.about not in about_task(task)]
         if without:
-            yield f"Question {probe.mode} is not asked of {', '.join(without)}, which have no {probe.about}."
+            yield f"Question {probe.mode} is not asked of {', '.join(without)}: no {probe.about} there."
 
 
 def planned(context: RunContext, until: str) -> dict[str, int]:
