@@ -42,7 +42,7 @@ from lary_policy.runs.cells import (
     write_result,
 )
 from lary_policy.runs.config import RunConfig
-from lary_policy.runs.questions import Probe
+from lary_policy.runs.questions import Probe, find_question
 from lary_policy.types import Quarantined
 
 # Raised when a stage computes something else from the same inputs, so that old cells are not reused.
@@ -208,8 +208,9 @@ class RunContext:
                 asked = config.probes_for("native", ABOUT_TASKS, "pairs")
                 if not any(probe.about in able for probe in asked):  # some alone are named, see `unasked`
                     config.probes_for("native", tuple(a for a in ABOUT_TASKS if a in able), "pairs")
+                _require_answers(config, asked)
             for data in context.data:
-                config.probes_for(data.protocol, data.about, data.spec.kind)
+                _require_answers(config, config.probes_for(data.protocol, data.about, data.spec.kind))
         return context
 
     @property
@@ -300,6 +301,17 @@ def about_task(task: str) -> tuple[str, ...]:
     from lary_envs.tasks import task_spec
 
     return ABOUT_TASKS if task_spec(task).varied else ABOUT_TASKS[:-1]
+
+
+def _require_answers(config: RunConfig, asked: Sequence[Probe]) -> None:
+    """Raise ConfigError if none of the questions fits the latents of some encoder."""
+    for view in config.encoders:
+        if asked and not any(find_question(probe.mode).fits_latent(view.spec.latent) for probe in asked):
+            raise ConfigError(
+                expected=f"an encoder with a latent for each frame, for {asked[0].mode}",
+                got=f"{view.label}, with latents of two frames",
+                fix="Leave it out, or ask it {mode: pair, target: absolute, head: mlp-small} as well.",
+            )
 
 
 def _check_task(config: RunConfig, task: str) -> None:

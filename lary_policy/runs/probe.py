@@ -92,8 +92,10 @@ def pairs_of(context: RunContext) -> Iterator[tuple[RunData, EncoderView]]:
 
 
 def jobs_of(context: RunContext, data: RunData, view: EncoderView) -> list[Job]:
-    """Return the heads that a run trains on one view's latents of some data."""
-    grid = itertools.product(data.probes(context.config), context.config.every_seed)
+    """Return the heads that a run trains on one view's latents of some data, as far as questions fit."""
+    latent = view.spec.latent
+    probes = [p for p in data.probes(context.config) if find_question(p.mode).fits_latent(latent)]
+    grid = itertools.product(probes, context.config.every_seed)
     return [Job(data, view, probe, seed) for probe, seed in grid]
 
 

@@ -24,6 +24,7 @@ from lary_policy.runs.config import DEFAULT_HEADS, SMALL_ROWS, RunConfig
 from lary_policy.runs.context import ABOUT_TASKS, STAGES, RunContext, about_task
 from lary_policy.runs.encode import extract_cell, load_splits, run_extract
 from lary_policy.runs.probe import Jobs, jobs_of, pairs_of, run_probes
+from lary_policy.runs.questions import find_question
 from lary_policy.runs.report import run_report
 from lary_policy.runs.results import Result, Results
 from lary_policy.runs.rollout import loops_of, run_rollouts
@@ -196,6 +197,9 @@ def unasked(context: RunContext, until: str) -> Iterator[str]:
         without = [task for task in config.tasks if probe.about not in about_task(task)]
         if without:
             yield f"Question {probe.mode} is not asked of {', '.join(without)}: no {probe.about} there."
+        pairs = [v.label for v in config.encoders if not find_question(probe.mode).fits_latent(v.spec.latent)]
+        if pairs:
+            yield f"Question {probe.mode} is not asked of {', '.join(pairs)}: no latent of one frame there."
 
 
 def planned(context: RunContext, until: str) -> dict[str, int]:

@@ -137,6 +137,18 @@ def test_tasks_are_asked_what_they_can_be_and_the_others_are_named():
         RunContext.create(run_config(compose("suite", [*alone, asked])))
 
 
+def test_encoders_of_two_frames_are_asked_what_they_can_be_and_named():
+    views = "encoders=[{name:pixels,image_px:28},{name:lapa-dinov2,weights:random}]"
+    shared = ["suite=study", "tasks=[reach]", "rollouts=[]", views]
+    context = RunContext.create(run_config(compose("suite", shared)))
+    notes = list(unasked(context, "probe"))
+    assert [note.split()[1] for note in notes] == ["forward", "invariance"]
+    assert all("not asked of lapa-dinov2@random:" in note for note in notes)
+    asked = "probes=[{mode:forward,target:relative,head:mlp-small}]"
+    with pytest.raises(ConfigError, match="for forward; got lapa-dinov2@random, with latents of two frames"):
+        RunContext.create(run_config(compose("suite", [*shared, asked])))
+
+
 @pytest.fixture
 def empty_machine(monkeypatch, tmp_path):
     """No network, an empty hub cache and no weight wheel."""

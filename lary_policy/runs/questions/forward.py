@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from lary_policy.actions import ActionStats
-from lary_policy.errors import DatasetError
 from lary_policy.heads import save_head
 from lary_policy.heads.training import LatentBatches, predict
 from lary_policy.latents import COMPONENTS, Components
@@ -43,12 +42,6 @@ def run_forward(probing: Probing) -> dict[str, Any]:
     from lary_policy.runs.actions import action_data
 
     spec = probing.job.data.spec
-    if any(probing.samples(split).of_pairs for split in probing.splits):
-        raise DatasetError(
-            expected="an encoder with a latent for each frame",
-            got=f"{probing.job.view.label}, with latents of two frames",
-            fix="Leave the question `forward` out for it.",
-        )
     known = action_data(probing)
     ends = {split: _ends(probing, split) for split in known.parts}
     train = known.parts[spec.train_split]
@@ -117,4 +110,6 @@ def of_forward(context: RunContext, data: RunData) -> tuple[Any, ...]:
 
 
 register_metric(Metric("gain", "explained beyond copying", True, order=9))
-register_question(Question("forward", "forward model", "actions", run_forward, of_forward, asks="forward"))
+register_question(
+    Question("forward", "forward model", "actions", run_forward, of_forward, asks="forward", of_frames=True)
+)

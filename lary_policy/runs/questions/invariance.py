@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lary_policy.data.simulated import seeds_of
-from lary_policy.errors import DatasetError
 from lary_policy.runs.questions.registry import Question, register_question
 from lary_policy.runs.questions.state import with_scene
 from lary_policy.scores import Metric, SampleScores, Score, bootstrap_ratio_ci, register_metric
@@ -58,12 +57,6 @@ def run_invariance(probing: Probing) -> dict[str, Any]:
     started = time.perf_counter()
     job, context = probing.job, probing.context
     encoder = encoder_of(context, job.data, job.view)
-    if encoder.latent.kind != "frame":
-        raise DatasetError(
-            expected="an encoder with a latent for each frame",
-            got=f"{job.view.label}, of kind {encoder.latent.kind}",
-            fix="Leave the question `invariance` out for it.",
-        )
     seeds = seeds_of("test", STATES)
     latents = {}
     for level in ("none", *_LEVELS.values()):
@@ -110,6 +103,13 @@ def of_looks(context: RunContext, data: RunData) -> tuple[Any, ...]:
 register_metric(Metric("invariance", "change with looks, of that with states", False, order=14))
 register_question(
     Question(
-        "invariance", "invariance to looks", "looks", run_invariance, of_looks, asks=None, targets=("looks",)
+        "invariance",
+        "invariance to looks",
+        "looks",
+        run_invariance,
+        of_looks,
+        asks=None,
+        targets=("looks",),
+        of_frames=True,
     )
 )

@@ -12,6 +12,7 @@ from lary_policy.errors import ConfigError, UnknownNameError, look_up
 from lary_policy.heads import HeadConfig
 from lary_policy.paths import import_modules
 from lary_policy.scores import name_mode
+from lary_policy.types import LatentSpec
 
 if TYPE_CHECKING:
     from lary_policy.runs.context import RunContext, RunData
@@ -32,6 +33,7 @@ class Question:
         asks: What the head is asked, one of `lary_policy.heads.QUESTIONS`; None where there is no head.
         kind: Rows it is asked of: `pairs` or `clips`.
         targets: What can be predicted; empty for the targets of actions.
+        of_frames: Whether it is about the latent of one frame, which encoders of two frames have not.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Question:
     asks: str | None
     kind: str = "pairs"
     targets: tuple[str, ...] = ()
+    of_frames: bool = False
 
     @property
     def every_target(self) -> Sequence[str]:
@@ -51,6 +54,10 @@ class Question:
     def fits(self, about: Sequence[str], kind: str) -> bool:
         """Tell whether data that know of `about`, in rows of a kind, can be asked."""
         return self.about in about and self.kind == kind
+
+    def fits_latent(self, latent: LatentSpec) -> bool:
+        """Tell whether an encoder's latents can be asked."""
+        return latent.kind == "frame" or not self.of_frames
 
 
 WINDOWS = ("chunks", "dense")  # where the training chunks of a policy head start
