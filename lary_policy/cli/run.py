@@ -115,11 +115,11 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     Raises:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
-    if verb == "report" and all(word.startswith("output_dir=") for word in arguments):
+    if verb == "report" and all(word.startswith(("output_dir=", "run=")) for word in arguments):
         from lary_policy.runs import report_everything
 
-        folder = next((word.partition("=")[2] for word in arguments), "outputs")
-        return report_everything(Path(folder))
+        told = typed(arguments, ("output_dir", "run"))
+        return report_everything(Path(told.get("output_dir", "outputs")), run or told.get("run"))
     if verb == "report" and any(word.startswith("points=") for word in arguments):
         return _report_points(typed(arguments, ("points", "output_dir", "run")))
     own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []

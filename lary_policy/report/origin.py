@@ -33,10 +33,13 @@ class Origin:
 
     def apart(self, other: Origin) -> str:
         """Return what keeps another origin's points from being compared with ours, in words."""
+        versions, setup = (
+            {**a, **b} for a, b in ((self.versions, other.versions), (self.setup, other.setup))
+        )
         pairs: dict[str, tuple[Any, Any]] = {
-            f"{name} of cells": (self.versions.get(name), v) for name, v in other.versions.items()
+            f"{name} of cells": (self.versions.get(name), other.versions.get(name)) for name in versions
         }
-        pairs |= {name: (self.setup.get(name), value) for name, value in other.setup.items()}
+        pairs |= {name: (self.setup.get(name), other.setup.get(name)) for name in setup}
         pairs["device"] = (self.device, other.device)
         return ", ".join(
             f"{name} {there}, not {here}" for name, (here, there) in pairs.items() if here != there

@@ -29,7 +29,7 @@ _NAMED = 4  # cells named one by one
 _SAME = ("task", "protocol", "encoder", "head", "mode", "target", "seed", "split")
 
 
-def report_everything(output_dir: Path) -> Path:
+def report_everything(output_dir: Path, name: str | None = None) -> Path:
     """Write a page of all finished probes and rollouts under an output folder, whatever run made them.
 
     Runs on tasks are set up again from their `run.json` to know which cells are theirs. Results that cannot
@@ -38,8 +38,12 @@ def report_everything(output_dir: Path) -> Path:
     kinds go into `points.jsonl.gz`, each with its origin. What no run asks for, such as cells of other
     versions, is counted, named and left out.
 
+    Args:
+        output_dir: The folder of the runs and their cache.
+        name: Of the folder in it that the page goes to; `report-<date>-<time>` by default.
+
     Returns:
-        Path of the HTML file, in a new folder of `output_dir`.
+        Path of the HTML file.
 
     Raises:
         ConfigError: Nothing is finished.
@@ -52,7 +56,7 @@ def report_everything(output_dir: Path) -> Path:
     first.results.warnings += left_out
     for note in first.results.warnings:
         console.print(f"    {note}", soft_wrap=True, markup=False)
-    folder = run_folder(output_dir, None, "report")
+    folder = run_folder(output_dir, name, "report")
     page = run_report(
         first.results, folder, title="What is finished so far?", suite="everything finished",
         media_root=output_dir / "cache", origin=first.origin, lams=lams,

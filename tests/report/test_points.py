@@ -221,3 +221,10 @@ def test_controls_are_counted_apart_and_other_outcomes_have_standings():
     assert "speed of success" in next(s.verdict for s in found.outcomes if s.outcome == "speed")
     assert all(one["training_seeds"] == 2 for one in found.spread)
     assert all(one["seeds"] == 0.0 for one in found.spread)  # both ran the same outcomes here
+
+
+def test_what_keeps_points_apart_is_named_whichever_side_has_it():
+    longer = replace(HERE, setup={**HERE.setup, "max_episode_steps": 150})
+    assert longer.apart(HERE) == "max_episode_steps None, not 150"
+    assert HERE.apart(longer) == "max_episode_steps 150, not None"
+    assert HERE.apart(HERE) == ""

@@ -8,11 +8,12 @@ import shutil
 import pytest
 
 from lary_policy.cli.predict import study_for
+from lary_policy.cli.run import main
 from lary_policy.errors import DatasetError
 from lary_policy.paths import read_json
 from lary_policy.report import merge_points, read_points
 from lary_policy.runs.context import git_revision
-from lary_policy.runs.finished import everything_finished, report_everything
+from lary_policy.runs.finished import everything_finished
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def test_a_shifted_study_shares_all_but_goals_and_loops(shifted):
 
 def test_what_cannot_be_compared_is_on_no_page_together(shifted, capsys):
     output = shifted[0].output_dir
-    page = report_everything(output)
+    assert main("report", [f"output_dir={output}", "run=all"]) == 0
+    page = output / "all" / "report.html"
     said = " ".join(capsys.readouterr().err.split())
     assert "results of other settings cannot be compared with these (rollout_randomisation" in said
     assert "each of these runs has a page of its own" in said
