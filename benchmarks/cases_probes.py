@@ -112,8 +112,8 @@ def run(
         if "extraction" in chosen:
             yield from _extraction(encoder, episodes, rows, head, image_px, repeats, device, Path(name))
     if "sweep" in chosen:
-        yield _sweep("head_sweep", "bfloat16", sweep_batch, repeats, device)  # as the reference trains
-        yield _sweep("head_sweep_float32", "float32", sweep_batch, repeats, device)
+        yield from _sweep("head_sweep", "bfloat16", sweep_batch, repeats, device)  # as the reference trains
+        yield from _sweep("head_sweep_float32", "float32", sweep_batch, repeats, device)
 
 
 def _both(
@@ -198,15 +198,17 @@ def _regression(
     ready = samples.to("cpu", resolve_precision("auto", "cpu"))
 
     def batches() -> None:
-        with kept_heap("cpu"):  # as `train` reads them
-            for _ in ready.shuffled(EPOCH_BATCH, torch.Generator().manual_seed(0)):
-                pass
+        for _ in ready.shuffled(EPOCH_BATCH, torch.Generator().manual_seed(0)):
+            pass
 
     def their_batches() -> None:
         for _ in loader:
             pass
 
-    yield _both(batches, their_batches, repeats).rate("regression_epoch", rows, "samples/s")
+    with kept_heap("cpu"):  # as `train` has it around all its epochs; the other side's first one is over, too
+        batches()
+        epochs = _both(batches, their_batches, repeats)
+    yield epochs.rate("regression_epoch", rows, "samples/s")
     yield _both(
         lambda: _our_epoch(head_name, samples), lambda: _their_epoch(head_name, samples, loader), repeats
     ).rate(f"regression_epoch_head.{head_name}", rows, "samples/s")
@@ -263,8 +265,12 @@ def _clips(clips: int, frames: int, repeats: int, folder: Path) -> Iterator[Figu
         yield _both(partial(ours, new=False), theirs, repeats).rate(f"{name}_again", clips, "clips/s")
 
 
-def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: str) -> Figure:
-    """Time a training step of the five heads: as `train` does it, and as the reference."""
+def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: str) -> Iterator[Figure]:
+    """Time a training step of the five heads: as `train` does it, and as the reference.
+
+    `_products` is what a step would be that did nothing but the matrix products of the heads' linear layers,
+    which both sides have to do.
+    """
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(batch, SWEEP_FRAMES, SWEEP_TOKENS, SWEEP_WIDTH, generator=generator)
     labels = torch.randint(SWEEP_CLASSES, (batch,), generator=generator)
@@ -293,9 +299,39 @@ def _sweep(metric: str, precision: Precision, batch: int, repeats: int, device: 
 
     for _ in range(WARM_UP_STEPS[torch.device(device).type]):
         ours()
+    dtype = resolve_precision(precision, device)
+    products = _products(stack.heads[0], latents.unsqueeze(2).to(device), len(stack.heads), dtype)
+    products()
     with timed_sweep(latents, labels, precision, device) as theirs:
-        pairs = [(timed(ours, device), theirs()) for _ in range(repeats)]
-    return _Both([a for a, _ in pairs], [b for _, b in pairs]).rate(metric, batch, "samples/s")
+        times = [(timed(ours, device), timed(products, device), theirs()) for _ in range(repeats)]
+    mine, bare, other = (list(side) for side in zip(*times, strict=True))
+    yield _Both(mine, other).rate(metric, batch, "samples/s")
+    yield _Both(bare, other).rate(f"{metric}_products", batch, "samples/s")
+
+
+def _products(head: nn.Module, latents: Tensor, heads: int, dtype: torch.dtype) -> Callable[[], None]:
+    """Return a call that multiplies what a training step of so many heads multiplies in its linear layers."""
+    sizes: list[tuple[int, int, int, bool]] = []
+
+    def note(layer: nn.Linear, given: tuple[Tensor, ...], _: Tensor) -> None:
+        rows = given[0].numel() // layer.in_features
+        sizes.append((rows, layer.in_features, layer.out_features, given[0].requires_grad))
+
+    hooks = [m.register_forward_hook(note) for m in head.modules() if isinstance(m, nn.Linear)]
+    head(latents)
+    for hook in hooks:
+        hook.remove()
+    made = partial(torch.randn, device=latents.device, dtype=dtype)
+    layers = [(made(n, i), made(o, i), made(n, o), passed_on) for n, i, o, passed_on in sizes]
+
+    def multiply() -> None:
+        for _, (given, weight, gradient, passed_on) in itertools.product(range(heads), layers):
+            nn.functional.linear(given, weight)
+            gradient.T @ given
+            if passed_on:
+                gradient @ weight
+
+    return multiply
 
 
 class _Counted:

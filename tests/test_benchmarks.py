@@ -59,10 +59,20 @@ def test_encode_prints_one_json_object_a_figure(tmp_path):
     assert row["settings"]["encoder"] == "dinov2-small"
 
 
-def test_encoders_prints_rate_flops_and_share_of_the_peak():
-    done = start("encoders", "--json", "--device", "cpu", "encoders=pixels,efficientnet-lite0", "batch=1")
-    assert done.returncode == 0, done.stderr
-    rows = {row["metric"]: row for row in map(json.loads, done.stdout.splitlines())}
+@pytest.fixture
+def here(modules, monkeypatch, capsys):
+    """Return a call that runs a case in this process, where all is imported; it returns figures by name."""
+
+    def run(*arguments: str) -> dict[str, dict]:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "--json", "--device", "cpu"])
+        assert modules[1].main() == 0
+        return {row["metric"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+
+    return run
+
+
+def test_encoders_prints_rate_flops_and_share_of_the_peak(here):
+    rows = here("encoders", "encoders=pixels,efficientnet-lite0", "batch=1")
     rate = rows["efficientnet-lite0.eager.rate"]
     assert rate["unit"] == "img/s"
     assert rate["min"] <= rate["value"] <= rate["max"]
@@ -74,11 +84,9 @@ def test_encoders_prints_rate_flops_and_share_of_the_peak():
     assert "ratio" not in rows["pixels.eager.rate"]
 
 
-def test_stream_times_every_stage_and_stores_all_latents(tmp_path):
+def test_stream_times_every_stage_and_stores_all_latents(here, tmp_path):
     settings = ("encoder=pixels", "image_px=28", "batch=2", "batches=2", "compile=0", "dtype=float32")
-    done = start("stream", "--json", "--device", "cpu", *settings, f"output_dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    rows = {row["metric"]: row for row in map(json.loads, done.stdout.splitlines())}
+    rows = here("stream", *settings, f"output_dir={tmp_path}")
     stages = [f"{stage}_ms" for stage in ("upload", "preprocess", "model", "download", "store")]
     assert list(rows) == [*stages, "images_per_second_unstored", "images_per_second"]
     assert all(rows[stage]["value"] >= 0 for stage in stages)
@@ -86,15 +94,25 @@ def test_stream_times_every_stage_and_stores_all_latents(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def figures(*arguments: str) -> dict[str, dict]:
-    done = start(*arguments, "--json", "--device", "cpu")
+ON_OPENGL = {
+    "sim": ("task=dual_push", "worlds=1,3", "image_px=32", "steps=2", "repeats=2"),
+    "rollout": ("encoders=pixels", "image_px=28", "worlds=2", "steps=6", "repeats=1", "lerobot=sync"),
+}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, dict[str, dict]]:
+    """Figures by name of the cases that choose MuJoCo's OpenGL platform, which a process does once."""
+    words = [["run.py", case, *settings, "--json", "--device", "cpu"] for case, settings in ON_OPENGL.items()]
+    code = f"import sys, run\nfor sys.argv in {words}: assert run.main() == 0"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=RUN.parent)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return {row["metric"]: row for row in rows}
+    return {case: {row["metric"]: row for row in rows if row["case"] == case} for case in ON_OPENGL}
 
 
-def test_sim_measures_physics_frames_and_both_for_each_number_of_worlds():
-    got = figures("sim", "task=dual_push", "worlds=1,3", "image_px=32", "steps=2", "repeats=2")
+def test_sim_measures_physics_frames_and_both_for_each_number_of_worlds(figures):
+    got = figures["sim"]
     both = {f"{what}_{worlds}w" for what in ("render_32px", "sim_render_32px") for worlds in (1, 3)}
     engine = {f"{what}_{worlds}w" for what in ("physics", "control") for worlds in (1, 3)}
     assert set(got) == {"threads", *engine, *both}
@@ -108,9 +126,8 @@ def test_sim_measures_physics_frames_and_both_for_each_number_of_worlds():
     )  # ten physics steps are one of control
 
 
-def test_rollout_divides_the_time_of_the_loop_and_runs_on_lerobots_path():
-    settings = ("encoders=pixels", "image_px=28", "worlds=2", "steps=6", "repeats=1", "lerobot=sync")
-    got = figures("rollout", *settings)
+def test_rollout_divides_the_time_of_the_loop_and_runs_on_lerobots_path(figures):
+    got = figures["rollout"]
     rate = got["pixels.control_steps_per_second"]["value"]
     assert rate == pytest.approx(2 * 6 / got["pixels.episodes"]["value"])
     stages = [f"pixels.{stage}_ms" for stage in ("sim", "render", "encode", "head", "control", "host")]

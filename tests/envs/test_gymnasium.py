@@ -17,6 +17,12 @@ from lary_policy.errors import ShapeError, SimulationError, UnknownNameError
 
 IDS = gym_ids()
 SMALL = {"image_px": 16}
+# MetaWorld's fifty tasks are one class in scenes of one kind: three of them here, all with `make slow`.
+OFTEN = ("metaworld/pick-place-v3", "metaworld/door-open-v3", "metaworld/assembly-v3")
+CHECKED = [
+    pytest.param(task, marks=pytest.mark.slow if "/" in task and task not in OFTEN else ())
+    for task in sorted(IDS)
+]
 REACH = "lary_envs:lary/PandaReach-v0"
 
 
@@ -32,7 +38,7 @@ def test_every_task_has_an_id_made_of_robot_and_task():
         assert gym_id == f"lary/{name if name.startswith(robot) else robot + name}-v0"
 
 
-@pytest.mark.parametrize("task", sorted(IDS))
+@pytest.mark.parametrize("task", CHECKED)
 def test_gymnasiums_own_checker_passes(task):
     env = gymnasium.make(f"lary_envs:{IDS[task]}", render_mode="rgb_array", **SMALL)
     with warnings.catch_warnings():

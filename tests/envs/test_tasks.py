@@ -1,18 +1,23 @@
 """Every registered task: its expert succeeds, and its success condition can fail."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from lary_envs.controller import EndEffectorController
 from lary_envs.env import SimEnv
+from lary_envs.kinematics.chain import TorchChain
+from lary_envs.robots.robot import robot_of
 from lary_envs.tasks.expert import make_expert
 from lary_envs.tasks.spec import Placement, list_tasks, register_task, task_entry, task_spec
 from lary_envs.tasks.state import WorldState
+from lary_envs.tools.reachability import joint_margin_rad
 from lary_policy.errors import SimulationError, UnknownNameError
 
 TASKS = list_tasks()
+MARGIN_RAD = math.radians(2)  # servos sag by less than half a degree under load
 ARM7 = tuple(task for task in TASKS if task_spec(task).embodiment == "arm7")
 
 
@@ -21,8 +26,11 @@ def world_of(task):
     return SimEnv(task, 1).world_state()
 
 
-def run_expert(task, seeds, noise_m=0.0):
-    """Return bool `[w]` for success ever and at the end, the largest move, and progress `[steps, w]`."""
+def run_expert(task, seeds, noise_m=0.0, watch=None):
+    """Return bool `[w]` for success ever and at the end, the largest move, and progress `[steps, w]`.
+
+    `watch(env, controller, wanted)` is called after each step.
+    """
     env = SimEnv(task, len(seeds))
     controller = EndEffectorController(len(seeds), embodiment=env.task.embodiment)
     env.reset(seeds)
@@ -40,6 +48,8 @@ def run_expert(task, seeds, noise_m=0.0):
         assert controller.check(wanted) == [None] * len(seeds)
         env.step(controller.command(wanted))
         target = wanted
+        if watch is not None:
+            watch(env, controller, wanted)
         ever |= env.success()
         progress.append(env.progress())
         assert torch.equal(progress[-1] == 1, ever)
@@ -47,8 +57,19 @@ def run_expert(task, seeds, noise_m=0.0):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_expert_succeeds_on_50_seeds(task):
-    ever, at_end, largest, progress = run_expert(task, range(1000, 1050))
+def test_expert_succeeds_on_50_seeds_and_reaches_all_that_it_asks_for(task):
+    chain = TorchChain([arm.chain for arm in robot_of(task_spec(task).embodiment).arms])
+    margins = []
+
+    def watch(env, controller, wanted):
+        assert not controller.out_of_reach().any()
+        joints, asked = controller.joints(), env.layout.to_arms(wanted.double())
+        lag = (chain.forward(joints)[0] - asked[..., :3]).norm(dim=-1)
+        assert lag.max() < 0.02  # joints at their speed limits lag behind
+        margins.append(joint_margin_rad(chain, joints).min())
+
+    ever, at_end, largest, progress = run_expert(task, range(1000, 1050), watch=watch)
+    assert torch.stack(margins).min() > MARGIN_RAD
     assert int(ever.sum()) >= 48
     assert int(at_end.sum()) >= 48
     assert largest < 0.0205  # 0.4 m/s

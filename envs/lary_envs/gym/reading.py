@@ -112,7 +112,13 @@ def packages_of(env: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[str, ..
     made_by = None if env.spec is None else (env.spec.entry_point or env.spec.vector_entry_point)
     module = made_by if isinstance(made_by, str) else getattr(made_by, "__module__", "")
     top = str(module).partition(":")[0].partition(".")[0]
-    return tuple(dict.fromkeys(("gymnasium", *importlib.metadata.packages_distributions().get(top, ()))))
+    return tuple(dict.fromkeys(("gymnasium", *_distributions().get(top, ()))))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return the distributions of each module, for which the files of all of them are read: half a second."""
+    return importlib.metadata.packages_distributions()
 
 
 @cache
