@@ -145,6 +145,19 @@ CASES = (
         },
     ),
     Case(
+        "storage",
+        "cases_storage",
+        {
+            "parts": "folder,s3",
+            "encoder": "dinov2-small",
+            "share": 0.001,
+            "batch": 16,
+            "epochs": 2,
+            "output_dir": "",
+            "dtype": "float16",
+        },
+    ),
+    Case(
         "stream",
         "cases_stream",
         {

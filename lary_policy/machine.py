@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from packaging.requirements import Requirement
 
@@ -151,11 +151,7 @@ def as_made[T](calls: Sequence[Callable[[], T]], threads: int) -> Generator[tupl
         yield from ((place, call()) for place, call in enumerate(calls))
         return
     stop = threading.Event()
-
-    def start() -> None:
-        _TEAM.stop = stop
-
-    with ThreadPoolExecutor(threads, initializer=start) as pool:
+    with ThreadPoolExecutor(threads, initializer=leave_when, initargs=(stop,)) as pool:
         places = {pool.submit(call): place for place, call in enumerate(calls)}
         try:
             for future in as_completed(places):
@@ -166,8 +162,21 @@ def as_made[T](calls: Sequence[Callable[[], T]], threads: int) -> Generator[tupl
             raise
 
 
+class StopEvent(Protocol):
+    """An event of threads or of processes."""
+
+    def is_set(self) -> bool:
+        """Tell whether it happened."""
+        ...
+
+
+def leave_when(stop: StopEvent) -> None:
+    """Let `leave_if_asked` look at this event in the calling thread."""
+    _TEAM.stop = stop
+
+
 def leave_if_asked() -> None:
-    """Raise CancelledError in a thread of `abreast` whose work is no longer wanted."""
+    """Raise CancelledError in a thread of `abreast`, or a process of a `Crew`, whose work is not wanted."""
     stop = getattr(_TEAM, "stop", None)
     if stop is not None and stop.is_set():
         raise CancelledError

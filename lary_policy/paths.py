@@ -84,10 +84,8 @@ def resolve_inside(root: Path, relative: str | Path) -> Path:
 
 def visible_files(folder: Path, pattern: str) -> list[Path]:
     """Return what matches a pattern below a folder, in order, without hidden (perhaps unfinished) files."""
-    found = (path for path in folder.glob(pattern) if path.name[0] != ".")
-    return sorted(
-        path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
+    found = ((path, path.relative_to(folder).parts) for path in folder.glob(pattern))
+    return sorted(path for path, parts in found if not any(part.startswith(".") for part in parts))
 
 
 @contextlib.contextmanager
@@ -186,12 +184,11 @@ def _locked_temporary(path: Path) -> tuple[int, str]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(handle).st_nlink > 0
         except BlockingIOError:
             held = False
         except OSError:  # a file system without locks, where nothing is ever taken for left over
             return handle, name
-        else:
-            held = os.fstat(handle).st_nlink > 0
         if held:
             return handle, name
         os.close(handle)
@@ -214,13 +211,10 @@ def sweep_temporaries(folder: Path, *, again: bool = False, levels: int = 0) -> 
                 if levels and entry.name[0] != ".":
                     sweep_temporaries(Path(entry.path), again=again, levels=levels - 1)
             elif _TEMPORARY.fullmatch(entry.name):
-                _remove_if_left(Path(entry.path))
-
-
-def _remove_if_left(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("rb") as file:  # in use, or another process was faster
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
-        path.unlink()
+                path = Path(entry.path)
+                with contextlib.suppress(OSError), path.open("rb") as file:  # or another process was faster
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                    path.unlink()
 
 
 @contextlib.contextmanager
@@ -248,12 +242,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; wait for it where another process does.
 
-    The lock ends with the process, however that ends. Nothing is left behind but where a process was killed,
-    and that is no hindrance. Folders that several machines share must support `flock` (NFS does from
-    version 4 on).
+    The lock ends with the process, however that ends, and the file it may leave is no hindrance. Folders that
+    machines share must support `flock` (NFS does from version 4 on): a mere file would outlive its machine.
 
     Raises:
-        StoreError: The folder is not writable.
+        StoreError: The folder is not writable, or its file system has no locks.
     """
     lock = filelock.FileLock(path)
     try:
@@ -265,6 +258,9 @@ def exclusive(path: Path) -> Iterator[None]:
 
             console.print(f"    waiting for another process that holds {path.stem.lstrip('.')}")
             lock.acquire()
+        if isinstance(lock, filelock.SoftFileLock):  # what it becomes where there is no flock
+            lock.release()
+            raise OSError(errno.ENOSYS, "no flock")
     except OSError as error:
         raise _disk_error(path, error) from error
     try:
@@ -305,12 +301,16 @@ def is_vacant(path: Path) -> bool:
 
 
 def _disk_error(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        expected=f"room and permission to write {path}",
-        got=f"{type(error).__name__}: {error.strerror or error}",
-        fix="Free disk space or choose another output folder, then start the same command again: "
-        "finished parts are kept.",
+    wanted = "room and permission to write"
+    fix = (
+        "Free disk space or choose another output folder, then start the same command again: finished parts "
     )
+    fix += "are kept."
+    if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        wanted = "a file system with locks (flock) for"
+        fix = "Mount it with them (Lustre: the option flock), or choose another output folder."
+    got = f"{type(error).__name__}: {error.strerror or error}"
+    return StoreError(expected=f"{wanted} {path}", got=got, fix=fix)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -59,7 +59,7 @@ for line in sys.stdin:
                 if done:
                     codes[child] = os.waitstatus_to_exitcode(status)
         if job["kill_after_s"] is not None and time.monotonic() - began > job["kill_after_s"]:
-            for child in children:
+            for child in children[:job["killed"]]:
                 if child not in codes:
                     os.kill(child, signal.SIGKILL)
         time.sleep(0.005)
@@ -111,14 +111,16 @@ class Forks:
         self._server.stdin.close()
         self._server.wait()
 
-    def run(self, *commands: list[str], kill_after_s: float | None = None) -> Ended:
-        """Start commands at once and wait for them, or kill them after a while."""
+    def run(
+        self, *commands: list[str], kill_after_s: float | None = None, killed: int | None = None
+    ) -> Ended:
+        """Start commands at once and wait for them, or kill all, or the first `killed`, after a while."""
         self._count += 1
         logs = [self._folder / f"{self._count}-{i}.txt" for i in range(len(commands))]
         computed = self._folder / f"{self._count}-computed.txt"
         job = {"commands": commands, "logs": list(map(str, logs)), "computed": str(computed)}
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps({**job, "kill_after_s": kill_after_s}) + "\n")
+        self._server.stdin.write(json.dumps({**job, "kill_after_s": kill_after_s, "killed": killed}) + "\n")
         self._server.stdin.flush()
         answer: dict[str, Any] = json.loads(self._answer())
         lines = computed.read_text().splitlines() if computed.is_file() else []

@@ -53,9 +53,9 @@ from lary_policy.heads.training.resume import EpochRecord, Progress, load_progre
 from lary_policy.latents.reference import read_npz
 from lary_policy.latents.store import LatentStore
 from lary_policy.paths import write_json
+from lary_policy.rollout import EpisodeProgress
 from lary_policy.rollout.film import Film
 from lary_policy.runs.cells import Cell
-from lary_policy.runs.rollout import EpisodeProgress
 from lary_policy.types import LatentSpec
 
 SECONDS = 20.0  # a file that takes longer than this hangs
@@ -377,9 +377,10 @@ class Readers(dict[str, Reader]):
         cell.finish({"task": "reach", "scores": [{"value": 0.25, "n": 8}], "seconds": 1.5})
         self["result.json"] = Reader(cell.folder / "result.json", lambda p: cell.result(), damage.of_json)
         folder = self.folder("rollout")
-        EpisodeProgress(folder).write([], 3.25)
+        unfinished = folder / "episodes.partial.json"
+        EpisodeProgress(unfinished).write([], 3.25)
         self["finished episodes"] = Reader(
-            folder / "episodes.partial.json", lambda p: EpisodeProgress(folder).read(), damage.of_json
+            unfinished, lambda p: EpisodeProgress(unfinished).read(), damage.of_json
         )
         film = Film(folder / "f.mp4")
         film.keep([3], torch.arange(24.0).view(4, 1, 6))

@@ -1,7 +1,10 @@
 """One process works, the others wait, and nothing is left behind."""
 
+import errno
+import fcntl
 import multiprocessing
 import time
+import warnings
 
 import pytest
 
@@ -39,3 +42,17 @@ def test_a_block_that_fails_lets_go_and_a_folder_that_cannot_be_made_is_named(tm
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError), exclusive(tmp_path / "file" / ".x.lock"):
         pass
+
+
+def test_a_file_system_without_locks_is_named_instead_of_a_file_that_outlives_its_machine(
+    tmp_path, monkeypatch
+):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")  # as of Lustre that is mounted without
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with warnings.catch_warnings(), pytest.raises(StoreError, match=r"locks \(flock\).*Lustre"):
+        warnings.simplefilter("ignore")
+        with exclusive(tmp_path / ".x.lock"):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -183,6 +183,12 @@ def _report_points(given: dict[str, Any]) -> Path:
 def _roll_out_policy(config: Any, checkpoint: Path, gym: Mapping[str, Any]) -> Path:
     """Run a LeRobot checkpoint in the closed loop and print its rates of success."""
     require_one_process("`lary rollout policy=<folder>`")
+    if config.workers > 1:
+        raise ConfigError(
+            expected="workers=1 for a policy, which may draw what it does from one episode to the next",
+            got=f"workers={config.workers}",
+            fix="Leave workers out: num_worlds episodes run side by side.",
+        )
     from lary_envs.gym import PREFIX, GymSettings
     from lary_policy.cli.data import decoded
     from lary_policy.runs import rollout_policy

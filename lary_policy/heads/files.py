@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lary_policy.actions import ActionContract, ActionStats
-from lary_policy.encoders.weights import check_weight_file
+from lary_policy.encoders.weights import check_weight_file, tensor_parts
 from lary_policy.errors import HeadMismatchError, LaryPolicyError, WeightsMismatchError, summary
 from lary_policy.heads.config import parse_model_config
 from lary_policy.heads.pool import LatentShape, TokenGrid
@@ -131,11 +130,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
     Raises:
         StoreError: The disk is full or not writable; the previous file, if any, is untouched.
     """
-    with atomic_write(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, None if texts is None else dict(texts))
-        except SafetensorError as error:  # its own error for a full disk
-            raise OSError(" ".join(str(error).split())) from error
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.writelines(tensor_parts(ordered, texts))
 
 
 def save_head(folder: Path, head: nn.Module, meta: HeadMeta) -> None:

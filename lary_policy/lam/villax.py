@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lary_policy.encoders import Preprocess
@@ -31,6 +30,7 @@ from lary_policy.encoders.families.villax import (
     VillaXModel,
 )
 from lary_policy.errors import ConfigError
+from lary_policy.heads import write_tensors
 from lary_policy.lam.codebook import CodeUpkeep, straight_through
 from lary_policy.lam.config import LamConfig
 from lary_policy.lam.first_weights import fit_last, silence, take_codes
@@ -133,8 +133,7 @@ class VillaXTraining(nn.Module):
 
 def write_villax(folder: Path, state: Mapping[str, Tensor], about: Any) -> None:
     """Write weights and configuration as the published folder has them, which its own code reads."""
-    with atomic_write(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: value.contiguous() for name, value in state.items()}, temporary)
+    write_tensors(folder / WEIGHTS_FILE, {name: value.cpu().contiguous() for name, value in state.items()})
     with atomic_write(folder / CONFIG_FILE) as temporary:
         raw = {"architecture": ARCHITECTURE, "config": asdict(about.sizes)}
         temporary.write_text(json.dumps(raw, indent=1), encoding="utf-8")

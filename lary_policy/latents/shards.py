@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from lary_policy.encoders.weights import tensor_parts
 from lary_policy.errors import StoreError
 from lary_policy.machine import scratch
 from lary_policy.paths import atomic_write, foreign_file, open_regular
@@ -76,15 +77,6 @@ class PackedRows:
 
 
 SUFFIX = ".safetensors"
-# safetensors' names of the dtypes that shards hold.
-_NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-}
 _TENSOR, _CODES, _IDS = "latents", "codes", "frame_ids"
 
 
@@ -122,7 +114,7 @@ def shard_content(
         tensors[_CODES] = codes.to("cpu", torch.int32).contiguous()
     # Widest numbers first, so that all of them are aligned whatever the shapes, as safetensors has it, too.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
-    parts = _file_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
+    parts = tensor_parts(tensors, {_IDS: json.dumps(list(frame_ids))})
     content = hashlib.sha256()
     for part in parts:
         content.update(part)
@@ -135,29 +127,6 @@ def write_parts(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         temporary.write_bytes(parts[0])
         with temporary.open("ab") as file:
             file.writelines(parts[1:])
-
-
-def _file_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
-    """Return the bytes of a safetensors file: its header, then the tensors' own memory, nothing copied.
-
-    safetensors' `save` would copy every tensor three times, which takes longer than a GPU needs to make it.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    parts: list[bytes | memoryview] = []
-    offset = 0
-    for name, tensor in tensors.items():
-        part = memoryview(tensor.flatten().view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
-        end = offset + part.nbytes
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        parts.append(part)
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
-    return [len(text).to_bytes(8, "little") + text, *parts]
 
 
 def check_shard(path: Path) -> None:

@@ -2,6 +2,8 @@ from .agents import Agent as Agent
 from .agents import ExpertAgent as ExpertAgent
 from .agents import HeadAgent as HeadAgent
 from .agents import Observation as Observation
+from .crew import Crew as Crew
+from .crew import by_ranks as by_ranks
 from .film import FILM_PX as FILM_PX
 from .film import Clip as Clip
 from .film import Film as Film
@@ -10,6 +12,7 @@ from .film import tile_video as tile_video
 from .loop import RolloutResult as RolloutResult
 from .loop import run_episodes as run_episodes
 from .policy_agent import PolicyAgent as PolicyAgent
+from .waves import EpisodeProgress as EpisodeProgress
 from .waves import Wave as Wave
 from .waves import run_waves as run_waves
 from .world import Controller as Controller

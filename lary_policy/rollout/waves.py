@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from lary_policy.errors import SimulationError
+from lary_policy.errors import SimulationError, StoreError
+from lary_policy.paths import foreign_file, read_json, write_json
 from lary_policy.rollout.agents import Agent
 from lary_policy.rollout.film import Film
 from lary_policy.rollout.loop import run_episodes
@@ -82,3 +84,36 @@ def run_waves(
         if on_wave is not None and on_wave(done.episodes[: len(batch)]):
             break
     return tuple(results)
+
+
+class EpisodeProgress:
+    """Episodes that were finished before a rollout was, and the seconds they took.
+
+    Args:
+        path: The file that holds them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> tuple[list[EpisodeResult], float]:
+        """Return finished episodes and seconds; nothing when there was no interruption.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
+        if not self._path.exists():
+            return [], 0.0
+        fix = "Delete the file; the episodes are run again."
+        with foreign_file("finished episodes", self._path, fix, error=StoreError):
+            raw = read_json(self._path, sealed=True, error=StoreError, fix=fix)
+            return [EpisodeResult(**row) for row in raw["episodes"]], float(raw["seconds"])
+
+    def write(self, episodes: Sequence[EpisodeResult], seconds: float) -> None:
+        """Replace the file."""
+        rows = [asdict(episode) for episode in episodes]
+        write_json(self._path, {"episodes": rows, "seconds": seconds}, seal=True)
+
+    def remove(self) -> None:
+        """Delete the file: the result of the rollout holds everything now."""
+        self._path.unlink(missing_ok=True)

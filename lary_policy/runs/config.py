@@ -148,6 +148,10 @@ class RunConfig:
         "episodes=auto is this with 200"
     )  # fmt: skip
     num_worlds: int = setting(50, "simulated worlds side by side")
+    workers: int = setting(
+        1,
+        "processes that share the closed-loop episodes of each cell; device=cuda: each has a GPU of its own",
+    )
     rollout_randomisation: str | None = setting(None, "of closed loops; null = as demonstrations", LEVELS)
     stop_at_success: bool = setting(False, "end an episode at its first success")
     films: bool = setting(True, "film six episodes of each closed loop; one that ran unfilmed stays so")
@@ -181,7 +185,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_names(self)
-        at_least(self, 1, "episodes", "num_worlds", "stride", "image_px", "max_episode_steps")
+        at_least(self, 1, "episodes", "num_worlds", "workers", "stride", "image_px", "max_episode_steps")
         at_least(self, 1, "ray_encoders", "ray_decoders")
         at_least(self, 0, "attention", "latents_ram_gb")
         some_and_different("encoders", [view.label for view in self.encoders])

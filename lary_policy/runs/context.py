@@ -193,6 +193,8 @@ class RunContext:
         if config.engine == "ray":
             require_extra("ray")
             require_one_process("engine=ray")
+        if config.workers > 1:
+            require_one_process(f"workers={config.workers}")
         frame_px = config.image_px if config.tasks else None
         context = cls(config, device, available_cores(), EncoderShelf(device, frame_px=frame_px))
         for task in config.tasks:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lary_policy.console import console, progress
@@ -24,6 +24,7 @@ from lary_policy.encoders import (
 )
 from lary_policy.errors import FrameFormatError, StoreError
 from lary_policy.frames import decode_frames
+from lary_policy.heads import write_tensors
 from lary_policy.heads.training import everyones, first_then_all, wait_for_all
 from lary_policy.latents import (
     Cluster,
@@ -46,7 +47,7 @@ from lary_policy.latents import (
     tell_what_stays_on_disk,
 )
 from lary_policy.machine import intra_op_threads, is_main_process, kept_heap, process_count, process_rank
-from lary_policy.paths import atomic_write, exclusive, foreign_file
+from lary_policy.paths import exclusive, foreign_file
 from lary_policy.runs.cells import Cell
 from lary_policy.runs.context import RunContext, RunData
 
@@ -120,9 +121,7 @@ def _basis(context: RunContext, data: RunData, view: EncoderView) -> Components:
         store, table = store_of(context, data, view), data.table(data.spec.train_split)
         bank = load_latents(table, store, ram_budget(context.config.latents_ram_gb)).bank
         found = Components.of_bank(bank, view.components or 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            save_file({"mean": found.mean, "axes": found.axes.contiguous()}, temporary)
+        write_tensors(path, {"mean": found.mean, "axes": found.axes.contiguous()})
     with foreign_file("principal components", path, f"Delete {cell.folder}.", error=StoreError):
         tensors = load_file(path)
         return Components(tensors["mean"], tensors["axes"], 1.0)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 import resource
@@ -5,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from lary_policy.errors import HeadMismatchError, StoreError, WeightsMismatchError
+from lary_policy.heads import files
 from lary_policy.heads.attentive import AttentiveProbeConfig
 from lary_policy.heads.files import build_head, facts_sha256, load_head, load_meta, save_head
+from lary_policy.paths import atomic_write
 
 
 @pytest.fixture
@@ -162,3 +167,28 @@ def test_a_disk_that_takes_no_more_is_named_and_keeps_the_previous_head(saved, m
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (folder / "head.safetensors").read_bytes() == before
+
+
+def test_what_is_written_stays_the_file_that_is_locked(tmp_path, monkeypatch):
+    """Another process that sweeps the folder takes any other file for one that was left over."""
+    inodes = []
+
+    @contextlib.contextmanager
+    def watched(path):
+        with atomic_write(path) as temporary:
+            inodes.append(temporary.stat().st_ino)
+            yield temporary
+            inodes.append(temporary.stat().st_ino)
+
+    monkeypatch.setattr(files, "atomic_write", watched)
+    tensors = {
+        "b": torch.tensor([True, False, True]), "h": torch.arange(3.0).bfloat16(), "n": torch.zeros(0, 2),
+        "l": torch.tensor(7), "w": torch.randn(2, 3, requires_grad=True), "d": torch.ones(1).double(),
+    }  # fmt: skip
+    files.write_tensors(tmp_path / "a.safetensors", tensors, {"said": "é"})
+    assert inodes[0] == inodes[1]
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in tensors.items())
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == {"said": "é"}

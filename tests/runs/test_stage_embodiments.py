@@ -10,8 +10,8 @@ import pytest
 from lary_policy.actions.embodiment import load_embodiment
 from lary_policy.cli.compose import compose
 from lary_policy.errors import StoreError, UnknownNameError
+from lary_policy.rollout import EpisodeProgress
 from lary_policy.runs.config import run_config
-from lary_policy.runs.rollout import EpisodeProgress
 from lary_policy.runs.run import SuiteOutcome, run_suite
 from lary_policy.types import EpisodeResult
 
@@ -59,7 +59,7 @@ def test_an_interrupted_rollout_goes_on_after_its_last_wave(copy):
     (cell / "result.json").unlink()
     rows = [EpisodeResult(**row) for row in before["episodes"]]
     kept = [dataclasses.replace(row, steps=7) for row in rows[:2]]
-    EpisodeProgress(cell).write(kept, 12.5)
+    EpisodeProgress(cell / "episodes.partial.json").write(kept, 12.5)
     copy.run()
     after = json.loads((cell / "result.json").read_text())
     episodes = [EpisodeResult(**row) for row in after["episodes"]]
@@ -72,7 +72,7 @@ def test_an_interrupted_rollout_goes_on_after_its_last_wave(copy):
 
 
 def test_a_damaged_progress_file_is_named(tmp_path):
-    progress = EpisodeProgress(tmp_path)
+    progress = EpisodeProgress(tmp_path / "episodes.partial.json")
     assert progress.read() == ([], 0.0)
     (tmp_path / "episodes.partial.json").write_text("{")
     with pytest.raises(StoreError, match="Delete the file"):

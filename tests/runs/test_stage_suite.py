@@ -16,7 +16,7 @@ from lary_envs.tasks.spec import task_spec
 from lary_policy.data.simulated.collect import FIRST_SEED, seeds_of
 from lary_policy.frames.frame import decode_frame
 from lary_policy.latents.store import LatentStore
-from lary_policy.runs import rollout as rollout_stage
+from lary_policy.runs.rollout import episodes as rollout_stage
 from lary_policy.scores.score import Score
 
 MLP = "mlp512-project32"

@@ -94,6 +94,23 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(forks, tmp_path, ver
     assert killed_then_whole(forks, verb, tmp_path / "out", facts_of(reference), moments) > 0
 
 
+def test_one_of_two_that_is_killed_leaves_its_cells_to_the_other(forks, tmp_path):
+    """Whatever the lost one was at: the other waits for no lock of it, nothing is computed twice."""
+    started = forks.run(command("suite", tmp_path / "whole"))
+    whole, lost = facts_of(tmp_path / "whole"), 0
+    for number, share in enumerate((0.2, 0.4, 0.6)):
+        output = tmp_path / str(number)
+        two = [command("suite", output)] * 2
+        ended = forks.run(*two, kill_after_s=share * started.seconds, killed=1)
+        assert ended.codes[1] == 0, ended.said
+        lost += ended.codes[0] == -9
+        assert sorted(ended.computed) == sorted(set(ended.computed))
+        assert facts_of(output) == whole
+        assert forks.run(command("suite", output)).computed == []
+        assert left_over(output) == []
+    assert lost > 0
+
+
 def test_what_is_compared_would_tell_another_seed(forks, tmp_path):
     outputs = [tmp_path / "a", tmp_path / "b"]
     for output, seed in zip(outputs, (0, 1), strict=True):

@@ -20,3 +20,4 @@ from .tensors import rename as rename
 from .tensors import require_module as require_module
 from .tensors import split_prefix as split_prefix
 from .tensors import strip_prefixes as strip_prefixes
+from .tensors import tensor_parts as tensor_parts
