@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lary_policy.cli.compose import compose
-from lary_policy.runs import rollout
 from lary_policy.runs.config import RunConfig, run_config
+from lary_policy.runs.rollout import stage
 from lary_policy.runs.run import SuiteOutcome, run_suite
 
 
@@ -74,7 +74,7 @@ class Tiny:
 def _small_films() -> Iterator[None]:
     """To trace films in their own size, as elsewhere in tests/, takes half the time of a tiny suite."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "FILM_PX", 56)
+        patch.setattr(stage, "FILM_PX", 56)
         yield
 
 
