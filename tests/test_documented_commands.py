@@ -16,9 +16,10 @@ from video_files import moving_square, write_video
 from lary_policy import cli
 from lary_policy.data.larybench import write_sample
 
-TINY = "demos={train:3,val:1,test:1} episodes=2 image_px=112"
+TINY = "demos={train:8,val:3,test:2} episodes=2 image_px=112"  # all classes in every split
 DEMOS = re.compile(r"demos\.train=\d+ demos\.val=\d+ demos\.test=\d+ episodes=\d+")
-WITHOUT_WEIGHTS = ("dinov3-large", "facebook/dinov2-giant")  # of models that no test can have
+# Weights that no test can have.
+WITHOUT_WEIGHTS = ("dinov3-large", "facebook/dinov2-giant", "auto:convnext_atto")
 
 
 def blocks(*marks: str) -> list[tuple[str, str]]:
@@ -90,11 +91,10 @@ def test_commands_of_latent_action_models(tmp_path, monkeypatch, capsys):
     write_sample(tmp_path / "sample")
     for number in range(2):
         write_video(tmp_path / "videos" / f"{number}.mp4", moving_square(24, seed=number))
-    few = TINY.replace("train:3,val:1,test:1", "train:8,val:3,test:2")  # all classes in every split
     model = "spatial_depth=1 temporal_depth=1 attention_heads=2 batch_size=16 steps=2 eval_every=1"
     for _, code in blocks("lam"):
         for line in lines(code):
             tasks = not any(word in line for word in ("source=", "videos=", "lary report"))
             lam = line.startswith("lary lam")  # which has no episodes
-            given = [line, few.replace("episodes=2", "") * lam or few] if tasks else [line]
+            given = [line, TINY.replace("episodes=2", "") * lam or TINY] if tasks else [line]
             run(" ".join([*given, model * lam]), capsys)
