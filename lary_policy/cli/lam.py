@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lary_policy.cli.compose import compose, read_group, wants_help
 from lary_policy.cli.help import run_help
@@ -14,6 +17,9 @@ from lary_policy.console import busy
 from lary_policy.errors import ConfigError
 from lary_policy.machine import is_main_process, require_one_process
 from lary_policy.paths import choices
+
+if TYPE_CHECKING:
+    from lary_policy.encoders import EncoderView
 
 OWN = (
     ("backbone", "dinov2-small", "frozen encoder whose features it sees, {name: x, layer: 6}; pixels = none"),
@@ -29,6 +35,13 @@ ABSENT = (
     "encoder", "encoders", "head", "heads", "probes", "targets", "attention", "seeds", "rollouts", "episodes",
     "stop_when_decided", "num_worlds", "rollout_randomisation", "stop_at_success", "batch_invariant",
     "max_episode_steps", "films",
+)  # fmt: skip
+
+
+# What tasks and sources of files have, and plain videos have not.
+OF_SOURCES = (
+    "tasks", "source", "sources", "data_dir", "options", "cameras", "stride", "demos", "looks",
+    "randomisation", "protocol", "rotation", "unknown_robots", "statistics",
 )  # fmt: skip
 
 
@@ -85,6 +98,7 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
     }
     backbone = EncoderView.of(raw.pop("backbone", "dinov2-small"))
     videos = raw.pop("videos", None)
+    _require_read(arguments, backbone, videos is not None)
     raw["run"] = run or raw.get("run")
     lam = decoded(LamConfig, dict(given))
     done = run_lam(run_config(raw), lam, backbone, None if videos is None else Path(str(videos)))
@@ -93,10 +107,25 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
         print(
             f"held-out error {last.error:.4g}, copying the earlier frame {last.copied:.4g} "
             f"({last.compared}); {last.used} codes used, perplexity {last.perplexity:.1f}\n"
-            f"use it: lary suite 'encoders=[{backbone.name},"
-            f"{{name: {done.encoder}, weights: {done.folder}}}]'"
+            f"use it: lary suite {_both(backbone, done.encoder, done.folder)}"
         )
     return done.folder
+
+
+def _both(backbone: EncoderView, encoder: str, folder: Path) -> str:
+    """Return the setting, as a shell takes it, that puts the model beside what it was trained on."""
+    usual = type(backbone)(backbone.name)
+    told = {
+        n: v for n in ("weights", "layer", "image_px") if (v := getattr(backbone, n)) != getattr(usual, n)
+    }
+    views = ({"name": backbone.name, **told}, {"name": encoder, "weights": str(folder)})
+    return shlex.quote(f"encoders=[{','.join(map(_typed, views))}]")
+
+
+def _typed(view: Mapping[str, Any]) -> str:
+    """Return a view as it is typed, with quotes where a value needs them."""
+    words = {k: str(v) if re.fullmatch(r"[\w./+-]+", str(v)) else json.dumps(str(v)) for k, v in view.items()}
+    return words["name"] if len(words) == 1 else f"{{{', '.join(f'{k}: {v}' for k, v in words.items())}}}"
 
 
 def _require_known(arguments: Sequence[str]) -> None:
@@ -113,4 +142,26 @@ def _require_known(arguments: Sequence[str]) -> None:
             expected="settings that `lary lam --help` lists",
             got=", ".join(absent),
             fix="Name the frozen encoder with backbone=." if views else "Leave them out.",
+        )
+
+
+def _require_read(arguments: Sequence[str], backbone: EncoderView, videos: bool) -> None:
+    """Refuse settings of other frames than those that are read.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    given = [word.lstrip("+~").partition("=")[0].partition(".")[0] for word in arguments]
+    if videos and (unread := [key for key in given if key in OF_SOURCES]):
+        raise ConfigError(
+            expected="videos=, or tasks or a source",
+            got=f"videos and {', '.join(unread)}",
+            fix="Leave out videos or the others.",
+        )
+    if "image_px" in given and "source" in given and "tasks" not in given:
+        value = next(word.partition("=")[2] for word in arguments if word.startswith("image_px="))
+        raise ConfigError(
+            expected="image_px of the backbone: a source's frames have the size that they have",
+            got=f"image_px={value}",
+            fix=f"Pass 'backbone={{name: {backbone.name}, image_px: {value}}}'.",
         )

@@ -283,7 +283,7 @@ def load_encoder(
     entry = find_encoder(name)
     spec = entry.spec
     image_px = spec.default_image_px(preprocess, weights) if image_px is None else image_px
-    spec.latent_at(image_px)
+    spec.latent_of(image_px, weights)
     spec.preprocess_named(preprocess)
     torch_dtype = look_up("dtype", dtype, DTYPES)
     spec.check_layer(layer)

@@ -73,6 +73,17 @@ class EncoderSpec:
         lary = self.lary_image_px if preprocess == "lary" else None
         return lary or self.image_px
 
+    def latent_of(self, image_px: int, weights: str) -> LatentSpec:
+        """Return the latent of `weights` as `latent_at`; local ones also take the side they were trained at.
+
+        Raises:
+            ConfigError: It is another side, and no positive multiple of `size_multiple`.
+        """
+        local = self.trained_px is not None and weights not in ("auto", *DRAWN)
+        if local and image_px == self.default_image_px("native", weights):
+            return self.latent
+        return self.latent_at(image_px)
+
     def latent_at(self, image_px: int) -> LatentSpec:
         """Return the latent of a square input of `image_px` pixels.
 

@@ -110,7 +110,7 @@ class EncoderShelf:
             WeightsMissingError: Its weights are absent.
         """
         spec = view.spec
-        spec.latent_at(self.image_px(view))
+        spec.latent_of(self.image_px(view), view.weights)
         spec.preprocess_named(view.preprocess)
         spec.output_named(view.output, view.preprocess)
         spec.check_layer(view.layer)

@@ -273,6 +273,9 @@ def _collect(
     if absent:
         lie = f" (the container states {stated} frames)" if stated > last + 1 else ""
         raise _damaged(path, f"frame {absent[0]} is not there, the last is {last}{lie}")
+    sizes = list(dict.fromkeys(f"{w} x {h}" for h, w in (images[i].shape[:2] for i in chosen)))
+    if len(sizes) > 1:
+        raise _damaged(path, f"its frames change their size: {', '.join(sizes)}")
     return torch.stack([images[i] for i in chosen])
 
 

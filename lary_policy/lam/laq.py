@@ -21,8 +21,7 @@ from lary_policy.errors import ConfigError
 from lary_policy.lam.codebook import CodeUpkeep
 from lary_policy.lam.config import LamConfig
 from lary_policy.lam.first_weights import silence, take_codes
-from lary_policy.lam.registry import FramePair, LamScore, register_lam
-from lary_policy.paths import atomic_write
+from lary_policy.lam.registry import FramePair, LamScore, register_lam, save_state
 
 # Codes that were used in fewer of the steps since the last look than this part of the *batch size* are
 # replaced. The reference's method expects the number of those steps and is given the batch size.
@@ -135,8 +134,7 @@ CODE_SEQ_LEN = 49
 
 def write_laq(folder: Path, state: Mapping[str, Tensor], about: Any) -> None:
     """Write the state dict as the reference's trainers do; its loaders of DINOv3 models want it deeper."""
-    with atomic_write(folder / LAQ_FILE) as temporary:
-        torch.save({"model": state} if about.backbone.startswith("dinov3") else dict(state), temporary)
+    save_state(folder / LAQ_FILE, {"model": state} if about.backbone.startswith("dinov3") else dict(state))
 
 
 @register_lam("laq", write_laq, (LAQ_FILE,), "lapa-{}")
@@ -174,7 +172,7 @@ def build_laq(config: LamConfig, sample: FramePair, pixels: bool) -> LaqTraining
         raise ConfigError(
             expected=f"images whose side is a multiple of the patches' {patch} px",
             got=f"{image_px} px",
-            fix=f"Pass image_px={max(1, image_px // patch) * patch}, or another patch_px.",
+            fix=f"Pass image_px={max(1, round(image_px / patch)) * patch}, or another patch_px.",
         )
     module = LaqTraining(LatentActionQuantiser(sizes), grid, pixels)
     if config.first_weights == "copying":

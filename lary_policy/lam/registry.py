@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lary_policy.encoders import Preprocess
 from lary_policy.errors import look_up
+from lary_policy.paths import atomic_write
 
 if TYPE_CHECKING:
     from lary_policy.lam.config import LamConfig
@@ -100,6 +103,14 @@ class LamModule(Protocol):
 LamBuilder = Callable[["LamConfig", FramePair, bool], LamModule]
 # From a folder, the weights to keep and what is known of the model, to its files of weights.
 LamWriter = Callable[[Path, Mapping[str, Tensor], Any], None]
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state dict as `torch.save` does; equal tensors are equal files, whatever their names."""
+    buffer = io.BytesIO()  # of a file torch keeps the name
+    torch.save(state, buffer)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 @dataclass(frozen=True)

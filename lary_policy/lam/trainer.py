@@ -68,6 +68,14 @@ class LamRecord:
         return 1 - self.error / self.copied if self.copied else 0.0
 
     @property
+    def values(self) -> dict[str, float]:
+        """What loggers are told."""
+        return {
+            "train/loss": self.loss, "val/error": self.error, "val/copied": self.copied,
+            "val/gain": self.gain, "val/codes": float(self.used), "val/perplexity": self.perplexity,
+        }  # fmt: skip
+
+    @property
     def compared(self) -> str:
         """`gain` in words."""
         return f"{abs(self.gain):.0%} {'less' if self.gain >= 0 else 'more'}"
@@ -329,6 +337,13 @@ def _look(loop: _Loop) -> LamRecord:
     """Look at held-out pairs and write down what they say."""
     state, before = loop.state, loop.state.history[-1].step if loop.state.history else 0
     error, copied, health = look(loop.run, loop.kept, loop.precision)
+    if not (math.isfinite(error) and copied > 0):
+        still, lower = "Choose recordings in which something moves.", "Lower lr, or pass precision=float32."
+        raise TrainingError(
+            expected=f"a finite error on held-out pairs after step {state.step}, of frames that differ",
+            got=f"error {error:.4g}, and {copied:.4g} of copying",
+            fix=lower if copied > 0 else still,
+        )
     loss, seconds = state.losses / (state.step - before), round(state.seconds, 2)
     record = LamRecord(
         state.step, loss, error, copied, health.used, health.perplexity, state.replaced, seconds
@@ -352,12 +367,8 @@ def _tell(
             f"perplexity {record.perplexity:.1f}; try a larger one or a lower lr",
             soft_wrap=True,
         )
-    values = {
-        "train/loss": record.loss, "val/error": record.error, "val/copied": record.copied,
-        "val/gain": record.gain, "val/codes": float(record.used), "val/perplexity": record.perplexity,
-    }  # fmt: skip
     for logger in loggers:
-        logger.log(record.step, values)
+        logger.log(record.step, record.values)
     if on_record is not None:
         on_record(record, loop.kept)
 

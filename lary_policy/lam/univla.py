@@ -32,8 +32,7 @@ from lary_policy.errors import ConfigError
 from lary_policy.lam.codebook import CodeUpkeep, straight_through
 from lary_policy.lam.config import LamConfig
 from lary_policy.lam.first_weights import fit_last, silence, take_codes
-from lary_policy.lam.registry import FramePair, LamScore, register_lam
-from lary_policy.paths import atomic_write
+from lary_policy.lam.registry import FramePair, LamScore, register_lam, save_state
 
 ACTION_TOKENS = 4  # the reference's
 # What the branches of a layer end in: attention, feed-forward.
@@ -78,8 +77,7 @@ class UniVlaTraining(nn.Module):
 
 def write_univla(folder: Path, state: Mapping[str, Tensor], about: Any) -> None:
     """Write the state dict as UniVLA's trainer names it, without the frozen backbone."""
-    with atomic_write(folder / UNIVLA_FILE) as temporary:
-        torch.save({"state_dict": {f"lam.{name}": value for name, value in state.items()}}, temporary)
+    save_state(folder / UNIVLA_FILE, {"state_dict": {f"lam.{name}": value for name, value in state.items()}})
 
 
 @register_lam("univla", write_univla, (UNIVLA_FILE,), "univla-{}", stages=UniVlaConfig)
@@ -98,11 +96,12 @@ def build_univla_training(config: LamConfig, sample: FramePair, pixels: bool) ->
         )
     feature_width = sample.first.shape[2]
     width = config.width or feature_width
-    if width % (2 * config.attention_heads):
+    heads = config.attention_heads
+    if width % (2 * heads):
         raise ConfigError(
-            expected=f"a width that is a multiple of 2 x {config.attention_heads} attention heads",
+            expected=f"a width that is a multiple of 2 x {heads} attention heads",
             got=str(width),
-            fix="Pass another attention_heads, or width=.",
+            fix=f"Pass width={max(1, round(width / 2 / heads)) * 2 * heads}, or another attention_heads.",
         )
     sizes = UniVlaConfig(
         feature_width=feature_width,

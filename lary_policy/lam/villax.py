@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,12 @@ def build_villax_training(config: LamConfig, sample: FramePair, pixels: bool) ->
     if sample.first_state is None or sample.chunk is None:
         raise ConfigError(expected="states of the robot", got="none", fix="Choose tasks, or model=laq.")
     image_px, width, heads = sample.first.shape[-1], config.width or WIDTH, config.attention_heads
-    for name, value, unit in (
-        ("width", width, heads),
-        ("width", width, 4),
-        ("image_px", image_px, config.patch_px),
-    ):
+    for name, value, unit in (("width", width, lcm(heads, 4)), ("image_px", image_px, config.patch_px)):
         if value % unit:
             raise ConfigError(
                 expected=f"{name} as a multiple of {unit}",
                 got=str(value),
-                fix=f"Pass {name}={max(1, value // unit) * unit}.",
+                fix=f"Pass {name}={max(1, round(value / unit)) * unit}.",
             )
     sizes = VillaXConfig(
         resolution=image_px,

@@ -209,7 +209,7 @@ def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:
     """Return the folder of a run: the named one, or a new one with the date that no other run has.
 
     Raises:
-        ConfigError: The name is no plain one.
+        ConfigError: The name is no plain one, or the folder a link or of another kind of run.
         StoreError: The folder is not writable, or `<output_dir>/latest` is no link.
     """
     link = output_dir / "latest"
@@ -227,6 +227,7 @@ def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:
             except FileExistsError:
                 continue  # of another run that started in the same second
             break
+        check_run_folder(folder, verb)
         return folder
     except OSError as error:
         raise StoreError(
@@ -234,6 +235,26 @@ def run_folder(output_dir: Path, name: str | None, verb: str) -> Path:
             got=f"{error.strerror or error}",
             fix="Pass output_dir=<a folder you may write to>.",
         ) from error
+
+
+def check_run_folder(folder: Path, verb: str) -> None:
+    """Refuse a folder that lies elsewhere, or whose `run.json` says that it holds the other kind of run.
+
+    Raises:
+        ConfigError: It is such a folder.
+    """
+    got = "a link" if folder.is_symlink() else ""
+    if not got and (folder / RUN_FILE).is_file():
+        with contextlib.suppress(LaryPolicyError, OSError):  # a damaged one is written anew
+            theirs, ours = "lam" in read_json(folder / RUN_FILE), verb == "lam"
+            if theirs != ours:
+                got = "a latent action model" if theirs else "the run of another verb"
+    if got:
+        raise ConfigError(
+            expected=f"a new folder {folder}, or one of an earlier `lary {verb}`",
+            got=got,
+            fix=f"Pass run=<another name than {folder.name}>.",
+        )
 
 
 def point_latest(output_dir: Path, run: Path) -> None:

@@ -207,6 +207,11 @@ class RunConfig:
                     got=str(count),
                     fix=f"Pass {name}={MOST_SEEDS}, or fewer.",
                 )
+        for seed in self.every_seed:
+            if not 0 <= seed < 1 << 63:
+                raise ConfigError(
+                    expected="seeds from 0 to 2^63 - 1", got=str(seed), fix="Pass seed=0, for example."
+                )
         if self.run is not None and plain_name("run", self.run, ConfigError) in RESERVED_RUNS:
             raise ConfigError(
                 expected=f"run as the plain name of a folder, other than {', '.join(RESERVED_RUNS)}",

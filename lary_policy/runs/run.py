@@ -255,7 +255,7 @@ def _probe(context: RunContext, results: Results) -> Iterator[None]:
         done = agree([job.cell(context).done for job in jobs])
         pairs = zip(jobs, done, strict=True)
         wanted = [job for job, finished in pairs if results.wants(f"probe {job.label}", finished)]
-        latent = view.spec.latent_at(context.shelf.image_px(view))
+        latent = view.spec.latent_of(context.shelf.image_px(view), view.weights)
         size = data.rows * latent.tokens * latent.width
         groups.append(Jobs(wanted, partial(load_splits, context, data, view), size))
     found: dict[tuple[int, int], Result] = {}

@@ -1,10 +1,12 @@
 """Frames by seeking equal those of a full decode, for every codec the datasets come in."""
 
+import av
 import numpy as np
 import pytest
 from video_files import decode_all, moving_square, write_video
 
 from lary_policy.errors import FrameFormatError, ShapeError
+from lary_policy.frames import VideoFrame, decode_frames
 from lary_policy.frames.video import check_video, probe_video, read_video_frames
 
 # codec, container, frames between key frames, B frames
@@ -142,3 +144,22 @@ def test_d30_only_the_stretch_before_a_wanted_frame_is_decoded(tmp_path, monkeyp
     np.testing.assert_array_equal(frames.numpy(), decode_all(path)[[22, 71, 122]])
     assert counts["converted"] == 3
     assert counts["decoded"] <= 3 * 5
+
+
+def test_frames_that_change_their_size_are_a_named_error(tmp_path):
+    parts = [write_video(tmp_path / f"{px}.mkv", moving_square(6, px, px), codec="mjpeg") for px in (64, 32)]
+    path = tmp_path / "both.mkv"
+    with av.open(str(path), "w") as out:
+        stream, shown = None, 0
+        for part in parts:
+            with av.open(str(part)) as container:
+                stream = stream or out.add_stream_from_template(container.streams.video[0])
+                for packet in container.demux(video=0):
+                    if packet.dts is not None:
+                        packet.stream, packet.pts, packet.dts = stream, shown, shown
+                        shown += 33
+                        out.mux(packet)
+    assert read_video_frames(path, [0, 5]).shape == (2, 64, 64, 3)
+    with pytest.raises(FrameFormatError, match="its frames change their size: 64 x 64, 32 x 32"):
+        read_video_frames(path, [0, 11])
+    assert decode_frames([VideoFrame(path, 0), VideoFrame(path, 11)])[0].shape == (64, 64, 3)

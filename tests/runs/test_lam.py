@@ -161,6 +161,13 @@ def test_a_folder_that_was_changed_or_mixed_up_is_refused(trained, tmp_path):
     (["target=features", "backbone=pixels"], "Leave target=features out"),
     (["backbone={name: pixels, noise: 1.0}"], "noise 1.0"),
     (["backbone={name: dinov2-small, preprocess: lary}"], "preprocess lary"),
+    (["tasks=[reach]"], "got videos and tasks"),
+    (["demos.train=3", "data_dir=/nowhere"], "got videos and demos, data_dir"),
+    (["seed=99999999999999999999"], "seeds from 0 to 2^63 - 1"),
+    (["seed=-1"], "seeds from 0 to 2^63 - 1"),
+    (["dim=1000000000000"], "free memory"),
+    (["backbone=pixels", "patch_px=57"], "Pass a larger image_px"),
+    (["backbone=pixels", "width=32", "lr=1e38", "steps=1"], "a finite error on held-out pairs after step 1, of frames that differ; got error nan"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(words, said, videos, tmp_path, capfd):
     given = [] if any(word.startswith("videos=") for word in words) else [f"videos={videos}"]
@@ -178,6 +185,12 @@ def test_wrong_settings_are_named(words, said, videos, tmp_path, capfd):
         == 2
     )
     assert said in capfd.readouterr().err
+
+
+def test_a_source_is_seen_at_the_backbones_size(tmp_path, capfd):
+    words = ["source=calvin", f"data_dir={tmp_path}", "backbone=pixels", f"output_dir={tmp_path}"]
+    assert main(["lam", *words, *SMALL]) == 2
+    assert "Pass 'backbone={name: pixels, image_px: 56}'" in capfd.readouterr().err
 
 
 def test_files_are_seen_under_the_protocol_asked_for(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lary_policy.heads.training.batches import LatentBatches
 from lary_policy.heads.training.epoch import REFERENCE_SWEEP
 from lary_policy.heads.training.fit import fit, predict
-from lary_policy.heads.training.loggers import MetricLogger, list_loggers, open_logger
+from lary_policy.heads.training.loggers import METRICS, MetricLogger, json_line, list_loggers, open_logger
 from lary_policy.heads.training.resume import (
     EpochRecord,
     TrainResult,
@@ -26,6 +26,7 @@ from lary_policy.heads.training.workers import (
 )
 
 __all__ = [
+    "METRICS",
     "REFERENCE_SWEEP",
     "EpochRecord",
     "LatentBatches",
@@ -39,6 +40,7 @@ __all__ = [
     "first_alone",
     "first_then_all",
     "fit",
+    "json_line",
     "list_loggers",
     "open_logger",
     "open_workers",

@@ -25,6 +25,14 @@ class MetricLogger(Protocol):
         ...
 
 
+METRICS = "metrics.jsonl"
+
+
+def json_line(epoch: int, values: Mapping[str, float]) -> str:
+    """Return what `JsonLinesLogger` writes of an epoch."""
+    return json.dumps({"epoch": epoch, **values}) + "\n"
+
+
 class JsonLinesLogger:
     """One JSON object a line in `metrics.jsonl`.
 
@@ -35,11 +43,11 @@ class JsonLinesLogger:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("a")
+        self._file = (folder / METRICS).open("a")
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
         """Append one line and flush it."""
-        self._file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+        self._file.write(json_line(epoch, values))
         self._file.flush()
 
     def close(self) -> None:

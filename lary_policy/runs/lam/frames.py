@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ from lary_policy.console import progress
 from lary_policy.data import PairTable
 from lary_policy.encoders import EncoderShelf, EncoderView, Preprocess, prepare_frames
 from lary_policy.encoders.families import OWN_PATCHES, TRAINED_CONFIG, TrainedLam
-from lary_policy.errors import ConfigError, DatasetError, FrameFormatError, WeightsMismatchError
+from lary_policy.errors import (
+    ConfigError,
+    DatasetError,
+    FrameFormatError,
+    LaryPolicyError,
+    WeightsMismatchError,
+    summary,
+)
 from lary_policy.frames import Frame, VideoFrame, decode_frames, file_digest, frame_ids, probe_video
 from lary_policy.lam import (
     Footage,
@@ -68,19 +75,22 @@ class LamTask:
     train: Recorded
     val: Recorded
     offset: int
+    frames: str  # whose they are, in words
     content: str  # digest of the frames
     quarantined: list[Quarantined]
 
     @classmethod
     def open(cls, config: RunConfig, lam: LamConfig, backbone: EncoderView, videos: Path | None) -> LamTask:
         """Find the frames, and encode those of a source."""
+        own = backbone.name == OWN_PATCHES  # which have any size; that of the encoder `pixels` does not count
         if videos is None:
-            context = RunContext.create(config, until="extract")
+            context = RunContext.create(config, until="data" if own else "extract")
             context.data += [run_collect(context, task) for task in config.tasks]
             return _of_data(context, lam, backbone)
         device = resolve_device(config.device)
         shelf = EncoderShelf(device, frame_px=config.image_px)
-        shelf.check(backbone)
+        if not own:
+            shelf.check(backbone)
         return _of_videos(RunContext(config, device, available_cores(), shelf), lam, backbone, videos)
 
     @property
@@ -112,6 +122,7 @@ class LamTask:
             context.device,
             self.content,
             context.shelf.key(self.backbone),
+            *([] if context.config.latents_dtype == "auto" else [context.config.latents_dtype]),
         )
         return Cell("lam", label, digest(*facts, plain(lam), self.offset, context.config.seed), context.cache)
 
@@ -145,7 +156,12 @@ class LamTask:
         return [file_digest(folder / name) for name in (TRAINED_CONFIG, *kind.files)]
 
     def build(self) -> LamRun:
-        """Load frames and build the model; its first weights follow from the seed and a first batch."""
+        """Load frames and build the model; its first weights follow from the seed and a first batch.
+
+        Raises:
+            DatasetError: No recording has two frames as far apart as asked for.
+            ConfigError: Sizes do not fit each other, the frames or the memory.
+        """
         context, pixels = self.context, wants_pixels(self.lam, self.backbone)
         kind, seed, device = lam_kind(self.lam.model), context.config.seed, context.device
         parts = [self._footage(part, pixels) for part in (self.train, self.val)]
@@ -156,20 +172,25 @@ class LamTask:
                 replace(f, states=(states - mean[0]) / std[0], chunks=(chunks - mean[1]) / std[1])
                 for f, (states, chunks) in zip(parts, motion, strict=True)
             ]
-        named = zip(parts, ("train", "held out"), strict=True)
-        train, val = (PairSampler.of(footage, self.offset, name) for footage, name in named)
+        try:
+            named = zip(parts, ("train", "held out"), strict=True)
+            train, val = (PairSampler.of(footage, self.offset, name) for footage, name in named)
+        except DatasetError as error:
+            got = f"{error.got}{_set_aside(self.quarantined)}"
+            raise DatasetError(expected=error.expected, got=got, fix=error.fix) from error
         drawn = train.draw(max(FIRST_PAIRS, self.lam.batch_size), torch.Generator().manual_seed(seed))
         sample = seen_pairs(train.footage, *drawn, self.pipeline, self.image_px, "cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = kind.build(self.lam, sample, pixels)
+            module = _within_memory(lambda: kind.build(self.lam, sample, pixels))
         return LamRun(module, train, val, self.pipeline, self.image_px, self.lam, seed, device)
 
     def _footage(self, part: Recorded, pixels: bool) -> Footage:
         """Load what the model sees of the frames; those that cannot be had are left out, and counted."""
         context, images, usable = self.context, None, part.frames
         if pixels:
-            images, usable = image_bank(part.frames, self.image_px, self.pipeline, context.cores)
+            images, usable, lost = image_bank(part.frames, self.image_px, self.pipeline, context.cores)
+            self.quarantined += lost
         if self.backbone.name == OWN_PATCHES:
             return part.footage(usable, None, images)
         store = protocol_store(context, self.protocol, self.backbone)
@@ -179,6 +200,32 @@ class LamTask:
         bank = load_bank(store, list(found.values()), ram_budget(context.config.latents_ram_gb))
         images = None if images is None else images[torch.tensor(there)]
         return part.footage([usable[place] for place in there], bank, images)
+
+
+def _within_memory[T](build: Callable[[], T]) -> T:
+    """Return what is built; torch says that memory is short with an error of its own.
+
+    Raises:
+        ConfigError: The sizes need more memory than there is.
+    """
+    try:
+        return build()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            expected=f"a model within {free_memory() / 1e9:.0f} GB of free memory",
+            got=summary(error, 200),
+            fix="Pass a smaller width, dim or codebook.",
+        ) from error
+
+
+def _set_aside(quarantined: Sequence[Quarantined]) -> str:
+    """Say what could not be used, the first three by name."""
+    if not quarantined:
+        return ""
+    some = "; ".join(f"{one.item}: {one.reason}" for one in quarantined[:3])
+    return f"; {len(quarantined)} set aside: {some}"
 
 
 def _spread(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +259,8 @@ def _of_data(context: RunContext, lam: LamConfig, backbone: EncoderView) -> LamT
     offset = lam.offset or max(data.spec.stride or 1 for data in context.data)
     train, val = (Recorded.joined(parts) for parts in splits.values())
     content = digest([data.digest for data in context.data])
-    return LamTask(context, lam, backbone, train, val, offset, content, aside)
+    frames = ", ".join(context.config.tasks or context.config.keys)
+    return LamTask(context, lam, backbone, train, val, offset, frames, content, aside)
 
 
 def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folder: Path) -> LamTask:
@@ -225,7 +273,7 @@ def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folde
     if len(found) < 2:
         raise DatasetError(
             expected=f"at least two videos ({', '.join(VIDEOS)}) of more than {offset} frames in {folder}",
-            got=f"{len(found)}" + (f"; {aside[0].item}: {aside[0].reason}" if aside else ""),
+            got=f"{len(found)}{_set_aside(aside)}",
             fix="Pass videos=<folder with videos>, one is held out.",
         )
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
@@ -239,7 +287,9 @@ def _of_videos(context: RunContext, lam: LamConfig, backbone: EncoderView, folde
     if backbone.name != OWN_PATCHES:
         aside += _encode(context, backbone, [*train.frames, *val.frames])
     content = digest(names, sorted(held_out))
-    return LamTask(context, lam, backbone, train, val, offset, content, aside)
+    return LamTask(
+        context, lam, backbone, train, val, offset, f"videos {folder.resolve().name}", content, aside
+    )
 
 
 def _videos(
@@ -279,8 +329,8 @@ def _encode(context: RunContext, view: EncoderView, frames: Sequence[Frame]) -> 
 
 def image_bank(
     frames: Sequence[Frame], image_px: int, pipeline: Preprocess, threads: int
-) -> tuple[Tensor, tuple[Frame, ...]]:
-    """Decode frames to uint8 [F h w 3] at the model's size; return them and those that could be decoded.
+) -> tuple[Tensor, tuple[Frame, ...], tuple[Quarantined, ...]]:
+    """Decode frames to uint8 [F h w 3] at the model's size; return also which could be, and why others not.
 
     Frames of another size are resized as the pipeline says and rounded to whole grey levels.
 
@@ -297,12 +347,16 @@ def image_bank(
     plain_pipeline = replace(pipeline, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), video=None)
     bank = torch.empty(len(frames), image_px, image_px, 3, dtype=torch.uint8)
     usable: list[Frame] = []
+    lost: list[Quarantined] = []
 
-    def decoded(some: tuple[Frame, ...]) -> list[tuple[Frame, Tensor]]:
-        return [(f, i) for f, i in zip(some, decode_frames(some), strict=True) if isinstance(i, Tensor)]
+    def decoded(some: tuple[Frame, ...]) -> list[tuple[Frame, Tensor | LaryPolicyError]]:
+        return list(zip(some, decode_frames(some), strict=True))
 
     for group in made_ahead(itertools.batched(frames, 64), decoded, threads):
         for frame, image in group:
+            if not isinstance(image, Tensor):
+                lost.append(Quarantined(str(frame), str(image), "lam"))
+                continue
             if image.shape[:2] != (image_px, image_px):
                 whole = prepare_frames(
                     image[None, None],
@@ -314,4 +368,4 @@ def image_bank(
                 image = (whole.movedim(0, -1) * 255).round().clamp(0, 255).to(torch.uint8)
             bank[len(usable)] = image
             usable.append(frame)
-    return bank[: len(usable)], tuple(usable)
+    return bank[: len(usable)], tuple(usable), tuple(lost)

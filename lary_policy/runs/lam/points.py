@@ -41,7 +41,9 @@ def _points(path: Path) -> Iterator[LamPoint]:
             encoder=lam_kind(lam["model"]).encoder.format(view["name"]),
             settings={
                 **{k: str(v) for k, v in settings.items()},
-                "frames": ", ".join(raw["config"]["tasks"]) or str(raw["config"]["source"]),
+                "frames": raw["frames"]["of"],
+                "content": raw["frames"]["content"],
+                "seed": str(raw["config"]["seed"]),
                 "codes": lam["codebook"],
                 "tokens": result["tokens"],
                 "width": lam["dim"],

@@ -17,8 +17,8 @@ from lary_policy.data import write_checksums
 from lary_policy.encoders import EncoderView, encoder_spec
 from lary_policy.encoders.families import OWN_PATCHES, TRAINED_CONFIG, TrainedLam
 from lary_policy.encoders.weights import NO_WEIGHTS
-from lary_policy.errors import ConfigError
-from lary_policy.heads.training import agree, connect, first_then_all, open_logger
+from lary_policy.errors import ConfigError, StoreError
+from lary_policy.heads.training import METRICS, agree, connect, first_then_all, json_line, open_logger
 from lary_policy.lam import (
     CARD,
     SHEET_ROWS,
@@ -38,11 +38,23 @@ from lary_policy.machine import (
     resolve_device,
     resolve_precision,
 )
-from lary_policy.runs.cells import Cell, plain, point_latest, run_folder, write_result
+from lary_policy.paths import atomic_write
+from lary_policy.runs.cells import (
+    RUN_FILE,
+    Cell,
+    check_run_folder,
+    plain,
+    point_latest,
+    run_folder,
+    verify_cell,
+    write_result,
+)
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import git_revision
 from lary_policy.runs.lam.frames import LamTask, image_bank
 from lary_policy.types import Quarantined
+
+SHEET = "samples.png"
 
 
 @dataclass(frozen=True)
@@ -90,19 +102,58 @@ def run_lam(
     name = kind.encoder.format(backbone.name)
     encoder_spec(name)  # a backbone without a grid of tokens is refused before it encodes
     connect(resolve_device(config.device))
+    _require_folder(config, lam)
     task = first_then_all(lambda: LamTask.open(config, lam, backbone, videos))
     cell = task.cell()
     result = cell.compute_together(lambda: _train(task, cell))
     folder = agree(run_folder(config.output_dir, config.run, "lam") if is_main_process() else Path())
     if is_main_process():
-        for file in (*kind.files, TRAINED_CONFIG, CARD, "samples.png", "metrics.jsonl"):
-            if (cell.folder / file).is_file():
-                shutil.copyfile(cell.folder / file, folder / file)
-        write_result(folder / "run.json", {"config": plain(config), "lam": plain(lam), "result": result})
+        _publish(cell, (*kind.files, CARD, SHEET, METRICS, TRAINED_CONFIG), folder)
+        frames = {"of": task.frames, "content": task.content}
+        asked = plain(config) if videos is None else {**plain(config), "tasks": [], "source": "videos"}
+        facts = {"config": asked, "lam": plain(lam), "frames": frames, "result": result}
+        write_result(folder / RUN_FILE, facts)
         write_checksums(folder)
         point_latest(config.output_dir, folder)
     history = tuple(LamRecord(**{k: v for k, v in one.items() if k != "gain"}) for one in result["history"])
     return LamOutcome(folder, name, history, tuple(task.quarantined))
+
+
+def _require_folder(config: RunConfig, lam: LamConfig) -> None:
+    """Refuse, before anything is trained, a folder that the model must not be written to.
+
+    Raises:
+        ConfigError: It is a link, holds a run of another verb, or the first stage that is read.
+    """
+    if config.run is None:
+        return
+    folder = config.output_dir / config.run
+    check_run_folder(folder, "lam")
+    if lam.stage_one is not None and folder.resolve() == Path(lam.stage_one).resolve():
+        raise ConfigError(
+            expected="another folder than that of stage_one",
+            got=str(folder),
+            fix="Pass run=stage2, for example.",
+        )
+
+
+def _publish(cell: Cell, names: Sequence[str], folder: Path) -> None:
+    """Copy a finished model into the folder of its run; the description, without which none loads, last.
+
+    Raises:
+        StoreError: A file of the cell is not what training wrote, or the disk is full.
+    """
+    problems = [] if cell.is_older else verify_cell(cell.folder).problems
+    if problems:
+        raise StoreError(
+            expected=f"the trained model in {cell.folder} as it was written",
+            got=f"{problems[0].item}: {problems[0].reason}",
+            fix=f"Delete {cell.folder} and start the command again.",
+        )
+    (folder / TRAINED_CONFIG).unlink(missing_ok=True)
+    for name in names:
+        with atomic_write(folder / name) as temporary:
+            shutil.copyfile(cell.folder / name, temporary)
 
 
 def _require_plain(backbone: EncoderView) -> None:
@@ -142,12 +193,17 @@ def _train(task: LamTask, cell: Cell) -> dict[str, Any]:
             checkpoint=checkpoint,
             loggers=loggers,
             on_step=update,
-            on_record=lambda record, kept: _draw(task, run, kept, cell.folder / "samples.png"),
+            on_record=lambda record, kept: _draw(task, run, kept, cell.folder / SHEET),
         )
     for logger in loggers:
         logger.close()
     if is_main_process():
         _save(task, network, history, cell.folder)
+        _draw(task, run, network, cell.folder / SHEET)  # one that was cut off there may lack the last
+        with atomic_write(cell.folder / METRICS) as temporary:  # nor a line, nor one twice
+            temporary.write_text(
+                "".join(json_line(one.step, one.values) for one in history), encoding="utf-8"
+            )
         checkpoint.unlink(missing_ok=True)
     sizes = {"parameters": sum(p.numel() for p in network.parameters()), "tokens": run.module.tokens}
     return {"history": plain_history(history), "pairs": pairs, **sizes, "quarantined": task.quarantined}
@@ -162,6 +218,7 @@ def _save(task: LamTask, network: Any, history: Sequence[LamRecord], folder: Pat
     )  # fmt: skip
     training = {
         **plain(task.lam),
+        "frames": task.frames,
         "offset": task.offset,
         "commit": git_revision(),
         "lary_policy": __version__,
@@ -176,7 +233,7 @@ def _draw(task: LamTask, run: LamRun, network: nn.Module, path: Path) -> None:
     images = footage.images
     if images is None:
         some = [footage.frames[place] for place in places.flatten().tolist()]
-        shown, _ = image_bank(some, task.image_px, task.pipeline, 1)
+        shown, *_ = image_bank(some, task.image_px, task.pipeline, 1)
     else:
         shown = images[places.flatten()]
     write_sheet(path, shown.unflatten(0, (-1, 2)), next(scores(run, network, SHEET_ROWS, precision)))

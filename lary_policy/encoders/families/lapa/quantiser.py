@@ -57,7 +57,7 @@ def code_tokens(code_seq_len: int, grid: int) -> int:
         raise ConfigError(
             expected=f"a code_seq_len of {', '.join(map(str, CODE_NETWORKS))}",
             got=str(code_seq_len),
-            fix="Use the one that the model was trained with.",
+            fix="Pass code_seq_len=16, for example.",
         )
     height = width = grid
     for layer in CODE_NETWORKS[code_seq_len]:
@@ -66,7 +66,7 @@ def code_tokens(code_seq_len: int, grid: int) -> int:
         raise ConfigError(
             expected=f"a patch grid that code_seq_len {code_seq_len} can thin out",
             got=f"{grid} x {grid}",
-            fix="Use the image_px that the model was trained with.",
+            fix="Pass a larger image_px; weights that are there take the one they were trained at.",
         )
     return height * width
 
