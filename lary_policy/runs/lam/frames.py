@@ -153,6 +153,13 @@ class LamTask:
                 got=f"{words[1]} at {folder}",
                 fix="Train both stages on the same backbone.",
             )
+        absent = [name for name in kind.files if not (folder / name).is_file()]
+        if absent:
+            raise WeightsMismatchError(
+                expected=f"a first stage at {folder}",
+                got=f"no {', '.join(absent)} there",
+                fix="Pass stage_one=<folder of `lary lam model=univla`>.",
+            )
         return [file_digest(folder / name) for name in (TRAINED_CONFIG, *kind.files)]
 
     def build(self) -> LamRun:
