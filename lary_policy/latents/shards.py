@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
@@ -23,6 +26,8 @@ from lary_policy.paths import atomic_write, foreign_file, open_regular
 # Higher levels take twice the time and save nothing: there are no repetitions, only frequent bytes.
 _CODEC = pa.Codec("zstd", compression_level=1)
 _LOW, _HIGH, _ENDS, _SHAPE = "low_bytes", "high_bytes", "high_ends", "empty_latents"
+_HEAD = 1 << 17  # bytes at the start of a shard: its header, and where its rows end
+_DTYPES = {"I64": torch.int64, "U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def pack(latents: Tensor) -> dict[str, Tensor]:
@@ -52,14 +57,17 @@ class PackedRows:
 
     Args:
         tensors: What `pack` returned.
+        mapped: The file that low and high bytes are mapped from, if one is, to be told what is read next.
 
     Raises:
         KeyError: One of the tensors is missing.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], mapped: mmap.mmap | None = None) -> None:
         self._low, self._high = tensors[_LOW].numpy(), tensors[_HIGH].numpy()
         self._ends = [0, *tensors[_ENDS].tolist()]
+        self._mapped = mapped
+        self._first = 0 if mapped is None else np.frombuffer(mapped, np.uint8).ctypes.data
         self.dtype, self.shape = tensors[_SHAPE].dtype, (len(self._low), *tensors[_SHAPE].shape[1:])
 
     def __len__(self) -> int:
@@ -68,12 +76,21 @@ class PackedRows:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return the latents `[r n d]` of rows `[r]`."""
         out = np.empty((len(rows), self._low.shape[1], 2), np.uint8)
+        for row in rows.tolist():  # all of them are on their way before the first is waited for
+            self._ask_for(self._low[row])
+            self._ask_for(self._high[self._ends[row] : self._ends[row + 1]])
         for place, row in enumerate(rows.tolist()):
             packed = memoryview(self._high[self._ends[row] : self._ends[row + 1]])
             out[place, :, 0] = self._low[row]
             high = _CODEC.decompress(packed, decompressed_size=out.shape[1], asbytes=True)
             out[place, :, 1] = np.frombuffer(high, np.uint8)
         return torch.from_numpy(out).view(self.dtype).view(len(rows), *self.shape[1:])
+
+    def _ask_for(self, plane: NDArray[np.uint8]) -> None:
+        if self._mapped is not None and plane.size and hasattr(mmap, "MADV_WILLNEED"):
+            at = plane.ctypes.data - self._first
+            start = at // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped.madvise(mmap.MADV_WILLNEED, start, at + plane.nbytes - start)
 
 
 SUFFIX = ".safetensors"
@@ -167,11 +184,32 @@ def open_shard(path: Path) -> Tensor | PackedRows:
         StoreError: The shard is damaged.
     """
     with _opened(path) as file:
-        names = file.keys()
-        if _TENSOR in names:
+        if _TENSOR in file.keys():  # noqa: SIM118  # it is no mapping
             latents: Tensor = file.get_tensor(_TENSOR)
             return latents
-        return PackedRows({name: file.get_tensor(name) for name in names})
+    with foreign_file("an intact shard", path, _again(path), error=StoreError):
+        return _packed(path)
+
+
+def _packed(path: Path) -> PackedRows:
+    """Map a packed shard without that any of its rows is read.
+
+    safetensors' own mapping looks at some, and the system reads megabytes around each.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    if hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    header = json.loads(mapped[8:start])
+    found = {}
+    for name in (_LOW, _HIGH, _ENDS, _SHAPE):
+        about, (first, end) = header[name], header[name]["data_offsets"]
+        dtype = _DTYPES[about["dtype"]]
+        count = (end - first) // dtype.itemsize
+        flat = torch.frombuffer(mapped, dtype=dtype, offset=start + first, count=count) if count else None
+        found[name] = (torch.empty(0, dtype=dtype) if flat is None else flat).view(about["shape"])
+    return PackedRows(found, mapped)
 
 
 def read_codes(path: Path) -> Tensor:
@@ -190,10 +228,13 @@ def _opened(path: Path) -> Iterator[Any]:
     fix = _again(path)
     with (
         foreign_file("an intact shard", path, fix, error=StoreError),
-        open_regular(path),
-        safe_open(path, framework="pt") as file,
+        open_regular(path) as (plain, _),
     ):
-        yield file
+        if hasattr(os, "posix_fadvise"):  # the head alone, not the megabytes behind it that a mapping reads
+            os.posix_fadvise(plain.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            os.pread(plain.fileno(), _HEAD, 0)
+        with safe_open(path, framework="pt") as file:
+            yield file
 
 
 def cast_latents(latents: Tensor, dtype: torch.dtype) -> Tensor:

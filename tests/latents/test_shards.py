@@ -1,7 +1,10 @@
 """Shards are ordinary safetensors files, byte for byte, and several threads may write them."""
 
 import hashlib
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from lary_policy.latents.shards import (
     PackedRows,
     cast_latents,
     check_shard,
+    open_shard,
     pack,
     read_codes,
     read_shard,
@@ -93,3 +97,19 @@ def test_threads_of_one_process_write_at_once(tmp_path):
     assert len(reopened) == 40
     assert reopened.quarantined == []
     assert torch.equal(reopened.read(list(latents)), torch.cat(list(latents.values())).half())
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say what it reads")
+def test_a_row_is_read_and_nothing_around_it(tmp_path):
+    """Disks that read ahead, as network file systems do by megabytes, would read a shard for each row."""
+    latents = torch.randn(256, 64, 256).half()  # 8 MB
+    path = tmp_path / f"{write_shard(tmp_path, [str(i) for i in range(256)], latents, packed=True)}{SUFFIX}"
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read_bytes() -> int:
+        return int(re.findall(r"^read_bytes: (\d+)$", Path("/proc/self/io").read_text(), re.MULTILINE)[0])
+
+    before = read_bytes()
+    assert torch.equal(open_shard(path)[torch.tensor([200])], latents[200:201])
+    assert read_bytes() - before < 1 << 20
