@@ -155,7 +155,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         (["suite", "encoder.weight=random"], "encoder.weights"),
         (["suite", "demos.trian=3"], "demos.train"),
         (["probe", "train=3"], "demos.train"),
-        (["probe", "epochs=3"], "head.train.epochs"),
+        (["probe", "epochs=3"], "head=mlp-small head.train.epochs"),
         (["suite", "csv_dir=x"], "source=agibotbeta csv_dir=..."),
         (["rollout", "episods=3"], "episodes"),
     ],

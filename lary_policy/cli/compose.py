@@ -74,7 +74,10 @@ def unknown_setting(key: str, known: Sequence[str]) -> UnknownNameError:
     owners = [source for source in choices("source") if leaf in source_options(source)]
     if owners and not deeper:
         return UnknownNameError("setting", key, known, meant=f"source={owners[0]} {leaf}=...")
-    return UnknownNameError("setting", key, known, meant=next(iter([*deeper, *near]), ""))
+    meant = next(iter([*deeper, *near]), "")
+    if meant.startswith("head."):  # which there are of a chosen head alone
+        meant = f"head=mlp-small {meant}"
+    return UnknownNameError("setting", key, known, meant=meant)
 
 
 @cache

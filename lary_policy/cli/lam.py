@@ -20,6 +20,7 @@ from lary_policy.paths import choices
 
 if TYPE_CHECKING:
     from lary_policy.encoders import EncoderView
+    from lary_policy.runs import LamOutcome
 
 OWN = (
     ("backbone", "dinov2-small", "frozen encoder whose features it sees, {name: x, layer: 6}; pixels = none"),
@@ -85,7 +86,7 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
     """
     from lary_policy.cli.data import decoded
     from lary_policy.encoders import EncoderView
-    from lary_policy.lam import LamConfig
+    from lary_policy.lam import LamConfig, lam_kind
     from lary_policy.runs import run_config, run_lam
 
     names = [one.name for one in dataclasses.fields(LamConfig)]
@@ -101,25 +102,30 @@ def train_one(arguments: Sequence[str], run: str | None = None) -> Path:
     _require_read(arguments, backbone, videos is not None)
     raw["run"] = run or raw.get("run")
     lam = decoded(LamConfig, dict(given))
-    done = run_lam(run_config(raw), lam, backbone, None if videos is None else Path(str(videos)))
+    config = run_config(raw)
+    done = run_lam(config, lam, backbone, None if videos is None else Path(str(videos)))
     if is_main_process():
+        seen = () if videos is not None else config.tasks
         last = done.history[-1]
         print(
             f"held-out error {last.error:.4g}, copying the earlier frame {last.copied:.4g} "
             f"({last.compared}); {last.used} codes used, perplexity {last.perplexity:.1f}\n"
-            f"use it: lary suite {_both(backbone, done.encoder, done.folder)}"
+            f"use it: lary suite {_both(backbone, done, seen, config.image_px)}"
         )
+        if lam_kind(lam.model).stages and lam.stage_one is None:
+            print(f"or go on: the same settings with stage_one={done.folder} train what the robot did of it")
     return done.folder
 
 
-def _both(backbone: EncoderView, encoder: str, folder: Path) -> str:
-    """Return the setting, as a shell takes it, that puts the model beside what it was trained on."""
-    usual = type(backbone)(backbone.name)
-    told = {
-        n: v for n in ("weights", "layer", "image_px") if (v := getattr(backbone, n)) != getattr(usual, n)
-    }
-    views = ({"name": backbone.name, **told}, {"name": encoder, "weights": str(folder)})
-    return shlex.quote(f"encoders=[{','.join(map(_typed, views))}]")
+def _both(backbone: EncoderView, done: LamOutcome, tasks: Sequence[str], image_px: int) -> str:
+    """Return the settings, as a shell takes them, that put the model beside what it was trained on."""
+    usual, names = type(backbone)(backbone.name), ("weights", "layer", "image_px")
+    told = {n: getattr(backbone, n) for n in names if getattr(backbone, n) != getattr(usual, n)}
+    views = ({"name": backbone.name, **told}, {"name": done.encoder, "weights": str(done.folder)})
+    words = [f"encoders=[{','.join(map(_typed, views))}]"]
+    if tasks:  # the questions of configs/suite/lam.yaml, at the size that the model was trained at
+        words = ["suite=lam", f"tasks=[{','.join(tasks)}]", f"image_px={image_px}", *words]
+    return shlex.join(words)
 
 
 def _typed(view: Mapping[str, Any]) -> str:

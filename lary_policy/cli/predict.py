@@ -175,7 +175,9 @@ def _offline(
 
 def forecast_lines(forecast: SuccessForecast) -> list[str]:
     """Return the table in columns; measured views without, foretold ones with their interval."""
-    found = []
+    from lary_policy.scores import list_proxies
+
+    found, named = [], list_proxies()
     for row in forecast.rows:
         ends = row["interval"]
         said = "measured" if ends is None else f"expected [{ends[0]:.2f}, {ends[1]:.2f}]"
@@ -187,7 +189,8 @@ def forecast_lines(forecast: SuccessForecast) -> list[str]:
         width = float((ends[:, 1] - ends[:, 0]).mean())
         verdict = ", too wide to tell encoders apart" if width > TOO_WIDE else ""
         lines.append(
-            f"{one.loop}: from {', '.join(one.proxies)} of {one.points} points; such intervals cover "
+            f"{one.loop}: from {', '.join(named[name].words for name in one.proxies)} of the {one.points} "
+            f"points that have all of them ({one.missing} lack one); such intervals cover "
             f"{one.coverage:.0%} of them when left out, a {one.left_out_by} at a time, and are "
             f"{width:.2f} wide{verdict}."
         )

@@ -83,6 +83,12 @@ _POINTS = (
     "files points.jsonl.gz of several runs, e.g. [a.jsonl.gz,b.jsonl.gz]: one page of all",
 )
 
+_TRUST = (
+    "trust",
+    "null",
+    "without other settings: own encoders of runs that are not installed, [my_pkg.my_vit:MyViT]",
+)
+
 
 def main(verb: str, arguments: Sequence[str]) -> int:
     """Run a verb and return the exit code.
@@ -91,7 +97,7 @@ def main(verb: str, arguments: Sequence[str]) -> int:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
     if wants_help(arguments):
-        further = rollout_settings() if verb == "rollout" else [_POINTS] if verb == "report" else []
+        further = rollout_settings() if verb == "rollout" else [_POINTS, _TRUST] if verb == "report" else []
         print(run_help(verb, arguments, further))
         return 0
     with busy(f"lary {verb}"):  # imports alone may take half a minute on a machine with other work
@@ -115,11 +121,13 @@ def run_verb(verb: str, arguments: Sequence[str], run: str | None = None) -> Pat
     Raises:
         LaryPolicyError: Anything wrong with names, settings, weights or data.
     """
-    if verb == "report" and all(word.startswith(("output_dir=", "run=")) for word in arguments):
+    if verb == "report" and all(word.startswith(("output_dir=", "run=", "trust=")) for word in arguments):
         from lary_policy.runs import report_everything
 
-        told = typed(arguments, ("output_dir", "run"))
-        return report_everything(Path(told.get("output_dir", "outputs")), run or told.get("run"))
+        told = typed(arguments, ("output_dir", "run", "trust"))
+        trust = told.get("trust", ())
+        names = [str(one) for one in (trust if isinstance(trust, list) else [trust])] if trust else []
+        return report_everything(Path(told.get("output_dir", "outputs")), run or told.get("run"), names)
     if verb == "report" and any(word.startswith("points=") for word in arguments):
         return _report_points(typed(arguments, ("points", "output_dir", "run")))
     own = [name for name, _, _ in rollout_settings()] if verb == "rollout" else []

@@ -45,12 +45,16 @@ def import_attribute(name: str) -> Any:
     return getattr(module, attribute)
 
 
-def check_installed(name: str) -> None:
+def check_installed(name: str, typed: str = "--policy.encoder.name={}") -> None:
     """Check that a module which a file names may be imported; nothing is imported to find out.
 
     A module is installed when it was imported already, or when it lies outside the working directory, where
     whoever wrote the file may have put it, and contains `register_encoder`: that no other module of an
     environment does anything useful here does not keep its import from doing harm.
+
+    Args:
+        name: What the file says.
+        typed: How a user who trusts it types the name.
 
     Raises:
         ConfigError: It is not.
@@ -64,7 +68,7 @@ def check_installed(name: str) -> None:
             expected="an installed package with an own encoder, because the name stands in a file",
             got=f"'{name}', " + ("which is not installed" if source is None else "which registers none"),
             fix="If you trust it, install its package (pip install -e <folder>), or type the name yourself: "
-            f"--policy.encoder.name={name}.",
+            f"{typed.format(name)}.",
         )
 
 

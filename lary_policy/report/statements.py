@@ -139,15 +139,15 @@ def agreement(panels: Sequence[Panel]) -> str:
     counted = f"{agreeing} of the {pairs} pairs of encoders that differ in both are in the same order"
     counted = counted if pairs else "no pair of encoders differs in both"
     return (
-        f"The encoder with the lowest test MSE also succeeds most often (or shares that place) in {same} of "
-        f"{len(usable)} task and mode {_plural(len(usable), 'cell')}; {counted}."
+        f"The encoder with the lowest test MSE also succeeds most often (or shares that place, above none) "
+        f"in {same} of {len(usable)} task and mode {_plural(len(usable), 'cell')}; {counted}."
     )
 
 
 def _same_winner(panel: Panel) -> bool:
     lowest = min(p.probe.value for p in panel.points)
     highest = max(p.success.value for p in panel.points)
-    return any(p.probe.value == lowest and p.success.value == highest for p in panel.points)
+    return any(p.probe.value == lowest and p.success.value == highest > 0 for p in panel.points)
 
 
 def _verdict(found: Sequence[Comparison], verb: str, empty: str) -> str:

@@ -269,7 +269,9 @@ def _extract(context: RunContext, data: RunData, view: EncoderView, label: str) 
     apart = rounding(context, data, view) if report.encoded and is_main_process() else None
     if apart is not None:
         dtype = context.shelf.dtype(view)
-        console.print(f"    {view.label} in {dtype}: latents differ from those in float32 by {apart:.1e}")
+        console.print(
+            f"    {view.label} in {dtype}: latents differ from those in float32 by {apart:.1e} of their norm"
+        )
     if view.components is not None and is_main_process():
         _basis(context, data, view)
     aside = [q for table in (*tables, *extra) for q in table.quarantined]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lary_policy.console import console
-from lary_policy.encoders import check_installed
+from lary_policy.encoders import check_installed, find_encoder
 from lary_policy.errors import LaryPolicyError
 from lary_policy.paths import read_json
 from lary_policy.report import POINTS_FILE, Origin, StudyPoint, study_points, write_points
@@ -29,7 +29,7 @@ _NAMED = 4  # cells named one by one
 _SAME = ("task", "protocol", "encoder", "head", "mode", "target", "seed", "split")
 
 
-def report_everything(output_dir: Path, name: str | None = None) -> Path:
+def report_everything(output_dir: Path, name: str | None = None, trust: Sequence[str] = ()) -> Path:
     """Write a page of all finished probes and rollouts under an output folder, whatever run made them.
 
     Runs on tasks are set up again from their `run.json` to know which cells are theirs. Results that cannot
@@ -41,6 +41,7 @@ def report_everything(output_dir: Path, name: str | None = None) -> Path:
     Args:
         output_dir: The folder of the runs and their cache.
         name: Of the folder in it that the page goes to; `report-<date>-<time>` by default.
+        trust: Own encoders, `package.module:Attribute`, that runs may name though they are not installed.
 
     Returns:
         Path of the HTML file.
@@ -49,6 +50,8 @@ def report_everything(output_dir: Path, name: str | None = None) -> Path:
         ConfigError: Nothing is finished.
         StoreError: A result is damaged, or the disk is full.
     """
+    for own in trust:
+        find_encoder(own)
     first, *others = everything_finished(output_dir)
     lams, left_out = lam_points(output_dir)
     if not lams:
@@ -151,7 +154,8 @@ def asked_by_runs(output_dir: Path) -> tuple[list[Asked], list[str]]:
 def _asked(run: str, settings: Mapping[str, Any], output_dir: Path) -> Asked:
     for view in settings["encoders"]:
         if ":" in view["name"] and not view["name"].startswith("auto:"):
-            check_installed(view["name"])  # a file names it, which is no reason to import anything
+            # A file names it, which is no reason to import anything.
+            check_installed(view["name"], "lary report trust={}")
     context = RunContext.create(replace(run_config(settings), output_dir=output_dir), until="extract")
     context.data += [open_task(context, task) for task in context.config.tasks if collected(context, task)]
     cells = [extract_cell(context, data, view) for data, view in pairs_of(context)]
@@ -199,8 +203,9 @@ def everything_finished(output_dir: Path) -> list[Kind]:
         "older results of the same measurements": older,
         "results that an earlier version wrote": unread,
     }
+    not_set_up = len(lines)
     lines += [f"{count} {what} are left out." for what, count in counts.items() if count]
-    found[0].results.warnings += [*lines, *_strays(strays), *_others(found)]
+    found[0].results.warnings += [*lines, *_strays(strays, not_set_up), *_others(found)]
     return [kind for kind in found if kind is found[0] or kind.count]
 
 
@@ -222,16 +227,22 @@ def _of_task(row: Result) -> bool:
     return True
 
 
-def _strays(cells: Sequence[Cell]) -> Iterator[str]:
-    """Name the cells of tasks that no run of the folder asks for."""
+def _strays(cells: Sequence[Cell], not_set_up: int) -> Iterator[str]:
+    """Name the cells of tasks that no run of the folder asks for, as far as the runs could be set up."""
     if cells:
         named = ", ".join(f"{cell.stage}/{cell.folder.name}" for cell in cells[:_NAMED])
         more = f" and {len(cells) - _NAMED} more" if len(cells) > _NAMED else ""
-        yield (
-            f"{len(cells)} results under cache are of other cell versions or of settings that no run of this "
-            f"folder has, and are left out: {named}{more}. `lary report` with their settings shows them; "
-            "delete the folders to be rid of them."
-        )
+        other = "of other cell versions or of settings that no run of this folder has"
+        if not_set_up:
+            yield (
+                f"{len(cells)} results under cache are of the runs that cannot be set up (above), {other}, "
+                f"and are left out: {named}{more}."
+            )
+        else:
+            yield (
+                f"{len(cells)} results under cache are {other}, and are left out: {named}{more}. "
+                "`lary report` with their settings shows them; delete the folders to be rid of them."
+            )
 
 
 def _others(kinds: Sequence[Kind]) -> Iterator[str]:

@@ -65,3 +65,30 @@ def test_extract_and_probe_run_with_it(folder, copy, suite_settings, name):
     assert len(copy.cells("extract", f"reach-{label}")) == 1
     assert len(copy.cells("probe", f"reach-{label}")) == 3
     assert len(stores) == 1
+
+
+def test_a_page_of_everything_holds_own_encoders_that_were_typed(folder, copy, suite_settings, capfd):
+    """A file names them, which is no reason to import what lies in the working directory."""
+    settings = [s for s in suite_settings if not s.startswith(("tasks", "encoders", "image_px"))]
+    arguments = ["env=reach", f"encoder={NAME}", "encoder.weights=random", f"output_dir={copy.output_dir}"]
+    asked = ["image_px=56", "encoder.image_px=64"]
+    assert cli.main(["probe", *settings, *arguments, *asked, "run=own"]) == 0
+    page = ["report", f"output_dir={copy.output_dir}", "run=all"]
+
+    def reported(*words):
+        base._REGISTRY.pop(NAME, None)  # as in a new process
+        for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
+            del sys.modules[name]
+        assert cli.main([*page, *words]) == 0
+        found = json.loads((copy.output_dir / "all" / "report.json").read_text())
+        return any(score["encoder"].startswith("my_pkg") for score in found), capfd.readouterr().err
+
+    capfd.readouterr()
+    there, said = reported()
+    assert not there
+    assert f"lary report trust={NAME}." in said
+    assert "of the runs that cannot be set up" in said
+    assert "delete the folders" not in said
+    there, said = reported(f"trust={NAME}")
+    assert there
+    assert "cannot be set up" not in said

@@ -21,12 +21,20 @@ _CAPTION = (
     "earlier one, and which part of the codes is used. Then what heads on the model's latents score on test."
 )
 
+_OF_TABLE = (
+    "What held-out pairs of frames said when training ended. Below 0 % a model predicts the later frame "
+    "worse than the earlier frame itself does. Perplexity: as many codes, used evenly, would tell as much."
+)
+_HEADS = ("frames", "codes", "codes of a pair", "width", "error below copying", "codes used", "perplexity")
+
 Lines = dict[str, dict[float, float]]
 
 
 @figure_kind("Latent action models", order=55, needs=("lams",), width="full")
 def latent_action_models(bundle: ReportBundle, palette: Palette) -> Iterator[Drawing]:
     """Draw held-out error, use of the codebook and scores of heads over each size of the model."""
+    if bundle.lams:
+        yield Drawing("All models", _OF_TABLE, (_table(bundle.lams),))
     for number, (varied, label) in enumerate(VARIED.items()):
         families = _families(bundle.lams, varied)
         if families:
@@ -36,6 +44,22 @@ def latent_action_models(bundle: ReportBundle, palette: Palette) -> Iterator[Dra
                 for place, (ylabel, lines) in enumerate(panels)
             )
             yield Drawing(f"Over {label}", _CAPTION, drawn)
+
+
+def _table(points: Sequence[LamPoint]) -> Markup:
+    cell = Markup('<td class="num value" data-name="{}">{}</td>')
+    rows = []
+    for p in points:
+        sizes = (f"{p.settings[name]:g}" for name in VARIED)
+        told = (p.settings["frames"], *sizes, f"{100 * p.gain:.0f} %", p.used, f"{p.perplexity:.1f}")
+        cells = Markup().join(cell.format(*one) for one in zip(_HEADS, told, strict=True))
+        name = Markup('{}<br><span class="small soft">{}</span>').format(p.run, p.encoder)
+        rows.append(Markup("<tr><td>{}</td>{}</tr>").format(name, cells))
+    heads = Markup().join(Markup('<th class="num">{}</th>').format(name) for name in _HEADS)
+    return Markup(
+        '<div class="scroll"><table class="numbers many"><thead><tr><th>model</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(heads, Markup().join(rows))
 
 
 def _families(points: Sequence[LamPoint], varied: str) -> dict[str, list[LamPoint]]:

@@ -195,6 +195,11 @@ def _train(task: LamTask, cell: Cell) -> dict[str, Any]:
             on_step=update,
             on_record=lambda record, kept: _draw(task, run, kept, cell.folder / SHEET),
         )
+    if history[-1].gain <= 0:
+        console.print(
+            f"    it predicts later frames no better than copying the earlier one ({history[-1].compared} "
+            "error): make more steps, or lower lr"
+        )
     for logger in loggers:
         logger.close()
     if is_main_process():
