@@ -24,7 +24,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`(lary [^`]+)`")
 OF_RUNS = ("suite", "data", "extract", "probe", "rollout", "report", "predict", "lam")
 LAM_KEYS = ("backbone", "videos", *(one.name for one in dataclasses.fields(LamConfig)))
-OWN_KEYS = {"report": ("points",), "predict": ("points",), "lam": LAM_KEYS}
+OWN_KEYS = {"report": ("points", "trust"), "predict": ("points",), "lam": LAM_KEYS}
 MARKS = {"recipe", "study", "own encoder", "larybench", "tutorial", "published", "lam"}
 
 

@@ -69,6 +69,7 @@ def test_extract_and_probe_run_with_it(folder, copy, suite_settings, name):
 
 def test_a_page_of_everything_holds_own_encoders_that_were_typed(folder, copy, suite_settings, capfd):
     """A file names them, which is no reason to import what lies in the working directory."""
+    fresh = dict(base._REGISTRY)
     settings = [s for s in suite_settings if not s.startswith(("tasks", "encoders", "image_px"))]
     arguments = ["env=reach", f"encoder={NAME}", "encoder.weights=random", f"output_dir={copy.output_dir}"]
     asked = ["image_px=56", "encoder.image_px=64"]
@@ -76,7 +77,8 @@ def test_a_page_of_everything_holds_own_encoders_that_were_typed(folder, copy, s
     page = ["report", f"output_dir={copy.output_dir}", "run=all"]
 
     def reported(*words):
-        base._REGISTRY.pop(NAME, None)  # as in a new process
+        base._REGISTRY.clear()  # as in a new process
+        base._REGISTRY.update(fresh)
         for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
             del sys.modules[name]
         assert cli.main([*page, *words]) == 0
