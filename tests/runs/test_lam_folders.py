@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from lerobot_files import write_lerobot
 from video_files import moving_square, write_video
 
 from lary_policy.cli import main
@@ -49,6 +50,20 @@ def copy(made, tmp_path):
 
 def again(out, videos, *words):
     return main(["lam", f"videos={videos}", f"output_dir={out}", *SMALL, *words])
+
+
+def test_a_lerobot_dataset_is_a_source_of_frames(tmp_path):
+    write_lerobot(tmp_path / "data", episodes=8, steps=40)
+    small = [word for word in SMALL if not word.startswith("image_px")]
+    words = ["source=lerobot", f"root={tmp_path / 'data'}", f"output_dir={tmp_path / 'out'}", "run=robot"]
+    assert main(["lam", *words, *small, "backbone={name: pixels, image_px: 48}"]) == 0
+    raw = read_json(tmp_path / "out" / "robot" / "run.json", sealed=True)
+    assert raw["frames"]["of"] == "lerobot"
+    assert raw["result"]["pairs"]["train"] > 20
+    latents = load_encoder("lapa-pixels", weights=str(tmp_path / "out" / "robot")).encode(
+        torch.zeros(1, 2, 48, 48, 3, dtype=torch.uint8)
+    )
+    assert latents.shape == (1, 1, 1, 32)
 
 
 def test_own_patches_have_any_size(made):
