@@ -97,4 +97,7 @@ def test_commands_of_latent_action_models(tmp_path, monkeypatch, capsys):
             tasks = not any(word in line for word in ("source=", "videos=", "lary report"))
             lam = line.startswith("lary lam")  # which has no episodes
             given = [line, TINY.replace("episodes=2", "") * lam or TINY] if tasks else [line]
+            given += ["tasks=[reach] films=false"] * line.startswith(
+                "lary suite suite=lam"
+            )  # four, three loops
             run(" ".join([*given, model * lam]), capsys)
