@@ -55,6 +55,7 @@ def test_untrained_head_predicts_no_noise_and_samples_repeat():
 
 
 def test_actions_depend_on_latents_and_proprioception():
+    torch.manual_seed(0)
     head = small(proprio_dim=3).eval()
     torch.nn.init.normal_(head.fc_out.weight)
     latents, proprio = torch.randn(1, 2, 1, 4, 8), torch.randn(1, 3)
