@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from lary_policy.encoders.weights import tensor_parts
+from lary_policy.encoders.weights import DTYPE_NAMES, tensor_parts
 from lary_policy.errors import StoreError
 from lary_policy.machine import scratch
 from lary_policy.paths import atomic_write, foreign_file, open_regular
@@ -27,7 +27,7 @@ from lary_policy.paths import atomic_write, foreign_file, open_regular
 _CODEC = pa.Codec("zstd", compression_level=1)
 _LOW, _HIGH, _ENDS, _SHAPE = "low_bytes", "high_bytes", "high_ends", "empty_latents"
 _HEAD = 1 << 17  # bytes at the start of a shard: its header, and where its rows end
-_DTYPES = {"I64": torch.int64, "U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {DTYPE_NAMES[dtype]: dtype for dtype in (torch.int64, torch.uint8, torch.float16, torch.bfloat16)}
 
 
 def pack(latents: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from .resolve import find_weights as find_weights
 from .resolve import hub_is_reachable as hub_is_reachable
 from .resolve import resolve_weights as resolve_weights
 from .tensors import CONTAINERS as CONTAINERS
+from .tensors import DTYPE_NAMES as DTYPE_NAMES
 from .tensors import check_weight_file as check_weight_file
 from .tensors import load_strictly as load_strictly
 from .tensors import other_kinds as other_kinds

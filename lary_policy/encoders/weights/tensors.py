@@ -254,7 +254,7 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 # safetensors' names of dtypes.
-_NAMES = {
+DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
     torch.bool: "BOOL",
@@ -280,7 +280,7 @@ def tensor_parts(
         part = _memory(tensor)
         end = offset + part.nbytes
         header[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": DTYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
