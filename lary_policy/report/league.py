@@ -256,6 +256,10 @@ def _outcomes(runs: Sequence[SampleScores]) -> np.ndarray[Any, np.dtype[np.float
 def league(points: Sequence[Driven], notes: Sequence[str] = ()) -> League:
     """Compare all proxies that any point has.
 
+    A task on which all views succeed equally often tells none from another: it has standings of its own,
+    which say so, and is left out, by name, where tasks are taken together. There it would add views whose
+    scores differ and whose success does not, and so pull every r towards 0.
+
     Args:
         points: See `driven`.
         notes: What was left out already.
@@ -263,23 +267,39 @@ def league(points: Sequence[Driven], notes: Sequence[str] = ()) -> League:
     standings, duels, further, absent = [], [], [], list(notes)
     for loop in dict.fromkeys(p.loop for p in points):
         mine = [p for p in points if p.loop == loop]
+        told, even = _graded(mine)
         absent += _not_run(loop, mine)
+        if even:
+            absent.append(
+                f"{mode_label(loop)}: success is the same for all views on {join_words(even)}: left out where "
+                "tasks are taken together."
+            )
         names = [n for n in list_proxies() if any(n in p.proxies for p in mine)]
-        pooled = [_standing(list_proxies()[n], loop, POOLED, mine) for n in names]
+        pooled = [_standing(list_proxies()[n], loop, POOLED, told) for n in names]
         standings += sorted(pooled, key=lambda s: -s.readings["pearson"].value if s.readings else 9.0)
         for task in dict.fromkeys(p.task for p in mine):
             some = [p for p in mine if p.task == task]
             standings += [_standing(list_proxies()[n], loop, task, some) for n in names]
-        duels += [duel for pair in itertools.combinations(names, 2) if (duel := _duel(loop, mine, *pair))]
+        duels += [duel for pair in itertools.combinations(names, 2) if (duel := _duel(loop, told, *pair))]
         for outcome in OUTCOMES[1:]:
-            known = [replace(p, outcomes=p.others[outcome]) for p in mine if outcome in p.others]
-            told = [_standing(list_proxies()[n], loop, POOLED, known, outcome) for n in names if known]
-            further += sorted(told, key=lambda s: -s.readings["pearson"].value if s.readings else 9.0)
+            known, _ = _graded([replace(p, outcomes=p.others[outcome]) for p in mine if outcome in p.others])
+            ranked = [_standing(list_proxies()[n], loop, POOLED, known, outcome) for n in names if known]
+            further += sorted(ranked, key=lambda s: -s.readings["pearson"].value if s.readings else 9.0)
     spread = [
         {"view": p.view, "task": p.task, "loop": p.loop, "training_seeds": len(p.outcomes), **p.spread()}
         for p in points
     ]
     return League(tuple(standings), tuple(duels), tuple(absent), tuple(further), tuple(spread))
+
+
+def _graded(mine: Sequence[Driven]) -> tuple[list[Driven], list[str]]:
+    """Return the points of tasks on which success differs, and the other tasks; all if it differs on none."""
+    rates: dict[str, set[float]] = defaultdict(set)
+    for point in mine:
+        rates[point.task].add(float(point.outcomes.mean()))
+    even = [task for task, found in rates.items() if len(found) == 1]
+    told = [p for p in mine if p.task not in even]
+    return (told, even) if told else (list(mine), [])
 
 
 def _not_run(loop: str, mine: Sequence[Driven]) -> list[str]:

@@ -66,6 +66,21 @@ def test_views_that_did_not_run_everywhere_are_counted_and_named():
     assert league(grid(families=3)).notes == ()
 
 
+def test_a_task_that_tells_nothing_is_left_out_by_name():
+    points = grid()
+    easy = [replace(p, task="easy", outcomes=np.ones((1, 60))) for p in points if p.task == "reach"]
+    found, without = league([*points, *easy]), league(points)
+    assert [s for s in found.standings if s.task == POOLED] == [
+        s for s in without.standings if s.task == POOLED
+    ]
+    assert found.duels == without.duels
+    assert found.notes == (
+        "policy mode: success is the same for all views on easy: left out where tasks are taken together.",
+    )
+    assert all(not s.readings for s in found.standings if s.task == "easy")
+    assert "success the same everywhere" in league(easy).standings[0].verdict
+
+
 def test_few_families_are_no_evidence_about_others():
     found = league(grid(families=3))
     first = next(s for s in found.standings if s.task == POOLED)
