@@ -271,8 +271,8 @@ def league(points: Sequence[Driven], notes: Sequence[str] = ()) -> League:
         absent += _not_run(loop, mine)
         if even:
             absent.append(
-                f"{mode_label(loop)}: success is the same for all views on {join_words(even)}: left out where "
-                "tasks are taken together."
+                f"{mode_label(loop)}: success is the same for all views on {join_words(even)}: left out "
+                "where tasks are taken together."
             )
         names = [n for n in list_proxies() if any(n in p.proxies for p in mine)]
         pooled = [_standing(list_proxies()[n], loop, POOLED, told) for n in names]
