@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.compare import Measured
+from lary_policy.report.driven import belonging
 from lary_policy.report.foretell import Foretold, foretell, foretold_rows, require_points
 from lary_policy.report.latent_actions import LamPoint
-from lary_policy.report.league import belonging
 from lary_policy.report.origin import Origin
 from lary_policy.report.page import write_report
 from lary_policy.report.parts import (

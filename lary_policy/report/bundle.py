@@ -9,8 +9,9 @@ from functools import cached_property
 
 from lary_policy.errors import ConfigError, ShapeError
 from lary_policy.report.compare import Measured
+from lary_policy.report.driven import Driven, driven
 from lary_policy.report.latent_actions import LamPoint
-from lary_policy.report.league import Driven, League, driven, league
+from lary_policy.report.league import League, league
 from lary_policy.report.origin import Origin
 from lary_policy.report.parts import (
     Attention,

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lary_policy.errors import DatasetError
-from lary_policy.report.league import Driven, is_control
+from lary_policy.report.compare import is_control
+from lary_policy.report.driven import Driven
 from lary_policy.scores import CLAIM_CLUSTERS, list_proxies
 
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ from typing import Any
 
 from lary_policy.errors import DatasetError, UnknownNameError
 from lary_policy.report.correlate import PROBE_MODE
-from lary_policy.report.league import OUTCOMES
+from lary_policy.report.driven import OUTCOMES
 from lary_policy.scores import find_proxy
 
 FORMAT = 1  # of a line; raised when lines mean something else

@@ -22,7 +22,7 @@ from lary_policy.errors import DatasetError, LaryPolicyError
 from lary_policy.paths import MAX_JSON_BYTES, atomic_write, foreign_file, open_regular, parse_json
 from lary_policy.report.bundle import ReportBundle, check_score, score_key
 from lary_policy.report.compare import REFERENCE_HEADS, Measured, family_of
-from lary_policy.report.league import OUTCOMES, belonging, loops_driven
+from lary_policy.report.driven import OUTCOMES, belonging, loops_driven
 from lary_policy.report.lines import FACTS, FORMAT, RATES, SCORE, check_line
 from lary_policy.report.origin import Origin
 from lary_policy.scores import SampleScores, Score, bootstrap_mean_ci, find_proxy, list_proxies, wilson_ci

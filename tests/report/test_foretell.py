@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lary_policy.errors import DatasetError
+from lary_policy.report.driven import Driven
 from lary_policy.report.foretell import LEAST_VIEWS, foretell, foretold_rows
-from lary_policy.report.league import Driven
 
 TASKS = {"reach": 0.6, "push": 0.3, "lift": 0.5}
 

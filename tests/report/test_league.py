@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lary_policy.report.compare import Measured
-from lary_policy.report.league import POOLED, Driven, driven, family_of, leaders, league
+from lary_policy.report.compare import Measured, family_of
+from lary_policy.report.driven import Driven, driven
+from lary_policy.report.league import POOLED, leaders, league
 from lary_policy.report.tables import league_table
 from lary_policy.scores import SampleScores
 

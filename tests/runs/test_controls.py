@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lary_policy.report.league import is_control
+from lary_policy.report.compare import is_control
 from lary_policy.runs.run import run_suite
 
 PROBES = (
