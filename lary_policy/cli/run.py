@@ -15,8 +15,10 @@ from lary_policy.cli.predict import points_of
 from lary_policy.console import busy, console
 from lary_policy.errors import ConfigError, UnknownNameError
 from lary_policy.machine import is_main_process, require_one_process, uncollected
+from lary_policy.paths import safe_name
 
 FLAGS = ("--multirun", "-m")
+_LONGEST = 120  # letters of the name of a job's folder: its number comes first
 
 
 def wants_sweep(arguments: Sequence[str]) -> bool:
@@ -36,6 +38,7 @@ def run_sweep(verb: str, arguments: Sequence[str]) -> int:
         LaryPolicyError: A job found something wrong.
     """
     import hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     folder = next((a.partition("=")[2] for a in arguments if a.startswith("output_dir=")), "outputs")
@@ -43,9 +46,11 @@ def run_sweep(verb: str, arguments: Sequence[str]) -> int:
     # Hydra only multiplies the settings out: what they mean is decided by `compose`, for each job.
     words = [a if a.startswith("hydra") else f"++{a.lstrip('+')}" for a in arguments if a not in FLAGS]
     before = sys.argv
-    sys.argv = ["lary", *words, *own, "--multirun"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as they are instead of as a traceback and exit
     try:
+        found = OverridesParser.create().parse_overrides(words)
+        swept = ",".join(one.key_or_group for one in found if one.is_sweep_override())
+        sys.argv = ["lary", *words, *own, f"++swept=[{swept}]", "--multirun"]
         hydra.main(version_base="1.3", config_path=None)(run_job)()
     except HydraException as error:
         raise ConfigError(
@@ -64,9 +69,10 @@ def run_job(config: Any) -> str:
 
     job = HydraConfig.get()
     words = [word.removeprefix("++") for word in job.overrides.task]
-    verb = next(word.partition("=")[2] for word in words if word.startswith("verb="))
-    rest = [word for word in words if not word.startswith("verb=")]
-    run = f"{Path(job.sweep.dir).name}-{job.job.num:03d}"
+    verb, swept = (next(w[len(k) :] for w in words if w.startswith(k)) for k in ("verb=", "swept="))
+    rest = [word for word in words if not word.startswith(("verb=", "swept="))]
+    own = (word for word in rest if word.partition("=")[0] in swept.strip("[]").split(","))
+    run = safe_name("-".join((Path(job.sweep.dir).name, f"{job.job.num:03d}", *own)))[:_LONGEST].rstrip("-.")
     if verb == "lam":
         from lary_policy.cli.lam import train_one
 

@@ -235,8 +235,10 @@ def test_a_sweep_runs_every_combination_once(calvin):
     sweep = ("--multirun", "protocol=native,lary", "seed=0,1", *REGRESSION)
     before = set(calvin.written())
     assert calvin.lary("suite", "calvin", *sweep) == 0
-    runs = sorted(p.name for p in calvin.output.glob("*-00?"))
-    assert len(runs) == 4
+    runs = sorted(p.name for p in calvin.output.glob("*-00?-*"))
+    assert [name.split("-", 3)[3] for name in runs] == [
+        f"protocol-{protocol}-seed-{seed}" for protocol in ("native", "lary") for seed in (0, 1)
+    ]
     found = {(s["protocol"], s["seed"]) for run in runs for s in calvin.scores(run)}
     assert found == {(p, s) for p in ("native", "lary") for s in (0, 1)}
     first = calvin.written()
