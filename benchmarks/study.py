@@ -47,7 +47,9 @@ def write_study(further: list[Path], folder: Path) -> League:
     for loop in LOOPS:
         mine = [s for s in bundle.league.standings if s.loop == loop and s.readings]
         sides = ([s for s in mine if (s.task == POOLED) is one] for one in (True, False))
-        (RESULTS / f"{loop}.svg").write_text(str(forest(*sides, loop)))
+        (RESULTS / f"{loop}.svg").write_text(
+            forest(*sides, loop).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        )
     return bundle.league
 
 

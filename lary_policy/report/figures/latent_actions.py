@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import Palette, faint_grid, house_style, svg
+from lary_policy.report.figures.style import Palette, faint_grid, house_style, numbers_table, svg
 from lary_policy.report.latent_actions import LamPoint
 from lary_policy.scores import Score, metric_info
 
@@ -47,19 +47,18 @@ def latent_action_models(bundle: ReportBundle, palette: Palette) -> Iterator[Dra
 
 
 def _table(points: Sequence[LamPoint]) -> Markup:
-    cell = Markup('<td class="num value" data-name="{}">{}</td>')
     rows = []
     for p in points:
         sizes = (f"{p.settings[name]:g}" for name in VARIED)
-        told = (p.settings["frames"], *sizes, f"{100 * p.gain:.0f} %", p.used, f"{p.perplexity:.1f}")
-        cells = Markup().join(cell.format(*one) for one in zip(_HEADS, told, strict=True))
-        name = Markup('{}<br><span class="small soft">{}</span>').format(p.run, p.encoder)
-        rows.append(Markup("<tr><td>{}</td>{}</tr>").format(name, cells))
-    heads = Markup().join(Markup('<th class="num">{}</th>').format(name) for name in _HEADS)
-    return Markup(
-        '<div class="scroll"><table class="numbers many"><thead><tr><th>model</th>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(heads, Markup().join(rows))
+        told = (
+            str(p.settings["frames"]),
+            *sizes,
+            f"{100 * p.gain:.0f} %",
+            str(p.used),
+            f"{p.perplexity:.1f}",
+        )
+        rows.append((p.run, p.encoder, told))
+    return numbers_table("model", _HEADS, rows)
 
 
 def _families(points: Sequence[LamPoint], varied: str) -> dict[str, list[LamPoint]]:

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from lary_policy.report.bundle import ReportBundle
 from lary_policy.report.figures.registry import Drawing, figure_kind
-from lary_policy.report.figures.style import INK, Palette, faint_grid, house_style, sentences, svg
+from lary_policy.report.figures.style import (
+    INK,
+    Palette,
+    faint_grid,
+    house_style,
+    numbers_table,
+    sentences,
+    svg,
+)
 from lary_policy.report.league import POOLED, League, Standing, interval_words, leaders
 from lary_policy.scores import CLAIM_CLUSTERS, join_words, list_proxies, metric_info, mode_label
 
@@ -94,30 +102,18 @@ def statistics_table(pooled: Sequence[Standing]) -> Markup:
     that differs between proxies.
     """
     apart = len({_base(s) for s in pooled}) > 1
-    cell = Markup('<td class="num value" data-name="{}">{}{}</td>')
     rows = []
     for s in pooled:
-        named = list_proxies()[s.proxy].words
-        below = Markup('<br><span class="small soft">{}</span>').format(_base(s)) if apart else ""
-        numbers = []
+        numbers: list[str | Markup] = []
         for name in ("pearson", "spearman", "kendall", "mmrv"):
-            value, _, ends = interval_words(s.readings[name].value, s.readings[name].over_episodes).partition(
-                " "
-            )
-            numbers.append((value, Markup(' <span class="ci">{}</span>').format(ends) if ends else ""))
+            reading = s.readings[name]
+            value, _, ends = interval_words(reading.value, reading.over_episodes).partition(" ")
+            numbers.append(Markup('{} <span class="ci">{}</span>').format(value, ends) if ends else value)
         rest = sorted(s.without.values())
-        numbers.append(("-" if s.partial is None else f"{s.partial:.2f}", ""))
-        numbers.append((f"{rest[0]:.2f} to {rest[-1]:.2f}" if rest else "-", ""))
-        cells = Markup().join(cell.format(n, *told) for n, told in zip(_COLUMNS, numbers, strict=True))
-        rows.append(Markup("<tr><td>{}{}</td>{}</tr>").format(named, below, cells))
-    heads = Markup().join(
-        Markup('<th class="num" style="overflow-wrap:normal;min-width:0">{}</th>').format(name)
-        for name in _COLUMNS
-    )
-    return Markup(
-        '<div class="scroll"><table class="numbers many"><thead><tr><th></th>{}</tr></thead><tbody>{}</tbody>'
-        "</table></div>"
-    ).format(heads, Markup().join(rows))
+        numbers.append("-" if s.partial is None else f"{s.partial:.2f}")
+        numbers.append(f"{rest[0]:.2f} to {rest[-1]:.2f}" if rest else "-")
+        rows.append((list_proxies()[s.proxy].words, _base(s) if apart else "", numbers))
+    return numbers_table("", _COLUMNS, rows)
 
 
 def _further(found: League, loop: str) -> Iterable[str]:

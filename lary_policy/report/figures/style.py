@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,6 +74,33 @@ def faint_grid(axes: Axes) -> None:
     """Put a faint grid behind the data."""
     axes.grid(color=INK, alpha=0.12, lw=0.6)
     axes.set_axisbelow(True)
+
+
+def numbers_table(
+    first: str, columns: Sequence[str], rows: Sequence[tuple[str, str, Sequence[str | Markup]]]
+) -> Markup:
+    """Return a table of numbers that scrolls and, where there is no room, folds into a list a row.
+
+    Args:
+        first: Head of the first column.
+        columns: Heads of the others.
+        rows: What a row is called, what stands below that in small letters, and its numbers.
+    """
+    cell = Markup('<td class="num value" data-name="{}">{}</td>')
+    small = Markup('<br><span class="small soft">{}</span>')
+    lines = [
+        Markup("<tr><td>{}{}</td>{}</tr>").format(
+            name,
+            small.format(below) if below else "",
+            Markup().join(cell.format(*one) for one in zip(columns, numbers, strict=True)),
+        )
+        for name, below, numbers in rows
+    ]
+    head = Markup('<th class="num" style="overflow-wrap:normal;min-width:0">{}</th>')
+    return Markup(
+        '<div class="scroll"><table class="numbers many"><thead><tr><th>{}</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(first, Markup().join(map(head.format, columns)), Markup().join(lines))
 
 
 class _Renderer(RendererSVG):
