@@ -256,7 +256,7 @@ def exclusive(path: Path) -> Iterator[None]:
         except filelock.Timeout:
             from lary_policy.console import console
 
-            console.print(f"    waiting for another process that holds {path.stem.lstrip('.')}")
+            console.print(f"    another process makes {path.stem.lstrip('.')}: waiting for its result")
             lock.acquire()
         if isinstance(lock, filelock.SoftFileLock):  # what it becomes where there is no flock
             lock.release()
