@@ -77,6 +77,22 @@ def test_lists_are_taken_as_they_are_and_defaults_fill_what_is_left_out():
     assert (raw["encoders"], raw["tasks"]) == (["pixels", "efficientnet-lite0"], ["reach"])
     raw = compose("rollout", ["tasks=[push]"])
     assert (raw["encoders"], raw["tasks"]) == (["dinov2-small"], ["push"])
+    typed, quick = compose("probe", ["suite=quick"]), compose("suite", [])
+    assert (typed["encoders"], typed["tasks"]) == (quick["encoders"], quick["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data", "to-lerobot", "tasks=[reach,push]", "out=somewhere"], "one task for a LeRobot dataset"),
+        (["policy", "tasks=[reach,push]"], "one task for a checkpoint"),
+        (["policy", "env=reach", "encoders=[pixels,dinov2-small]"], "one encoder for a checkpoint"),
+        (["rollout", "policy=somewhere", "suite=quick"], "a LeRobot checkpoint"),
+    ],
+)
+def test_of_several_tasks_or_encoders_none_is_taken_silently(words, said, tmp_path, capsys):
+    assert cli.main([*words, f"output_dir={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_settings_of_encoders_reach_one_or_all():

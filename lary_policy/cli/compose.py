@@ -196,9 +196,11 @@ def compose(verb: str, arguments: Sequence[str], extra: Sequence[str] = ()) -> S
             )
     else:
         asked = {"env", "tasks", "encoder", "encoders"} & given.keys()
+        # Whoever types a suite means its tasks and encoders; `lary predict` adds one for its probes alone.
+        named = "suite" in given and verb != "predict"
         name = {"name": "of these settings"} if asked and "suite" not in given else {}
         base = read_group("suite", str(given.pop("suite", "quick"))) | name
-        if verb not in ("suite", "report"):
+        if verb not in ("suite", "report") and not named:
             base |= {} if {"env", "tasks"} & given.keys() else {"tasks": ["reach"]}
             single = {"encoder", "encoders"} & given.keys() or verb == "data"
             base |= {} if single else {"encoders": ["dinov2-small"]}

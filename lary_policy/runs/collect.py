@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lary_policy.console import kept, progress
 from lary_policy.data import open_source
 from lary_policy.data.simulated import collect_dense, collect_goals, collect_splits, report_on
+from lary_policy.errors import ConfigError
 from lary_policy.machine import intra_op_threads
 from lary_policy.paths import read_json
 from lary_policy.runs.cells import Cell, plain
-from lary_policy.runs.config import SIMULATED, WINDOWS
+from lary_policy.runs.config import SIMULATED, WINDOWS, RunConfig
 from lary_policy.runs.context import RunContext, RunData
 
 
@@ -107,6 +108,27 @@ def collect_demos(context: RunContext, task: str) -> Path:
     c, (cell, _) = context.config, data_cells(context, task)
     settings = _settings(context, task, randomisation=c.randomisation)
     return _collect(cell, collect_splits, task, plain(c.demos), settings)
+
+
+def require_one(config: RunConfig, of: str, settings: Sequence[str] = ("env",)) -> None:
+    """Refuse several tasks, or encoders, where something is made of one.
+
+    Args:
+        config: Of the run.
+        of: What is made, e.g. `a policy`.
+        settings: Which are to be one: `env`, `encoder`.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    names = {"env": list(config.tasks), "encoder": [view.name for view in config.encoders]}
+    for setting in settings:
+        if len(names[setting]) > 1:
+            raise ConfigError(
+                expected=f"one {'task' if setting == 'env' else setting} for {of}",
+                got=", ".join(names[setting]),
+                fix=f"Pass {setting}={names[setting][0]}, and run the command again for each other one.",
+            )
 
 
 def _settings(context: RunContext, task: str, **how: Any) -> dict[str, Any]:

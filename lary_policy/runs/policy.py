@@ -36,7 +36,7 @@ from lary_policy.policy import (
 )
 from lary_policy.rollout import FILM_PX, Film, PolicyAgent, Wave, film_speed, run_waves
 from lary_policy.runs.cells import run_folder
-from lary_policy.runs.collect import collected, open_task
+from lary_policy.runs.collect import collected, open_task, require_one
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext, machine_facts
 from lary_policy.runs.probe import Job, jobs_of
@@ -73,17 +73,19 @@ def export_policy(
     """Write a LeRobot checkpoint with the head of a probe.
 
     Args:
-        context: The run whose first task and encoder are meant.
+        context: The run of one task and encoder.
         head_from: Folder of the probe; None finds the one of the run's settings.
         out: Folder to write; None names one after task and encoder.
         n_action_steps: Actions executed of each chunk; None executes all.
         save_encoder: Store the encoder's weights.
 
     Raises:
-        ConfigError: The probe is not finished, or `out` holds something else than a checkpoint.
+        ConfigError: Several tasks or encoders, the probe is not finished, or `out` holds something else than
+            a checkpoint.
         HeadMismatchError: No policy can be made of the head.
     """
     c = context.config
+    require_one(c, "a checkpoint", ("env", "encoder"))
     task, choice = c.tasks[0], c.encoders[0]
     if choice.components is not None or choice.noise is not None:
         raise ConfigError(
@@ -237,7 +239,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    _require_one_task(config)
+    require_one(config, "a policy")
     # An environment may change the working directory.
     config = replace(config, output_dir=config.output_dir.absolute())
     device = resolve_device(config.device)
@@ -281,15 +283,6 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
             film.restart()
     write_checksums(folder)
     return PolicyRollout(folder, scores, episodes)
-
-
-def _require_one_task(config: RunConfig) -> None:
-    if len(config.tasks) > 1:
-        raise ConfigError(
-            expected="one task for a policy",
-            got=", ".join(config.tasks),
-            fix=f"Pass env={config.tasks[0]}, and run the command again for each other one.",
-        )
 
 
 def _staged(
