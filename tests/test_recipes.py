@@ -25,9 +25,10 @@ SMALLER = {
     "--steps=1500": "--steps=3",
     "--save_freq=1500": "--save_freq=3",
     "--batch_size=64": "--batch_size=4",
-    "--steps=1200": "--steps=2",
-    "--save_freq=1200": "--save_freq=2",
-    "--batch_size=8 ": "--batch_size=4 ",
+    " 'demos={train:300,val:1,test:1,noise_std_m:0.01}'": "",
+    "--steps=6000": "--steps=2",
+    "--save_freq=6000": "--save_freq=2",
+    "--batch_size=16 ": "--batch_size=4 ",
     "--eval.n_episodes=50": "--eval.n_episodes=2",
     "--eval.batch_size=50": "--eval.batch_size=2 --env.max_episode_steps=6",
 }
@@ -88,6 +89,7 @@ def test_the_policy_of_the_recipe_reaches(tmp_path):
         subprocess.run(["bash", "-e", "-c", block], cwd=tmp_path, env=environment, check=True)
         print(f"{time.perf_counter() - started:.0f} s, ")  # noqa: T201  # shown with -s
     assert success(tmp_path / "outputs/eval") >= 0.8
+    assert success(tmp_path / "outputs/eval_act") >= 0.8
     checkpoint = tmp_path / "outputs/lary/checkpoints/last/pretrained_model"
     again = ["lary", "rollout", f"policy={checkpoint}", "env=reach", "run=again"]
     subprocess.run(again, cwd=tmp_path, env=environment, check=True)
