@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"lary_policy": ROOT / "lary_policy", "lary_envs": ROOT / "envs" / "lary_envs"}
 SOURCES = sorted(path for place in PLACES.values() for path in place.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-MAX_FILES, MAX_LINES, MAX_FILE, MAX_FUNCTION, MAX_FOLDER = 373, 56_830, 400, 60, 16
+MAX_FILES, MAX_LINES, MAX_FILE, MAX_FUNCTION, MAX_FOLDER = 373, 56_850, 400, 60, 16
 LEAST_TESTS = 0.6  # lines of tests a line of source
 # Folders of peers of one kind: adding one more is what they are for.
 PEERS = {

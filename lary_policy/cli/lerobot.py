@@ -14,7 +14,7 @@ from lary_policy.data.lerobot import LeRobotAbout, export_demonstrations, import
 from lary_policy.data.simulated import DemonstrationReport
 from lary_policy.errors import ConfigError
 from lary_policy.machine import intra_op_threads, resolve_device
-from lary_policy.runs import RunContext, collect_demos, require_one, run_config
+from lary_policy.runs import RunContext, collect_demos, require_single, run_config
 
 if TYPE_CHECKING:
     from lary_policy.cli.data import FromLeRobotSettings, ToLeRobotSettings
@@ -34,7 +34,7 @@ def to_lerobot(settings: ToLeRobotSettings, run: Mapping[str, Any]) -> bool:
     config = run_config(run)
     root = settings.root
     if root is None:
-        require_one(config, "a LeRobot dataset")
+        require_single(config, "a LeRobot dataset")
         root = collect_demos(RunContext.create(config, until="data"), config.tasks[0])
     with progress(f"to-lerobot {root.name}") as update, intra_op_threads(1):
         export_demonstrations(

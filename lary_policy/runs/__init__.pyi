@@ -2,7 +2,7 @@ from .cells import RESULT as RESULT
 from .cells import verify_cell as verify_cell
 from .cells import write_result as write_result
 from .collect import collect_demos as collect_demos
-from .collect import require_one as require_one
+from .collect import require_single as require_single
 from .config import SIMULATED as SIMULATED
 from .config import RolloutConfig as RolloutConfig
 from .config import RunConfig as RunConfig

@@ -110,7 +110,7 @@ def collect_demos(context: RunContext, task: str) -> Path:
     return _collect(cell, collect_splits, task, plain(c.demos), settings)
 
 
-def require_one(config: RunConfig, of: str, settings: Sequence[str] = ("env",)) -> None:
+def require_single(config: RunConfig, of: str, settings: Sequence[str] = ("env",)) -> None:
     """Refuse several tasks, or encoders, where something is made of one.
 
     Args:

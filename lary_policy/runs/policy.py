@@ -36,7 +36,7 @@ from lary_policy.policy import (
 )
 from lary_policy.rollout import FILM_PX, Film, PolicyAgent, Wave, film_speed, run_waves
 from lary_policy.runs.cells import run_folder
-from lary_policy.runs.collect import collected, open_task, require_one
+from lary_policy.runs.collect import collected, open_task, require_single
 from lary_policy.runs.config import RunConfig
 from lary_policy.runs.context import RunContext, machine_facts
 from lary_policy.runs.probe import Job, jobs_of
@@ -85,7 +85,7 @@ def export_policy(
         HeadMismatchError: No policy can be made of the head.
     """
     c = context.config
-    require_one(c, "a checkpoint", ("env", "encoder"))
+    require_single(c, "a checkpoint", ("env", "encoder"))
     task, choice = c.tasks[0], c.encoders[0]
     if choice.components is not None or choice.noise is not None:
         raise ConfigError(
@@ -239,7 +239,7 @@ def rollout_policy(config: RunConfig, checkpoint: Path, gym: GymSettings | None 
         EmbodimentError: The policy is of another embodiment or control rate.
         WeightsMismatchError: The encoder is not the one the policy was trained with.
     """
-    require_one(config, "a policy")
+    require_single(config, "a policy")
     # An environment may change the working directory.
     config = replace(config, output_dir=config.output_dir.absolute())
     device = resolve_device(config.device)
