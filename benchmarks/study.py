@@ -13,18 +13,11 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from lary_policy.report import (
-    POINTS_FILE,
-    merge_points,
-    points_bundle,
-    read_points,
-    write_points,
-    write_report,
-)
+from lary_policy.report import POINTS_FILE
 from lary_policy.report.figures.league import forest
 from lary_policy.report.league import POOLED, League
 from lary_policy.report.tables import league_table
-from lary_policy.runs import STAGE_VERSIONS
+from lary_policy.runs import points_page
 from lary_policy.scores import list_proxies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,11 +28,8 @@ LOOPS = ("subgoal", "policy")
 
 def write_study(further: list[Path], folder: Path) -> League:
     """Write the page of all points into `folder` and the committed files from it; return the league."""
-    points, notes = merge_points(read_points([POINTS, *further]), STAGE_VERSIONS)
-    print(*notes, sep="\n")
-    bundle = points_bundle(points, notes, title="Which offline score foretells success?", suite="study")
-    write_points(folder / POINTS_FILE, points)
-    write_report(bundle, folder)
+    bundle = points_page([POINTS, *further], folder)
+    print(*bundle.warnings, sep="\n")
     shutil.copyfile(folder / POINTS_FILE, POINTS)
     shutil.copyfile(folder / "report.md", RESULTS / "report.md")
     for name in ("report.json", "league.json"):

@@ -278,6 +278,7 @@ def points_bundle(points: Sequence[StudyPoint], notes: Sequence[str] = (), **wor
         notes: About those left out.
         words: `title`, `suite` and further fields of the bundle.
     """
+    points = sorted(points, key=_place)  # whichever file was read first: intervals follow from the order
     measured = [one for point in points for one in point.measured()]
     known = [m.score for m in measured if m.score.metric != "speed"]
     known += [score for point in points for score in point.proxies.values()]

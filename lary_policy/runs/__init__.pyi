@@ -21,6 +21,7 @@ from .policy import export_policy as export_policy
 from .policy import rollout_policy as rollout_policy
 from .probe import Job as Job
 from .questions import ProbeConfig as ProbeConfig
+from .report import points_page as points_page
 from .report import report_points as report_points
 from .report import run_report as run_report
 from .results import Results as Results

@@ -93,16 +93,12 @@ def run_report(
     return write_report(replace(bundle, lams=tuple(lams)), folder, media_root=media_root)
 
 
-def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = None) -> Path:
-    """Write one page of the points of several runs, and all that can be compared as one file.
+def points_page(paths: Sequence[Path], folder: Path) -> ReportBundle:
+    """Write the page of the points of several runs into `folder`, and all that can be compared as one file.
 
     Args:
         paths: Files `points.jsonl.gz` that `run_report` wrote, on any machine.
-        output_dir: Where the page's folder goes.
-        name: Of the folder; None for one with the date.
-
-    Returns:
-        Path of the HTML file.
+        folder: Where to write; made if it does not exist.
 
     Raises:
         DatasetError: A file is missing or damaged, or holds points of other cell versions only.
@@ -113,11 +109,23 @@ def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = No
         points, notes, title="Which offline score foretells success?", suite="committed points",
         environment=origins,
     )  # fmt: skip
-    folder = run_folder(output_dir, name, "report")
     write_points(folder / POINTS_FILE, points)
-    page = write_report(bundle, folder)
+    write_report(bundle, folder)
+    return bundle
+
+
+def report_points(paths: Sequence[Path], output_dir: Path, name: str | None = None) -> Path:
+    """Write the page of the points of several runs and return its path; errors are those of `points_page`.
+
+    Args:
+        paths: Files `points.jsonl.gz`.
+        output_dir: Where the page's folder goes.
+        name: Of the folder; None for one with the date.
+    """
+    folder = run_folder(output_dir, name, "report")
+    points_page(paths, folder)
     point_latest(output_dir, folder)
-    return page
+    return folder / "report.html"
 
 
 def report_bundle(

@@ -119,6 +119,12 @@ def test_points_of_another_kind_are_named_and_never_mixed(other):
             merge_points(there, HERE.versions)
 
 
+def test_which_file_is_read_first_changes_no_interval():
+    points = study_points(bundle(), HERE)
+    there, back = points, points[::-1]
+    assert points_bundle(there, title="", suite="").league == points_bundle(back, title="", suite="").league
+
+
 def test_a_family_that_an_encoder_declares_goes_with_its_points(tmp_path):
     declared = replace(bundle(), families={"e0-s": "e1"})
     assert {p.family for p in declared.driven[0]} == {f"e{i}" for i in range(1, 6)} | {"e0"}  # of its control

@@ -50,14 +50,8 @@ def _table(points: Sequence[LamPoint]) -> Markup:
     rows = []
     for p in points:
         sizes = (f"{p.settings[name]:g}" for name in VARIED)
-        told = (
-            str(p.settings["frames"]),
-            *sizes,
-            f"{100 * p.gain:.0f} %",
-            str(p.used),
-            f"{p.perplexity:.1f}",
-        )
-        rows.append((p.run, p.encoder, told))
+        met = (f"{100 * p.gain:.0f} %", str(p.used), f"{p.perplexity:.1f}")
+        rows.append((p.run, p.encoder, (str(p.settings["frames"]), *sizes, *met)))
     return numbers_table("model", _HEADS, rows)
 
 
